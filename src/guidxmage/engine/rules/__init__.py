@@ -1,1 +1,6 @@
+"""One table of rules, grouped by family; importing this package fills it."""
 
+from guidxmage.engine.rules import affine, decisions, pooling, shapes
+from guidxmage.engine.rules.table import RULES
+
+__all__ = ["RULES", "affine", "decisions", "pooling", "shapes"]

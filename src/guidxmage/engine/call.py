@@ -1,0 +1,141 @@
+"""One call of an operator in a captured network, and what a rule may know when it treats it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidxmage.engine.trail import Decisions
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An active input of a call: the value that call number `id` computed (0 is the image)."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """An integer argument or dimension that depends on the number of rows."""
+
+    of_rows: Callable[[int], int]
+
+
+@dataclass(frozen=True)
+class Hole:
+    """The place of an active input whose value is not known: only its shape is."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    def zeros(self) -> Tensor:
+        """A zero tensor of this shape."""
+        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator call. Constant tensors stand in `args` themselves.
+
+    `output` selects from operators that return several values. `offsets` are constants per output
+    channel, with the call site they come from, that folding has moved here.
+    """
+
+    id: int
+    op: str
+    target: Callable[..., Any]
+    args: tuple[Any, ...]
+    site: str
+    shape: tuple[int | BatchSize, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    output: int | None = None
+    offsets: tuple[tuple[str, Tensor], ...] = ()
+
+    @cached_property
+    def inputs(self) -> tuple[int, ...]:
+        """Ids of the active inputs in order of appearance; repeated where used twice."""
+        return tuple(ref.id for ref in _refs(self.args))
+
+    def run(self, *args: Any) -> Any:
+        """The operator itself on concrete arguments."""
+        result = self.target(*args, **self.kwargs)
+        return result if self.output is None else result[self.output]
+
+
+def _refs(args: Sequence[Any]) -> list[Ref]:
+    found: list[Ref] = []
+    for arg in args:
+        if isinstance(arg, Ref):
+            found.append(arg)
+        elif isinstance(arg, list | tuple):
+            found.extend(_refs(arg))
+    return found
+
+
+@dataclass
+class Frame:
+    """What a rule may know of the call it treats: the call, the rows of this run, the decisions."""
+
+    call: Call
+    rows: int
+    shape: tuple[int, ...]
+    prepared: dict[Any, Any]
+    decisions: Decisions | None = None
+
+    def prepare(self, name: str, make: Callable[[], Any]) -> Any:
+        """A value derived from the weights alone, made once per program."""
+        key = (self.call.id, name)
+        if key not in self.prepared:
+            self.prepared[key] = make()
+        return self.prepared[key]
+
+    def taken(self) -> Decisions:
+        """The decisions recorded at this call."""
+        if self.decisions is None:
+            raise LookupError(f"the trail holds no decisions for {self.call.site}")
+        return self.decisions
+
+    def gate(self, g: Tensor, bits: Tensor) -> Tensor:
+        """g ⊙ bits; every recorded image gates its own rows (row = target·B + image)."""
+        if bits.ndim == 4 and is_channels_last(g):
+            bits = bits.contiguous(memory_format=torch.channels_last)
+        if len(bits) == len(g):
+            return g * bits
+        return (g.unflatten(0, (-1, len(bits))) * bits).flatten(0, 1)
+
+    def for_rows(self, recorded: Tensor) -> Tensor:
+        """A recorded tensor (B, …) repeated for every row of this run."""
+        repeats = self.rows // len(recorded)
+        return recorded.repeat(repeats, *[1] * (recorded.ndim - 1)) if repeats > 1 else recorded
+
+
+def is_active(arg: Any) -> bool:
+    """Whether a call's argument is computed from the image."""
+    return isinstance(arg, Ref)
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether a 4-d tensor lies in memory channel-last (and not also contiguous)."""
+    return tensor.ndim == 4 and tensor.stride(1) == 1 and not tensor.is_contiguous()
+
+
+def resolve(args: Sequence[Any], values: Mapping[int, Any], rows: int) -> list[Any]:
+    """Arguments with references looked up and batch sizes computed."""
+    resolved: list[Any] = []
+    for arg in args:
+        if isinstance(arg, Ref):
+            resolved.append(values[arg.id])
+        elif isinstance(arg, BatchSize):
+            resolved.append(arg.of_rows(rows))
+        elif isinstance(arg, list | tuple):
+            resolved.append(resolve(arg, values, rows))
+        else:
+            resolved.append(arg)
+    return resolved

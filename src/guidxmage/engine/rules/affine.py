@@ -1,0 +1,345 @@
+"""Affine operators with weights or constants: convolution, linear, batch-norm, arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidxmage.engine.call import Call, Frame, Hole, is_active
+from guidxmage.engine.rules.table import Rule, linear, register
+
+aten = torch.ops.aten
+IntList = Sequence[int]
+
+
+def per_channel(vector: Tensor | None, ndim: int) -> Tensor | None:
+    """A vector over channels as a tensor that broadcasts against (rows, channels, …)."""
+    return None if vector is None else vector.reshape(1, -1, *[1] * (ndim - 2))
+
+
+# --- convolution ---------------------------------------------------------------------------------
+
+
+def symmetric_padding(padding: IntList | str, weight: Tensor, dilation: IntList) -> list[int]:
+    """Padding as numbers; "same" with an uneven total is refused when the call is captured."""
+    if padding == "valid":
+        return [0] * (weight.ndim - 2)
+    if padding == "same":
+        totals = [d * (k - 1) for d, k in zip(_each(dilation, weight), weight.shape[2:], strict=True)]
+        return [total // 2 for total in totals]
+    assert not isinstance(padding, str)
+    return _each(padding, weight)
+
+
+def _each(value: IntList, weight: Tensor) -> list[int]:
+    return list(value) * (weight.ndim - 2) if len(value) == 1 else list(value)
+
+
+def _refuse_convolution(call: Call) -> str | None:
+    weight, padding = call.args[1], call.args[4] if len(call.args) > 4 else (0,)
+    if not isinstance(weight, Tensor):
+        return "its weight depends on the image"
+    if padding == "same":
+        dilation = _each(call.args[5] if len(call.args) > 5 else (1,), weight)
+        if any(d * (k - 1) % 2 for d, k in zip(dilation, weight.shape[2:], strict=True)):
+            return "padding='same' is uneven for this kernel; pad explicitly with F.pad"
+    return None
+
+
+def _convolution(
+    f: Frame,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntList = (1,),
+    padding: IntList | str = (0,),
+    dilation: IntList = (1,),
+    groups: int = 1,
+) -> Tensor:
+    pad = symmetric_padding(padding, weight, dilation)
+    zeros = [0] * (weight.ndim - 2)
+    return aten.convolution(
+        x, weight, None, _each(stride, weight), pad, _each(dilation, weight), False, zeros, groups
+    )
+
+
+def _convolution_pull(
+    f: Frame,
+    g: Tensor,
+    x: Hole,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntList = (1,),
+    padding: IntList | str = (0,),
+    dilation: IntList = (1,),
+    groups: int = 1,
+) -> list[Tensor]:
+    pad = symmetric_padding(padding, weight, dilation)
+    if weight.ndim == 4:
+        # Channels-last is the faster layout of the transposed convolution, and no decision
+        # depends on it.
+        weight = f.prepare("channels_last", lambda: _channels_last(weight))
+        g = _channels_last(g)
+    placeholder = g.new_empty(1).expand(x.shape)
+    pulled, _, _ = aten.convolution_backward(
+        g,
+        placeholder,
+        weight,
+        None,
+        _each(stride, weight),
+        pad,
+        _each(dilation, weight),
+        False,
+        [0] * (weight.ndim - 2),
+        groups,
+        [True, False, False],
+    )
+    return [pulled]
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _convolution_terms(f: Frame, x: Hole, weight: Tensor, *rest: Any) -> int:
+    return prod(weight.shape[1:]) + weight.shape[0] * prod(weight.shape[2:])
+
+
+register(
+    "aten.conv1d.default aten.conv2d.default aten.conv3d.default"
+    " aten.conv1d.padding aten.conv2d.padding aten.conv3d.padding",
+    Rule(
+        "affine",
+        push=_convolution,
+        pull=_convolution_pull,
+        constant=lambda f, x, weight, bias=None, *rest: per_channel(bias, weight.ndim),
+        terms=_convolution_terms,
+        refuse=_refuse_convolution,
+    ),
+)
+
+
+# --- linear --------------------------------------------------------------------------------------
+
+
+def _refuse_active_weight(call: Call) -> str | None:
+    return "both factors depend on the image" if len(call.inputs) > 1 else None
+
+
+def _trailing(vector: Tensor | None, ndim: int) -> Tensor | None:
+    return None if vector is None else vector.reshape(*[1] * (ndim - 1), -1)
+
+
+register(
+    "aten.linear.default",
+    Rule(
+        "affine",
+        push=lambda f, x, weight, bias=None: torch.nn.functional.linear(x, weight),
+        pull=lambda f, g, x, weight, bias=None: [g @ weight],
+        constant=lambda f, x, weight, bias=None: _trailing(bias, len(f.shape)),
+        terms=lambda f, x, weight, bias=None: sum(weight.shape),
+        refuse=_refuse_active_weight,
+    ),
+)
+
+register(
+    "aten.addmm.default",
+    Rule(
+        "affine",
+        push=lambda f, bias, x, weight: x @ weight,
+        pull=lambda f, g, bias, x, weight: [g @ weight.t()],
+        constant=lambda f, bias, x, weight: _trailing(bias, 2),
+        terms=lambda f, bias, x, weight: sum(weight.shape),
+        refuse=_refuse_active_weight,
+    ),
+)
+
+
+def _matmul_terms(f: Frame, a: Any, b: Any) -> int:
+    weight = b if isinstance(b, Tensor) else a
+    return sum(weight.shape[-2:])
+
+
+register(
+    "aten.matmul.default aten.mm.default aten.bmm.default",
+    linear(lambda f, a, b: a @ b, terms=_matmul_terms, refuse=_refuse_active_weight),
+)
+
+
+# --- batch-norm in evaluation mode ---------------------------------------------------------------
+
+
+def batch_norm_affine(
+    weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift of evaluation-mode batch-norm, in float64."""
+    scale = (variance.double() + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight.double()
+    shift = -mean.double() * scale
+    return scale, shift if bias is None else shift + bias.double()
+
+
+def _scale_and_shift(f: Frame, x: Hole | Tensor, args: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    weight, bias, mean, variance, eps = *args[:4], args[-1]
+
+    def make() -> tuple[Tensor, Tensor]:
+        scale, shift = batch_norm_affine(weight, bias, mean, variance, eps)
+        ndim = len(x.shape)
+        return tuple(per_channel(v.to(x.dtype), ndim) for v in (scale, shift))  # type: ignore
+
+    return f.prepare("scale_and_shift", make)  # type: ignore[no-any-return]
+
+
+def _record_batch_norm(
+    f: Frame,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    # The dispatching operator that nn.BatchNorm calls, so that the kernel is the user's own.
+    cudnn = torch.backends.cudnn.enabled
+    return torch.batch_norm(x, weight, bias, mean, variance, False, momentum, eps, cudnn)
+
+
+register(
+    "aten._native_batch_norm_legit_no_training.default",
+    Rule(
+        "affine",
+        record=_record_batch_norm,
+        push=lambda f, x, *args: x * _scale_and_shift(f, x, args)[0],
+        pull=lambda f, g, x, *args: [g * _scale_and_shift(f, x, args)[0]],
+        constant=lambda f, x, *args: _scale_and_shift(f, x, args)[1],
+        refuse=lambda call: None if call.output == 0 else "its batch statistics are used",
+    ),
+)
+
+
+# --- arithmetic ----------------------------------------------------------------------------------
+
+
+def leading(value: Any, f: Frame) -> Tensor:
+    """A scalar or constant tensor as a tensor with as many dimensions as the output."""
+    tensor = torch.as_tensor(value)
+    return tensor.reshape(*[1] * (len(f.shape) - tensor.ndim), *tensor.shape)
+
+
+def is_constant(value: Any) -> bool:
+    """Whether an argument is a number or a constant tensor rather than an active input."""
+    return not isinstance(value, Hole)
+
+
+def _add(sign: int) -> Rule:
+    """x + alpha·y or x − alpha·y, either of them possibly constant, with broadcasting."""
+
+    def factors(alpha: float) -> tuple[float, float]:
+        return 1, sign * alpha
+
+    def push(f: Frame, x: Any, y: Any, *, alpha: float = 1) -> Tensor:
+        parts = [
+            part if factor == 1 else part * factor
+            for part, factor, ref in zip((x, y), factors(alpha), f.call.args, strict=False)
+            if is_active(ref)
+        ]
+        return sum(parts[1:], parts[0]).expand(f.shape)
+
+    def pull(f: Frame, g: Tensor, x: Any, y: Any, *, alpha: float = 1) -> list[Tensor]:
+        return [
+            (g if factor == 1 else g * factor).sum_to_size(part.shape)
+            for part, factor in zip((x, y), factors(alpha), strict=True)
+            if isinstance(part, Hole)
+        ]
+
+    def constant(f: Frame, x: Any, y: Any, *, alpha: float = 1) -> Tensor | None:
+        for part, factor in zip((x, y), factors(alpha), strict=True):
+            if is_constant(part):
+                return leading(part, f) * factor
+        return None
+
+    return Rule("affine", push, pull, constant=constant)
+
+
+register("aten.add.Tensor aten.add.Scalar", _add(+1))
+register("aten.sub.Tensor aten.sub.Scalar", _add(-1))
+
+register(
+    "aten.rsub.Scalar",
+    Rule(
+        "affine",
+        push=lambda f, x, y, alpha=1: -alpha * x,
+        pull=lambda f, g, x, y, alpha=1: [-alpha * g],
+        constant=lambda f, x, y, alpha=1: leading(y, f),
+    ),
+)
+
+
+def _refuse_product(call: Call) -> str | None:
+    if len(call.inputs) > 1:
+        return "it multiplies two values that both depend on the image"
+    return None
+
+
+def _refuse_quotient(call: Call) -> str | None:
+    return "it divides by a value that depends on the image" if is_active(call.args[1]) else None
+
+
+def _product_pull(f: Frame, g: Tensor, x: Any, y: Any) -> list[Tensor]:
+    hole, factor = (x, y) if isinstance(x, Hole) else (y, x)
+    return [(g * factor).sum_to_size(hole.shape)]
+
+
+register(
+    "aten.mul.Tensor aten.mul.Scalar",
+    linear(lambda f, x, y: x * y, pull=_product_pull, refuse=_refuse_product),
+)
+register(
+    "aten.div.Tensor aten.div.Scalar",
+    linear(
+        lambda f, x, y: x / y,
+        pull=lambda f, g, x, y: [(g / y).sum_to_size(x.shape)],
+        refuse=_refuse_quotient,
+    ),
+)
+register("aten.neg.default", linear(lambda f, x: -x, pull=lambda f, g, x: [-g]))
+
+
+# --- reductions ----------------------------------------------------------------------------------
+
+
+def _mean_pull(f: Frame, g: Tensor, x: Hole, dims: Any = None, keep: bool = False, **_: Any) -> list[Tensor]:
+    return [_sum_pull(f, g, x, dims, keep)[0] / (prod(x.shape) / prod(f.shape))]
+
+
+def _sum_pull(f: Frame, g: Tensor, x: Hole, dims: Any = None, keep: bool = False, **_: Any) -> list[Tensor]:
+    reduced = sorted(d % len(x.shape) for d in (dims or range(len(x.shape))))
+    if not keep:
+        for dim in reduced:
+            g = g.unsqueeze(dim)
+    return [g.expand(x.shape)]
+
+
+def _reduced_terms(f: Frame, x: Hole, *rest: Any, **_: Any) -> int:
+    return prod(x.shape) // prod(f.shape)
+
+
+register(
+    "aten.mean.dim",
+    linear(lambda f, x, *args, **kw: aten.mean.dim(x, *args, **kw), pull=_mean_pull, terms=_reduced_terms),
+)
+register(
+    "aten.sum.dim_IntList",
+    linear(
+        lambda f, x, *args, **kw: aten.sum.dim_IntList(x, *args, **kw),
+        pull=_sum_pull,
+        terms=_reduced_terms,
+    ),
+)
+

@@ -1,0 +1,262 @@
+"""Piecewise-linear operators: what was decided on the image is kept, the rest is affine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidxmage.engine.call import Call, Frame, Hole, is_active
+from guidxmage.engine.rules.affine import leading
+from guidxmage.engine.rules.table import Rule, register
+from guidxmage.engine.trail import Decisions
+
+aten = torch.ops.aten
+
+
+# --- two pieces: on or off -----------------------------------------------------------------------
+
+
+def _slopes(on: Callable[..., Any], off: Callable[..., Any]) -> Callable[..., Tensor]:
+    """v ↦ v·(on-slope where on, off-slope elsewhere), for both directions and cotangents."""
+
+    def scaled(f: Frame, v: Tensor, *args: Any) -> Tensor:
+        bits = f.taken().plane()
+        low, high = off(*args), on(*args)
+        if isinstance(low, int | float) and low == 0:
+            return f.gate(v, bits) * high if high != 1 else f.gate(v, bits)
+        # low + (high − low)·bit, exactly `high` or `low` because a product with 0 or 1 is exact.
+        return f.gate(v * high, bits) + f.gate(v * low, 1 - bits)
+
+    return scaled
+
+
+def _two_pieces(
+    decide: Callable[..., Tensor],
+    on: Callable[..., Any] = lambda *args: 1,
+    off: Callable[..., Any] = lambda *args: 0,
+    off_value: Callable[..., Any] | None = None,
+    refuse: Callable[[Call], str | None] | None = None,
+) -> Rule:
+    """An operator with one threshold: slopes on either side, a constant where it is off."""
+    scaled = _slopes(on, off)
+
+    def record(f: Frame, x: Tensor, *args: Any) -> tuple[Tensor, Decisions]:
+        value = f.call.run(x, *args)
+        return value, Decisions.from_bits(decide(x, value, *args))
+
+    def constant(f: Frame, x: Hole, *args: Any) -> Tensor | None:
+        value = off_value(*args) if off_value else 0
+        if value == 0:
+            return None
+        return f.for_rows((1 - f.taken().plane()).to(x.dtype) * value)
+
+    return Rule(
+        "decision",
+        push=lambda f, x, *args: scaled(f, x, *args),
+        pull=lambda f, g, x, *args: [scaled(f, g, *args)],
+        record=record,
+        constant=constant if off_value else None,
+        refuse=refuse,
+    )
+
+
+# Only the output is needed: relu(x) > 0 iff x > 0, and x itself may be freed.
+register("aten.relu.default", _two_pieces(lambda x, y: y > 0))
+
+
+def _default_slope(slope: float = 0.01) -> float:
+    return slope
+
+
+register(
+    "aten.leaky_relu.default",
+    _two_pieces(lambda x, y, *args: x > 0, off=_default_slope),
+)
+register("aten.abs.default", _two_pieces(lambda x, y: x > 0, off=lambda: -1))
+register(
+    "aten.threshold.default",
+    _two_pieces(lambda x, y, limit, value: x > limit, off_value=lambda limit, value: value),
+)
+
+
+def _rrelu_slope(lower: float = 1 / 8, upper: float = 1 / 3, *_: Any) -> float:
+    return (lower + upper) / 2
+
+
+def _refuse_training(call: Call) -> str | None:
+    return "it is random (training=True)" if len(call.args) > 3 and call.args[3] else None
+
+
+register(
+    "aten.rrelu.default",
+    _two_pieces(lambda x, y, *args: x > 0, off=_rrelu_slope, refuse=_refuse_training),
+)
+
+
+# --- PReLU: the slope is a weight per channel ----------------------------------------------------
+
+
+def _prelu(f: Frame, v: Tensor, weight: Tensor) -> Tensor:
+    bits = f.taken().plane()
+    slope = weight.reshape(1, -1, *[1] * (v.ndim - 2)) if v.ndim > 1 else weight
+    return f.gate(v, bits) + f.gate(v, 1 - bits) * slope
+
+
+register(
+    "aten.prelu.default aten._prelu_kernel.default",
+    Rule(
+        "decision",
+        push=_prelu,
+        pull=lambda f, g, x, weight: [_prelu(f, g, weight)],
+        record=lambda f, x, weight: (f.call.run(x, weight), Decisions.from_bits(x > 0)),
+    ),
+)
+
+
+# --- three pieces: below, inside, above ----------------------------------------------------------
+
+
+def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
+    """Clamping between two bounds; `closed` tells whether a value on a bound counts as inside.
+
+    The trail keeps two planes, inside and above: the first alone is the slope.
+    """
+
+    def record(f: Frame, x: Tensor, *args: Any) -> tuple[Tensor, Decisions]:
+        low, high = bounds(*args)
+        inside = ((x >= low) & (x <= high)) if closed else ((x > low) & (x < high))
+        above = (x > high) if closed else (x >= high)
+        return f.call.run(x, *args), Decisions.from_bits(inside & ~above, above)
+
+    def constant(f: Frame, x: Hole, *args: Any) -> Tensor | None:
+        low, high = bounds(*args)
+        result = None
+        inside, above = (f.taken().plane(number).to(x.dtype) for number in (0, 1))
+        for bound, where in ((low, 1 - inside - above), (high, above)):
+            if isinstance(bound, Tensor) or bound not in (0, -inf, inf):
+                part = where * bound
+                result = part if result is None else result + part
+        return None if result is None else f.for_rows(result)
+
+    return Rule(
+        "decision",
+        push=lambda f, x, *args: f.gate(x, f.taken().plane()),
+        pull=lambda f, g, x, *args: [f.gate(g, f.taken().plane())],
+        record=record,
+        constant=constant,
+    )
+
+
+def _hardtanh_bounds(low: float = -1, high: float = 1) -> tuple[float, float]:
+    return low, high
+
+
+def _clamp_bounds(low: Any = None, high: Any = None) -> tuple[Any, Any]:
+    return (-inf if low is None else low), (inf if high is None else high)
+
+
+# PyTorch's derivative on the bound itself: 0 for hardtanh and relu6, 1 for clamp.
+register(
+    "aten.hardtanh.default",
+    _three_pieces(_hardtanh_bounds, closed=False),
+)
+register("aten.relu6.default", _three_pieces(lambda: (0, 6), closed=False))
+register("aten.clamp.default aten.clamp.Tensor", _three_pieces(_clamp_bounds, closed=True))
+register("aten.clamp_min.default", _three_pieces(lambda low: (low, inf), closed=True))
+register("aten.clamp_max.default", _three_pieces(lambda high: (-inf, high), closed=True))
+
+
+# --- the larger or smaller of two ----------------------------------------------------------------
+
+
+def _pick(choose_first: Callable[[Tensor, Tensor], Tensor]) -> Rule:
+    """Elementwise maximum or minimum of two operands, one of them possibly constant."""
+
+    def masks(f: Frame) -> tuple[Tensor, Tensor]:
+        first = f.taken().plane()
+        return first, 1 - first
+
+    def record(f: Frame, x: Tensor, y: Tensor) -> tuple[Tensor, Decisions]:
+        value = f.call.run(x, y)
+        return value, Decisions.from_bits(choose_first(x, y).expand(f.shape))
+
+    def push(f: Frame, x: Tensor, y: Tensor) -> Tensor:
+        parts = [
+            f.gate(part.expand(f.shape), mask)
+            for part, mask, ref in zip((x, y), masks(f), f.call.args, strict=True)
+            if is_active(ref)
+        ]
+        return sum(parts[1:], parts[0])
+
+    def pull(f: Frame, g: Tensor, x: Any, y: Any) -> list[Tensor]:
+        return [
+            f.gate(g, mask).sum_to_size(part.shape)
+            for part, mask in zip((x, y), masks(f), strict=True)
+            if isinstance(part, Hole)
+        ]
+
+    def constant(f: Frame, x: Any, y: Any) -> Tensor | None:
+        for part, mask in zip((x, y), masks(f), strict=True):
+            if not isinstance(part, Hole):
+                return f.for_rows(mask.to(part.dtype) * leading(part, f))
+        return None
+
+    return Rule("decision", push, pull, record=record, constant=constant)
+
+
+register("aten.maximum.default", _pick(lambda x, y: x >= y))
+register("aten.minimum.default", _pick(lambda x, y: x <= y))
+
+
+# --- the largest or smallest along dimensions ----------------------------------------------------
+
+
+def _reduced_dims(dims: Any, ndim: int) -> list[int]:
+    listed = [dims] if isinstance(dims, int) else list(dims or range(1, ndim))
+    return sorted(d % ndim for d in listed)
+
+
+def _to_last(tensor: Tensor, dims: Sequence[int]) -> Tensor:
+    """Reduced dimensions moved to the end and flattened into one."""
+    kept = [d for d in range(tensor.ndim) if d not in dims]
+    return tensor.permute(*kept, *dims).flatten(len(kept)) if kept else tensor.flatten()
+
+
+def _reduction(argument: Callable[[Tensor], Tensor]) -> Rule:
+    """amax, amin, max and min along dimensions; the trail keeps which operand was taken."""
+
+    def record(f: Frame, x: Tensor, dims: Any = (), *rest: Any) -> tuple[Tensor, Decisions]:
+        lines = _to_last(x, _reduced_dims(dims, x.ndim))
+        taken = argument(lines)
+        return f.call.run(x, dims, *rest), Decisions.from_index(taken, lines.shape[-1])
+
+    def push(f: Frame, x: Tensor, dims: Any = (), *rest: Any) -> Tensor:
+        lines = _to_last(x, _reduced_dims(dims, x.ndim))
+        index = f.for_rows(f.taken().index())[..., None]
+        return lines.gather(-1, index).reshape(f.shape)
+
+    def pull(f: Frame, g: Tensor, x: Hole, dims: Any = (), *rest: Any) -> list[Tensor]:
+        reduced = _reduced_dims(dims, len(x.shape))
+        kept = [d for d in range(len(x.shape)) if d not in reduced]
+        index = f.for_rows(f.taken().index())[..., None]
+        length = prod(x.shape[d] for d in reduced)
+        lines = g.new_zeros(*index.shape[:-1], length)
+        lines.scatter_add_(-1, index, g.reshape(index.shape))
+        moved = lines.reshape([x.shape[d] for d in (*kept, *reduced)])
+        order = [(*kept, *reduced).index(d) for d in range(len(x.shape))]
+        return [moved.permute(order)]
+
+    def refuse(call: Call) -> str | None:
+        if call.output not in (None, 0):
+            return "its indices are used as numbers"
+        return None
+
+    return Rule("decision", push, pull, record=record, refuse=refuse)
+
+
+register("aten.amax.default aten.max.dim", _reduction(lambda lines: lines.argmax(-1)))
+register("aten.amin.default aten.min.dim", _reduction(lambda lines: lines.argmin(-1)))

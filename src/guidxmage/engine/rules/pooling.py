@@ -1,0 +1,183 @@
+"""Pooling and resampling: averages are affine, maxima are decisions stored as window positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidxmage.engine.call import Frame, Hole, is_channels_last
+from guidxmage.engine.rules.table import Rule, linear, register, transpose_of
+from guidxmage.engine.trail import Decisions
+
+aten = torch.ops.aten
+
+
+# --- averages and resampling ---------------------------------------------------------------------
+
+
+def _applied(f: Frame, x: Tensor, *args: Any) -> Tensor:
+    return f.call.run(x, *args)  # type: ignore[no-any-return]
+
+
+_applied_transposed = transpose_of(_applied)
+
+
+def _window_terms(f: Frame, x: Hole, *args: Any) -> int:
+    return max(1, prod(x.shape) // prod(f.shape))
+
+
+def _adaptive_average_pull(f: Frame, g: Tensor, x: Hole, size: Sequence[int]) -> list[Tensor]:
+    if all(n == 1 for n in size):
+        return [(g / prod(x.shape[-len(size) :])).expand(x.shape)]
+    return _applied_transposed(f, g, x, size)  # type: ignore[no-any-return]
+
+
+register(
+    "aten.adaptive_avg_pool1d.default aten.adaptive_avg_pool2d.default"
+    " aten.adaptive_avg_pool3d.default",
+    linear(_applied, pull=_adaptive_average_pull, terms=_window_terms),
+)
+register(
+    "aten.avg_pool1d.default aten.avg_pool2d.default aten.avg_pool3d.default"
+    " aten.upsample_nearest1d.vec aten.upsample_nearest2d.vec aten.upsample_nearest3d.vec"
+    " aten._upsample_nearest_exact2d.vec aten.upsample_linear1d.vec aten.upsample_bilinear2d.vec"
+    " aten.upsample_trilinear3d.vec aten.upsample_bicubic2d.vec"
+    " aten._upsample_bilinear2d_aa.vec aten._upsample_bicubic2d_aa.vec",
+    linear(_applied, terms=_window_terms),
+)
+
+
+# --- max-pooling over windows --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where the windows of a max-pool lie in the flattened input plane.
+
+    Position p of the window of output o is input `base[o] + offsets[p]`; `positions` inverts
+    `offsets`. A window-local position fits one byte where the flat index needs eight.
+    """
+
+    base: Tensor
+    offsets: Tensor
+    positions: Tensor
+
+    @classmethod
+    def make(
+        cls, plane: Sequence[int], starts: Sequence[Sequence[int]], reach: Sequence[Sequence[int]]
+    ) -> Windows:
+        """From the start of every window and the steps within a window, for each dimension."""
+        strides = [prod(plane[d + 1 :]) for d in range(len(plane))]
+        base = _grid_sum(starts, strides)
+        offsets = _grid_sum(reach, strides).flatten()
+        positions = torch.zeros(int(offsets.max()) + 1, dtype=torch.int64)
+        for position in reversed(range(len(offsets))):
+            positions[offsets[position]] = position
+        return cls(base, offsets, positions)
+
+    def to(self, device: torch.device) -> Windows:
+        """The same geometry on another device."""
+        return Windows(self.base.to(device), self.offsets.to(device), self.positions.to(device))
+
+    def localise(self, flat: Tensor) -> Tensor:
+        """Window positions from the kernel's flat indices (…, *output plane)."""
+        return self.positions[flat - self.base]
+
+    def flatten(self, local: Tensor) -> Tensor:
+        """Flat input indices from window positions."""
+        return self.offsets[local] + self.base
+
+
+def _grid_sum(axes: Sequence[Sequence[int]], strides: Sequence[int]) -> Tensor:
+    """Σ_d axes[d][i_d]·strides[d] over the grid of all (i_1, …)."""
+    sums = [sum(i * s for i, s in zip(point, strides, strict=True)) for point in product(*axes)]
+    return torch.tensor(sums).reshape([len(axis) for axis in axes])
+
+
+def _strided_windows(plane: Sequence[int], out: Sequence[int], args: Sequence[Any]) -> Windows:
+    """max_pool's geometry; `args` are kernel, stride, padding, dilation, ceil_mode."""
+    dims = len(plane)
+    given = dict(zip(("kernel", "stride", "padding", "dilation"), args, strict=False))
+    kernel = _each(given["kernel"], dims)
+    stride = _each(given.get("stride") or kernel, dims)
+    padding = _each(given.get("padding", 0), dims)
+    dilation = _each(given.get("dilation", 1), dims)
+    starts = [[o * stride[d] - padding[d] for o in range(out[d])] for d in range(dims)]
+    reach = [[k * dilation[d] for k in range(kernel[d])] for d in range(dims)]
+    return Windows.make(plane, starts, reach)
+
+
+def _adaptive_windows(plane: Sequence[int], out: Sequence[int], args: Sequence[Any]) -> Windows:
+    """adaptive_max_pool's geometry: window o covers ⌊o·n/m⌋ … ⌈(o+1)·n/m⌉ − 1."""
+    starts = [[o * n // m for o in range(m)] for n, m in zip(plane, out, strict=True)]
+    reach = [
+        range(max(-(-(o + 1) * n // m) - o * n // m for o in range(m)))
+        for n, m in zip(plane, out, strict=True)
+    ]
+    return Windows.make(plane, starts, reach)
+
+
+def _each(value: Any, dims: int) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * dims if len(values) == 1 else values
+
+
+def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..., Any]) -> Rule:
+    """A max-pool over `dims` dimensions; overlapping windows are transposed by scatter-add."""
+
+    def windows(f: Frame, plane: Sequence[int], args: Sequence[Any], device: Any) -> Windows:
+        return f.prepare(  # type: ignore[no-any-return]
+            "windows", lambda: geometry(plane, f.shape[-dims:], args).to(device)
+        )
+
+    def flat(f: Frame, plane: Sequence[int], args: Sequence[Any], device: Any) -> Tensor:
+        local = f.taken().index()
+        return f.for_rows(windows(f, plane, args, device).flatten(local))
+
+    def record(f: Frame, x: Tensor, *args: Any) -> tuple[Tensor, Decisions]:
+        value, indices = with_indices(x, *args)
+        geometry_ = windows(f, x.shape[-dims:], args, x.device)
+        return value, Decisions.from_index(geometry_.localise(indices), len(geometry_.offsets))
+
+    def push(f: Frame, x: Tensor, *args: Any) -> Tensor:
+        index = flat(f, x.shape[-dims:], args, x.device)
+        gathered = x.flatten(-dims).gather(-1, index.flatten(-dims))
+        return gathered.reshape(f.shape)
+
+    def pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
+        index = flat(f, x.shape[-dims:], args, g.device)
+        if geometry is _strided_windows and dims == 2:
+            return [_scatter_add_2d(g, index, x, args)]
+        zeros = x.zeros().flatten(-dims)
+        scattered = zeros.scatter_add_(-1, index.flatten(-dims), g.flatten(-dims))
+        return [scattered.reshape(x.shape)]
+
+    return Rule("decision", push, pull, record=record)
+
+
+def _scatter_add_2d(g: Tensor, index: Tensor, x: Hole, args: Sequence[Any]) -> Tensor:
+    """PyTorch's own parallel scatter-add kernel; of its input it reads only the shape."""
+    layout = torch.channels_last if is_channels_last(g) else torch.contiguous_format
+    placeholder = torch.empty(x.shape, dtype=g.dtype, device=g.device, memory_format=layout)
+    kernel, stride, padding, dilation, ceil_mode = (*args, *([], [0], [1], False)[len(args) - 1 :])
+    return aten.max_pool2d_with_indices_backward(  # type: ignore[no-any-return]
+        g, placeholder, kernel, stride, padding, dilation, ceil_mode, index
+    )
+
+
+for _dims in (1, 2, 3):
+    _adaptive = getattr(aten, f"adaptive_max_pool{_dims}d").default
+    register(
+        f"aten.max_pool{_dims}d.default",
+        _max_pool(_dims, getattr(aten, f"max_pool{_dims}d_with_indices").default, _strided_windows),
+    )
+    register(
+        f"aten.adaptive_max_pool{_dims}d.default",
+        _max_pool(_dims, _adaptive, _adaptive_windows),
+    )

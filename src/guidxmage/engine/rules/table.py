@@ -1,0 +1,96 @@
+"""The rule table: what every loop over a program needs to know about an operator.
+
+A rule is four short functions, side by side:
+
+    record(frame, *args)     run the operator for real; a decision operator also returns Decisions
+    push(frame, *args)       the linear part, applied to directions, under the recorded decisions
+    pull(frame, g, *args)    its transpose: one cotangent per active input, in order of appearance
+    constant(frame, *args)   what the operator adds whatever its input: its output at input zero
+
+Arguments come as the operator's own, with three readings of an *active* input (a value computed
+from the image): the value itself in `record`, the direction in `push`, a `Hole` that knows only
+its shape in `pull` and `constant`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidxmage.engine.call import Call, Frame, Hole
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one operator is recorded, pushed, pulled, and what it adds by itself.
+
+    `terms` is the number of products summed for one output value (it enters the rounding bound);
+    `refuse` returns why a particular call cannot be treated, or None.
+    """
+
+    kind: str
+    push: Function
+    pull: Function
+    record: Function | None = None
+    constant: Function | None = None
+    terms: Function | None = None
+    refuse: Callable[[Call], str | None] | None = None
+
+
+RULES: dict[str, Rule] = {}
+
+
+def register(names: str, rule: Rule) -> None:
+    """Enter a rule for each operator name, e.g. "aten.relu.default"; names are space-separated."""
+    for name in names.split():
+        if name in RULES:
+            raise KeyError(f"{name} already has a rule")
+        RULES[name] = rule
+
+
+def holes(args: Sequence[Any]) -> list[Hole]:
+    """The active inputs among arguments, in order; lists of tensors are searched too."""
+    found: list[Hole] = []
+    for arg in args:
+        if isinstance(arg, Hole):
+            found.append(arg)
+        elif isinstance(arg, list | tuple):
+            found.extend(holes(arg))
+    return found
+
+
+def fill(args: Sequence[Any], values: Sequence[Tensor]) -> list[Any]:
+    """Arguments with their holes replaced, in order, by values."""
+    queue = iter(values)
+
+    def filled(arg: Any) -> Any:
+        if isinstance(arg, Hole):
+            return next(queue)
+        if isinstance(arg, list | tuple):
+            return [filled(item) for item in arg]
+        return arg
+
+    return [filled(arg) for arg in args]
+
+
+def transpose_of(push: Function) -> Function:
+    """A pull for any push: the vector-Jacobian product of that linear map."""
+
+    def pull(frame: Frame, g: Tensor, *args: Any) -> list[Tensor]:
+        with torch.enable_grad():
+            inputs = [hole.zeros().requires_grad_() for hole in holes(args)]
+            output = push(frame, *fill(args, inputs))
+            return list(torch.autograd.grad(output, inputs, g))
+
+    return pull
+
+
+def linear(push: Function, **extras: Any) -> Rule:
+    """A rule for an operator that is linear in all its active inputs and adds nothing."""
+    return Rule("affine", push, extras.pop("pull", None) or transpose_of(push), **extras)

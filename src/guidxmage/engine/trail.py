@@ -1,0 +1,272 @@
+"""The execution trail: every decision a network took on an image, packed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidxmage.errors import InputError
+
+_BIT_WEIGHTS = (128, 64, 32, 16, 8, 4, 2, 1)
+
+
+def pack_bits(bits: Tensor) -> Tensor:
+    """Pack a boolean tensor (B, …) into bytes (B, ⌈n/8⌉), first decision in the highest bit."""
+    flat = bits.reshape(len(bits), -1)
+    if flat.device.type == "cpu":
+        return torch.from_numpy(np.packbits(flat.numpy(), axis=1))
+    padded = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.shape[1] % 8))
+    weights = torch.tensor(_BIT_WEIGHTS, dtype=torch.uint8, device=flat.device)
+    return (padded.view(len(flat), -1, 8) * weights).sum(-1, dtype=torch.uint8)
+
+
+def unpack_bits(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Inverse of `pack_bits`: uint8 zeros and ones of shape (B, *shape)."""
+    count = prod(shape)
+    if packed.device.type == "cpu":
+        flat = torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=count))
+    else:
+        weights = torch.tensor(_BIT_WEIGHTS, dtype=torch.uint8, device=packed.device)
+        flat = packed[:, :, None].bitwise_and(weights).ne(0).to(torch.uint8)
+        flat = flat.reshape(len(packed), -1)[:, :count]
+    return flat.reshape(len(packed), *shape)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The decisions taken at one call site on B images.
+
+    `kind` is "bits" (one plane: on/off or first/second; two planes: inside, above) or "index"
+    (which operand of a window or reduction). `shape` is the shape per image; `planes` holds
+    packed bytes, (B, ⌈n/8⌉) for bits and (B, n·itemsize) for indices.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    planes: tuple[Tensor, ...]
+    index_bytes: int = 1
+
+    @classmethod
+    def from_bits(cls, *planes: Tensor) -> Decisions:
+        """Pack boolean planes of one shape (B, …)."""
+        return cls("bits", tuple(planes[0].shape[1:]), tuple(pack_bits(p) for p in planes))
+
+    @classmethod
+    def from_index(cls, index: Tensor, choices: int) -> Decisions:
+        """Store an integer tensor (B, …) of values below `choices` in as few bytes as they need."""
+        dtype = torch.uint8 if choices <= 256 else torch.int32
+        raw = index.to(dtype).reshape(len(index), -1).contiguous()
+        return cls("index", tuple(index.shape[1:]), (raw.view(torch.uint8),), dtype.itemsize)
+
+    @property
+    def images(self) -> int:
+        """Number of images B."""
+        return len(self.planes[0])
+
+    @property
+    def count(self) -> int:
+        """Number of decisions per image."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes stored, all images together."""
+        return sum(plane.numel() for plane in self.planes)
+
+    def plane(self, number: int = 0) -> Tensor:
+        """One plane of bits as uint8 zeros and ones, shape (B, *shape)."""
+        return unpack_bits(self.planes[number], self.shape)
+
+    def index(self) -> Tensor:
+        """The chosen operands as int64, shape (B, *shape)."""
+        dtype = torch.uint8 if self.index_bytes == 1 else torch.int32
+        return self.planes[0].view(dtype).reshape(-1, *self.shape).long()
+
+    def differs(self, other: Decisions) -> Tensor:
+        """Where two records of the same site decide differently, bool (B, *shape)."""
+        if (self.kind, self.shape) != (other.kind, other.shape):
+            raise InputError("the two trails come from different networks or image sizes")
+        if self.kind == "index":
+            return self.index() != other.index()
+        pairs = zip(self.planes, other.planes, strict=True)
+        packed = _fold_or([mine ^ theirs for mine, theirs in pairs])
+        return unpack_bits(packed, self.shape).bool()
+
+    def same(self, other: Decisions) -> Tensor:
+        """Whether each image takes exactly the same decisions, bool (B,); no unpacking."""
+        if (self.kind, self.shape) != (other.kind, other.shape):
+            raise InputError("the two trails come from different networks or image sizes")
+        pairs = zip(self.planes, other.planes, strict=True)
+        return _fold_and([(mine == theirs).all(dim=1) for mine, theirs in pairs])
+
+    def with_planes(self, planes: tuple[Tensor, ...]) -> Decisions:
+        """The same site with other stored bytes (a slice, another device)."""
+        return replace(self, planes=planes)
+
+
+def _fold_or(tensors: list[Tensor]) -> Tensor:
+    result = tensors[0]
+    for tensor in tensors[1:]:
+        result = result | tensor
+    return result
+
+
+def _fold_and(tensors: list[Tensor]) -> Tensor:
+    result = tensors[0]
+    for tensor in tensors[1:]:
+        result = result & tensor
+    return result
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first decision, in order of execution, in which two trails differ."""
+
+    site: str
+    position: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.site} at {list(self.position)}"
+
+
+@dataclass(frozen=True)
+class Trail(Mapping[str, Decisions]):
+    """All decisions of B images, keyed by call site in order of execution.
+
+    `header` states what the trail was recorded with: dtype, device, input shape, versions.
+    """
+
+    decisions: dict[str, Decisions]
+    header: dict[str, Any] = field(default_factory=dict)
+    rows: int = 1
+
+    def __getitem__(self, site: str) -> Decisions:
+        return self.decisions[site]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.decisions)
+
+    def __len__(self) -> int:
+        return len(self.decisions)
+
+    def __repr__(self) -> str:
+        return (
+            f"Trail({self.rows} image(s), {len(self)} call sites, "
+            f"{self.count:,} decisions and {self.nbytes // max(self.rows, 1):,} bytes per image)"
+        )
+
+    @property
+    def count(self) -> int:
+        """Number of decisions per image."""
+        return sum(entry.count for entry in self.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes stored, all images together."""
+        return sum(entry.nbytes for entry in self.values())
+
+    def image(self, index: int) -> Trail:
+        """The trail of one image, as a trail of one row."""
+        return self._with_planes(lambda plane: plane[index : index + 1], rows=1)
+
+    def to(self, device: torch.device | str) -> Trail:
+        """The same trail on another device."""
+        return self._with_planes(lambda plane: plane.to(device), rows=self.rows)
+
+    def _with_planes(self, change: Any, rows: int) -> Trail:
+        changed = {
+            site: entry.with_planes(tuple(change(plane) for plane in entry.planes))
+            for site, entry in self.items()
+        }
+        return Trail(changed, self.header, rows)
+
+    def same(self, other: Trail) -> Tensor:
+        """Whether T(X) = T(Z), bool (B,); one row on either side is compared with every row."""
+        self._check_comparable(other)
+        verdict = torch.ones(max(self.rows, other.rows), dtype=torch.bool)
+        for site, entry in self.items():
+            verdict &= entry.same(other[site]).cpu()
+        return verdict
+
+    def hamming(self, other: Trail) -> dict[str, Tensor]:
+        """Number of decisions that differ, per call site, int64 (B,)."""
+        self._check_comparable(other)
+        return {
+            site: entry.differs(other[site]).flatten(1).sum(1).cpu() for site, entry in self.items()
+        }
+
+    def first_difference(self, other: Trail) -> list[Difference | None]:
+        """The first differing decision of every row, or None where the trails are the same."""
+        self._check_comparable(other)
+        found: list[Difference | None] = [None] * max(self.rows, other.rows)
+        for site, entry in self.items():
+            if all(found) or bool(entry.same(other[site]).all()):
+                continue
+            differs = entry.differs(other[site])
+            for row, mask in enumerate(differs):
+                if found[row] is None and bool(mask.any()):
+                    position = np.unravel_index(int(mask.flatten().int().argmax()), entry.shape)
+                    found[row] = Difference(site, tuple(int(i) for i in position))
+        return found
+
+    def _check_comparable(self, other: Trail) -> None:
+        if list(self) != list(other):
+            raise InputError("the two trails come from different networks")
+        if self.rows != other.rows and 1 not in (self.rows, other.rows):
+            raise InputError(f"trails of {self.rows} and {other.rows} images cannot be compared")
+
+    @classmethod
+    def concatenate(cls, trails: list[Trail]) -> Trail:
+        """Trails of the same network one after the other."""
+        first = trails[0]
+        joined = {
+            site: entry.with_planes(
+                tuple(
+                    torch.cat([trail[site].planes[number] for trail in trails])
+                    for number in range(len(entry.planes))
+                )
+            )
+            for site, entry in first.items()
+        }
+        return cls(joined, first.header, sum(trail.rows for trail in trails))
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The trail as plain arrays: one JSON text and the packed bytes of every plane."""
+        sites = [
+            {
+                "site": site,
+                "kind": entry.kind,
+                "shape": list(entry.shape),
+                "index_bytes": entry.index_bytes,
+                "planes": len(entry.planes),
+            }
+            for site, entry in self.items()
+        ]
+        text = json.dumps({"header": self.header, "rows": self.rows, "sites": sites})
+        arrays = {"trail": np.frombuffer(text.encode(), dtype=np.uint8)}
+        for number, entry in enumerate(self.values()):
+            for plane, packed in enumerate(entry.planes):
+                arrays[f"trail.{number}.{plane}"] = packed.cpu().numpy()
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Trail:
+        """Inverse of `to_arrays`."""
+        described = json.loads(arrays["trail"].tobytes().decode())
+        decisions = {}
+        for number, site in enumerate(described["sites"]):
+            planes = tuple(
+                torch.from_numpy(np.array(arrays[f"trail.{number}.{plane}"]))
+                for plane in range(site["planes"])
+            )
+            decisions[site["site"]] = Decisions(
+                site["kind"], tuple(site["shape"]), planes, site["index_bytes"]
+            )
+        return cls(decisions, described["header"], described["rows"])
