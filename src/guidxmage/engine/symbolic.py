@@ -1,0 +1,184 @@
+"""The symbolic model: what is left of the network for one image and class, f(Z) = ⟨Δ, Z⟩ + b."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from guidxmage.engine.program import Program, Pulled
+from guidxmage.engine.trail import Difference, Trail
+from guidxmage.errors import InputError, OffTrailError
+
+
+@dataclass(frozen=True)
+class Network:
+    """A captured program together with the affine map from the explained space to its input."""
+
+    program: Program
+    to_input: Callable[[Tensor], Tensor]
+
+    def record(self, Z: Tensor) -> tuple[Tensor, Trail]:
+        """Logits (n, classes) and trail of images Z (n, C, H, W), a bounded number at a time."""
+        chunk = 16 if self.program.batched else 1
+        parts = [self.program.record(self.to_input(part)) for part in Z.split(chunk)]
+        logits = torch.cat([part.logits for part in parts])
+        return logits, Trail.concatenate([part.trail for part in parts])
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The symbolic model evaluated on other images, beside the network itself.
+
+    score: the symbolic model's; network_score: the network's own; follows: whether each image
+    follows the trail (only there the two must agree); distance: decisions that differ, per call
+    site; first_difference: the first of them, None where there is none.
+    """
+
+    score: Tensor
+    network_score: Tensor
+    follows: Tensor
+    distance: dict[str, Tensor]
+    first_difference: list[Difference | None]
+
+
+@dataclass(frozen=True)
+class SymbolicModel:
+    """f(Z) = ⟨weights, Z⟩ + bias, exact for every Z that follows the trail.
+
+    weights ([B,] [K,] C, H, W) and bias ([B,] [K]) with an image axis for batches and a target
+    axis for lists of targets. `several` tells whether the target axis is there, `batched` the
+    image axis; cotangent is (K, B, classes).
+    """
+
+    weights: Tensor
+    bias: Tensor
+    trail: Trail
+    cotangent: Tensor
+    batched: bool
+    several: bool
+    network: Network | None = None
+
+    def __call__(self, Z: Tensor, *, check: bool = True) -> Tensor:
+        """The scores of images Z in the explained space.
+
+        Z is (C, H, W) or (n, C, H, W) for a single image's model and (B, C, H, W), paired, for a
+        batch's; the result is ([n,] [K]). With `check` (the default) every Z must follow the
+        trail; OffTrailError names the first decision that differs. Without it the affine
+        function is evaluated wherever Z lies.
+        """
+        images, single = self._images(Z)
+        if check:
+            trail = self._network().record(images)[1]
+            for row, difference in enumerate(trail.first_difference(self.trail)):
+                if difference is not None:
+                    raise OffTrailError(
+                        f"image {row} does not follow the trail: it differs first in {difference}; "
+                        "use replay() to compare it with the network, or check=False to evaluate "
+                        "the affine function all the same"
+                    )
+        scores = self._evaluate(images)
+        return scores[0] if single else scores
+
+    def follows(self, Z: Tensor) -> Tensor:
+        """Whether images Z follow the trail, T(Z) = T(X): bool, 0-d for one image, else (n,)."""
+        images, single = self._images(Z)
+        verdict = self._network().record(images)[1].same(self.trail)
+        return verdict[0] if single else verdict
+
+    def replay(self, Z: Tensor) -> Replay:
+        """Evaluate images Z (n, C, H, W) and say for each whether the answer is exact."""
+        images, _ = self._images(Z)
+        logits, trail = self._network().record(images)
+        cotangent = self.cotangent if self.batched else self.cotangent.expand(-1, len(images), -1)
+        network_score = (cotangent * logits).sum(-1).t()
+        return Replay(
+            score=self._evaluate(images),
+            network_score=network_score if self.several else network_score[:, 0],
+            follows=trail.same(self.trail),
+            distance=trail.hamming(self.trail),
+            first_difference=trail.first_difference(self.trail),
+        )
+
+    def bias_maps(self) -> dict[str, Tensor]:
+        """What each call site's constants add at each position: site → ([B,] [K,] *positions).
+
+        Summed over positions they give that site's entry of the explanation's `bias_by_layer`.
+        """
+        program = self._network().program
+        parts = [
+            pull_targets(program, self.trail.image(row), self.cotangent[:, row : row + 1], maps=True)
+            for row in range(self.cotangent.shape[1])
+        ]
+        joined = {site: torch.cat([part.maps[site] for part in parts]) for site in parts[0].maps}
+        return {site: drop_axes(m, self.batched, self.several) for site, m in joined.items()}
+
+    def _network(self) -> Network:
+        if self.network is None:
+            raise InputError(
+                "this explanation was loaded without its network; load it with "
+                "Explanation.load(path, explainer=…) to compare trails"
+            )
+        return self.network
+
+    def _images(self, Z: Tensor) -> tuple[Tensor, bool]:
+        shape = self.weights.shape[-len(self.weights.shape) + self.batched + self.several :]
+        single = Z.ndim == len(shape)
+        images = Z[None] if single else Z
+        expected = self.cotangent.shape[1] if self.batched else len(images)
+        if images.shape[1:] != shape or len(images) != expected or len(images) == 0:
+            count = str(expected) if self.batched else "n"
+            raise InputError(
+                f"Z has shape {tuple(Z.shape)} where ({count}, {', '.join(map(str, shape))}) is expected"
+            )
+        if not torch.isfinite(images).all():
+            raise InputError("Z holds NaN or Inf")
+        return images.to(self.weights), single
+
+    def _evaluate(self, images: Tensor) -> Tensor:
+        weights, bias = self.weights.double(), self.bias.double()
+        if not self.batched:
+            weights, bias = weights[None], bias[None]
+        if not self.several:
+            weights, bias = weights[:, None], bias[:, None]
+        scores = (weights * images.double()[:, None]).flatten(2).sum(2) + bias
+        return (scores if self.several else scores[:, 0]).to(self.weights.dtype)
+
+
+def drop_axes(tensor: Tensor, batched: bool, several: bool) -> Tensor:
+    """(B, K, …) without the image axis of a single image and the target axis of a single target."""
+    if not several:
+        tensor = tensor[:, 0]
+    return tensor if batched else tensor[0]
+
+
+def pull_targets(
+    program: Program,
+    trail: Trail,
+    cotangent: Tensor,
+    norms: Mapping[int, Tensor] | None = None,
+    *,
+    rows: int = 32,
+    maps: bool = False,
+) -> Pulled:
+    """Pull cotangents (K, B, classes), about `rows` at a time; results have shape (B, K, …)."""
+    targets, images, _ = cotangent.shape
+    chunk = max(1, rows // images) if program.batched else 1
+    parts = [
+        program.pull(trail, part.flatten(0, 1), norms, maps=maps) for part in cotangent.split(chunk)
+    ]
+
+    def joined(pieces: list[Tensor]) -> Tensor:
+        return torch.cat(pieces).unflatten(0, (targets, images)).transpose(0, 1)
+
+    return Pulled(
+        weights=joined([part.weights for part in parts]),
+        bias_by_site={
+            site: joined([part.bias_by_site[site] for part in parts])
+            for site in parts[0].bias_by_site
+        },
+        variance=joined([part.variance for part in parts]),
+        maps={site: joined([part.maps[site] for part in parts]) for site in parts[0].maps},
+    )

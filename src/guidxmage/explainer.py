@@ -1,0 +1,450 @@
+"""The public door: give it a network, ask it about images."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from guidxmage.engine.capture import capture
+from guidxmage.engine.program import Program, Recording
+from guidxmage.engine.symbolic import Network, SymbolicModel, drop_axes, pull_targets
+from guidxmage.engine.trail import Trail
+from guidxmage.errors import InputError
+from guidxmage.explanation import Explanation
+from guidxmage.images import read_image
+from guidxmage.preprocessing import Preprocessing, describe_preprocessing
+from guidxmage.targets import Targets, choose_targets
+
+Photo = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
+Images = Photo | Tensor | Sequence[Photo]
+
+# How far the residual may lie from zero, in standard deviations of the modelled rounding error.
+ROUNDING_DEVIATIONS = 6.0
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images ready to be explained: tensor (B, C, H, W) in the explained space, and pictures."""
+
+    tensor: Tensor
+    pictures: list[Image.Image | None]
+    batched: bool
+
+
+class Explainer:
+    """Explains a classifier pixel by pixel and exactly.
+
+    model: any nn.Module in evaluation mode that maps (batch, channels, height, width) to class
+    scores (batch, classes); it is never changed. preprocessing: a `Preprocessing`, a torchvision
+    preset, or any callable from a PIL image to a (C, H, W) tensor. With a preprocessing whose
+    normalisation is known, pixels in [0, 1] are explained (`space == "pixels"`), otherwise the
+    network's own input (`space == "input"`). labels: class names. device, dtype: explain a copy of
+    the model there; by default the model itself where it is. batch_rows bounds the memory: how many
+    images or image-target pairs are run at once.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        preprocessing: Preprocessing | Callable[[Image.Image], Tensor] | None = None,
+        labels: Sequence[str] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        name: str | None = None,
+        batch_rows: int = 32,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"a torch.nn.Module is expected, not {type(model).__name__}")
+        self.model = _copied_to(model, device, dtype)
+        self.name = name or type(model).__name__
+        self.labels = tuple(labels) if labels is not None else None
+        known = _plain_pixels(model) if preprocessing is None else describe_preprocessing(preprocessing)
+        self.preprocessing = known
+        self._transform = preprocessing if known is None else None
+        self.space = "input" if known is None or preprocessing is None else "pixels"
+        self.batch_rows = batch_rows
+        self.weights_source = ""
+        self._programs: dict[tuple[int, ...], Program] = {}
+        self._fingerprint: tuple[Any, ...] = ()
+
+    @classmethod
+    def load(cls, name: str = "efficientnet_lite0", **options: Any) -> Explainer:
+        """An explainer for a network by name; options go to `load_model` and to `Explainer`."""
+        from guidxmage.models import load_model
+
+        own = {key: options.pop(key) for key in ("device", "dtype", "batch_rows") if key in options}
+        loaded = load_model(name, **options)
+        explainer = cls(
+            loaded.model,
+            preprocessing=loaded.preprocessing,
+            labels=loaded.labels,
+            name=loaded.name,
+            **own,
+        )
+        explainer.weights_source = loaded.weights
+        return explainer
+
+    def explain(
+        self,
+        image: Images,
+        target: Any = "top1",
+        *,
+        reference: Tensor | float | None = None,
+    ) -> Explanation:
+        """Explain one image (path, PIL, NumPy H×W×C, tensor C×H×W) or a batch.
+
+        A batch is a sequence of images that come out at one size, or a tensor (B, C, H, W). Tensors
+        are in the explained space: pixel values in [0, 1] where the preprocessing is known, else
+        network inputs. target: see `choose_targets`. reference: R in the explained space (a number,
+        or a tensor that broadcasts to C×H×W); contributions are then Δ ⊙ (X − R).
+
+        Every result has an image axis if and only if a batch was given, then a target axis if and
+        only if a list of targets was asked for: weights ([B,] [K,] C, H, W), score ([B,] [K]).
+        Raises InputError or UnsupportedOperatorError; the model is left untouched in any case.
+        """
+        with _own_modes(self.model):
+            batch = self._prepare(image)
+            chunk = self.batch_rows if self._program(batch.tensor.shape[1:]).batched else 1
+            parts = [
+                self._explain_chunk(X, target, batch.batched, first)
+                for first, X in _chunks(batch.tensor, chunk)
+            ]
+            return self._assemble(batch, parts, reference)
+
+    def logits(self, image: Images) -> Tensor:
+        """The network's class scores, ([B,] classes), exactly as it computes them by itself."""
+        with _own_modes(self.model):
+            batch = self._prepare(image)
+            logits, _ = self.network(batch.tensor.shape[1:]).record(batch.tensor)
+            return logits if batch.batched else logits[0]
+
+    def read(self, image: Images) -> Tensor:
+        """An image or batch as a tensor in the explained space, ([B,] C, H, W)."""
+        batch = self._prepare(image)
+        return batch.tensor if batch.batched else batch.tensor[0]
+
+    def trail(self, image: Images) -> Trail:
+        """The execution trail of an image or batch."""
+        with _own_modes(self.model):
+            batch = self._prepare(image)
+            return self.network(batch.tensor.shape[1:]).record(batch.tensor)[1]
+
+    # --- the run -----------------------------------------------------------------------------
+
+    def _explain_chunk(self, X: Tensor, target: Any, batched: bool, first: int) -> _Part:
+        program = self._program(X.shape[1:])
+        recording = program.record(self._to_input(X))
+        _refuse_nonfinite(recording.logits, first)
+        if batched and isinstance(target, list | tuple | Tensor | np.ndarray):
+            target = _targets_of_rows(target, first, len(X))
+        targets = choose_targets(target, recording.logits, self.labels, batched=batched)
+        pulled = pull_targets(
+            program, recording.trail, targets.cotangent, recording.norms, rows=self.batch_rows
+        )
+        weights, shift = self._to_space(pulled.weights)
+        bias = dict(pulled.bias_by_site)
+        if shift is not None:
+            bias = {"preprocessing": shift, **bias}
+        return _Part(recording, targets, weights, bias, pulled.variance)
+
+    def _assemble(
+        self, batch: _Batch, parts: list[_Part], reference: Tensor | float | None
+    ) -> Explanation:
+        X = batch.tensor
+        R = self._reference(reference, X)
+        logits = torch.cat([part.recording.logits for part in parts])
+        trail = Trail.concatenate([part.recording.trail for part in parts])
+        cotangent = torch.cat([part.targets.cotangent for part in parts], dim=1)
+        weights = torch.cat([part.weights for part in parts])
+        by_site = {
+            site: torch.cat([part.bias[site] for part in parts]) for site in parts[0].bias
+        }
+        variance = torch.cat([part.variance for part in parts])
+        model_bias = sum(by_site.values(), torch.zeros_like(variance))
+        contributions = weights * (X if R is None else X - R)[:, None]
+        if R is not None:
+            moved = (weights.double() * R.double()).flatten(2).sum(2)
+            by_site = {**by_site, "reference": moved}
+        bias = sum(by_site.values(), torch.zeros_like(model_bias))
+        score = (cotangent * logits).sum(-1).t()
+        residual = score.double() - contributions.flatten(2).sum(2, dtype=torch.float64) - bias
+        bound = _rounding_bound(variance, score, contributions, by_site, weights.dtype)
+        several = parts[0].targets.several
+
+        def shaped(tensor: Tensor) -> Tensor:
+            return drop_axes(tensor, batch.batched, several)
+
+        return Explanation(
+            logits=logits if batch.batched else logits[0],
+            target=shaped(torch.cat([p.targets.classes for p in parts], dim=1).t()),
+            against=shaped(torch.cat([p.targets.against for p in parts], dim=1).t()),
+            score=shaped(score),
+            weights=shaped(weights),
+            contributions=shaped(contributions),
+            bias=shaped(bias),
+            bias_by_layer={site: shaped(value) for site, value in by_site.items()},
+            residual=shaped(residual),
+            residual_bound=shaped(bound),
+            exactness="on region",
+            trail=trail,
+            symbolic_model=SymbolicModel(
+                weights=shaped(weights),
+                bias=shaped(model_bias),
+                trail=trail,
+                cotangent=cotangent,
+                batched=batch.batched,
+                several=several,
+                network=self.network(X.shape[1:]),
+            ),
+            input=X if batch.batched else X[0],
+            pictures=tuple(batch.pictures),
+            space=self.space,
+            labels=self.labels,
+            model_name=self.name,
+            weights_source=self.weights_source,
+            preprocessing=self.preprocessing,
+        )
+
+    # --- images ------------------------------------------------------------------------------
+
+    def _prepare(self, image: Images) -> _Batch:
+        dtype, device = self._kind()
+        if isinstance(image, Tensor):
+            return self._from_tensor(image, dtype, device)
+        if isinstance(image, Sequence) and not isinstance(image, str):
+            if not image:
+                raise InputError("the batch is empty; give at least one image")
+            read = [self._read_photo(one) for one in image]
+            shapes = {tuple(tensor.shape) for tensor, _ in read}
+            if len(shapes) > 1:
+                sizes = " and ".join("×".join(map(str, s)) for s in sorted(shapes))
+                raise InputError(
+                    f"the images of a batch come out at different sizes ({sizes}); explain them "
+                    "one by one or give a preprocessing that resizes"
+                )
+            stacked = torch.stack([tensor for tensor, _ in read])
+            return _Batch(stacked.to(device, dtype), [picture for _, picture in read], True)
+        tensor, picture = self._read_photo(image)
+        return _Batch(tensor[None].to(device, dtype), [picture], False)
+
+    def _read_photo(self, photo: Photo) -> tuple[Tensor, Image.Image | None]:
+        """(C, H, W) in float64 where the preprocessing is known, and the picture it shows."""
+        if self.preprocessing is not None:
+            picture = self.preprocessing.crop_image(read_image(photo, self.preprocessing.mode))
+            pixels = np.asarray(picture, dtype=np.float64) / 255
+            return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1), picture
+        assert self._transform is not None
+        picture = read_image(photo)
+        tensor = self._transform(picture)
+        if not isinstance(tensor, Tensor) or tensor.ndim != 3:
+            raise InputError(
+                "the preprocessing must turn a PIL image into a tensor channels × height × width"
+            )
+        size = (tensor.shape[2], tensor.shape[1])
+        return tensor, picture if picture.size == size else None
+
+    def _from_tensor(self, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> _Batch:
+        if tensor.ndim < 3 or 0 in tensor.shape:
+            raise InputError(
+                f"a tensor of shape {tuple(tensor.shape)} is no image; give (channels, height, "
+                "width) or (batch, channels, height, width)"
+            )
+        if not tensor.is_floating_point():
+            raise InputError(
+                f"a tensor of {tensor.dtype} is not accepted: divide by 255 and pass floats, or "
+                "pass a NumPy array height × width × channels"
+            )
+        if not torch.isfinite(tensor).all():
+            raise InputError("the image holds NaN or Inf")
+        if self.space == "pixels" and (tensor.min() < -0.5 or tensor.max() > 1.5):
+            raise InputError(
+                "this explainer's tensors hold pixel values in [0, 1], but the image reaches from "
+                f"{tensor.min():.3g} to {tensor.max():.3g}; undo the normalisation, or build the "
+                "Explainer without preprocessing to explain normalised inputs"
+            )
+        # One channel axis and any number of positions: a batch has one axis more than an image.
+        dims = self._image_dims(tensor)
+        batched = tensor.ndim == dims + 1
+        images = tensor.detach() if batched else tensor.detach()[None]
+        images = images.clone() if images.is_inference() else images
+        images = images.to(device, dtype)
+        pictures = [self._picture(one) for one in images]
+        return _Batch(images, pictures, batched)
+
+    def _image_dims(self, tensor: Tensor) -> int:
+        """3 for images; the model's first convolution tells for sequences and volumes."""
+        for module in self.model.modules():
+            if isinstance(module, nn.Conv1d):
+                return 2
+            if isinstance(module, nn.Conv3d):
+                return 4
+            if isinstance(module, nn.Conv2d):
+                return 3
+        return 3 if tensor.ndim >= 3 else tensor.ndim
+
+    def _picture(self, X: Tensor) -> Image.Image | None:
+        """A tensor image as something to look at, where it holds displayable pixels."""
+        if X.ndim != 3 or X.shape[0] not in (1, 3) or X.min() < -0.5 or X.max() > 1.5:
+            return None
+        array = (X.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        return Image.fromarray(array.squeeze(-1) if array.shape[2] == 1 else array)
+
+    # --- the affine step between the explained space and the network's input ------------------
+
+    def _to_input(self, X: Tensor) -> Tensor:
+        if self.space == "input" or self.preprocessing is None:
+            return X
+        return self.preprocessing.from_pixels(X)
+
+    def _to_space(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Δ by the chain rule, and the constant the normalisation adds, (B, K)."""
+        if self.space == "input" or self.preprocessing is None:
+            return weights, None
+        mean, std = (
+            torch.tensor(v, dtype=torch.float64, device=weights.device).reshape(-1, 1, 1)
+            for v in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        exact = weights.double()
+        shift = -(exact * (mean / std)).flatten(2).sum(2)
+        return (exact / std).to(weights.dtype), shift
+
+    def _reference(self, reference: Tensor | float | None, X: Tensor) -> Tensor | None:
+        if reference is None:
+            return None
+        R = torch.as_tensor(reference).to(X)
+        try:
+            R = R.expand(X.shape)
+        except RuntimeError as error:
+            raise InputError(
+                f"the reference of shape {tuple(R.shape)} does not fit images of "
+                f"{tuple(X.shape[1:])}"
+            ) from error
+        if not torch.isfinite(R).all():
+            raise InputError("the reference holds NaN or Inf")
+        return R
+
+    # --- captured programs -------------------------------------------------------------------
+
+    def _program(self, shape: Sequence[int]) -> Program:
+        fingerprint = _fingerprint(self.model)
+        if fingerprint != self._fingerprint:  # trained on, moved or re-loaded since the capture
+            self._programs.clear()
+            self._fingerprint = fingerprint
+        key = tuple(shape)
+        if key not in self._programs:
+            if len(self._programs) >= 4:
+                self._programs.pop(next(iter(self._programs)))
+            self._programs[key] = capture(self.model, key)
+        return self._programs[key]
+
+    def network(self, shape: Sequence[int]) -> Network:
+        """The captured network for images of one shape (C, H, W), with the way into its input."""
+        return Network(self._program(shape), self._to_input)
+
+    def _kind(self) -> tuple[torch.dtype, torch.device]:
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            if tensor.is_floating_point():
+                return tensor.dtype, tensor.device
+        return torch.get_default_dtype(), torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One chunk of images, explained: weights (B, K, C, H, W), bias by site (B, K)."""
+
+    recording: Recording
+    targets: Targets
+    weights: Tensor
+    bias: dict[str, Tensor]
+    variance: Tensor
+
+
+def _rounding_bound(
+    variance: Tensor,
+    score: Tensor,
+    contributions: Tensor,
+    by_site: dict[str, Tensor],
+    dtype: torch.dtype,
+) -> Tensor:
+    """What rounding explains of the residual, (B, K) float64.
+
+    `variance` covers the layers; to it come the roundings of the products Δ·x, of the printed
+    score, and of the bias entries.
+    """
+    products = contributions.double().square().flatten(2).sum(2) * 4
+    biases = sum((value.square() for value in by_site.values()), torch.zeros_like(variance))
+    total = variance + products + biases + score.double().square()
+    return ROUNDING_DEVIATIONS * torch.finfo(dtype).eps / 2 * total.sqrt()
+
+
+def _chunks(X: Tensor, size: int) -> list[tuple[int, Tensor]]:
+    return [(first, X[first : first + size]) for first in range(0, len(X), size)]
+
+
+def _targets_of_rows(target: Any, first: int, count: int) -> Any:
+    """The part of a per-image target list that belongs to a chunk of images."""
+    per_image = isinstance(target, list | tuple) and not isinstance(target[0], str)
+    if isinstance(target, Tensor | np.ndarray):
+        floating = torch.as_tensor(target).is_floating_point()
+        per_image = target.ndim == (2 if floating else 1)
+    return target[first : first + count] if per_image else target
+
+
+def _refuse_nonfinite(logits: Tensor, first: int) -> None:
+    bad = (~torch.isfinite(logits)).any(1).nonzero()
+    if len(bad):
+        raise InputError(f"the network returns NaN or Inf for image {first + int(bad[0])}")
+
+
+def _copied_to(
+    model: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Module:
+    """The model itself, or a converted copy of it when it is asked for elsewhere."""
+    if dtype not in (None, torch.float32, torch.float64):
+        raise InputError(f"dtype {dtype} is too coarse; use torch.float32 or torch.float64")
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    try:
+        target = None if device is None else torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} is not available: {str(error).splitlines()[0]}") from error
+    stays = all(
+        (dtype is None or t.dtype == dtype) and (target is None or t.device == target)
+        for t in tensors
+    )
+    return model if stays else copy.deepcopy(model).to(device=target, dtype=dtype)
+
+
+def _plain_pixels(model: nn.Module) -> Preprocessing:
+    """Photos as they are, grey where the first convolution takes one channel."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = 1 if first is not None and first.in_channels == 1 else 3
+    return Preprocessing(mean=(0.0,) * channels, std=(1.0,) * channels)
+
+
+def _fingerprint(model: nn.Module) -> tuple[Any, ...]:
+    """Changes whenever a weight is replaced, moved or changed in place, or the mode changes."""
+    modes = any(module.training for module in model.modules())
+    tensors = (*model.parameters(), *model.buffers())
+    return modes, *(
+        (id(t), t.data_ptr(), t.dtype, None if t.is_inference() else t._version) for t in tensors
+    )
+
+
+def _own_modes(model: nn.Module) -> ExitStack:
+    """Autocast, inference mode and gradient tracking of the caller do not reach the run."""
+    device = next((p.device.type for p in model.parameters()), "cpu")
+    stack = ExitStack()
+    stack.enter_context(torch.inference_mode(False))
+    stack.enter_context(torch.no_grad())
+    stack.enter_context(torch.autocast(device, enabled=False))
+    return stack

@@ -1,0 +1,410 @@
+"""The result of explaining: a frozen record with everything needed to trust and reuse it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from guidxmage import __version__
+from guidxmage.engine.symbolic import SymbolicModel
+from guidxmage.engine.trail import Trail
+from guidxmage.errors import InputError
+from guidxmage.files import MANIFEST, atomic_folder
+from guidxmage.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from guidxmage.explainer import Explainer
+    from guidxmage.objects import ObjectTable
+    from guidxmage.view import Panel
+
+SCHEMA = "guid-xmage/explanation/1"
+ARRAYS = "arrays.npz"
+
+_TENSORS = (
+    "logits target against score weights contributions bias residual residual_bound input".split()
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why the network gave these images these scores.
+
+    Below, [B,] is there for a batch of images and [K,] for a list of targets, in that order.
+
+    logits ([B,] classes): exactly the network's own. target, against ([B,] [K]): class index and,
+    for a contrast, the class it is compared with; −1 where there is none. score ([B,] [K]):
+    f_t(X). weights ([B,] [K,] C, H, W): the pixel weight matrix Δ_t. contributions: the
+    contribution matrix A_t = Δ_t ⊙ (X − R). bias ([B,] [K]) float64: the rest of the score, and
+    bias_by_layer: call site → its part. residual = score − Σ contributions − bias, beside
+    residual_bound, what rounding explains. exactness: "on region" when the symbolic model is exact
+    wherever the trail is followed. trail: the decisions taken. symbolic_model: f(Z) = ⟨Δ, Z⟩ + b.
+    input: X in the explained `space` ("pixels" in [0, 1], or the network's "input").
+    """
+
+    logits: Tensor
+    target: Tensor
+    against: Tensor
+    score: Tensor
+    weights: Tensor
+    contributions: Tensor
+    bias: Tensor
+    bias_by_layer: dict[str, Tensor]
+    residual: Tensor
+    residual_bound: Tensor
+    exactness: str
+    trail: Trail
+    symbolic_model: SymbolicModel
+    input: Tensor
+    pictures: tuple[Image.Image | None, ...]
+    space: str
+    labels: tuple[str, ...] | None
+    model_name: str
+    weights_source: str
+    preprocessing: Preprocessing | None
+
+    # --- axes --------------------------------------------------------------------------------
+
+    @property
+    def batched(self) -> bool:
+        """Whether there is an image axis."""
+        return self.symbolic_model.batched
+
+    @property
+    def several(self) -> bool:
+        """Whether there is a target axis."""
+        return self.symbolic_model.several
+
+    def __len__(self) -> int:
+        if not self.batched and not self.several:
+            raise TypeError("the explanation of one image and one target has no length")
+        return len(self.score)
+
+    def __getitem__(self, index: int) -> Explanation:
+        """One image of a batch, or one target of a list for a single image."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range for {len(self)}")
+        index %= len(self)
+        return self._of_image(index) if self.batched else self._of_target(index)
+
+    def __iter__(self) -> Iterator[Explanation]:
+        return (self[index] for index in range(len(self)))
+
+    def split(self) -> list[Explanation]:
+        """One explanation per image and target, images first."""
+        if not self.batched and not self.several:
+            return [self]
+        return [single for part in self for single in part.split()]
+
+    def _of_image(self, index: int) -> Explanation:
+        model = self.symbolic_model
+        trail = self.trail.image(index)
+        return replace(
+            self,
+            **{name: getattr(self, name)[index] for name in _TENSORS},
+            bias_by_layer={site: value[index] for site, value in self.bias_by_layer.items()},
+            pictures=(self.pictures[index],),
+            trail=trail,
+            symbolic_model=replace(
+                model,
+                weights=model.weights[index],
+                bias=model.bias[index],
+                trail=trail,
+                cotangent=model.cotangent[:, index : index + 1],
+                batched=False,
+            ),
+        )
+
+    def _of_target(self, index: int) -> Explanation:
+        model = self.symbolic_model
+        per_target = [name for name in _TENSORS if name not in ("logits", "input")]
+        return replace(
+            self,
+            **{name: getattr(self, name)[index] for name in per_target},
+            bias_by_layer={site: value[index] for site, value in self.bias_by_layer.items()},
+            symbolic_model=replace(
+                model,
+                weights=model.weights[index],
+                bias=model.bias[index],
+                cotangent=model.cotangent[index : index + 1],
+                several=False,
+            ),
+        )
+
+    # --- reading -----------------------------------------------------------------------------
+
+    @property
+    def target_name(self) -> str | list[Any]:
+        """The name of what was explained, nested like `target`."""
+        if self.batched or self.several:
+            return [part.target_name for part in self]
+        name = self._class_name(int(self.target))
+        if int(self.against) >= 0:
+            return f"{name} rather than {self._class_name(int(self.against))}"
+        return name
+
+    def _class_name(self, index: int) -> str:
+        if index < 0:
+            return "cotangent"
+        if self.labels is not None and index < len(self.labels):
+            return self.labels[index]
+        return f"class {index}"
+
+    def top(self, k: int = 5) -> list[tuple[int, str, float]]:
+        """The k best classes of a single image: (index, name, logit)."""
+        if self.batched:
+            raise InputError("top() is for one image; index the explanation first")
+        best = self.logits.topk(min(k, len(self.logits)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [(index, self._class_name(index), value) for index, value in pairs]
+
+    def pixel_contributions(self) -> Tensor:
+        """Contributions summed over channels, ([B,] [K,] H, W)."""
+        return self.contributions.sum(self.batched + self.several)
+
+    def objects(self, regions: Any = "auto") -> ObjectTable | list[ObjectTable]:
+        """Contribution of each object of a single image (a list of tables for several targets).
+
+        regions: anything `read_regions` accepts (label map, masks, annotation file), at the size of
+        the photo or of the network's input; "auto" segments the picture into a few regions.
+        """
+        if self.batched:
+            raise InputError("objects() is for one image; index the explanation first")
+        if self.several:
+            return [part.objects(regions) for part in self]  # type: ignore[misc]
+        from guidxmage.objects import object_table
+
+        return object_table(self.contributions.cpu().numpy(), self.regions(regions))
+
+    def regions(self, regions: Any = "auto") -> Any:
+        """Objects as regions of the network's input, for `objects()` and `figure()`."""
+        from guidxmage.regions import Regions, read_regions
+
+        if isinstance(regions, str) and regions == "auto":
+            from guidxmage.segmentation import segment_image
+
+            if self.pictures[0] is None:
+                raise InputError("there is no picture to segment; pass masks of the objects")
+            return segment_image(self.pictures[0])
+        found = regions if isinstance(regions, Regions) else read_regions(regions)
+        size = tuple(self.contributions.shape[-2:])
+        if found.labels.shape != size and self.preprocessing is not None:
+            found = found.cropped(self.preprocessing)
+        return found
+
+    def __repr__(self) -> str:
+        lines = [f"Explanation of {self.model_name}, {self.space} space, exact {self.exactness}"]
+        for part in self.split()[:10]:
+            lines.append(f"  {part._line()}")
+        if len(self.split()) > 10:
+            lines.append(f"  … {len(self.split()) - 10} more")
+        return "\n".join(lines)
+
+    def _line(self) -> str:
+        total = float(self.contributions.sum(dtype=torch.float64))
+        return (
+            f"{self.target_name}: score {float(self.score):.4f} = Σ pixels {total:.4f} + bias "
+            f"{float(self.bias):.4f} (residual {float(self.residual):.1e}, "
+            f"bound {float(self.residual_bound):.1e})"
+        )
+
+    # --- pictures ----------------------------------------------------------------------------
+
+    def figure(
+        self, regions: Any = None, *, scale: float | None = None, style: str = "bands"
+    ) -> Figure:
+        """Input, distribution map, saliency map and values of the objects; a row for each target.
+
+        regions: as for `objects()`. scale: shares one colour scale between several figures.
+        """
+        from guidxmage.view import figure
+
+        return figure(self.panels(regions), title=self._title(), scale=scale, style=style)
+
+    def panels(self, regions: Any = None) -> list[Panel]:
+        """The data behind `figure()`, one panel per image and target."""
+        from guidxmage.objects import object_table
+        from guidxmage.view import Panel
+
+        panels = []
+        for part in self.split():
+            contributions = part.contributions.double().cpu().numpy()
+            found = None if regions is None else part.regions(regions)
+            panels.append(
+                Panel(
+                    image=part.pictures[0],
+                    contributions=contributions,
+                    class_name=str(part.target_name),
+                    target=int(part.target) if int(part.target) >= 0 else None,
+                    score=float(part.score),
+                    bias=float(part.bias),
+                    residual=float(part.residual),
+                    residual_bound=float(part.residual_bound),
+                    exactness=part.exactness,
+                    objects=None if found is None else object_table(contributions, found),
+                    labels=None if found is None else found.labels,
+                )
+            )
+        return panels
+
+    def _title(self) -> str:
+        return f"{self.model_name} ({self.weights_source})" if self.weights_source else self.model_name
+
+    def _repr_html_(self) -> str:
+        from guidxmage.view import panel_html
+
+        shown = self.split()[:4]
+        panels = [panel for part in shown for panel in part.panels()]
+        return panel_html(panels, self._title())
+
+    # --- files -------------------------------------------------------------------------------
+
+    def manifest(self) -> dict[str, Any]:
+        """Everything but the arrays, ready for JSON."""
+        return {
+            "schema": SCHEMA,
+            "versions": {
+                "guid-xmage": __version__,
+                "torch": str(torch.__version__),
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            "model": {
+                "name": self.model_name,
+                "weights": self.weights_source,
+                "classes": self.logits.shape[-1],
+                "labels": self.labels,
+            },
+            "space": self.space,
+            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
+            "input_shape": list(self.input.shape[self.batched :]),
+            "batched": self.batched,
+            "several": self.several,
+            "exactness": self.exactness,
+            "trail": {
+                "call_sites": len(self.trail),
+                "decisions_per_image": self.trail.count,
+                "bytes": self.trail.nbytes,
+                **self.trail.header,
+            },
+            "results": [part._result() for part in self.split()],
+        }
+
+    def _result(self) -> dict[str, Any]:
+        against = int(self.against)
+        return {
+            "target": int(self.target),
+            "against": against if against >= 0 else None,
+            "name": self.target_name,
+            "score": float(self.score),
+            "contribution_sum": float(self.contributions.sum(dtype=torch.float64)),
+            "bias": float(self.bias),
+            "residual": float(self.residual),
+            "residual_bound": float(self.residual_bound),
+            "bias_by_layer": {site: float(value) for site, value in self.bias_by_layer.items()},
+        }
+
+    def save(self, path: str | Path, *, extra: dict[str, Any] | None = None) -> Path:
+        """Write a folder with manifest.json and arrays.npz (plain NumPy arrays, no pickle).
+
+        The folder appears whole or not at all; an earlier explanation there is replaced. `extra`
+        entries join the manifest. Raises InputError when the folder cannot be written.
+        """
+        path = Path(path)
+        with atomic_folder(path) as folder:
+            self.write_into(folder, extra)
+        return path
+
+    def write_into(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
+        """Write manifest and arrays into an existing folder."""
+        manifest = {**self.manifest(), **(extra or {}), "arrays": ARRAYS}
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        np.savez(folder / ARRAYS, **self._arrays())
+
+    def _arrays(self) -> dict[str, Any]:
+        arrays = {name: getattr(self, name).cpu().numpy() for name in _TENSORS}
+        arrays["cotangent"] = self.symbolic_model.cotangent.cpu().numpy()
+        arrays["model_bias"] = self.symbolic_model.bias.cpu().numpy()
+        arrays["bias_values"] = np.stack([v.cpu().numpy() for v in self.bias_by_layer.values()])
+        sites = json.dumps(list(self.bias_by_layer))
+        arrays["bias_sites"] = np.frombuffer(sites.encode(), dtype=np.uint8)
+        for number, picture in enumerate(self.pictures):
+            if picture is not None:
+                arrays[f"picture.{number}"] = np.asarray(picture)
+        return {**arrays, **self.trail.to_arrays()}
+
+    @classmethod
+    def load(cls, path: str | Path, explainer: Explainer | None = None) -> Explanation:
+        """Read a saved explanation; with the explainer that made it, trails can be compared again.
+
+        Raises InputError when the folder holds no explanation or a damaged one.
+        """
+        folder = Path(path)
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            if manifest.get("schema") != SCHEMA:
+                raise InputError(f"{folder} holds {manifest.get('schema')!r}, not {SCHEMA!r}")
+            with np.load(folder / ARRAYS, allow_pickle=False) as stored:
+                arrays = dict(stored)
+            return cls._from_parts(manifest, arrays, explainer)
+        except FileNotFoundError as error:
+            raise InputError(f"{folder} holds no saved explanation: no {error.filename}") from error
+        except InputError:
+            raise
+        except Exception as error:  # zip, JSON and NumPy each raise their own kinds
+            raise InputError(f"the explanation in {folder} is damaged: {error}") from error
+
+    @classmethod
+    def _from_parts(
+        cls, manifest: dict[str, Any], arrays: dict[str, Any], explainer: Explainer | None
+    ) -> Explanation:
+        tensors = {name: torch.from_numpy(arrays[name]) for name in _TENSORS}
+        trail = Trail.from_arrays(arrays)
+        sites = json.loads(arrays["bias_sites"].tobytes().decode())
+        network = None
+        if explainer is not None:
+            network = explainer.network(manifest["input_shape"])
+        model = SymbolicModel(
+            weights=tensors["weights"],
+            bias=torch.from_numpy(arrays["model_bias"]),
+            trail=trail,
+            cotangent=torch.from_numpy(arrays["cotangent"]),
+            batched=manifest["batched"],
+            several=manifest["several"],
+            network=network,
+        )
+        described = manifest["preprocessing"]
+        labels = manifest["model"]["labels"]
+        return cls(
+            **tensors,
+            bias_by_layer={
+                site: torch.from_numpy(value)
+                for site, value in zip(sites, arrays["bias_values"], strict=True)
+            },
+            exactness=manifest["exactness"],
+            trail=trail,
+            symbolic_model=model,
+            pictures=tuple(_picture(arrays.get(f"picture.{n}")) for n in range(trail.rows)),
+            space=manifest["space"],
+            labels=None if labels is None else tuple(labels),
+            model_name=manifest["model"]["name"],
+            weights_source=manifest["model"]["weights"],
+            preprocessing=Preprocessing.from_dict(described) if described else None,
+        )
+
+
+def _picture(array: Any) -> Image.Image | None:
+    return None if array is None else Image.fromarray(array)
+
+

@@ -1,0 +1,186 @@
+"""Photos from files, folders, Pillow images and arrays, always 8-bit and upright."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from guidxmage.errors import InputError
+
+ImageSource = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""File name endings (lower case) that ``find_images`` looks for in folders."""
+
+
+def read_image(source: ImageSource, mode: Literal["RGB", "L"] = "RGB") -> Image.Image:
+    """A new 8-bit image in ``mode``, turned upright by its EXIF orientation.
+
+    ``source``: a path, a Pillow image, or an array (H, W) or (H, W, 1, 3 or 4) of uint8 in 0–255,
+    uint16 in 0–65535 or floats in 0–1. Transparent pixels are laid over white; animations give
+    their first frame; deeper images are scaled to 8 bits, never clipped (see ``_from_deep``).
+    Raises InputError when there is no file, or it is no image, damaged, or huge.
+    """
+    if mode not in ("RGB", "L"):
+        raise InputError(f"image mode {mode!r} is not known; choose 'RGB' or 'L'")
+    if isinstance(source, np.ndarray):
+        return _flatten(_from_array(source), mode)
+    if isinstance(source, Image.Image):
+        return _to_8_bit(_upright(source, "the image"), "the image", mode)
+    if isinstance(source, (str, os.PathLike)):
+        return _to_8_bit(load_image(Path(source)), str(source), mode)
+    raise InputError(
+        f"cannot read an image from {type(source).__name__}; "
+        "give a path, a Pillow image or a NumPy array"
+    )
+
+
+def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Files as given, and for each folder the images in it and below it, sorted by path.
+
+    Hidden files and folders are skipped, repeated files are listed once. Raises InputError for a
+    path that does not exist and for a folder without images.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"{path} does not exist")
+        for file in _images_below(path) if path.is_dir() else [path]:
+            found.setdefault(os.path.abspath(file), file)
+    return list(found.values())
+
+
+def _images_below(folder: Path) -> Sequence[Path]:
+    images: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images += [
+            Path(parent, name)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        ]
+    if not images:
+        endings = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise InputError(f"{folder} holds no images; looked for files ending in {endings}")
+    return sorted(images)
+
+
+def load_image(path: Path) -> Image.Image:
+    """The file's image in its own Pillow mode, upright; see ``read_image`` for what is refused."""
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give an image file")
+        if not path.is_file():
+            raise InputError(f"{path} does not exist or is not a file")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty")
+        with Image.open(path) as opened:
+            return _upright(opened, str(path))
+    except InputError:
+        raise
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is not an image in a format that Pillow can read") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{path} is too large to be a photo; scale it down first") from None
+    # Pillow's plugins let struct, index, syntax and zlib errors through on malformed headers.
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as an image ({error})") from error
+
+
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    """A decoded, upright copy; errors say ``name``."""
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    except Exception as error:
+        raise InputError(f"{name} is damaged or incomplete ({error})") from error
+    if 0 in upright.size:
+        width, height = upright.size
+        raise InputError(f"{name} has no pixels (its size is {width}×{height})")
+    return upright
+
+
+def _to_8_bit(image: Image.Image, name: str, mode: Literal["RGB", "L"]) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        image = _from_deep(np.asarray(image), name)
+    return _flatten(image, mode)
+
+
+def _flatten(image: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
+    """8-bit image of any Pillow mode → ``mode``; transparency over white."""
+    if image.has_transparency_data:
+        if image.mode == "La":
+            image = image.convert("LA")
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode not in ("RGB", "L"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return image.convert(mode)
+
+
+def _from_deep(values: npt.NDArray[Any], name: str) -> Image.Image:
+    """16- or 32-bit grey values (H, W) → 8-bit grey.
+
+    The range is 0–65535 for 16-bit images. 32-bit images do not say theirs: it is the first of
+    0–1 (floats), 0–255 and 0–65535 that holds all values, else the image's own.
+    """
+    if not np.isfinite(values).all():
+        raise InputError(f"{name} has NaN or infinite pixels; replace them first")
+    numbers = values.astype(np.float64)
+    low, high = float(numbers.min()), float(numbers.max())
+    if values.dtype.itemsize == 2:
+        tops = [65535.0]
+    else:
+        tops = [1.0, 255.0, 65535.0] if values.dtype.kind == "f" else [255.0, 65535.0]
+    fitting = [top for top in tops if low >= 0 and high <= top]
+    if fitting:
+        low, high = 0.0, fitting[0]
+    # A constant image outside of every known range has no contrast: black.
+    scaled = (numbers - low) / (high - low) * 255 if high > low else np.zeros_like(numbers)
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def _from_array(array: npt.NDArray[Any]) -> Image.Image:
+    _check_array_shape(array.shape)
+    if array.dtype == np.uint8:
+        pixels = array
+    elif array.dtype == np.uint16:
+        pixels = np.rint(array / 257.0).astype(np.uint8)
+    elif array.dtype.kind == "f":
+        # Written so that NaN fails too.
+        if not ((array >= 0) & (array <= 1)).all():
+            raise InputError(
+                "float image arrays hold values in 0–1, but this one holds values outside "
+                "(or NaN); divide by its maximum, or convert to uint8"
+            )
+        pixels = np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+    else:
+        raise InputError(
+            f"image arrays are uint8, uint16 or float in 0–1, not {array.dtype}; "
+            "convert with array.astype(np.uint8)"
+        )
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _check_array_shape(shape: tuple[int, ...]) -> None:
+    order = f"image arrays are height×width×channels, but this one has shape {shape}"
+    if 0 in shape:
+        raise InputError(f"{order}, which holds no pixels")
+    if len(shape) == 4:
+        raise InputError(f"{order}, which looks like a batch; give one image at a time")
+    if len(shape) not in (2, 3):
+        raise InputError(f"{order}; give two or three dimensions")
+    if len(shape) == 3 and shape[2] not in (1, 3, 4):
+        if shape[0] in (1, 3, 4):
+            raise InputError(f"{order}, which looks channels-first; use array.transpose(1, 2, 0)")
+        raise InputError(f"{order}; give 1, 3 or 4 channels")

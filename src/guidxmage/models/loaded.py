@@ -1,0 +1,27 @@
+"""A network that is ready to be explained, with all that belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import Tensor, nn
+
+from guidxmage.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A classifier in evaluation mode, its preprocessing, class names, and where they come from.
+
+    ``preprocessing`` is None or any callable only for networks from the user's own code.
+    ``labels``: one name per class, or None where they are unknown. ``weights``: for example
+    "torchvision IMAGENET1K_V2", "file resnet50.pth" or "random, seed 0".
+    """
+
+    model: nn.Module
+    name: str
+    preprocessing: Preprocessing | Callable[[Image.Image], Tensor] | None
+    labels: tuple[str, ...] | None
+    weights: str

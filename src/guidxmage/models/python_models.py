@@ -1,0 +1,106 @@
+"""Networks from the user's own Python code, named as "package.module:callable"."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from importlib import util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from guidxmage.errors import InputError
+from guidxmage.models.loaded import LoadedModel
+from guidxmage.preprocessing import describe_preprocessing
+
+
+def load_python_model(spec: str) -> LoadedModel:
+    """Call the user's factory "package.module:callable" or "file.py:callable", without arguments.
+
+    It returns an nn.Module, or an nn.Module and its preprocessing (a Preprocessing or any callable
+    from a PIL image to a (C, H, W) tensor). The model is put into evaluation mode. This runs the
+    user's code. Raises InputError when the spec or what the code returns cannot be used.
+    """
+    where, _, name = spec.rpartition(":")
+    if not where or not name:
+        raise InputError(
+            f"{spec!r} does not name a network; "
+            "write 'package.module:callable' or 'file.py:callable'"
+        )
+    factory = _attribute(_module(where), name, where)
+    if not callable(factory):
+        raise InputError(f"{name!r} in {where} is not a function that makes a network")
+    model, preprocessing = _parts(_called(factory, spec), spec)
+    if preprocessing is not None and not callable(preprocessing):
+        raise InputError(f"the preprocessing that {spec} returned cannot be called with an image")
+    return LoadedModel(
+        model=model.eval(),
+        name=name,
+        preprocessing=describe_preprocessing(preprocessing) or preprocessing,
+        labels=None,
+        weights=f"made by {spec}",
+    )
+
+
+def _module(where: str) -> ModuleType:
+    is_file = where.endswith(".py")
+    if is_file and not Path(where).is_file():
+        raise InputError(f"there is no Python file {where}")
+    try:
+        return _run_file(Path(where)) if is_file else importlib.import_module(where)
+    except Exception as error:  # the user's code raises what it likes
+        raise InputError(f"{where} cannot be imported: {_said(error)}") from error
+
+
+def _run_file(file: Path) -> ModuleType:
+    """Import a file by its path, under a name that hides no installed module."""
+    name = f"_guidxmage_user_{file.stem}"
+    spec = util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    # Dataclasses and pickling look their module up by name.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _attribute(module: ModuleType, name: str, where: str) -> Any:
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"{where} has no {name!r}")
+        found = getattr(found, part)
+    return found
+
+
+def _called(factory: Callable[[], Any], spec: str) -> Any:
+    # A module-level network is callable too, but with images.
+    if isinstance(factory, nn.Module):
+        return factory
+    try:
+        return factory()
+    except Exception as error:  # the user's code raises what it likes
+        raise InputError(f"{spec} failed: {_said(error)}") from error
+
+
+def _parts(made: Any, spec: str) -> tuple[nn.Module, Any]:
+    model, preprocessing = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{spec} returned a {type(model).__name__} where an nn.Module, or an nn.Module and "
+            "its preprocessing, is expected"
+        )
+    return model, preprocessing
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

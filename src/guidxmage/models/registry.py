@@ -1,0 +1,166 @@
+"""Networks by name: what there is, and loading one with published, local or random weights."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.models.architecture import Architecture, Source
+from guidxmage.models.bundled import bundled_architecture, bundled_names
+from guidxmage.models.calibration import (
+    calibrate_batch_norm,
+    natural_like_images,
+    vary_weights,
+)
+from guidxmage.models.labels import imagenet_labels, read_labels
+from guidxmage.models.loaded import LoadedModel
+from guidxmage.models.torchvision_models import torchvision_architecture, torchvision_names
+from guidxmage.models.weights import StateDict, load_weights, read_weights
+
+_IMAGENET_CLASSES = 1000
+_CALIBRATION_IMAGES = 4
+# Larger images would make calibration slow and change the statistics little.
+_CALIBRATION_SIDE = 224
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One line of the list of networks.
+
+    ``piecewise_linear``: explanations hold on a region, not only at the image. ``input_size``: side
+    of the square images it was made for. ``available_offline``: no download is needed for its
+    published weights.
+    """
+
+    name: str
+    source: Source
+    piecewise_linear: bool
+    input_size: int
+    available_offline: bool
+
+
+def available_models() -> list[ModelInfo]:
+    """All networks that ``load_model`` knows by name; torchvision's only where it is installed."""
+    found = [bundled_architecture(name) for name in bundled_names()]
+    found += [torchvision_architecture(name) for name in _torchvision_names()]
+    return [
+        ModelInfo(
+            name=architecture.name,
+            source=architecture.source,
+            piecewise_linear=architecture.piecewise_linear,
+            input_size=architecture.input_size,
+            available_offline=architecture.published.available_offline,
+        )
+        for architecture in found
+    ]
+
+
+def load_model(
+    name: str = "efficientnet_lite0",
+    *,
+    weights: str | os.PathLike[str] = "default",
+    labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> LoadedModel:
+    """A classifier by name (see ``available_models``), in evaluation mode, on the CPU, float32.
+
+    ``weights``: "default" for the published ones, the path of a .pth, .pt or .safetensors file with
+    a state dict (it also tells the number of classes), or "none" for random weights drawn with
+    ``seed``, with realistic batch-norm statistics. ``labels``: class names or a file of them;
+    ImageNet's are used for 1000 classes. The global RNG is not touched. Raises InputError for an
+    unknown name and for weights or labels that cannot be had or do not fit.
+    """
+    architecture = _architecture(name)
+    if weights == "default":
+        model = _with_weights(
+            architecture, architecture.published.read(), "the published weight file"
+        )
+        description = architecture.published.description
+    elif weights == "none":
+        model = _random(architecture, seed)
+        description = f"random, seed {seed}"
+    else:
+        model = _with_weights(architecture, read_weights(weights), str(weights))
+        description = f"file {Path(weights).name}"
+    return LoadedModel(
+        model=model.eval(),
+        name=architecture.name,
+        preprocessing=architecture.preprocessing,
+        labels=_labels(labels, _classes(model.state_dict())),
+        weights=description,
+    )
+
+
+def _torchvision_names() -> list[str]:
+    try:
+        return torchvision_names()
+    except MissingExtraError:
+        return []
+
+
+def _architecture(name: str) -> Architecture:
+    wanted = name.lower().replace("-", "_")
+    if wanted in bundled_names():
+        return bundled_architecture(wanted)
+    # Without torchvision, its networks cannot be told from typing errors.
+    known = torchvision_names()
+    if wanted in known:
+        return torchvision_architecture(wanted)
+    close = difflib.get_close_matches(wanted, [*bundled_names(), *known], n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else "see available_models()"
+    raise InputError(f"there is no network called {name!r}; {hint}")
+
+
+def _with_weights(architecture: Architecture, weights: StateDict, source: str) -> nn.Module:
+    adapted = architecture.adapt(weights)
+    model = _built(architecture, _IMAGENET_CLASSES)
+    head = _head(model.state_dict())
+    if head in adapted and adapted[head].shape not in ((), (_IMAGENET_CLASSES,)):
+        model = _built(architecture, len(adapted[head]))
+    load_weights(model, adapted, name=architecture.name, source=source)
+    return model
+
+
+def _random(architecture: Architecture, seed: int) -> nn.Module:
+    model = _built(architecture, _IMAGENET_CLASSES, seed)
+    generator = torch.Generator().manual_seed(seed)
+    vary_weights(model, generator)
+    side = min(architecture.input_size, _CALIBRATION_SIDE)
+    pixels = natural_like_images(_CALIBRATION_IMAGES, side, generator)
+    calibrate_batch_norm(model, architecture.preprocessing.from_pixels(pixels))
+    return model
+
+
+def _built(architecture: Architecture, num_classes: int, seed: int = 0) -> nn.Module:
+    """The network with drawn weights; layers draw from the global RNG, which is put back."""
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would reseed the accelerators too.
+        torch.default_generator.manual_seed(seed)
+        return architecture.build(num_classes)
+
+
+def _head(weights: StateDict | dict[str, torch.Tensor]) -> str:
+    """Name of the bias of the layer that computes the scores: all networks define it last."""
+    return next(reversed(weights))
+
+
+def _classes(weights: dict[str, torch.Tensor]) -> int:
+    return len(weights[_head(weights)])
+
+
+def _labels(
+    given: Sequence[str] | str | os.PathLike[str] | None, classes: int
+) -> tuple[str, ...] | None:
+    if given is None:
+        return imagenet_labels() if classes == _IMAGENET_CLASSES else None
+    labels = read_labels(given) if isinstance(given, (str, os.PathLike)) else tuple(given)
+    if len(labels) != classes:
+        raise InputError(f"there are {len(labels)} labels for a network with {classes} classes")
+    return labels

@@ -1,0 +1,162 @@
+"""Reading weight files (.pth, .pt, .safetensors) without running code; loading them strictly."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guidxmage.errors import InputError, MissingExtraError
+
+StateDict = OrderedDict[str, Tensor]
+
+# Under which training scripts keep the weights among epoch, optimiser and settings.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+
+
+def read_weights(path: str | os.PathLike[str]) -> StateDict:
+    """The named tensors of a weight file, on the CPU.
+
+    Checkpoints {'state_dict': …} and {'model': …} are unwrapped, and the prefix 'module.' of
+    data-parallel training is removed. Raises InputError for a file that is missing, empty,
+    damaged, holds pickled objects (they are never run), or has NaN or infinite values.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"there is no weight file {file}")
+    if file.stat().st_size == 0:
+        raise InputError(f"the weight file {file} is empty")
+    reader = _read_safetensors if file.suffix.lower() == ".safetensors" else _read_pth
+    weights = _without_prefix(_unwrapped(reader(file), file))
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"the weight file {file} holds NaN or infinite values in {name!r}")
+    return weights
+
+
+def _read_safetensors(file: Path) -> Any:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ModuleNotFoundError:
+        raise MissingExtraError("safetensors", "vision") from None
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(file, error) from error
+
+
+def _read_pth(file: Path) -> Any:
+    try:
+        # Training scripts often keep their command line, a plain record, beside the weights.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    # On a malformed file the unpickler raises whatever it stumbles over, KeyError for instance.
+    except Exception as error:
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        what = foreign[1] if foreign else "TorchScript" if "TorchScript" in str(error) else None
+        if what is None:
+            raise _damaged(file, error) from error
+        raise InputError(
+            f"{file} holds pickled objects ({what}), which could run code when loaded; "
+            "save only the weights: torch.save(model.state_dict(), path)"
+        ) from None
+
+
+def _damaged(file: Path, error: Exception) -> InputError:
+    lines = str(error).splitlines() or [type(error).__name__]
+    reason = "" if isinstance(error, KeyError) or "Weights only" in lines[0] else f" ({lines[0]})"
+    return InputError(f"{file} is damaged or not a weight file{reason}")
+
+
+def _unwrapped(content: Any, file: Path) -> Mapping[str, Tensor]:
+    """The first mapping of names to tensors in a checkpoint."""
+    candidates = [content]
+    if isinstance(content, Mapping):
+        candidates += [content[key] for key in _WRAPPERS if key in content]
+    for candidate in candidates:
+        if _is_state_dict(candidate):
+            return candidate  # type: ignore[no-any-return]
+    raise InputError(
+        f"{file} does not hold named weights but {_described(content)}; "
+        "save them with torch.save(model.state_dict(), path)"
+    )
+
+
+def _is_state_dict(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    )
+
+
+def _described(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    names = ", ".join(repr(str(key)) for key in list(content)[:4])
+    return f"entries called {names}" if names else "nothing"
+
+
+def _without_prefix(weights: Mapping[str, Tensor]) -> StateDict:
+    prefix = "module." if all(name.startswith("module.") for name in weights) else ""
+    return with_version(
+        OrderedDict((name.removeprefix(prefix), tensor) for name, tensor in weights.items()),
+        None if prefix else weights,
+    )
+
+
+def with_version(renamed: StateDict, original: Mapping[str, Tensor] | None) -> StateDict:
+    """The renamed weights with the layer versions that torch.save noted down in the original."""
+    if (metadata := getattr(original, "_metadata", None)) is not None:
+        renamed._metadata = metadata  # type: ignore[attr-defined]
+    return renamed
+
+
+def load_weights(model: nn.Module, weights: StateDict, *, name: str, source: str) -> None:
+    """Load strictly: every tensor of the network from the file, no tensor left over.
+
+    ``name`` and ``source`` are what an InputError calls the network and the file.
+    """
+    own = model.state_dict()
+    complete = with_version(OrderedDict(weights), weights)
+    for key, tensor in own.items():
+        # Counters of training steps, which old files lack and evaluation does not use.
+        if key.endswith("num_batches_tracked"):
+            complete.setdefault(key, tensor)
+    if misfit := _misfit(own, complete, name):
+        raise InputError(f"{source} does not fit {name}: {misfit}")
+    if not hasattr(complete, "_metadata"):
+        with_version(complete, own)
+    model.load_state_dict(complete, strict=True)
+
+
+def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str) -> str | None:
+    """The first missing, unexpected or mis-shaped tensor, or None."""
+    missing = [key for key in own if key not in given]
+    unexpected = [key for key in given if key not in own]
+    reshaped = [key for key in own if key in given and own[key].shape != given[key].shape]
+    if missing:
+        return f"{missing[0]!r}{_more(missing)} is missing" + (
+            f", and {unexpected[0]!r}{_more(unexpected)} is not part of it" if unexpected else ""
+        )
+    if unexpected:
+        return f"{unexpected[0]!r}{_more(unexpected)} is not part of it"
+    if reshaped:
+        key = reshaped[0]
+        given_shape, own_shape = (list(tensors[key].shape) for tensors in (given, own))
+        return f"{key!r} has shape {given_shape} where {name} has {own_shape}"
+    return None
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

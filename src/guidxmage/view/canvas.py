@@ -1,0 +1,139 @@
+"""A figure on which everything is placed in pixels from the upper left corner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.view.colors import RGB, FloatMap
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 150
+TALLEST = 60_000
+"""The Agg renderer draws at most 2¹⁶ pixels in each direction."""
+
+INK, FAINT_INK, RULE = "#1a1a1a", "#555555", "#d5d5d5"
+
+
+class Canvas:
+    """A matplotlib Figure of so many pixels, drawn without pyplot or global settings."""
+
+    def __init__(self, width: int, height: int) -> None:
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise MissingExtraError("matplotlib", "view") from error
+        if height > TALLEST:
+            raise InputError("too many rows for one figure; draw fewer panels in each.")
+        self.width, self.height = width, height
+        size = (width / DPI, height / DPI)
+        self.figure: Figure = Figure(figsize=size, dpi=DPI, facecolor="white")
+        self.figure.set_layout_engine("none")
+        FigureCanvasAgg(self.figure)
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Empty axes without frame or ticks."""
+        box = (
+            left / self.width,
+            1 - (top + height) / self.height,
+            width / self.width,
+            height / self.height,
+        )
+        axes = self.figure.add_axes(box)
+        axes.set_axis_off()
+        return axes
+
+    def text(self, left: float, top: float, text: str, size: float = 9, **style: Any) -> None:
+        """Literal text (no mathematics markup), its upper left corner at the given place."""
+        style = {"color": INK, "ha": "left", "va": "top"} | style
+        self.figure.text(
+            left / self.width,
+            1 - top / self.height,
+            text,
+            fontsize=size,
+            parse_math=False,
+            usetex=False,
+            **style,
+        )
+
+    def picture(self, pixels: RGB, left: float, top: float, width: int, height: int) -> Axes:
+        """A picture, each of its pixels a rectangle of one colour."""
+        axes = self.axes(left, top, width, height)
+        axes.imshow(
+            pixels, interpolation="none", aspect="auto", origin="upper", extent=(0, 1, 0, 1)
+        )
+        return axes
+
+    def rule(self, left: float, top: float, width: float) -> None:
+        """A thin horizontal line."""
+        from matplotlib.lines import Line2D
+
+        y = 1 - top / self.height
+        ends = (left / self.width, (left + width) / self.width)
+        self.figure.add_artist(Line2D(ends, (y, y), color=RULE, linewidth=0.8))
+
+
+def fitted(shape: tuple[int, ...], box: int) -> tuple[int, int]:
+    """The height and width at which an image (H, W) fills a square box, at least one pixel."""
+    height, width = shape
+    factor = box / max(height, width)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def strongest(values: FloatMap, shape: tuple[int, int]) -> FloatMap:
+    """A map reduced to at most the given shape, so that a single strong pixel stays visible.
+
+    Each value is the one of largest magnitude among those it stands for.
+    """
+    highest, lowest = values, values
+    for axis, size in enumerate(shape):
+        starts = _bin_starts(values.shape[axis], size)
+        highest = np.maximum.reduceat(highest, starts, axis=axis)
+        lowest = np.minimum.reduceat(lowest, starts, axis=axis)
+    return np.where(highest >= -lowest, highest, lowest)
+
+
+def average(values: FloatMap, shape: tuple[int, int]) -> FloatMap:
+    """A map reduced to at most the given shape by averaging."""
+    for axis, size in enumerate(shape):
+        length = values.shape[axis]
+        starts = _bin_starts(length, size)
+        counts = np.diff(np.append(starts, length))
+        sums = np.add.reduceat(values, starts, axis=axis)
+        values = sums / (counts[:, None] if axis == 0 else counts)
+    return values
+
+
+def _bin_starts(length: int, size: int) -> npt.NDArray[np.intp]:
+    bins = min(length, size)
+    return np.arange(bins) * length // bins
+
+
+def outlined(pixels: RGB, labels: npt.NDArray[Any] | None, shape: tuple[int, int]) -> RGB:
+    """A picture enlarged to a shape (H, W), with white lines between regions of labels (h, w).
+
+    Without labels it is returned as it is.
+    """
+    if labels is None:
+        return pixels
+    labels = np.asarray(labels)
+    large: RGB = pixels[_nearest(pixels.shape, shape)]
+    regions = labels[_nearest(labels.shape, shape)]
+    border = np.zeros(shape, dtype=bool)
+    border[:-1] |= regions[:-1] != regions[1:]
+    border[:, :-1] |= regions[:, :-1] != regions[:, 1:]
+    large[border] = 255
+    return large
+
+
+def _nearest(source: tuple[int, ...], shape: tuple[int, int]) -> tuple[npt.NDArray[Any], ...]:
+    """Indices that take the nearest elements of an array (h, w, …) for a shape (H, W)."""
+    rows, columns = (np.arange(n) * m // n for n, m in zip(shape, source, strict=False))
+    return np.ix_(rows, columns)

@@ -1,0 +1,153 @@
+"""The figure of an explanation: input, distribution map, saliency map, contribution values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from guidxmage.errors import InputError
+from guidxmage.view.bars import BAR_HEIGHT, Bars, draw_bars
+from guidxmage.view.canvas import FAINT_INK, Canvas, average, fitted, outlined, strongest
+from guidxmage.view.colors import RGB, FloatMap, Style, check_scale, colorize, shared_scale
+from guidxmage.view.legend import LEGEND_HEIGHT, Legend
+from guidxmage.view.maps import (
+    BACKDROP,
+    default_sigma,
+    overlay,
+    smooth_contributions,
+)
+from guidxmage.view.panel import Panel, brief, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BOX = 448
+"""Side of the square that holds a map, in pixels: twice the usual input of 224."""
+
+MARGIN, GAP, BARS_WIDTH = 24, 26, 478
+TITLE, HEADER, CAPTION, AFTER_ROW = 60, 74, 34, 30
+COLUMNS = [MARGIN + column * (BOX + GAP) for column in range(4)]
+WIDTH = COLUMNS[3] + BARS_WIDTH + MARGIN
+
+
+class Scales(NamedTuple):
+    """The colour scales that all rows share: of pixels and of smoothed values."""
+
+    pixels: float
+    smooth: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A panel with what is computed for it once."""
+
+    panel: Panel
+    values: FloatMap
+    smooth: FloatMap
+    sigma: float
+
+    @classmethod
+    def of(cls, panel: Panel) -> Row:
+        """The row of a panel, smoothed at the default width."""
+        values = panel.pixels()
+        sigma = default_sigma(values.shape)
+        return cls(panel, values, smooth_contributions(values, sigma, panel.labels), sigma)
+
+    @property
+    def display(self) -> tuple[int, int]:
+        """Height and width of its maps on the figure."""
+        return fitted(self.values.shape, BOX)
+
+    @property
+    def height(self) -> int:
+        """Height of the whole row on the figure."""
+        bars = Bars.of(self.panel).lines * BAR_HEIGHT
+        return HEADER + CAPTION + max(self.display[0], bars) + AFTER_ROW
+
+    def reduction(self) -> str:
+        """How many pixels one dot of the distribution map stands for, if more than one."""
+        block = ceil(max(self.values.shape) / BOX)
+        return f" (strongest of {block}×{block} px)" if block > 1 else ""
+
+
+def figure(
+    panels: Sequence[Panel],
+    *,
+    title: str = "",
+    scale: float | None = None,
+    style: Style = "bands",
+) -> Figure:
+    """One row for each panel: (a) input, (b) distribution map, (c) saliency map, (d) bars.
+
+    All rows share one colour scale for (b), `scale` or else `shared_scale` of the panels, and
+    one for (c); both are stated below the maps with the values at which colours change. Raises
+    InputError without panels or for a scale that is negative or not finite.
+    """
+    if not panels:
+        raise InputError("a figure needs at least one panel; none was given.")
+    rows = [Row.of(panel) for panel in panels]
+    scales = Scales(
+        shared_scale(row.values for row in rows) if scale is None else check_scale(scale),
+        shared_scale(row.smooth for row in rows),
+    )
+    top = TITLE if title else MARGIN
+    canvas = Canvas(WIDTH, top + sum(row.height for row in rows) + LEGEND_HEIGHT)
+    if title:
+        canvas.text(MARGIN, 18, shorten(title, 90), size=14, weight="bold")
+    for row in rows:
+        _draw_header(canvas, row, top)
+        _draw_maps(canvas, row, top + HEADER + CAPTION, scales, style=style)
+        draw_bars(canvas, row.panel, COLUMNS[3], top + HEADER + CAPTION, width=BARS_WIDTH)
+        top += row.height
+    given = scale is not None
+    Legend(canvas, COLUMNS[1], top, BOX, scales.pixels, given).draw_distribution(style)
+    Legend(canvas, COLUMNS[2], top, BOX, scales.smooth).draw_saliency()
+    return canvas.figure
+
+
+def _draw_header(canvas: Canvas, row: Row, top: int) -> None:
+    if top > MARGIN:
+        canvas.rule(MARGIN, top, WIDTH - 2 * MARGIN)
+    canvas.text(MARGIN, top + 12, row.panel.heading(), size=11.5, weight="bold")
+    equation = f"{row.panel.equation()}  ·  exact {row.panel.exactness}"
+    canvas.text(MARGIN, top + 44, equation, size=9.5)
+    captions = (
+        "input",
+        f"distribution map{row.reduction()}",
+        f"saliency map (σ = {brief(row.sigma, 2)} px)",
+        "contribution values" + (" of the objects" if row.panel.objects is not None else ""),
+    )
+    for letter, left, caption in zip("abcd", COLUMNS, captions, strict=True):
+        canvas.text(left, top + HEADER + 6, f"({letter})", weight="bold")
+        canvas.text(left + 36, top + HEADER + 6, caption)
+
+
+def _draw_maps(canvas: Canvas, row: Row, top: int, scales: Scales, *, style: Style) -> None:
+    """Input, distribution map and saliency map, each in the middle of its column."""
+    height, width = row.display
+    inset = (BOX - width) // 2
+    distribution = colorize(strongest(row.values, row.display), scales.pixels, style)
+    smooth = average(row.smooth, row.display)
+    photo = _photo(row, smooth.shape)
+    saliency = outlined(overlay(photo, smooth, scales.smooth), row.panel.labels, row.display)
+    empty = np.full((1, 1, 3), BACKDROP, dtype=np.uint8)
+    pictures = (empty if photo is None else photo, distribution, saliency)
+    for left, pixels in zip(COLUMNS, pictures, strict=False):
+        canvas.picture(pixels, left + inset, top, width, height)
+    if photo is None:
+        shape = "×".join(map(str, np.shape(row.panel.contributions)))
+        words = f"no picture of this {shape} input"
+        middle = (COLUMNS[0] + BOX / 2, top + height / 2)
+        canvas.text(*middle, words, ha="center", va="center", color=FAINT_INK)
+
+
+def _photo(row: Row, shape: tuple[int, ...]) -> RGB | None:
+    """The panel's photograph at a shape (H, W) that is not larger than it; None without one."""
+    image = row.panel.image
+    if image is None:
+        return None
+    return np.asarray(image.convert("RGB").resize((shape[1], shape[0])))
