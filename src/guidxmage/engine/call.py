@@ -81,13 +81,17 @@ def _refs(args: Sequence[Any]) -> list[Ref]:
 
 @dataclass
 class Frame:
-    """What a rule may know of the call it treats: the call, the rows of this run, the decisions."""
+    """What a rule may know of the call it treats: the call, the rows of this run, the decisions.
+
+    `owned` tells a pull that nothing else uses its cotangent, so that it may be overwritten.
+    """
 
     call: Call
     rows: int
     shape: tuple[int, ...]
     prepared: dict[Any, Any]
     decisions: Decisions | None = None
+    owned: bool = False
 
     def prepare(self, name: str, make: Callable[[], Any]) -> Any:
         """A value derived from the weights alone, made once per program."""
@@ -102,13 +106,16 @@ class Frame:
             raise LookupError(f"the trail holds no decisions for {self.call.site}")
         return self.decisions
 
-    def gate(self, g: Tensor, bits: Tensor) -> Tensor:
-        """g ⊙ bits; every recorded image gates its own rows (row = target·B + image)."""
+    def gate(self, g: Tensor, bits: Tensor, *, last_use: bool = False) -> Tensor:
+        """g ⊙ bits; every recorded image gates its own rows (row = target·B + image).
+
+        With `last_use` an owned g is overwritten.
+        """
         if bits.ndim == 4 and is_channels_last(g):
             bits = bits.contiguous(memory_format=torch.channels_last)
-        if len(bits) == len(g):
-            return g * bits
-        return (g.unflatten(0, (-1, len(bits))) * bits).flatten(0, 1)
+        grouped = g if len(bits) == len(g) else g.unflatten(0, (-1, len(bits)))
+        gated = grouped.mul_(bits) if last_use and self.owned else grouped * bits
+        return gated if grouped is g else gated.flatten(0, 1)
 
     def for_rows(self, recorded: Tensor) -> Tensor:
         """A recorded tensor (B, …) repeated for every row of this run."""

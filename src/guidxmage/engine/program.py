@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import BatchSize, Call, Frame, Hole, resolve
+from guidxmage.engine.call import Call, Frame, Hole, Ref, resolve
 from guidxmage.engine.rules import RULES
 from guidxmage.engine.trail import Decisions, Trail
+
+
+# Operators whose output is always newly allocated, so that the next one may overwrite it as the
+# user's in-place ReLU would; the values are the same either way.
+_FRESH = frozenset(
+    "aten.conv1d.default aten.conv2d.default aten.conv3d.default aten.linear.default"
+    " aten._native_batch_norm_legit_no_training.default aten.add.Tensor".split()
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,17 @@ class Program:
         return last_uses(self.symbolic_calls, self.result)
 
     @cached_property
+    def _overwritable(self) -> frozenset[int]:
+        """Calls whose first input is a fresh tensor that nothing else, no view either, uses."""
+        uses = Counter(id_ for call in self.calls for id_ in call.inputs)
+        fresh = {call.id for call in self.calls if call.op in _FRESH and call.id != self.result}
+        return frozenset(
+            call.id
+            for call in self.calls
+            if isinstance(call.args[0], Ref) and call.args[0].id in fresh and uses[call.args[0].id] == 1
+        )
+
+    @cached_property
     def _measured(self) -> frozenset[int]:
         return frozenset(call.id for call in self.symbolic_calls if RULES[call.op].terms)
 
@@ -96,14 +116,16 @@ class Program:
         norms: dict[int, Tensor] = {}
         for call, expired in zip(self.calls, self._expired, strict=True):
             args = resolve(call.args, values, rows)
-            if RULES[call.op].record is None:
+            record = RULES[call.op].record
+            if record is None:
                 value = call.run(*args)
             else:
-                value = RULES[call.op].record(self._frame(call, rows), *args, **call.kwargs)
+                frame = self._frame(call, rows, owned=call.id in self._overwritable)
+                value = record(frame, *args, **call.kwargs)
                 if isinstance(value, tuple):
                     value, decisions[call.site] = value
             if call.id in self._measured:
-                norms[call.id] = torch.linalg.vector_norm(value.reshape(rows, -1), dim=1)
+                norms[call.id] = row_norms(value)
             values[call.id] = value
             for id_ in expired:
                 del values[id_]
@@ -144,15 +166,15 @@ class Program:
         (from the recording) switch on the rounding variance, `maps` the per-position bias maps.
         """
         rows = len(cotangent)
-        pending: dict[int, Tensor] = {self.result: cotangent}
+        pending = _Cotangents(self.result, cotangent)
         bias: dict[str, Tensor] = {}
         bias_maps: dict[str, Tensor] = {}
         variance = cotangent.new_zeros(rows, dtype=torch.float64)
         for call in reversed(self.symbolic_calls):
-            g = pending.pop(call.id, None)
+            g, owned = pending.pop(call.id)
             if g is None:
                 continue
-            frame = self._frame(call, rows, trail)
+            frame = self._frame(call, rows, trail, owned)
             constants = self._constants(frame)
             for site, constant in constants:
                 bias[site] = inner(g, constant)
@@ -160,17 +182,24 @@ class Program:
                     bias_maps[site] = _position_map(g, constant)
             if norms is not None and call.id in norms:
                 variance += self._rounding_variance(frame, g, norms[call.id], constants)
-            cotangents = RULES[call.op].pull(frame, g, *self._holes(frame), **call.kwargs)
-            for id_, g_in in zip(call.inputs, cotangents, strict=True):
-                pending[id_] = pending[id_] + g_in if id_ in pending else g_in
-        weights = pending.get(0, cotangent.new_zeros(rows, *self.input_shape))
+            pulled = RULES[call.op].pull(frame, g, *self._holes(frame), **call.kwargs)
+            for id_, g_in in zip(call.inputs, pulled, strict=True):
+                pending.add(id_, g_in, owned=not shares_memory(g, g_in) and _is_dense(g_in))
+        weights, _ = pending.pop(0)
+        if weights is None:
+            weights = cotangent.new_zeros(rows, *self.input_shape)
         return Pulled(
-            weights.contiguous(), dict(reversed(bias.items())), variance, dict(reversed(bias_maps.items()))
+            weights=weights.contiguous(),
+            bias_by_site=dict(reversed(bias.items())),
+            variance=variance,
+            maps=dict(reversed(bias_maps.items())),
         )
 
-    def _frame(self, call: Call, rows: int, trail: Trail | None = None) -> Frame:
+    def _frame(
+        self, call: Call, rows: int, trail: Trail | None = None, owned: bool = False
+    ) -> Frame:
         taken = trail.get(call.site) if trail is not None else None
-        return Frame(call, rows, self.shapes(rows)[call.id], self._prepared, taken)
+        return Frame(call, rows, self.shapes(rows)[call.id], self._prepared, taken, owned)
 
     def _holes(self, frame: Frame) -> list[Any]:
         shapes = self.shapes(frame.rows)
@@ -199,11 +228,33 @@ class Program:
         terms = RULES[frame.call.op].terms(frame, *self._holes(frame), **frame.call.kwargs)
         size = norm.double()
         per_image = prod(frame.shape) // len(g)
-        for _, constant in constants:
-            spread = torch.linalg.vector_norm(constant).double() / constant.numel() ** 0.5
-            size = size + spread * per_image**0.5
-        g_norm = torch.linalg.vector_norm(g.reshape(frame.rows, -1), dim=1).double()
-        return terms * g_norm**2 * frame.for_rows(size) ** 2 / per_image
+        for site, constant in constants:
+            size = size + per_image**0.5 * frame.prepare(f"spread {site}", partial(_spread, constant))
+        return (terms / per_image) * (row_norms(g).double() * frame.for_rows(size)) ** 2
+
+
+class _Cotangents:
+    """Cotangents waiting for their call, summed where a value was used more than once.
+
+    An owned one shares its memory with nothing else and may be overwritten.
+    """
+
+    def __init__(self, id_: int, g: Tensor) -> None:
+        self._waiting: dict[int, tuple[Tensor, bool]] = {id_: (g, False)}
+
+    def pop(self, id_: int) -> tuple[Tensor | None, bool]:
+        return self._waiting.pop(id_, (None, False))
+
+    def add(self, id_: int, g: Tensor, owned: bool) -> None:
+        if id_ not in self._waiting:
+            self._waiting[id_] = (g, owned)
+            return
+        other, other_owned = self._waiting[id_]
+        if other_owned:
+            total = other.add_(g)
+        else:
+            total = g.add_(other) if owned else g + other
+        self._waiting[id_] = (total, True)
 
 
 def last_uses(calls: Sequence[Call], result: int) -> tuple[tuple[int, ...], ...]:
@@ -217,6 +268,26 @@ def last_uses(calls: Sequence[Call], result: int) -> tuple[tuple[int, ...], ...]
         if id_ != result:
             expired[number].append(id_)
     return tuple(tuple(ids) for ids in expired)
+
+
+def row_norms(values: Tensor) -> Tensor:
+    """The 2-norm of every row, (R,), whatever the memory layout."""
+    return torch.linalg.vector_norm(values, dim=tuple(range(1, values.ndim)))
+
+
+def _spread(constant: Tensor) -> float:
+    """Root mean square of a constant."""
+    return float(torch.linalg.vector_norm(constant)) / constant.numel() ** 0.5
+
+
+def shares_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors lie in one storage."""
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    last = torch.channels_last
+    return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=last))
 
 
 def inner(g: Tensor, constant: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -79,12 +80,14 @@ def _convolution_pull(
     groups: int = 1,
 ) -> list[Tensor]:
     pad = symmetric_padding(padding, weight, dilation)
+    layout = torch.contiguous_format
     if weight.ndim == 4:
-        # Channels-last is the faster layout of the transposed convolution, and no decision
-        # depends on it.
-        weight = f.prepare("channels_last", lambda: _channels_last(weight))
-        g = _channels_last(g)
-    placeholder = g.new_empty(1).expand(x.shape)
+        # The faster layout of a transposed convolution; no decision depends on it.
+        layout = torch.channels_last
+        weight = f.prepare("channels_last", lambda: weight.contiguous(memory_format=layout))
+        g = g.contiguous(memory_format=layout)
+    # Of its input the operator reads only shape and layout; nothing is written there.
+    placeholder = torch.empty(x.shape, dtype=g.dtype, device=g.device, memory_format=layout)
     pulled, _, _ = aten.convolution_backward(
         g,
         placeholder,
@@ -99,10 +102,6 @@ def _convolution_pull(
         [True, False, False],
     )
     return [pulled]
-
-
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def _convolution_terms(f: Frame, x: Hole, weight: Tensor, *rest: Any) -> int:
@@ -267,7 +266,14 @@ def _add(sign: int) -> Rule:
     return Rule("affine", push, pull, constant=constant)
 
 
-register("aten.add.Tensor aten.add.Scalar", _add(+1))
+def _record_add(f: Frame, x: Any, y: Any, *, alpha: float = 1) -> Tensor:
+    if f.owned and x.shape == f.shape and isinstance(y, Tensor) and y.dtype == x.dtype:
+        return x.add_(y, alpha=alpha)
+    return f.call.run(x, y)  # type: ignore[no-any-return]
+
+
+register("aten.add.Tensor", replace(_add(+1), record=_record_add))
+register("aten.add.Scalar", _add(+1))
 register("aten.sub.Tensor aten.sub.Scalar", _add(-1))
 
 register(

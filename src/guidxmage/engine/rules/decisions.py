@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import inf, prod
 from typing import Any
 
@@ -27,7 +28,8 @@ def _slopes(on: Callable[..., Any], off: Callable[..., Any]) -> Callable[..., Te
         bits = f.taken().plane()
         low, high = off(*args), on(*args)
         if isinstance(low, int | float) and low == 0:
-            return f.gate(v, bits) * high if high != 1 else f.gate(v, bits)
+            gated = f.gate(v, bits, last_use=True)
+            return gated if high == 1 else gated * high
         # low + (high − low)·bit, exactly `high` or `low` because a product with 0 or 1 is exact.
         return f.gate(v * high, bits) + f.gate(v * low, 1 - bits)
 
@@ -64,8 +66,13 @@ def _two_pieces(
     )
 
 
-# Only the output is needed: relu(x) > 0 iff x > 0, and x itself may be freed.
-register("aten.relu.default", _two_pieces(lambda x, y: y > 0))
+def _record_relu(f: Frame, x: Tensor) -> tuple[Tensor, Decisions]:
+    # Only the output is needed: relu(x) > 0 iff x > 0.
+    value = x.relu_() if f.owned else f.call.run(x)
+    return value, Decisions.from_bits(value > 0)
+
+
+register("aten.relu.default", replace(_two_pieces(lambda x, y: y > 0), record=_record_relu))
 
 
 def _default_slope(slope: float = 0.01) -> float:
@@ -145,7 +152,7 @@ def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
     return Rule(
         "decision",
         push=lambda f, x, *args: f.gate(x, f.taken().plane()),
-        pull=lambda f, g, x, *args: [f.gate(g, f.taken().plane())],
+        pull=lambda f, g, x, *args: [f.gate(g, f.taken().plane(), last_use=True)],
         record=record,
         constant=constant,
     )
@@ -159,10 +166,19 @@ def _clamp_bounds(low: Any = None, high: Any = None) -> tuple[Any, Any]:
     return (-inf if low is None else low), (inf if high is None else high)
 
 
+def _record_hardtanh(
+    f: Frame, x: Tensor, low: float = -1, high: float = 1
+) -> tuple[Tensor, Decisions]:
+    # Only the output is needed, as for ReLU.
+    value = torch.nn.functional.hardtanh_(x, low, high) if f.owned else f.call.run(x, low, high)
+    above = value >= high
+    return value, Decisions.from_bits((value > low) & ~above, above)
+
+
 # PyTorch's derivative on the bound itself: 0 for hardtanh and relu6, 1 for clamp.
 register(
     "aten.hardtanh.default",
-    _three_pieces(_hardtanh_bounds, closed=False),
+    replace(_three_pieces(_hardtanh_bounds, closed=False), record=_record_hardtanh),
 )
 register("aten.relu6.default", _three_pieces(lambda: (0, 6), closed=False))
 register("aten.clamp.default aten.clamp.Tensor", _three_pieces(_clamp_bounds, closed=True))
