@@ -129,7 +129,7 @@ MIDDLE = mask_of(slice(1, 3), slice(2, 4))
 
 
 def test_regions_are_frozen_copies():
-    labels = LABELS.copy()
+    labels = LABELS.astype(np.int32)
     regions = Regions(labels, {1: "cat"})
     labels[:] = 7
     assert regions.labels[0, 1] == 1
@@ -329,6 +329,8 @@ def coco(path: Path, segmentations, size=(4, 6), names=("cat",)) -> Path:
 def test_polygon_covers_the_pixels_whose_centres_it_holds():
     square = np.array([[1, 1], [3, 1], [3, 3], [1, 3]], float)
     assert np.array_equal(fill_polygon(square, (4, 6)), mask_of(slice(1, 3), slice(1, 3)))
+    between_centres = np.array([[0.4, 0.6], [2.6, 0.6], [2.6, 2.4], [0.4, 2.4]])
+    assert np.array_equal(fill_polygon(between_centres, (4, 6)), mask_of(slice(1, 2), slice(0, 3)))
     triangle = np.array([[0.1, 0], [4.1, 0], [0.1, 4]])
     assert fill_polygon(triangle, (4, 6)).sum(1).tolist() == [4, 3, 2, 1]
     outside = np.array([[-9, -9], [99, -9], [99, 99], [-9, 99]], float)
@@ -482,6 +484,13 @@ def test_segments_of_plain_colours():
     assert regions.names == {1: "region 1", 2: "region 2", 3: "region 3"}
     assert (regions.labels == labels).mean() > 0.97
     assert set(np.unique(segment_image(image, 2).labels)) == {1, 2}
+
+
+def test_merged_segments_are_compared_by_their_mean_colour():
+    greys = np.repeat(np.array([100, 112, 129, 153], np.uint8), [20, 60, 20, 60])
+    regions = segment_image(Image.fromarray(np.tile(greys, (100, 1))), 2)
+    # The third bar is nearer to the mean of the first two than to the last one.
+    assert regions.labels[50, [10, 50, 90, 130]].tolist() == [1, 1, 1, 2]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 200)])

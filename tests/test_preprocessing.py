@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from guidxmage.errors import InputError
+from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.models import import_torchvision
 from guidxmage.preprocessing import PIXELS, Preprocessing, describe_preprocessing
 
 MEAN = (0.485, 0.456, 0.406)
@@ -18,14 +19,12 @@ STD = (0.229, 0.224, 0.225)
 
 @pytest.fixture(scope="module")
 def transforms():
-    """torchvision.transforms, also where its compiled operators do not fit this torch."""
     try:
-        import torchvision.transforms as loaded
-    except (ImportError, RuntimeError):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        loaded = pytest.importorskip("torchvision.transforms")
+        import_torchvision()
+    except MissingExtraError:
+        pytest.skip("torchvision is not installed")
+    import torchvision.transforms as loaded
+
     return loaded
 
 

@@ -33,11 +33,22 @@ ROUNDING_DEVIATIONS = 6.0
 
 @dataclass(frozen=True)
 class _Batch:
-    """Images ready to be explained: tensor (B, C, H, W) in the explained space, and pictures."""
+    """Images ready to be explained: tensor (B, C, H, W) in the explained space, pictures of what
+    the network sees, and the (height, width) of the photos they came from."""
 
     tensor: Tensor
-    pictures: list[Image.Image | None]
+    pictures: tuple[Image.Image | None, ...]
+    photo_sizes: tuple[tuple[int, int], ...]
     batched: bool
+
+
+@dataclass(frozen=True)
+class _Photo:
+    """One photo read: tensor (C, H, W) in the explained space, what it shows, and its own size."""
+
+    tensor: Tensor
+    picture: Image.Image | None
+    size: tuple[int, int]
 
 
 class Explainer:
@@ -68,7 +79,11 @@ class Explainer:
         self.model = _copied_to(model, device, dtype)
         self.name = name or type(model).__name__
         self.labels = tuple(labels) if labels is not None else None
-        known = _plain_pixels(model) if preprocessing is None else describe_preprocessing(preprocessing)
+        channels = _input_channels(model)
+        plain = Preprocessing(mean=(0.0,) * channels, std=(1.0,) * channels)
+        known = (
+            plain if preprocessing is None else describe_preprocessing(preprocessing, channels)
+        )
         self.preprocessing = known
         self._transform = preprocessing if known is None else None
         self.space = "input" if known is None or preprocessing is None else "pixels"
@@ -207,7 +222,8 @@ class Explainer:
                 network=self.network(X.shape[1:]),
             ),
             input=X if batch.batched else X[0],
-            pictures=tuple(batch.pictures),
+            pictures=batch.pictures,
+            photo_sizes=batch.photo_sizes,
             space=self.space,
             labels=self.labels,
             model_name=self.name,
@@ -218,43 +234,50 @@ class Explainer:
     # --- images ------------------------------------------------------------------------------
 
     def _prepare(self, image: Images) -> _Batch:
-        dtype, device = self._kind()
         if isinstance(image, Tensor):
-            return self._from_tensor(image, dtype, device)
+            return self._from_tensor(image)
         if isinstance(image, Sequence) and not isinstance(image, str):
             if not image:
                 raise InputError("the batch is empty; give at least one image")
-            read = [self._read_photo(one) for one in image]
-            shapes = {tuple(tensor.shape) for tensor, _ in read}
-            if len(shapes) > 1:
-                sizes = " and ".join("×".join(map(str, s)) for s in sorted(shapes))
-                raise InputError(
-                    f"the images of a batch come out at different sizes ({sizes}); explain them "
-                    "one by one or give a preprocessing that resizes"
-                )
-            stacked = torch.stack([tensor for tensor, _ in read])
-            return _Batch(stacked.to(device, dtype), [picture for _, picture in read], True)
-        tensor, picture = self._read_photo(image)
-        return _Batch(tensor[None].to(device, dtype), [picture], False)
+            return self._stacked([self._read_photo(one) for one in image], batched=True)
+        return self._stacked([self._read_photo(image)], batched=False)
 
-    def _read_photo(self, photo: Photo) -> tuple[Tensor, Image.Image | None]:
-        """(C, H, W) in float64 where the preprocessing is known, and the picture it shows."""
+    def _stacked(self, read: list[_Photo], *, batched: bool) -> _Batch:
+        dtype, device = self._kind()
+        shapes = {tuple(photo.tensor.shape) for photo in read}
+        if len(shapes) > 1:
+            sizes = " and ".join("×".join(map(str, s)) for s in sorted(shapes))
+            raise InputError(
+                f"the images of a batch come out at different sizes ({sizes}); explain them "
+                "one by one or give a preprocessing that resizes"
+            )
+        return _Batch(
+            torch.stack([photo.tensor for photo in read]).to(device, dtype),
+            tuple(photo.picture for photo in read),
+            tuple(photo.size for photo in read),
+            batched,
+        )
+
+    def _read_photo(self, photo: Photo) -> _Photo:
         if self.preprocessing is not None:
-            picture = self.preprocessing.crop_image(read_image(photo, self.preprocessing.mode))
+            original = read_image(photo, self.preprocessing.mode)
+            picture = self.preprocessing.crop_image(original)
             pixels = np.asarray(picture, dtype=np.float64) / 255
-            return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1), picture
+            planes = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+            return _Photo(planes, picture, original.size[::-1])
         assert self._transform is not None
-        picture = read_image(photo)
-        tensor = self._transform(picture)
+        original = read_image(photo)
+        tensor = self._transform(original)
         if not isinstance(tensor, Tensor) or tensor.ndim != 3:
             raise InputError(
                 "the preprocessing must turn a PIL image into a tensor channels × height × width"
             )
-        size = (tensor.shape[2], tensor.shape[1])
-        return tensor, picture if picture.size == size else None
+        same_size = original.size[::-1] == tuple(tensor.shape[1:])
+        return _Photo(tensor, original if same_size else None, original.size[::-1])
 
-    def _from_tensor(self, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> _Batch:
-        if tensor.ndim < 3 or 0 in tensor.shape:
+    def _from_tensor(self, tensor: Tensor) -> _Batch:
+        dims = self._image_dims()
+        if tensor.ndim not in (dims, dims + 1) or 0 in tensor.shape:
             raise InputError(
                 f"a tensor of shape {tuple(tensor.shape)} is no image; give (channels, height, "
                 "width) or (batch, channels, height, width)"
@@ -272,32 +295,20 @@ class Explainer:
                 f"{tensor.min():.3g} to {tensor.max():.3g}; undo the normalisation, or build the "
                 "Explainer without preprocessing to explain normalised inputs"
             )
-        # One channel axis and any number of positions: a batch has one axis more than an image.
-        dims = self._image_dims(tensor)
+        dtype, device = self._kind()
         batched = tensor.ndim == dims + 1
         images = tensor.detach() if batched else tensor.detach()[None]
         images = images.clone() if images.is_inference() else images
         images = images.to(device, dtype)
-        pictures = [self._picture(one) for one in images]
-        return _Batch(images, pictures, batched)
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        pictures = tuple(_picture(one) for one in images)
+        return _Batch(images, pictures, (size,) * len(images), batched)
 
-    def _image_dims(self, tensor: Tensor) -> int:
-        """3 for images; the model's first convolution tells for sequences and volumes."""
-        for module in self.model.modules():
-            if isinstance(module, nn.Conv1d):
-                return 2
-            if isinstance(module, nn.Conv3d):
-                return 4
-            if isinstance(module, nn.Conv2d):
-                return 3
-        return 3 if tensor.ndim >= 3 else tensor.ndim
-
-    def _picture(self, X: Tensor) -> Image.Image | None:
-        """A tensor image as something to look at, where it holds displayable pixels."""
-        if X.ndim != 3 or X.shape[0] not in (1, 3) or X.min() < -0.5 or X.max() > 1.5:
-            return None
-        array = (X.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-        return Image.fromarray(array.squeeze(-1) if array.shape[2] == 1 else array)
+    def _image_dims(self) -> int:
+        """Channels and positions of one image: the first convolution tells, else 3."""
+        kinds = {nn.Conv1d: 2, nn.Conv2d: 3, nn.Conv3d: 4}
+        found = (kinds[type(m)] for m in self.model.modules() if type(m) in kinds)
+        return next(found, 3)
 
     # --- the affine step between the explained space and the network's input ------------------
 
@@ -424,11 +435,18 @@ def _copied_to(
     return model if stays else copy.deepcopy(model).to(device=target, dtype=dtype)
 
 
-def _plain_pixels(model: nn.Module) -> Preprocessing:
-    """Photos as they are, grey where the first convolution takes one channel."""
+def _picture(X: Tensor) -> Image.Image | None:
+    """A tensor image as something to look at, where it holds displayable pixels."""
+    if X.ndim != 3 or X.shape[0] not in (1, 3) or X.min() < 0 or X.max() > 1:
+        return None
+    array = (X * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array.squeeze(-1) if array.shape[2] == 1 else array)
+
+
+def _input_channels(model: nn.Module) -> int:
+    """1 where the first convolution takes grey images, else 3."""
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    channels = 1 if first is not None and first.in_channels == 1 else 3
-    return Preprocessing(mean=(0.0,) * channels, std=(1.0,) * channels)
+    return 1 if first is not None and first.in_channels == 1 else 3
 
 
 def _fingerprint(model: nn.Module) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from guidxmage.explainer import Explainer
     from guidxmage.objects import ObjectTable
+    from guidxmage.regions import Regions
     from guidxmage.view import Panel
 
 SCHEMA = "guid-xmage/explanation/1"
@@ -67,6 +68,7 @@ class Explanation:
     symbolic_model: SymbolicModel
     input: Tensor
     pictures: tuple[Image.Image | None, ...]
+    photo_sizes: tuple[tuple[int, int], ...]
     space: str
     labels: tuple[str, ...] | None
     model_name: str
@@ -114,6 +116,7 @@ class Explanation:
             **{name: getattr(self, name)[index] for name in _TENSORS},
             bias_by_layer={site: value[index] for site, value in self.bias_by_layer.items()},
             pictures=(self.pictures[index],),
+            photo_sizes=(self.photo_sizes[index],),
             trail=trail,
             symbolic_model=replace(
                 model,
@@ -186,9 +189,12 @@ class Explanation:
 
         return object_table(self.contributions.cpu().numpy(), self.regions(regions))
 
-    def regions(self, regions: Any = "auto") -> Any:
-        """Objects as regions of the network's input, for `objects()` and `figure()`."""
-        from guidxmage.regions import Regions, read_regions
+    def regions(self, regions: Any = "auto", photo: Path | None = None) -> Regions:
+        """Objects as regions of the network's input, for `objects()` and `figure()`.
+
+        photo: the file the image came from, to find its own annotation among several.
+        """
+        from guidxmage.regions import read_regions
 
         if isinstance(regions, str) and regions == "auto":
             from guidxmage.segmentation import segment_image
@@ -196,9 +202,10 @@ class Explanation:
             if self.pictures[0] is None:
                 raise InputError("there is no picture to segment; pass masks of the objects")
             return segment_image(self.pictures[0])
-        found = regions if isinstance(regions, Regions) else read_regions(regions)
+        found = read_regions(regions, image=photo)
         size = tuple(self.contributions.shape[-2:])
-        if found.labels.shape != size and self.preprocessing is not None:
+        if found.size != size and self.preprocessing is not None:
+            found.check_size(self.photo_sizes[0], "the photo")
             found = found.cropped(self.preprocessing)
         return found
 
@@ -285,6 +292,7 @@ class Explanation:
                 "classes": self.logits.shape[-1],
                 "labels": self.labels,
             },
+            "photo_sizes": [list(size) for size in self.photo_sizes],
             "space": self.space,
             "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
             "input_shape": list(self.input.shape[self.batched :]),
@@ -325,12 +333,15 @@ class Explanation:
             self.write_into(folder, extra)
         return path
 
-    def write_into(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
-        """Write manifest and arrays into an existing folder."""
-        manifest = {**self.manifest(), **(extra or {}), "arrays": ARRAYS}
+    def write_into(
+        self, folder: Path, extra: dict[str, Any] | None = None, *, arrays: bool = True
+    ) -> None:
+        """Write the manifest and, unless told otherwise, the arrays into an existing folder."""
+        manifest = {**self.manifest(), **(extra or {}), "arrays": ARRAYS if arrays else None}
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        np.savez(folder / ARRAYS, **self._arrays())
+        if arrays:
+            np.savez(folder / ARRAYS, **self._arrays())
 
     def _arrays(self) -> dict[str, Any]:
         arrays = {name: getattr(self, name).cpu().numpy() for name in _TENSORS}
@@ -396,6 +407,7 @@ class Explanation:
             trail=trail,
             symbolic_model=model,
             pictures=tuple(_picture(arrays.get(f"picture.{n}")) for n in range(trail.rows)),
+            photo_sizes=tuple((size[0], size[1]) for size in manifest["photo_sizes"]),
             space=manifest["space"],
             labels=None if labels is None else tuple(labels),
             model_name=manifest["model"]["name"],

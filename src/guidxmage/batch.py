@@ -1,0 +1,118 @@
+"""Explain photo after photo, each into a folder of its own, in constant memory."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.explainer import Explainer
+from guidxmage.explanation import Explanation
+from guidxmage.files import atomic_folder
+
+FIGURE = "figure.png"
+DISTRIBUTION = "distribution.png"
+SALIENCY = "saliency.png"
+
+
+@dataclass(frozen=True)
+class Job:
+    """How every photo is explained. objects: "auto", "none", or masks as `read_regions` takes."""
+
+    target: Any = "top1"
+    objects: Any = "auto"
+    reference: Any = None
+    scale: float | None = None
+    style: str = "bands"
+    arrays: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one photo: its folder and manifest, or the sentence that says why not."""
+
+    photo: Path
+    folder: Path | None = None
+    manifest: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+def explain_photos(
+    explainer: Explainer, photos: Iterable[Path], out: Path, job: Job
+) -> Iterator[Outcome]:
+    """Explain each photo into `out`/<its name>; a bad photo is reported and the rest goes on.
+
+    Raises InputError when `out` cannot be written, MissingExtraError when drawing needs a package.
+    """
+    taken: set[str] = set()
+    for photo in photos:
+        folder = out / _free_name(photo.stem, taken)
+        try:
+            manifest = _explain_photo(explainer, photo, folder, job)
+        except MissingExtraError:
+            raise
+        except InputError as error:
+            yield Outcome(photo, error=str(error))
+        else:
+            yield Outcome(photo, folder, manifest)
+
+
+def shared_scale_of(explainer: Explainer, photos: Iterable[Path], job: Job) -> float:
+    """One colour scale for all photos: the largest of their own. Unreadable photos are left out."""
+    from guidxmage.view import shared_scale
+
+    scales = []
+    for photo in photos:
+        try:
+            explanation = explainer.explain(photo, job.target, reference=job.reference)
+        except InputError:
+            continue
+        maps = [part.pixel_contributions().cpu().numpy() for part in explanation.split()]
+        scales.append(shared_scale(maps))
+    return max(scales, default=0.0)
+
+
+def _explain_photo(explainer: Explainer, photo: Path, folder: Path, job: Job) -> dict[str, Any]:
+    started = time.perf_counter()
+    explanation = explainer.explain(photo, job.target, reference=job.reference)
+    seconds = time.perf_counter() - started
+    regions = None
+    if job.objects != "none":
+        regions = explanation.regions(job.objects, photo)
+    extra: dict[str, Any] = {"photo": str(photo), "seconds": round(seconds, 4)}
+    extra["top"] = [
+        {"class": index, "name": name, "score": score} for index, name, score in explanation.top()
+    ]
+    if regions is not None:
+        extra["objects"] = [part.objects(regions).to_dict() for part in explanation.split()]
+    extra["pictures"] = {"figure": FIGURE, "distribution": DISTRIBUTION, "saliency": SALIENCY}
+    with atomic_folder(folder) as partial:
+        explanation.write_into(partial, extra, arrays=job.arrays)
+        _draw(explanation, regions, partial, job)
+        manifest: dict[str, Any] = json.loads((partial / "manifest.json").read_text("utf-8"))
+    return manifest
+
+
+def _draw(explanation: Explanation, regions: Any, folder: Path, job: Job) -> None:
+    """The figure of all targets and, for the first target, the bare maps at native resolution."""
+    from guidxmage.view import map_image, overlay_image, save_figure
+
+    save_figure(explanation.figure(regions, scale=job.scale, style=job.style), folder / FIGURE)
+    first = explanation.split()[0]
+    values = first.pixel_contributions().cpu().numpy()
+    labels = None if regions is None else regions.labels
+    map_image(values, job.scale, job.style).save(folder / DISTRIBUTION)
+    overlay_image(first.pictures[0], values, labels=labels).save(folder / SALIENCY)
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """A folder name that no other photo of this run has."""
+    name, number = stem, 2
+    while name in taken:
+        name, number = f"{stem}-{number}", number + 1
+    taken.add(name)
+    return name
