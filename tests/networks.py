@@ -20,7 +20,8 @@ from guidxmage.models import load_model
 TORCHVISION_PIECEWISE_LINEAR: dict[str, int] = {
     "alexnet": 96,
     "vgg11": 64,
-    "vgg16_bn": 64,
+    "vgg16": 64,
+    "vgg11_bn": 64,
     "resnet18": 96,
     "resnet50": 96,
     "resnext50_32x4d": 96,
@@ -649,6 +650,7 @@ _bad("output_of_rank_3", lambda: _Wrapped(lambda y: y.unsqueeze(2)))
 _bad("output_of_rank_1", lambda: _Wrapped(lambda y: y.sum(1)))
 _bad("mixes_the_batch", lambda: _Wrapped(lambda y: y - y.mean(0, keepdim=True)))
 _bad("training_mode", SMALL_NETWORKS["batch_norm_after"], training=True)
+_bad("dropout_in_training_mode", SMALL_NETWORKS["dropout_in_evaluation_mode"], training=True)
 _bad("half_precision", lambda: SMALL_NETWORKS["reused_relu"]().half())
 _bad("nan_weight", _with_nan)
 _bad("constant_output", _Constant)

@@ -160,14 +160,23 @@ def test_lite1_without_its_package_says_what_to_do(monkeypatch: pytest.MonkeyPat
 # --- the list of networks ------------------------------------------------------------------------
 
 
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def test_available_models() -> None:
+    state = torch.get_rng_state()
     found = {info.name: info for info in available_models()}
+    assert torch.equal(torch.get_rng_state(), state)
     assert set(TORCHVISION_PIECEWISE_LINEAR) < set(found)
     assert found["efficientnet_lite0"].source == "bundled"
     assert found["efficientnet_lite0"].available_offline
     assert found["efficientnet_lite2"].input_size == 260
     assert found["inception_v3"].input_size == 299
     assert found["resnet50"].source == "torchvision"
+    assert found["resnet18"].parameters == _parameters(network("resnet18"))
+    for name in VARIANTS:
+        assert found[name].parameters == _parameters(efficientnet_lite(name))
     linear = {name for name, info in found.items() if info.piecewise_linear}
     assert set(TORCHVISION_PIECEWISE_LINEAR) | set(VARIANTS) <= linear
     for name in ("efficientnet_b0", "mobilenet_v3_small", "regnet_y_400mf", "vit_b_16", "swin_t"):
@@ -253,6 +262,19 @@ def test_failures_leave_the_rng_alone(lite0_file: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("weights", [None, "None", "NONE"])
+def test_no_weights_are_random_weights(weights: str | None) -> None:
+    loaded = load_model(SMALL, weights=weights)
+    assert loaded.weights == "random, seed 0"
+    assert _same(loaded.model, load_model(SMALL, weights="none").model)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_impossible_seeds(seed: int) -> None:
+    with pytest.raises(InputError, match=f"seed is {seed}; give a whole number from 0"):
+        load_model(SMALL, weights="none", seed=seed)
+
+
 def test_random_batch_norms_are_not_the_identity() -> None:
     for module in network("resnet18").modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -283,6 +305,13 @@ def test_calibration_standardises_what_batch_norm_sees() -> None:
     assert later.running_mean.abs().max() < 1e-5  # it sees what the first one standardised
     assert [m.training for m in model.modules()] == [True, True, False, True]
     assert norm.momentum == 0.1
+
+
+def test_calibration_needs_two_images() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3))
+    with pytest.raises(InputError, match="two images or more, not 1"):
+        calibrate_batch_norm(model, torch.rand(1, 3, 4, 4))
+    assert torch.equal(model.get_buffer("0.running_mean"), torch.zeros(3))
 
 
 def test_calibration_restores_modes_after_an_error() -> None:
@@ -417,6 +446,10 @@ def _without(weights: dict[str, Tensor], *keys: str) -> dict[str, Tensor]:
             lambda w: {**w, "fc.bias": torch.full((1000,), torch.inf)},
             r"NaN or infinite values in 'fc\.bias'$",
         ),
+        (lambda w: {**w, "fc.bias": w["fc.bias"].to(torch.float8_e4m3fn)}, "float8_e4m3fn.*save"),
+        (lambda w: {**w, "fc.bias": w["fc.bias"].to(torch.complex64)}, "complex64.*float32"),
+        (lambda w: {**w, "fc.bias": w["fc.bias"].to_sparse()}, r"'fc\.bias' .*sparse_coo"),
+        (lambda w: {**w, "fc.bias": w["fc.bias"].to("meta")}, r"'fc\.bias' .*on meta"),
         (lambda w: [1, 2], "does not hold named weights but a list"),
         (lambda w: {"epoch": 1}, "entries called 'epoch'"),
         (lambda w: {}, "does not hold named weights but nothing"),
@@ -457,6 +490,15 @@ def test_unreadable_weight_files(
         read_weights(path)
     assert "\n" not in str(caught.value)
     assert "weights_only" not in str(caught.value)
+
+
+def test_half_precision_weights_become_float32(
+    small_weights: OrderedDict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save({k: v.half() for k, v in small_weights.items()}, tmp_path / "w.pth")
+    loaded = load_model(SMALL, weights=tmp_path / "w.pth").model.get_parameter("fc.weight")
+    assert loaded.dtype == torch.float32
+    assert torch.equal(loaded, small_weights["fc.weight"].half().float())
 
 
 def test_a_folder_is_not_a_weight_file(tmp_path: Path) -> None:
@@ -523,8 +565,8 @@ def test_unreachable_weights(hub: Path, monkeypatch: pytest.MonkeyPatch, answer:
     monkeypatch.setattr(torch.hub, "urlopen", urlopen)
     with pytest.raises(InputError, match="could not be downloaded") as caught:
         load_model("resnet18")
-    assert "give a local weight file" in str(caught.value)
-    assert "weights='none'" in str(caught.value)
+    assert "give a local weight file (--weights FILE)" in str(caught.value)
+    assert "weights='none' for random ones (--weights none)" in str(caught.value)
     assert caught.value.__suppress_context__
     assert list(hub.iterdir()) == []
 
@@ -540,12 +582,12 @@ def test_cached_weights_are_used(hub: Path, small_weights: OrderedDict[str, Tens
     assert torchvision_architecture(SMALL).published.available_offline
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vit_b_16", "swin_t", "regnet_x_400mf"])
-def test_the_last_tensor_is_the_classifiers_bias(name: str) -> None:
+@pytest.mark.parametrize("name", ["alexnet", "vit_b_16", "swin_t", "maxvit_t"])
+def test_the_last_tensor_counts_the_classes(name: str) -> None:
     architecture: Architecture = torchvision_architecture(name)
     with torch.random.fork_rng(devices=[]):
         weights = architecture.build(7).state_dict()
-    assert weights[next(reversed(weights))].shape == (7,)
+    assert weights[next(reversed(weights))].shape[0] == 7
 
 
 # --- labels --------------------------------------------------------------------------------------
@@ -642,6 +684,9 @@ USER_CODE = textwrap.dedent(
     def fails():
         raise OSError("disk is gone\\nsecond line")
 
+    def leaves():
+        raise SystemExit(3)
+
     constant = 3
     """
 )
@@ -677,6 +722,25 @@ def test_python_model_from_a_module(user_file: Path, monkeypatch: pytest.MonkeyP
     sys.modules.pop("user_nets_of_test")
 
 
+@pytest.mark.parametrize("spec", ["main_of_test:make", "FILE:make"])
+def test_python_models_import_their_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    (tmp_path / "part_of_test.py").write_text("import torch\nlayer = torch.nn.Linear(2, 3)\n")
+    main = "def make():\n    from part_of_test import layer\n    return layer\n"
+    (tmp_path / "main_of_test.py").write_text(main)
+    if spec.startswith("main"):
+        monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    try:
+        loaded = load_python_model(spec.replace("FILE", str(tmp_path / "main_of_test.py")))
+    finally:
+        for name in ("part_of_test", "main_of_test", "_guidxmage_user_main_of_test"):
+            sys.modules.pop(name, None)
+    assert isinstance(loaded.model, nn.Linear)
+    assert sys.path == before
+
+
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
@@ -688,6 +752,7 @@ def test_python_model_from_a_module(user_file: Path, monkeypatch: pytest.MonkeyP
         ("FILE:number", "returned a int where an nn.Module"),
         ("FILE:with_number", "preprocessing that .* cannot be called"),
         ("FILE:fails", "failed: OSError: disk is gone$"),
+        ("FILE:leaves", "failed: SystemExit: 3$"),
         ("missing_file.py:plain", "there is no Python file missing_file.py"),
         ("no_such_module_here:plain", "cannot be imported: ModuleNotFoundError"),
         (".relative:plain", "cannot be imported: TypeError"),
@@ -797,6 +862,7 @@ def test_small_networks_are_reproducible_classifiers(name: str) -> None:
 
 
 def test_bad_networks_are_made() -> None:
+    assert BAD_NETWORKS["dropout_in_training_mode"]().get_submodule("drop").training
     assert all(isinstance(make(), nn.Module) for make in BAD_NETWORKS.values())
     assert BAD_NETWORKS["training_mode"]().training
     assert next(BAD_NETWORKS["half_precision"]().parameters()).dtype == torch.float16

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from guidxmage.archive import write_explanation
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
 from guidxmage.files import atomic_folder
+
+if TYPE_CHECKING:
+    from guidxmage.objects import ObjectTable
+    from guidxmage.view import Style
 
 FIGURE = "figure.png"
 DISTRIBUTION = "distribution.png"
@@ -27,7 +31,7 @@ class Job:
     objects: Any = "auto"
     reference: Any = None
     scale: float | None = None
-    style: str = "bands"
+    style: Style = "bands"
     arrays: bool = True
 
 
@@ -88,12 +92,12 @@ def _explain_photo(explainer: Explainer, photo: Path, folder: Path, job: Job) ->
         {"class": index, "name": name, "score": score} for index, name, score in explanation.top()
     ]
     if regions is not None:
-        extra["objects"] = [part.objects(regions).to_dict() for part in explanation.split()]
+        tables = [cast("ObjectTable", part.objects(regions)) for part in explanation.split()]
+        extra["objects"] = [table.to_dict() for table in tables]
     extra["pictures"] = {"figure": FIGURE, "distribution": DISTRIBUTION, "saliency": SALIENCY}
     with atomic_folder(folder) as partial:
-        explanation.write_into(partial, extra, arrays=job.arrays)
+        manifest = write_explanation(explanation, partial, extra, arrays=job.arrays)
         _draw(explanation, regions, partial, job)
-        manifest: dict[str, Any] = json.loads((partial / "manifest.json").read_text("utf-8"))
     return manifest
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from enum import Enum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -103,7 +103,7 @@ def root(
 """
 )
 @one_sentence
-def explain(
+def explain(  # noqa: PLR0917
     photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
     model: Annotated[
         str,
@@ -117,14 +117,14 @@ def explain(
         typer.Option(help="default (published), none (random), or a .pth/.safetensors file."),
     ] = "default",
     labels: Annotated[
-        Optional[Path], typer.Option(help="File with the class names: lines, or JSON.")
+        Path | None, typer.Option(help="File with the class names: lines, or JSON.")
     ] = None,
     target: Annotated[
         str,
         typer.Option(help="top1, top5, all, a class index or name, or a comma-separated list."),
     ] = "top1",
     rather_than: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="Explain why the target rather than this class (or top2)."),
     ] = None,
     objects: Annotated[
@@ -135,7 +135,7 @@ def explain(
         ),
     ] = "auto",
     reference: Annotated[
-        Optional[float],
+        float | None,
         typer.Option(help="Reference value of every pixel (0 black … 1 white); default 0."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results, one folder a photo.")] = Path(
@@ -167,7 +167,7 @@ def explain(
         objects=objects if objects in ("auto", "none") else Path(objects),
         reference=reference,
         scale=None,
-        style=style.value,
+        style=cast("Any", style.value),
         arrays=arrays,
     )
     if shared_scale:
@@ -229,9 +229,7 @@ def models(
     Console().print(table)
 
 
-def _explainer(
-    model: str, weights: str, labels: Path | None, dtype: str, device: str
-) -> Explainer:
+def _explainer(model: str, weights: str, labels: Path | None, dtype: str, device: str) -> Explainer:
     """The explainer for --model and its companions."""
     import torch
 
@@ -240,9 +238,7 @@ def _explainer(
 
     precision = {"float32": torch.float32, "float64": torch.float64}[dtype]
     if ":" not in model:
-        return Explainer.load(
-            model, weights=weights, labels=labels, dtype=precision, device=device
-        )
+        return Explainer.load(model, weights=weights, labels=labels, dtype=precision, device=device)
     if weights != "default":
         raise InputError(
             f"--weights {weights} does not go with --model {model}: load the weights in your own "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,35 +19,12 @@ from guidxmage.engine.symbolic import Network, SymbolicModel, drop_axes, pull_ta
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.explanation import Explanation
-from guidxmage.images import read_image
-from guidxmage.preprocessing import Preprocessing, describe_preprocessing
+from guidxmage.inputs import Batch, Images, InputSpace
+from guidxmage.preprocessing import Preprocessing
 from guidxmage.targets import Targets, choose_targets
-
-Photo = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
-Images = Photo | Tensor | Sequence[Photo]
 
 # How far the residual may lie from zero, in standard deviations of the modelled rounding error.
 ROUNDING_DEVIATIONS = 6.0
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Images ready to be explained: tensor (B, C, H, W) in the explained space, pictures of what
-    the network sees, and the (height, width) of the photos they came from."""
-
-    tensor: Tensor
-    pictures: tuple[Image.Image | None, ...]
-    photo_sizes: tuple[tuple[int, int], ...]
-    batched: bool
-
-
-@dataclass(frozen=True)
-class _Photo:
-    """One photo read: tensor (C, H, W) in the explained space, what it shows, and its own size."""
-
-    tensor: Tensor
-    picture: Image.Image | None
-    size: tuple[int, int]
 
 
 class Explainer:
@@ -79,18 +55,21 @@ class Explainer:
         self.model = _copied_to(model, device, dtype)
         self.name = name or type(model).__name__
         self.labels = tuple(labels) if labels is not None else None
-        channels = _input_channels(model)
-        plain = Preprocessing(mean=(0.0,) * channels, std=(1.0,) * channels)
-        known = (
-            plain if preprocessing is None else describe_preprocessing(preprocessing, channels)
-        )
-        self.preprocessing = known
-        self._transform = preprocessing if known is None else None
-        self.space = "input" if known is None or preprocessing is None else "pixels"
+        self._space = InputSpace(self.model, preprocessing)
         self.batch_rows = batch_rows
         self.weights_source = ""
         self._programs: dict[tuple[int, ...], Program] = {}
         self._fingerprint: tuple[Any, ...] = ()
+
+    @property
+    def space(self) -> str:
+        """What is explained: "pixels" in [0, 1], or the network's own "input"."""
+        return self._space.name
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """The preprocessing where it is known."""
+        return self._space.preprocessing
 
     @classmethod
     def load(cls, name: str = "efficientnet_lite0", **options: Any) -> Explainer:
@@ -128,7 +107,7 @@ class Explainer:
         Raises InputError or UnsupportedOperatorError; the model is left untouched in any case.
         """
         with _own_modes(self.model):
-            batch = self._prepare(image)
+            batch = self._space.read(image)
             chunk = self.batch_rows if self._program(batch.tensor.shape[1:]).batched else 1
             parts = [
                 self._explain_chunk(X, target, batch.batched, first)
@@ -139,26 +118,26 @@ class Explainer:
     def logits(self, image: Images) -> Tensor:
         """The network's class scores, ([B,] classes), exactly as it computes them by itself."""
         with _own_modes(self.model):
-            batch = self._prepare(image)
+            batch = self._space.read(image)
             logits, _ = self.network(batch.tensor.shape[1:]).record(batch.tensor)
             return logits if batch.batched else logits[0]
 
     def read(self, image: Images) -> Tensor:
         """An image or batch as a tensor in the explained space, ([B,] C, H, W)."""
-        batch = self._prepare(image)
+        batch = self._space.read(image)
         return batch.tensor if batch.batched else batch.tensor[0]
 
     def trail(self, image: Images) -> Trail:
         """The execution trail of an image or batch."""
         with _own_modes(self.model):
-            batch = self._prepare(image)
+            batch = self._space.read(image)
             return self.network(batch.tensor.shape[1:]).record(batch.tensor)[1]
 
     # --- the run -----------------------------------------------------------------------------
 
     def _explain_chunk(self, X: Tensor, target: Any, batched: bool, first: int) -> _Part:
         program = self._program(X.shape[1:])
-        recording = program.record(self._to_input(X))
+        recording = program.record(self._space.to_input(X))
         _refuse_nonfinite(recording.logits, first)
         if batched and isinstance(target, list | tuple | Tensor | np.ndarray):
             target = _targets_of_rows(target, first, len(X))
@@ -166,24 +145,22 @@ class Explainer:
         pulled = pull_targets(
             program, recording.trail, targets.cotangent, recording.norms, rows=self.batch_rows
         )
-        weights, shift = self._to_space(pulled.weights)
+        weights, shift = self._space.to_space(pulled.weights)
         bias = dict(pulled.bias_by_site)
         if shift is not None:
             bias = {"preprocessing": shift, **bias}
         return _Part(recording, targets, weights, bias, pulled.variance)
 
     def _assemble(
-        self, batch: _Batch, parts: list[_Part], reference: Tensor | float | None
+        self, batch: Batch, parts: list[_Part], reference: Tensor | float | None
     ) -> Explanation:
         X = batch.tensor
-        R = self._reference(reference, X)
+        R = self._space.reference(reference, X)
         logits = torch.cat([part.recording.logits for part in parts])
         trail = Trail.concatenate([part.recording.trail for part in parts])
         cotangent = torch.cat([part.targets.cotangent for part in parts], dim=1)
         weights = torch.cat([part.weights for part in parts])
-        by_site = {
-            site: torch.cat([part.bias[site] for part in parts]) for site in parts[0].bias
-        }
+        by_site = {site: torch.cat([part.bias[site] for part in parts]) for site in parts[0].bias}
         variance = torch.cat([part.variance for part in parts])
         model_bias = sum(by_site.values(), torch.zeros_like(variance))
         contributions = weights * (X if R is None else X - R)[:, None]
@@ -224,125 +201,12 @@ class Explainer:
             input=X if batch.batched else X[0],
             pictures=batch.pictures,
             photo_sizes=batch.photo_sizes,
-            space=self.space,
+            space=self._space.name,
             labels=self.labels,
             model_name=self.name,
             weights_source=self.weights_source,
-            preprocessing=self.preprocessing,
+            preprocessing=self._space.preprocessing,
         )
-
-    # --- images ------------------------------------------------------------------------------
-
-    def _prepare(self, image: Images) -> _Batch:
-        if isinstance(image, Tensor):
-            return self._from_tensor(image)
-        if isinstance(image, Sequence) and not isinstance(image, str):
-            if not image:
-                raise InputError("the batch is empty; give at least one image")
-            return self._stacked([self._read_photo(one) for one in image], batched=True)
-        return self._stacked([self._read_photo(image)], batched=False)
-
-    def _stacked(self, read: list[_Photo], *, batched: bool) -> _Batch:
-        dtype, device = self._kind()
-        shapes = {tuple(photo.tensor.shape) for photo in read}
-        if len(shapes) > 1:
-            sizes = " and ".join("×".join(map(str, s)) for s in sorted(shapes))
-            raise InputError(
-                f"the images of a batch come out at different sizes ({sizes}); explain them "
-                "one by one or give a preprocessing that resizes"
-            )
-        return _Batch(
-            torch.stack([photo.tensor for photo in read]).to(device, dtype),
-            tuple(photo.picture for photo in read),
-            tuple(photo.size for photo in read),
-            batched,
-        )
-
-    def _read_photo(self, photo: Photo) -> _Photo:
-        if self.preprocessing is not None:
-            original = read_image(photo, self.preprocessing.mode)
-            picture = self.preprocessing.crop_image(original)
-            pixels = np.asarray(picture, dtype=np.float64) / 255
-            planes = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
-            return _Photo(planes, picture, original.size[::-1])
-        assert self._transform is not None
-        original = read_image(photo)
-        tensor = self._transform(original)
-        if not isinstance(tensor, Tensor) or tensor.ndim != 3:
-            raise InputError(
-                "the preprocessing must turn a PIL image into a tensor channels × height × width"
-            )
-        same_size = original.size[::-1] == tuple(tensor.shape[1:])
-        return _Photo(tensor, original if same_size else None, original.size[::-1])
-
-    def _from_tensor(self, tensor: Tensor) -> _Batch:
-        dims = self._image_dims()
-        if tensor.ndim not in (dims, dims + 1) or 0 in tensor.shape:
-            raise InputError(
-                f"a tensor of shape {tuple(tensor.shape)} is no image; give (channels, height, "
-                "width) or (batch, channels, height, width)"
-            )
-        if not tensor.is_floating_point():
-            raise InputError(
-                f"a tensor of {tensor.dtype} is not accepted: divide by 255 and pass floats, or "
-                "pass a NumPy array height × width × channels"
-            )
-        if not torch.isfinite(tensor).all():
-            raise InputError("the image holds NaN or Inf")
-        if self.space == "pixels" and (tensor.min() < -0.5 or tensor.max() > 1.5):
-            raise InputError(
-                "this explainer's tensors hold pixel values in [0, 1], but the image reaches from "
-                f"{tensor.min():.3g} to {tensor.max():.3g}; undo the normalisation, or build the "
-                "Explainer without preprocessing to explain normalised inputs"
-            )
-        dtype, device = self._kind()
-        batched = tensor.ndim == dims + 1
-        images = tensor.detach() if batched else tensor.detach()[None]
-        images = images.clone() if images.is_inference() else images
-        images = images.to(device, dtype)
-        size = (int(images.shape[-2]), int(images.shape[-1]))
-        pictures = tuple(_picture(one) for one in images)
-        return _Batch(images, pictures, (size,) * len(images), batched)
-
-    def _image_dims(self) -> int:
-        """Channels and positions of one image: the first convolution tells, else 3."""
-        kinds = {nn.Conv1d: 2, nn.Conv2d: 3, nn.Conv3d: 4}
-        found = (kinds[type(m)] for m in self.model.modules() if type(m) in kinds)
-        return next(found, 3)
-
-    # --- the affine step between the explained space and the network's input ------------------
-
-    def _to_input(self, X: Tensor) -> Tensor:
-        if self.space == "input" or self.preprocessing is None:
-            return X
-        return self.preprocessing.from_pixels(X)
-
-    def _to_space(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Δ by the chain rule, and the constant the normalisation adds, (B, K)."""
-        if self.space == "input" or self.preprocessing is None:
-            return weights, None
-        mean, std = (
-            torch.tensor(v, dtype=torch.float64, device=weights.device).reshape(-1, 1, 1)
-            for v in (self.preprocessing.mean, self.preprocessing.std)
-        )
-        exact = weights.double()
-        shift = -(exact * (mean / std)).flatten(2).sum(2)
-        return (exact / std).to(weights.dtype), shift
-
-    def _reference(self, reference: Tensor | float | None, X: Tensor) -> Tensor | None:
-        if reference is None:
-            return None
-        R = torch.as_tensor(reference).to(X)
-        try:
-            R = R.expand(X.shape)
-        except RuntimeError as error:
-            raise InputError(
-                f"the reference of shape {tuple(R.shape)} does not fit images of "
-                f"{tuple(X.shape[1:])}"
-            ) from error
-        if not torch.isfinite(R).all():
-            raise InputError("the reference holds NaN or Inf")
-        return R
 
     # --- captured programs -------------------------------------------------------------------
 
@@ -360,13 +224,7 @@ class Explainer:
 
     def network(self, shape: Sequence[int]) -> Network:
         """The captured network for images of one shape (C, H, W), with the way into its input."""
-        return Network(self._program(shape), self._to_input)
-
-    def _kind(self) -> tuple[torch.dtype, torch.device]:
-        for tensor in (*self.model.parameters(), *self.model.buffers()):
-            if tensor.is_floating_point():
-                return tensor.dtype, tensor.device
-        return torch.get_default_dtype(), torch.device("cpu")
+        return Network(self._program(shape), self._space.to_input)
 
 
 @dataclass(frozen=True)
@@ -427,26 +285,14 @@ def _copied_to(
     try:
         target = None if device is None else torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} is not available: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"device {device!r} is not available: {str(error).splitlines()[0]}"
+        ) from error
     stays = all(
         (dtype is None or t.dtype == dtype) and (target is None or t.device == target)
         for t in tensors
     )
     return model if stays else copy.deepcopy(model).to(device=target, dtype=dtype)
-
-
-def _picture(X: Tensor) -> Image.Image | None:
-    """A tensor image as something to look at, where it holds displayable pixels."""
-    if X.ndim != 3 or X.shape[0] not in (1, 3) or X.min() < 0 or X.max() > 1:
-        return None
-    array = (X * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(array.squeeze(-1) if array.shape[2] == 1 else array)
-
-
-def _input_channels(model: nn.Module) -> int:
-    """1 where the first convolution takes grey images, else 3."""
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    return 1 if first is not None and first.in_channels == 1 else 3
 
 
 def _fingerprint(model: nn.Module) -> tuple[Any, ...]:

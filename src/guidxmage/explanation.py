@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from guidxmage import __version__
 from guidxmage.engine.symbolic import SymbolicModel
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
-from guidxmage.files import MANIFEST, atomic_folder
+from guidxmage.files import atomic_folder
 from guidxmage.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -27,14 +23,21 @@ if TYPE_CHECKING:
     from guidxmage.explainer import Explainer
     from guidxmage.objects import ObjectTable
     from guidxmage.regions import Regions
-    from guidxmage.view import Panel
+    from guidxmage.view import Panel, Style
 
-SCHEMA = "guid-xmage/explanation/1"
-ARRAYS = "arrays.npz"
-
-_TENSORS = (
-    "logits target against score weights contributions bias residual residual_bound input".split()
-)
+# The fields that are tensors, one row per image.
+TENSORS = [
+    "logits",
+    "target",
+    "against",
+    "score",
+    "weights",
+    "contributions",
+    "bias",
+    "residual",
+    "residual_bound",
+    "input",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +116,7 @@ class Explanation:
         trail = self.trail.image(index)
         return replace(
             self,
-            **{name: getattr(self, name)[index] for name in _TENSORS},
+            **{name: getattr(self, name)[index] for name in TENSORS},
             bias_by_layer={site: value[index] for site, value in self.bias_by_layer.items()},
             pictures=(self.pictures[index],),
             photo_sizes=(self.photo_sizes[index],),
@@ -130,7 +133,7 @@ class Explanation:
 
     def _of_target(self, index: int) -> Explanation:
         model = self.symbolic_model
-        per_target = [name for name in _TENSORS if name not in ("logits", "input")]
+        per_target = [name for name in TENSORS if name not in ("logits", "input")]
         return replace(
             self,
             **{name: getattr(self, name)[index] for name in per_target},
@@ -228,7 +231,7 @@ class Explanation:
     # --- pictures ----------------------------------------------------------------------------
 
     def figure(
-        self, regions: Any = None, *, scale: float | None = None, style: str = "bands"
+        self, regions: Any = None, *, scale: float | None = None, style: Style = "bands"
     ) -> Figure:
         """Input, distribution map, saliency map and values of the objects; a row for each target.
 
@@ -265,7 +268,8 @@ class Explanation:
         return panels
 
     def _title(self) -> str:
-        return f"{self.model_name} ({self.weights_source})" if self.weights_source else self.model_name
+        source = f" ({self.weights_source})" if self.weights_source else ""
+        return f"{self.model_name}{source}"
 
     def _repr_html_(self) -> str:
         from guidxmage.view import panel_html
@@ -276,84 +280,17 @@ class Explanation:
 
     # --- files -------------------------------------------------------------------------------
 
-    def manifest(self) -> dict[str, Any]:
-        """Everything but the arrays, ready for JSON."""
-        return {
-            "schema": SCHEMA,
-            "versions": {
-                "guid-xmage": __version__,
-                "torch": str(torch.__version__),
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-            "model": {
-                "name": self.model_name,
-                "weights": self.weights_source,
-                "classes": self.logits.shape[-1],
-                "labels": self.labels,
-            },
-            "photo_sizes": [list(size) for size in self.photo_sizes],
-            "space": self.space,
-            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
-            "input_shape": list(self.input.shape[self.batched :]),
-            "batched": self.batched,
-            "several": self.several,
-            "exactness": self.exactness,
-            "trail": {
-                "call_sites": len(self.trail),
-                "decisions_per_image": self.trail.count,
-                "bytes": self.trail.nbytes,
-                **self.trail.header,
-            },
-            "results": [part._result() for part in self.split()],
-        }
-
-    def _result(self) -> dict[str, Any]:
-        against = int(self.against)
-        return {
-            "target": int(self.target),
-            "against": against if against >= 0 else None,
-            "name": self.target_name,
-            "score": float(self.score),
-            "contribution_sum": float(self.contributions.sum(dtype=torch.float64)),
-            "bias": float(self.bias),
-            "residual": float(self.residual),
-            "residual_bound": float(self.residual_bound),
-            "bias_by_layer": {site: float(value) for site, value in self.bias_by_layer.items()},
-        }
-
-    def save(self, path: str | Path, *, extra: dict[str, Any] | None = None) -> Path:
+    def save(self, path: str | Path) -> Path:
         """Write a folder with manifest.json and arrays.npz (plain NumPy arrays, no pickle).
 
-        The folder appears whole or not at all; an earlier explanation there is replaced. `extra`
-        entries join the manifest. Raises InputError when the folder cannot be written.
+        The folder appears whole or not at all; an earlier explanation there is replaced. Raises
+        InputError when the folder cannot be written.
         """
-        path = Path(path)
-        with atomic_folder(path) as folder:
-            self.write_into(folder, extra)
-        return path
+        from guidxmage.archive import write_explanation
 
-    def write_into(
-        self, folder: Path, extra: dict[str, Any] | None = None, *, arrays: bool = True
-    ) -> None:
-        """Write the manifest and, unless told otherwise, the arrays into an existing folder."""
-        manifest = {**self.manifest(), **(extra or {}), "arrays": ARRAYS if arrays else None}
-        text = json.dumps(manifest, indent=2, ensure_ascii=False)
-        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        if arrays:
-            np.savez(folder / ARRAYS, **self._arrays())
-
-    def _arrays(self) -> dict[str, Any]:
-        arrays = {name: getattr(self, name).cpu().numpy() for name in _TENSORS}
-        arrays["cotangent"] = self.symbolic_model.cotangent.cpu().numpy()
-        arrays["model_bias"] = self.symbolic_model.bias.cpu().numpy()
-        arrays["bias_values"] = np.stack([v.cpu().numpy() for v in self.bias_by_layer.values()])
-        sites = json.dumps(list(self.bias_by_layer))
-        arrays["bias_sites"] = np.frombuffer(sites.encode(), dtype=np.uint8)
-        for number, picture in enumerate(self.pictures):
-            if picture is not None:
-                arrays[f"picture.{number}"] = np.asarray(picture)
-        return {**arrays, **self.trail.to_arrays()}
+        with atomic_folder(Path(path)) as folder:
+            write_explanation(self, folder)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path, explainer: Explainer | None = None) -> Explanation:
@@ -361,62 +298,7 @@ class Explanation:
 
         Raises InputError when the folder holds no explanation or a damaged one.
         """
-        folder = Path(path)
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            if manifest.get("schema") != SCHEMA:
-                raise InputError(f"{folder} holds {manifest.get('schema')!r}, not {SCHEMA!r}")
-            with np.load(folder / ARRAYS, allow_pickle=False) as stored:
-                arrays = dict(stored)
-            return cls._from_parts(manifest, arrays, explainer)
-        except FileNotFoundError as error:
-            raise InputError(f"{folder} holds no saved explanation: no {error.filename}") from error
-        except InputError:
-            raise
-        except Exception as error:  # zip, JSON and NumPy each raise their own kinds
-            raise InputError(f"the explanation in {folder} is damaged: {error}") from error
+        from guidxmage.archive import read_explanation
 
-    @classmethod
-    def _from_parts(
-        cls, manifest: dict[str, Any], arrays: dict[str, Any], explainer: Explainer | None
-    ) -> Explanation:
-        tensors = {name: torch.from_numpy(arrays[name]) for name in _TENSORS}
-        trail = Trail.from_arrays(arrays)
-        sites = json.loads(arrays["bias_sites"].tobytes().decode())
-        network = None
-        if explainer is not None:
-            network = explainer.network(manifest["input_shape"])
-        model = SymbolicModel(
-            weights=tensors["weights"],
-            bias=torch.from_numpy(arrays["model_bias"]),
-            trail=trail,
-            cotangent=torch.from_numpy(arrays["cotangent"]),
-            batched=manifest["batched"],
-            several=manifest["several"],
-            network=network,
-        )
-        described = manifest["preprocessing"]
-        labels = manifest["model"]["labels"]
-        return cls(
-            **tensors,
-            bias_by_layer={
-                site: torch.from_numpy(value)
-                for site, value in zip(sites, arrays["bias_values"], strict=True)
-            },
-            exactness=manifest["exactness"],
-            trail=trail,
-            symbolic_model=model,
-            pictures=tuple(_picture(arrays.get(f"picture.{n}")) for n in range(trail.rows)),
-            photo_sizes=tuple((size[0], size[1]) for size in manifest["photo_sizes"]),
-            space=manifest["space"],
-            labels=None if labels is None else tuple(labels),
-            model_name=manifest["model"]["name"],
-            weights_source=manifest["model"]["weights"],
-            preprocessing=Preprocessing.from_dict(described) if described else None,
-        )
-
-
-def _picture(array: Any) -> Image.Image | None:
-    return None if array is None else Image.fromarray(array)
-
-
+        network = None if explainer is None else explainer.network
+        return read_explanation(Path(path), network)

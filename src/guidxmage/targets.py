@@ -126,7 +126,9 @@ def _class_of(target: Any, logits: Tensor, labels: Sequence[str] | None) -> Tens
             '"top1", ("top", k), "all", or ("contrast", a, b)'
         )
     if not 0 <= target < classes:
-        raise InputError(f"target {target} is out of range: the network has classes 0 to {classes - 1}")
+        raise InputError(
+            f"target {target} is out of range: the network has classes 0 to {classes - 1}"
+        )
     return torch.full((len(logits),), int(target), device=logits.device)
 
 

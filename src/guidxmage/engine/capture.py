@@ -10,14 +10,14 @@ from typing import Any
 
 import sympy
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from guidxmage.engine.call import BatchSize, Call, Ref
 from guidxmage.engine.fold import fold_batch_norm
 from guidxmage.engine.program import Program
-from guidxmage.engine.rules import RULES
+from guidxmage.engine.rules import rule_of
 from guidxmage.errors import InputError, UnsupportedOperatorError
 
 
@@ -133,9 +133,7 @@ class _GraphReader:
         return self.calls, self._result()
 
     def _placeholder(self, node: torch.fx.Node) -> Any:
-        spec = next(
-            s for s in self.exported.graph_signature.input_specs if s.arg.name == node.name
-        )
+        spec = next(s for s in self.exported.graph_signature.input_specs if s.arg.name == node.name)
         if spec.kind == InputKind.USER_INPUT:
             free = [d.node.expr for d in node.meta["val"].shape if isinstance(d, torch.SymInt)]
             self.symbol = free[0] if free else None
@@ -143,8 +141,8 @@ class _GraphReader:
         assert spec.target is not None
         for source in (self.exported.state_dict, self.exported.constants):
             if spec.target in source:
-                value = source[spec.target]
-                return value.detach() if isinstance(value, Tensor) else value
+                # Not detached: ATen chooses some kernels by requires_grad, as in eager mode.
+                return source[spec.target]
         raise UnsupportedOperatorError(f"the model's input {node.name!r} cannot be read")
 
     def _call(self, node: torch.fx.Node) -> Any:
@@ -219,7 +217,7 @@ class _GraphReader:
         if signature.buffers_to_mutate:
             name = next(iter(signature.buffers_to_mutate.values()))
             raise InputError(f"the model changes its buffer {name!r} while running; freeze it")
-        returned = list(output.args[0])  # type: ignore[arg-type]
+        returned = list(output.args[0])
         if len(returned) != 1 or not isinstance(returned[0], torch.fx.Node):
             raise InputError(
                 f"the model returns {len(returned)} values where one tensor of class scores is "
@@ -266,11 +264,9 @@ def _refuse_unknown(calls: Sequence[Call]) -> None:
     """Refuse the whole network by the names and places of what has no rule."""
     refused: list[str] = []
     for call in calls:
-        rule = RULES.get(call.op)
+        rule = rule_of(call)
         if rule is None:
             refused.append(f"{call.op} at '{call.site}' has no rule")
-        elif not call.inputs:
-            refused.append(f"{call.op} at '{call.site}' makes a constant of the batch's size")
         elif reason := (rule.refuse(call) if rule.refuse else None):
             refused.append(f"{call.op} at '{call.site}': {reason}")
     if refused:
@@ -298,5 +294,3 @@ def _check_rows_stay_apart(calls: Sequence[Call]) -> None:
                 f"this network cannot be explained: {call.op} at '{call.site}' mixes or moves "
                 "the images of a batch"
             )
-
-

@@ -13,15 +13,22 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole, Ref, resolve
-from guidxmage.engine.rules import RULES
+from guidxmage.engine.rules import rule_of
+from guidxmage.engine.rules.table import Rule
 from guidxmage.engine.trail import Decisions, Trail
-
+from guidxmage.errors import UnsupportedOperatorError
 
 # Operators whose output is always newly allocated, so that the next one may overwrite it as the
 # user's in-place ReLU would; the values are the same either way.
 _FRESH = frozenset(
-    "aten.conv1d.default aten.conv2d.default aten.conv3d.default aten.linear.default"
-    " aten._native_batch_norm_legit_no_training.default aten.add.Tensor".split()
+    [
+        "aten.conv1d.default",
+        "aten.conv2d.default",
+        "aten.conv3d.default",
+        "aten.linear.default",
+        "aten._native_batch_norm_legit_no_training.default",
+        "aten.add.Tensor",
+    ]
 )
 
 
@@ -91,12 +98,14 @@ class Program:
         return frozenset(
             call.id
             for call in self.calls
-            if isinstance(call.args[0], Ref) and call.args[0].id in fresh and uses[call.args[0].id] == 1
+            if isinstance(call.args[0], Ref)
+            and call.args[0].id in fresh
+            and uses[call.args[0].id] == 1
         )
 
     @cached_property
     def _measured(self) -> frozenset[int]:
-        return frozenset(call.id for call in self.symbolic_calls if RULES[call.op].terms)
+        return frozenset(call.id for call in self.symbolic_calls if _rule(call).terms)
 
     def shapes(self, rows: int) -> dict[int, tuple[int, ...]]:
         """The shape of every value in a run with that many rows."""
@@ -116,7 +125,7 @@ class Program:
         norms: dict[int, Tensor] = {}
         for call, expired in zip(self.calls, self._expired, strict=True):
             args = resolve(call.args, values, rows)
-            record = RULES[call.op].record
+            record = _rule(call).record
             if record is None:
                 value = call.run(*args)
             else:
@@ -142,7 +151,7 @@ class Program:
         values: dict[int, Tensor] = {0: direction}
         for call, expired in zip(self.symbolic_calls, self._expired_symbolic, strict=True):
             frame = self._frame(call, rows, trail)
-            value = RULES[call.op].push(frame, *resolve(call.args, values, rows), **call.kwargs)
+            value = _rule(call).push(frame, *resolve(call.args, values, rows), **call.kwargs)
             if affine:
                 for _, constant in self._constants(frame):
                     value = value + constant
@@ -182,7 +191,7 @@ class Program:
                     bias_maps[site] = _position_map(g, constant)
             if norms is not None and call.id in norms:
                 variance += self._rounding_variance(frame, g, norms[call.id], constants)
-            pulled = RULES[call.op].pull(frame, g, *self._holes(frame), **call.kwargs)
+            pulled = _rule(call).pull(frame, g, *self._holes(frame), **call.kwargs)
             for id_, g_in in zip(call.inputs, pulled, strict=True):
                 pending.add(id_, g_in, owned=not shares_memory(g, g_in) and _is_dense(g_in))
         weights, _ = pending.pop(0)
@@ -209,8 +218,9 @@ class Program:
     def _constants(self, frame: Frame) -> list[tuple[str, Tensor]]:
         """What the call adds whatever its input, with the call site each part comes from."""
         constants = list(frame.call.offsets)
-        if RULES[frame.call.op].constant is not None:
-            constant = RULES[frame.call.op].constant(frame, *self._holes(frame), **frame.call.kwargs)
+        make = _rule(frame.call).constant
+        if make is not None:
+            constant = make(frame, *self._holes(frame), **frame.call.kwargs)
             if constant is not None:
                 constants.append((frame.call.site, constant))
         return constants
@@ -224,13 +234,23 @@ class Program:
         of K products errs by about u·√K times its own size; the size is taken from the 2-norm of
         the output before constants are added.
         """
-        assert RULES[frame.call.op].terms is not None
-        terms = RULES[frame.call.op].terms(frame, *self._holes(frame), **frame.call.kwargs)
+        count = _rule(frame.call).terms
+        assert count is not None
+        terms = count(frame, *self._holes(frame), **frame.call.kwargs)
         size = norm.double()
         per_image = prod(frame.shape) // len(g)
         for site, constant in constants:
-            size = size + per_image**0.5 * frame.prepare(f"spread {site}", partial(_spread, constant))
+            size = size + per_image**0.5 * frame.prepare(
+                f"spread {site}", partial(_spread, constant)
+            )
         return (terms / per_image) * (row_norms(g).double() * frame.for_rows(size)) ** 2
+
+
+def _rule(call: Call) -> Rule:
+    rule = rule_of(call)
+    if rule is None:
+        raise UnsupportedOperatorError(f"{call.op} at '{call.site}' has no rule")
+    return rule
 
 
 class _Cotangents:
@@ -250,10 +270,8 @@ class _Cotangents:
             self._waiting[id_] = (g, owned)
             return
         other, other_owned = self._waiting[id_]
-        if other_owned:
-            total = other.add_(g)
-        else:
-            total = g.add_(other) if owned else g + other
+        target, addend = (g, other) if owned and not other_owned else (other, g)
+        total = target.add_(addend) if owned or other_owned else target + addend
         self._waiting[id_] = (total, True)
 
 
@@ -299,6 +317,6 @@ def inner(g: Tensor, constant: Tensor) -> Tensor:
 
 
 def _position_map(g: Tensor, constant: Tensor) -> Tensor:
-    """g ⊙ constant summed over channels: what the constant adds at each position, (R, *positions)."""
+    """What a constant adds at each position, summed over channels: (R, *positions)."""
     product = (g * constant).double()
     return product.sum(1) if product.ndim > 2 else product

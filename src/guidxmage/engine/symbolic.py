@@ -109,7 +109,9 @@ class SymbolicModel:
         """
         program = self._network().program
         parts = [
-            pull_targets(program, self.trail.image(row), self.cotangent[:, row : row + 1], maps=True)
+            pull_targets(
+                program, self.trail.image(row), self.cotangent[:, row : row + 1], maps=True
+            )
             for row in range(self.cotangent.shape[1])
         ]
         joined = {site: torch.cat([part.maps[site] for part in parts]) for site in parts[0].maps}
@@ -130,9 +132,8 @@ class SymbolicModel:
         expected = self.cotangent.shape[1] if self.batched else len(images)
         if images.shape[1:] != shape or len(images) != expected or len(images) == 0:
             count = str(expected) if self.batched else "n"
-            raise InputError(
-                f"Z has shape {tuple(Z.shape)} where ({count}, {', '.join(map(str, shape))}) is expected"
-            )
+            wanted = f"({count}, {', '.join(map(str, shape))})"
+            raise InputError(f"Z has shape {tuple(Z.shape)} where {wanted} is expected")
         if not torch.isfinite(images).all():
             raise InputError("Z holds NaN or Inf")
         return images.to(self.weights), single

@@ -16,9 +16,13 @@ Source = Literal["bundled", "torchvision"]
 
 @dataclass(frozen=True)
 class Published:
-    """Published weights: read on demand, and described in one line."""
+    """Published weights: read on demand, and described in one line.
+
+    ``parameters`` counts auxiliary classifiers, which serve training only, where there are any.
+    """
 
     description: str
+    parameters: int
     read: Callable[[], StateDict]
     available_offline: bool
 

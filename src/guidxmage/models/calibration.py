@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from guidxmage.errors import InputError
+
 
 def natural_like_images(
     count: int, size: int, generator: torch.Generator, channels: int = 3
@@ -34,7 +36,10 @@ def calibrate_batch_norm(model: nn.Module, images: Tensor) -> None:
     ``images``: at least two network inputs (B, C, H, W). One forward pass, in which batch-norm
     alone is in training mode (each layer sees what the calibrated layers before it give) and
     dropout is off. Weights, RNG and the modes of the model's modules stay as they were.
+    Raises InputError for fewer images, which have no variance to speak of.
     """
+    if len(images) < 2:
+        raise InputError(f"batch-norm is calibrated with two images or more, not {len(images)}")
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import util
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +23,9 @@ def load_python_model(spec: str) -> LoadedModel:
 
     It returns an nn.Module, or an nn.Module and its preprocessing (a Preprocessing or any callable
     from a PIL image to a (C, H, W) tensor). The model is put into evaluation mode. This runs the
-    user's code. Raises InputError when the spec or what the code returns cannot be used.
+    user's code, which may import its neighbours: modules in the file's folder, or in the working
+    folder where a module is named. Raises InputError when the spec or what the code returns cannot
+    be used.
     """
     where, _, name = spec.rpartition(":")
     if not where or not name:
@@ -30,10 +33,13 @@ def load_python_model(spec: str) -> LoadedModel:
             f"{spec!r} does not name a network; "
             "write 'package.module:callable' or 'file.py:callable'"
         )
-    factory = _attribute(_module(where), name, where)
-    if not callable(factory):
-        raise InputError(f"{name!r} in {where} is not a function that makes a network")
-    model, preprocessing = _parts(_called(factory, spec), spec)
+    folder = Path(where).parent if where.endswith(".py") else Path()
+    with _importable(folder.resolve()):
+        factory = _attribute(_module(where), name, where)
+        if not callable(factory):
+            raise InputError(f"{name!r} in {where} is not a function that makes a network")
+        made = _called(factory, spec)
+    model, preprocessing = _parts(made, spec)
     if preprocessing is not None and not callable(preprocessing):
         raise InputError(f"the preprocessing that {spec} returned cannot be called with an image")
     return LoadedModel(
@@ -45,13 +51,26 @@ def load_python_model(spec: str) -> LoadedModel:
     )
 
 
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let code import what lies in ``folder``, as Python does for a script in it."""
+    entry = str(folder)
+    sys.path.insert(0, entry)
+    importlib.invalidate_caches()  # the file may be newer than the last look into the folder
+    try:
+        yield
+    finally:
+        if entry in sys.path:
+            sys.path.remove(entry)
+
+
 def _module(where: str) -> ModuleType:
     is_file = where.endswith(".py")
     if is_file and not Path(where).is_file():
         raise InputError(f"there is no Python file {where}")
     try:
         return _run_file(Path(where)) if is_file else importlib.import_module(where)
-    except Exception as error:  # the user's code raises what it likes
+    except (Exception, SystemExit) as error:  # the user's code raises what it likes
         raise InputError(f"{where} cannot be imported: {_said(error)}") from error
 
 
@@ -87,7 +106,7 @@ def _called(factory: Callable[[], Any], spec: str) -> Any:
         return factory
     try:
         return factory()
-    except Exception as error:  # the user's code raises what it likes
+    except (Exception, SystemExit) as error:  # the user's code raises what it likes
         raise InputError(f"{spec} failed: {_said(error)}") from error
 
 
@@ -101,6 +120,6 @@ def _parts(made: Any, spec: str) -> tuple[nn.Module, Any]:
     return model, preprocessing
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -35,14 +35,15 @@ class ModelInfo:
     """One line of the list of networks.
 
     ``piecewise_linear``: explanations hold on a region, not only at the image. ``input_size``: side
-    of the square images it was made for. ``available_offline``: no download is needed for its
-    published weights.
+    of the square images it was made for. ``parameters``: how many the published network has.
+    ``available_offline``: no download is needed for its published weights.
     """
 
     name: str
     source: Source
     piecewise_linear: bool
     input_size: int
+    parameters: int
     available_offline: bool
 
 
@@ -56,6 +57,7 @@ def available_models() -> list[ModelInfo]:
             source=architecture.source,
             piecewise_linear=architecture.piecewise_linear,
             input_size=architecture.input_size,
+            parameters=architecture.published.parameters,
             available_offline=architecture.published.available_offline,
         )
         for architecture in found
@@ -65,25 +67,29 @@ def available_models() -> list[ModelInfo]:
 def load_model(
     name: str = "efficientnet_lite0",
     *,
-    weights: str | os.PathLike[str] = "default",
+    weights: str | os.PathLike[str] | None = "default",
     labels: Sequence[str] | str | os.PathLike[str] | None = None,
     seed: int = 0,
 ) -> LoadedModel:
     """A classifier by name (see ``available_models``), in evaluation mode, on the CPU, float32.
 
     ``weights``: "default" for the published ones, the path of a .pth, .pt or .safetensors file with
-    a state dict (it also tells the number of classes), or "none" for random weights drawn with
-    ``seed``, with realistic batch-norm statistics. ``labels``: class names or a file of them;
-    ImageNet's are used for 1000 classes. The global RNG is not touched. Raises InputError for an
-    unknown name and for weights or labels that cannot be had or do not fit.
+    a state dict (it also tells the number of classes), or "none" (None, as in torchvision) for
+    random weights drawn with ``seed``, with realistic batch-norm statistics. ``labels``: class
+    names or a file of them; ImageNet's are used for 1000 classes. The global RNG is not touched.
+    Raises InputError for an unknown name, and for weights or labels that cannot be had or do not
+    fit.
     """
     architecture = _architecture(name)
-    if weights == "default":
+    if weights is None:
+        weights = "none"
+    choice = weights.lower() if isinstance(weights, str) else ""
+    if choice == "default":
         model = _with_weights(
             architecture, architecture.published.read(), "the published weight file"
         )
         description = architecture.published.description
-    elif weights == "none":
+    elif choice == "none":
         model = _random(architecture, seed)
         description = f"random, seed {seed}"
     else:
@@ -122,13 +128,15 @@ def _with_weights(architecture: Architecture, weights: StateDict, source: str) -
     adapted = architecture.adapt(weights)
     model = _built(architecture, _IMAGENET_CLASSES)
     head = _head(model.state_dict())
-    if head in adapted and adapted[head].shape not in ((), (_IMAGENET_CLASSES,)):
+    if head in adapted and adapted[head].ndim and len(adapted[head]) != _IMAGENET_CLASSES:
         model = _built(architecture, len(adapted[head]))
     load_weights(model, adapted, name=architecture.name, source=source)
     return model
 
 
 def _random(architecture: Architecture, seed: int) -> nn.Module:
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed}; give a whole number from 0 to 2**63 - 1")
     model = _built(architecture, _IMAGENET_CLASSES, seed)
     generator = torch.Generator().manual_seed(seed)
     vary_weights(model, generator)
@@ -147,7 +155,7 @@ def _built(architecture: Architecture, num_classes: int, seed: int = 0) -> nn.Mo
 
 
 def _head(weights: StateDict | dict[str, torch.Tensor]) -> str:
-    """Name of the bias of the layer that computes the scores: all networks define it last."""
+    """Name of the last tensor: all networks define the layer that computes the scores last."""
     return next(reversed(weights))
 
 

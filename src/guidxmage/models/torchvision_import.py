@@ -40,9 +40,9 @@ def import_torchvision() -> ModuleType:
 
 
 def _declare_operators() -> None:
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
-        library.define(f"{name}{_SCHEMA}")  # type: ignore[no-untyped-call]
+        library.define(f"{name}{_SCHEMA}")
     _declared.append(library)
 
 

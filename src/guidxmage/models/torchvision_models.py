@@ -59,6 +59,7 @@ def torchvision_architecture(name: str) -> Architecture:
         adapt=_adapt,
         published=Published(
             description=f"torchvision {weights.name}",
+            parameters=weights.meta["num_params"],
             read=partial(_read, name, weights.url),
             available_offline=_cached(weights.url).is_file(),
         ),
@@ -110,7 +111,9 @@ def _download(name: str, url: str, file: Path) -> None:
         )
     # torch.hub reports a wrong hash as RuntimeError.
     except (OSError, RuntimeError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
         raise InputError(
-            f"the weights of {name} could not be downloaded from {url} ({error}); "
-            "give a local weight file instead, or weights='none' for random ones"
+            f"the weights of {name} could not be downloaded from {url} ({reason}); "
+            "give a local weight file (--weights FILE), or weights='none' for random ones "
+            "(--weights none)"
         ) from None

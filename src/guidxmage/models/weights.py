@@ -20,6 +20,11 @@ StateDict = OrderedDict[str, Tensor]
 
 # Under which training scripts keep the weights among epoch, optimiser and settings.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+# Numbers that mean themselves; quantised ones, for instance, are nothing without their scale.
+_PLAIN = (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+)  # fmt: skip
 
 
 def read_weights(path: str | os.PathLike[str]) -> StateDict:
@@ -27,7 +32,8 @@ def read_weights(path: str | os.PathLike[str]) -> StateDict:
 
     Checkpoints {'state_dict': …} and {'model': …} are unwrapped, and the prefix 'module.' of
     data-parallel training is removed. Raises InputError for a file that is missing, empty,
-    damaged, holds pickled objects (they are never run), or has NaN or infinite values.
+    damaged, holds pickled objects (they are never run), or has NaN, infinite, quantised, sparse or
+    complex values.
     """
     file = Path(path)
     if not file.is_file():
@@ -37,9 +43,19 @@ def read_weights(path: str | os.PathLike[str]) -> StateDict:
     reader = _read_safetensors if file.suffix.lower() == ".safetensors" else _read_pth
     weights = _without_prefix(_unwrapped(reader(file), file))
     for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"the weight file {file} holds NaN or infinite values in {name!r}")
+        _check_values(name, tensor, file)
     return weights
+
+
+def _check_values(name: str, tensor: Tensor, file: Path) -> None:
+    if tensor.dtype not in _PLAIN or tensor.layout is not torch.strided or tensor.is_meta:
+        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+        raise InputError(
+            f"the weight file {file} holds {name!r} in a form that cannot be loaded ({kind}); "
+            "save it as an ordinary float32 tensor"
+        )
+    if not torch.isfinite(tensor).all():
+        raise InputError(f"the weight file {file} holds NaN or infinite values in {name!r}")
 
 
 def _read_safetensors(file: Path) -> Any:

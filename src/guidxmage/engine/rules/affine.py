@@ -30,7 +30,9 @@ def symmetric_padding(padding: IntList | str, weight: Tensor, dilation: IntList)
     if padding == "valid":
         return [0] * (weight.ndim - 2)
     if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(_each(dilation, weight), weight.shape[2:], strict=True)]
+        totals = [
+            d * (k - 1) for d, k in zip(_each(dilation, weight), weight.shape[2:], strict=True)
+        ]
         return [total // 2 for total in totals]
     assert not isinstance(padding, str)
     return _each(padding, weight)
@@ -191,7 +193,7 @@ def _scale_and_shift(f: Frame, x: Hole | Tensor, args: Sequence[Any]) -> tuple[T
         ndim = len(x.shape)
         return tuple(per_channel(v.to(x.dtype), ndim) for v in (scale, shift))  # type: ignore
 
-    return f.prepare("scale_and_shift", make)  # type: ignore[no-any-return]
+    return f.prepare("scale_and_shift", make)
 
 
 def _record_batch_norm(
@@ -237,7 +239,7 @@ def is_constant(value: Any) -> bool:
 
 
 def _add(sign: int) -> Rule:
-    """x + alpha·y or x − alpha·y, either of them possibly constant, with broadcasting."""
+    """X + alpha·y or x − alpha·y, either of them possibly constant, with broadcasting."""
 
     def factors(alpha: float) -> tuple[float, float]:
         return 1, sign * alpha
@@ -269,7 +271,7 @@ def _add(sign: int) -> Rule:
 def _record_add(f: Frame, x: Any, y: Any, *, alpha: float = 1) -> Tensor:
     if f.owned and x.shape == f.shape and isinstance(y, Tensor) and y.dtype == x.dtype:
         return x.add_(y, alpha=alpha)
-    return f.call.run(x, y)  # type: ignore[no-any-return]
+    return f.call.run(x, y)
 
 
 register("aten.add.Tensor", replace(_add(+1), record=_record_add))
@@ -320,11 +322,15 @@ register("aten.neg.default", linear(lambda f, x: -x, pull=lambda f, g, x: [-g]))
 # --- reductions ----------------------------------------------------------------------------------
 
 
-def _mean_pull(f: Frame, g: Tensor, x: Hole, dims: Any = None, keep: bool = False, **_: Any) -> list[Tensor]:
+def _mean_pull(
+    f: Frame, g: Tensor, x: Hole, dims: Any = None, keep: bool = False, **_: Any
+) -> list[Tensor]:
     return [_sum_pull(f, g, x, dims, keep)[0] / (prod(x.shape) / prod(f.shape))]
 
 
-def _sum_pull(f: Frame, g: Tensor, x: Hole, dims: Any = None, keep: bool = False, **_: Any) -> list[Tensor]:
+def _sum_pull(
+    f: Frame, g: Tensor, x: Hole, dims: Any = None, keep: bool = False, **_: Any
+) -> list[Tensor]:
     reduced = sorted(d % len(x.shape) for d in (dims or range(len(x.shape))))
     if not keep:
         for dim in reduced:
@@ -338,7 +344,11 @@ def _reduced_terms(f: Frame, x: Hole, *rest: Any, **_: Any) -> int:
 
 register(
     "aten.mean.dim",
-    linear(lambda f, x, *args, **kw: aten.mean.dim(x, *args, **kw), pull=_mean_pull, terms=_reduced_terms),
+    linear(
+        lambda f, x, *args, **kw: aten.mean.dim(x, *args, **kw),
+        pull=_mean_pull,
+        terms=_reduced_terms,
+    ),
 )
 register(
     "aten.sum.dim_IntList",
@@ -348,4 +358,3 @@ register(
         terms=_reduced_terms,
     ),
 )
-

@@ -22,7 +22,7 @@ aten = torch.ops.aten
 
 
 def _slopes(on: Callable[..., Any], off: Callable[..., Any]) -> Callable[..., Tensor]:
-    """v ↦ v·(on-slope where on, off-slope elsewhere), for both directions and cotangents."""
+    """V ↦ v·(on-slope where on, off-slope elsewhere), for both directions and cotangents."""
 
     def scaled(f: Frame, v: Tensor, *args: Any) -> Tensor:
         bits = f.taken().plane()
@@ -58,7 +58,7 @@ def _two_pieces(
 
     return Rule(
         "decision",
-        push=lambda f, x, *args: scaled(f, x, *args),
+        push=scaled,
         pull=lambda f, g, x, *args: [scaled(f, g, *args)],
         record=record,
         constant=constant if off_value else None,

@@ -22,7 +22,7 @@ aten = torch.ops.aten
 
 
 def _applied(f: Frame, x: Tensor, *args: Any) -> Tensor:
-    return f.call.run(x, *args)  # type: ignore[no-any-return]
+    return f.call.run(x, *args)
 
 
 _applied_transposed = transpose_of(_applied)
@@ -35,7 +35,7 @@ def _window_terms(f: Frame, x: Hole, *args: Any) -> int:
 def _adaptive_average_pull(f: Frame, g: Tensor, x: Hole, size: Sequence[int]) -> list[Tensor]:
     if all(n == 1 for n in size):
         return [(g / prod(x.shape[-len(size) :])).expand(x.shape)]
-    return _applied_transposed(f, g, x, size)  # type: ignore[no-any-return]
+    return _applied_transposed(f, g, x, size)
 
 
 register(
@@ -132,9 +132,7 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
     """A max-pool over `dims` dimensions; overlapping windows are transposed by scatter-add."""
 
     def windows(f: Frame, plane: Sequence[int], args: Sequence[Any], device: Any) -> Windows:
-        return f.prepare(  # type: ignore[no-any-return]
-            "windows", lambda: geometry(plane, f.shape[-dims:], args).to(device)
-        )
+        return f.prepare("windows", lambda: geometry(plane, f.shape[-dims:], args).to(device))
 
     def flat(f: Frame, plane: Sequence[int], args: Sequence[Any], device: Any) -> Tensor:
         local = f.taken().index()
@@ -165,10 +163,9 @@ def _scatter_add_2d(g: Tensor, index: Tensor, x: Hole, args: Sequence[Any]) -> T
     """PyTorch's own parallel scatter-add kernel; of its input it reads only the shape."""
     layout = torch.channels_last if is_channels_last(g) else torch.contiguous_format
     placeholder = torch.empty(x.shape, dtype=g.dtype, device=g.device, memory_format=layout)
-    kernel, stride, padding, dilation, ceil_mode = (*args, *([], [0], [1], False)[len(args) - 1 :])
-    return aten.max_pool2d_with_indices_backward(  # type: ignore[no-any-return]
-        g, placeholder, kernel, stride, padding, dilation, ceil_mode, index
-    )
+    defaults: list[Any] = [None, [], [0], [1], False]
+    given = [*args, *defaults[len(args) :]]
+    return aten.max_pool2d_with_indices_backward(g, placeholder, *given, index)
 
 
 for _dims in (1, 2, 3):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole, is_active
-from guidxmage.engine.rules.table import Rule, linear, register
+from guidxmage.engine.rules.table import Rule, linear, register, transpose_of
 
 aten = torch.ops.aten
 
@@ -60,9 +60,7 @@ register(
 )
 register(
     "aten.transpose.int",
-    linear(
-        lambda f, x, a, b: x.transpose(a, b), pull=lambda f, g, x, a, b: [g.transpose(a, b)]
-    ),
+    linear(lambda f, x, a, b: x.transpose(a, b), pull=lambda f, g, x, a, b: [g.transpose(a, b)]),
 )
 register("aten.t.default", linear(lambda f, x: x.t(), pull=lambda f, g, x: [g.t()]))
 register(
@@ -78,7 +76,7 @@ register(
 
 
 def _selection(f: Frame, x: Tensor, *args: Any) -> Tensor:
-    return f.call.run(x, *args)  # type: ignore[no-any-return]
+    return f.call.run(x, *args)
 
 
 register(
@@ -88,6 +86,13 @@ register(
     " aten.channel_shuffle.default",
     linear(_selection),
 )
+
+
+def _refuse_row_index(call: Call) -> str | None:
+    return "it selects images of the batch" if call.args[1][0] is not None else None
+
+
+register("aten.index.Tensor", linear(_selection, refuse=_refuse_row_index))
 
 
 # --- joining -------------------------------------------------------------------------------------
@@ -104,7 +109,7 @@ def _joined_constants(f: Frame, parts: Sequence[Any], dim: int = 0) -> Tensor | 
     if all(isinstance(part, Hole) for part in parts):
         return None
     filled = [part.zeros() if isinstance(part, Hole) else part for part in parts]
-    return f.call.run(filled, dim)  # type: ignore[no-any-return]
+    return f.call.run(filled, dim)
 
 
 def _cat_pull(f: Frame, g: Tensor, parts: Sequence[Any], dim: int = 0) -> list[Tensor]:
@@ -140,6 +145,24 @@ register(
 # --- padding -------------------------------------------------------------------------------------
 
 
+def _mode(args: Sequence[Any]) -> str:
+    return next((arg for arg in args if isinstance(arg, str)), "constant")
+
+
+def _any_pad(f: Frame, x: Tensor, pad: Sequence[int], *rest: Any) -> Tensor:
+    """aten.pad; where it pads with a constant, with zeros (the constant is a term of its own)."""
+    return _constant_pad(f, x, pad) if _mode(rest) == "constant" else f.call.run(x, pad, *rest)
+
+
+_any_pad_transposed = transpose_of(_any_pad)
+
+
+def _any_pad_pull(f: Frame, g: Tensor, x: Hole, pad: Sequence[int], *rest: Any) -> list[Tensor]:
+    if _mode(rest) == "constant":
+        return _constant_pad_pull(f, g, x, pad)
+    return _any_pad_transposed(f, g, x, pad, *rest)
+
+
 def _constant_pad(f: Frame, x: Tensor, pad: Sequence[int], *_: Any) -> Tensor:
     return aten.constant_pad_nd(x, pad, 0)
 
@@ -157,11 +180,6 @@ def _padded_value(f: Frame, x: Hole, pad: Sequence[int], *rest: Any) -> Tensor |
     return aten.constant_pad_nd(one_row, pad, value)
 
 
-def _refuse_pad_mode(call: Call) -> str | None:
-    mode = call.args[2] if len(call.args) > 2 else "constant"
-    return None if mode == "constant" else f"padding mode {mode!r} has no rule"
-
-
 register(
     "aten.constant_pad_nd.default",
     Rule("affine", _constant_pad, _constant_pad_pull, constant=_padded_value),
@@ -170,15 +188,8 @@ register(
     "aten.pad.default",
     Rule(
         "affine",
-        _constant_pad,
-        _constant_pad_pull,
+        _any_pad,
+        _any_pad_pull,
         constant=_padded_value,
-        refuse=_refuse_pad_mode,
     ),
-)
-register(
-    "aten.reflection_pad1d.default aten.reflection_pad2d.default aten.reflection_pad3d.default"
-    " aten.replication_pad1d.default aten.replication_pad2d.default"
-    " aten.replication_pad3d.default",
-    linear(_selection),
 )

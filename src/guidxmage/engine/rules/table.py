@@ -54,6 +54,20 @@ def register(names: str, rule: Rule) -> None:
         RULES[name] = rule
 
 
+# A constant that takes its shape from the batch size: it depends on no image.
+_SOURCE = Rule(
+    "affine",
+    push=lambda f, *args, **kw: torch.zeros_like(f.call.run(*args)),
+    pull=lambda f, g, *args, **kw: [],
+    constant=lambda f, *args, **kw: f.call.run(*args),
+)
+
+
+def rule_of(call: Call) -> Rule | None:
+    """The rule for a call, None where its operator has none."""
+    return RULES.get(call.op) if call.inputs else _SOURCE
+
+
 def holes(args: Sequence[Any]) -> list[Hole]:
     """The active inputs among arguments, in order; lists of tensors are searched too."""
     found: list[Hole] = []
