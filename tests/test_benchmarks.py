@@ -83,7 +83,7 @@ def test_ratio_above_one_means_ours_is_faster() -> None:
     assert result.ratio == 2.0
     assert result.ratio_quartiles == (2.25, 3.5)  # of 1.5, 3 and 4
     assert speed.table([result]).splitlines()[1].split() == (
-        "net 2 1000.0 4000.0 2000.0 2.00 2.25–3.50".split()
+        ["net", "2", "1000.0", "4000.0", "2000.0", "2.00", "2.25–3.50"]
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole, is_active
-from guidxmage.engine.rules.table import Rule, linear, register
+from guidxmage.engine.rules.table import Rule, holes, linear, register
 
 aten = torch.ops.aten
 IntList = Sequence[int]
@@ -227,15 +227,10 @@ register(
 # --- arithmetic ----------------------------------------------------------------------------------
 
 
-def leading(value: Any, f: Frame) -> Tensor:
-    """A scalar or constant tensor as a tensor with as many dimensions as the output."""
-    tensor = torch.as_tensor(value)
+def leading(value: Any, f: Frame, like: Hole) -> Tensor:
+    """A number or constant tensor with the output's number of dimensions and an input's dtype."""
+    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     return tensor.reshape(*[1] * (len(f.shape) - tensor.ndim), *tensor.shape)
-
-
-def is_constant(value: Any) -> bool:
-    """Whether an argument is a number or a constant tensor rather than an active input."""
-    return not isinstance(value, Hole)
 
 
 def _add(sign: int) -> Rule:
@@ -260,9 +255,10 @@ def _add(sign: int) -> Rule:
         ]
 
     def constant(f: Frame, x: Any, y: Any, *, alpha: float = 1) -> Tensor | None:
+        (hole,) = holes((x, y))[:1]
         for part, factor in zip((x, y), factors(alpha), strict=True):
-            if is_constant(part):
-                return leading(part, f) * factor
+            if not isinstance(part, Hole):
+                return leading(part, f, hole) * factor
         return None
 
     return Rule("affine", push, pull, constant=constant)
@@ -284,7 +280,7 @@ register(
         "affine",
         push=lambda f, x, y, alpha=1: -alpha * x,
         pull=lambda f, g, x, y, alpha=1: [-alpha * g],
-        constant=lambda f, x, y, alpha=1: leading(y, f),
+        constant=lambda f, x, y, alpha=1: leading(y, f, x),
     ),
 )
 

@@ -216,9 +216,10 @@ def _pick(choose_first: Callable[[Tensor, Tensor], Tensor]) -> Rule:
         ]
 
     def constant(f: Frame, x: Any, y: Any) -> Tensor | None:
+        hole = x if isinstance(x, Hole) else y
         for part, mask in zip((x, y), masks(f), strict=True):
             if not isinstance(part, Hole):
-                return f.for_rows(mask.to(part.dtype) * leading(part, f))
+                return f.for_rows(mask.to(hole.dtype) * leading(part, f, hole))
         return None
 
     return Rule("decision", push, pull, record=record, constant=constant)
