@@ -289,8 +289,8 @@ def test_random_batch_norms_are_not_the_identity() -> None:
 def test_calibration_standardises_what_batch_norm_sees() -> None:
     """Hand computed: running statistics are the mean and unbiased variance of its input."""
     norm = nn.BatchNorm2d(2, affine=False)
-    model = nn.Sequential(norm, nn.Dropout(0.9), nn.BatchNorm2d(2)).train()
-    model[1].eval()
+    model = nn.Sequential(norm, nn.Dropout(0.9), nn.BatchNorm2d(2), nn.ReLU()).train()
+    model[3].eval()
     x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * 5 + 2
     state = torch.get_rng_state()
     calibrate_batch_norm(model, x)
@@ -303,7 +303,7 @@ def test_calibration_standardises_what_batch_norm_sees() -> None:
     assert isinstance(later, nn.BatchNorm2d)
     assert later.running_mean is not None
     assert later.running_mean.abs().max() < 1e-5  # it sees what the first one standardised
-    assert [m.training for m in model.modules()] == [True, True, False, True]
+    assert [m.training for m in model.modules()] == [True, True, True, True, False]
     assert norm.momentum == 0.1
 
 
@@ -790,7 +790,8 @@ def _import_in_a_fresh_process(torchvision: str, tmp_path: Path, after: str) -> 
     package = tmp_path / "torchvision"
     package.mkdir()
     (package / "__init__.py").write_text(torchvision)
-    (package / "part.py").write_text("")
+    count = "import builtins; builtins.imports = getattr(builtins, 'imports', 0) + 1"
+    (package / "part.py").write_text(count)
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + textwrap.dedent(after)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()
@@ -824,11 +825,14 @@ if not hasattr(torch.ops.torchvision, "nms"):
         assert import_torchvision() is import_torchvision() is sys.modules["torchvision"]
         print(torch.ops.torchvision.nms.default._schema)
         print(torch.ops.torchvision.qnms.default._schema.name)
+        import builtins
+        print(builtins.imports, "imports of torchvision.part")
         """,
     )
     assert printed.splitlines() == [
         "torchvision::nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
         "torchvision::qnms",
+        "2 imports of torchvision.part",
     ]
 
 

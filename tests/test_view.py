@@ -35,9 +35,10 @@ from guidxmage.view import (
     thresholds,
 )
 from guidxmage.view.bars import Bars
-from guidxmage.view.canvas import average, fitted, outlined, strongest
+from guidxmage.view.canvas import average, fitted, strongest
 from guidxmage.view.colors import BLUE, CYAN, GREEN, RED, YELLOW
 from guidxmage.view.maps import default_sigma, paled
+from guidxmage.view.outlines import LETTER_WIDTH, LINE_HEIGHT, name_places, outlined
 from guidxmage.view.panel import brief, decimals, number, parts, shorten
 
 
@@ -46,6 +47,7 @@ class Row:
     name: str
     sum: float
     pixels: int = 10
+    label: int = 0
 
 
 @dataclass
@@ -290,6 +292,75 @@ def test_outlines_lie_between_regions():
     assert outlined(dark, None, (8, 8)) is dark
 
 
+def test_a_name_lies_where_its_region_is_widest():
+    labels = np.zeros((300, 300), int)
+    labels[80:181, 40:241] = 7
+    labels[181:300, 40:43] = 7  # a thin tail does not pull the name down
+    row, column = name_places(labels, {7: "cat", 8: "not there"}).pop(7)
+    assert row == 130
+    assert 90 <= column <= 190
+
+
+def test_a_name_stays_inside_the_picture():
+    labels = np.zeros((100, 300), int)
+    labels[:5, :5], labels[-5:, -5:] = 1, 2
+    half = 8 * LETTER_WIDTH / 2
+    places = name_places(labels, {1: "sandwich", 2: "sandwich"})
+    for (row, column), sign in zip(places.values(), (1, -1), strict=True):
+        assert row == round(LINE_HEIGHT / 2 if sign > 0 else 100 - LINE_HEIGHT / 2)
+        assert column == round(half if sign > 0 else 300 - half)
+
+
+def test_the_edge_of_the_picture_bounds_a_region():
+    row, column = name_places(np.ones((101, 301), int), {1: "all"})[1]
+    assert row == 50
+    assert 50 <= column <= 250
+
+
+def test_names_keep_clear_of_each_other_while_there_is_room():
+    labels = np.zeros((100, 400), int)
+    labels[40:52], labels[52:64] = 1, 2
+    (upper, left), (lower, right) = name_places(labels, {1: "rug", 2: "floor"}).values()
+    assert 40 <= upper < 52 <= lower < 64
+    assert lower - upper < LINE_HEIGHT
+    assert abs(right - left) >= int((3 + 5) / 2 * LETTER_WIDTH)
+    # Without room each name keeps to its own region.
+    labels[:, 30:] = 0
+    (upper, _), (lower, _) = name_places(labels, {1: "rug", 2: "floor"}).values()
+    assert 40 <= upper < 52 <= lower < 64
+
+
+def test_named_objects_are_found_on_the_input():
+    labels = np.zeros((32, 32), int)
+    labels[:, 16:] = 3
+    table = Table([Row("cat", 2.0, label=3), Row("a very long name of a rug", -1.0)])
+    panel = make_panel((3, 32, 32), objects=table, labels=labels)
+    fig = figure([panel])
+    at = {text.get_text(): text.get_position() for text in fig.texts}
+    assert {"cat", "a very long n…"} <= set(at)
+    assert "rest" not in at
+    picture = fig.axes[0].get_position()
+    assert picture.x0 + picture.width / 2 < at["cat"][0] < picture.x1
+    assert picture.x0 < at["a very long n…"][0] < picture.x0 + picture.width / 2
+    assert picture.y0 < at["cat"][1] < picture.y1
+    assert (pictures(fig)[0][:, 223] == 255).all()
+    plain = pictures(figure([make_panel((3, 32, 32), objects=table)]))[0]
+    assert plain.shape == (32, 32, 3)
+    assert (pictures(figure([make_panel((3, 32, 32), labels=labels)]))[0] == plain).all()
+    assert "cat" not in {text.get_text() for text in figure([replace(panel, labels=None)]).texts}
+
+
+def test_a_name_wider_than_its_picture_is_left_out():
+    shape = (400, 30)
+    table = Table([Row("hippopotamus", 2.0, label=1), Row("x", 1.0, label=2)])
+    labels = np.ones(shape, int)
+    labels[200:] = 2
+    fig = figure([make_panel(shape, objects=table, labels=labels)])
+    at = {text.get_text() for text in fig.texts}
+    assert "x" in at
+    assert "hippopotamus" not in at
+
+
 # Words
 
 
@@ -315,6 +386,8 @@ def test_numbers_keep_three_digits_of_the_largest():
     assert number(-0.5, 2) == "−0.50"
     assert number(3.0, 1, sign=True) == "+3.0"
     assert number(2.5e7, 0, sign=True) == "+2.500e7"
+    assert number(-0.004, 2, sign=True) == number(0.0, 2, sign=True) == "0.00"
+    assert number(-0.006, 2, sign=True) == "−0.01"
 
 
 def test_long_names_are_shortened_to_one_line():
@@ -332,12 +405,24 @@ def test_figure_states_its_numbers():
     assert "A title" in texts
     assert "tabby (class 281)" in texts
     assert (
-        "score 9.41 = Σ pixels 3.10 + bias 6.31  (residual −2e−6, bound 4e−5)"
+        "score 9.41 = Σ pixels 3.10 + bias 6.31  (residual 2e−6 ≤ bound 4e−5)"
         "  ·  exact on region" in texts
     )
     assert {"(a)", "(b)", "(c)", "(d)"} <= set(texts)
     assert {"+3.10", "+6.31", "+9.41", "positive pixels", "bias", "score"} <= set(texts)
     assert "saliency map (σ = 0.40 px)" in texts
+
+
+@pytest.mark.parametrize(
+    ("residual", "words_of_it"),
+    [
+        (4e-5, "(residual 4e−5 ≤ bound 4e−5)"),
+        (-6e-5, "(residual 6e−5 > bound 4e−5)"),
+        (0.0, "(residual 0 ≤ bound 4e−5)"),
+    ],
+)
+def test_a_residual_beyond_its_bound_is_stated(residual, words_of_it):
+    assert words_of_it in make_panel(residual=residual).equation()
 
 
 def test_figure_states_thresholds_and_scale():
@@ -362,6 +447,18 @@ def test_rows_share_one_scale():
     # The same holds of the smoothed values: the weak row shows the photograph.
     ground = paled(np.asarray(weak.image))
     assert np.abs(rows[2] - ground).max() < 12 < np.abs(rows[5] - ground).max()
+
+
+def test_saliency_scale_can_be_shared_between_figures():
+    weak = make_panel(contributions=np.full((1, 20, 30), 0.01))
+    alone = pictures(figure([weak]))[2]
+    shared = figure([weak], saliency_scale=1.0)
+    assert np.abs(pictures(shared)[2] - paled(np.asarray(weak.image))).max() < 12
+    assert (pictures(shared)[2] != alone).any()
+    assert "s = 1.00 as given" in words(shared)
+    assert pictures(shared)[1].tolist() == pictures(figure([weak]))[1].tolist()
+    with pytest.raises(InputError, match="scale"):
+        figure([weak], saliency_scale=-1.0)
 
 
 def test_figure_shows_the_distribution_map_pixel_by_pixel():

@@ -107,7 +107,7 @@ class Frame:
         return self.decisions
 
     def gate(self, g: Tensor, bits: Tensor, *, last_use: bool = False) -> Tensor:
-        """G ⊙ bits; every recorded image gates its own rows (row = target·B + image).
+        """g ⊙ bits; every recorded image gates its own rows (row = target·B + image).
 
         With `last_use` an owned g is overwritten.
         """

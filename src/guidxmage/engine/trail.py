@@ -44,14 +44,13 @@ class Decisions:
     """The decisions taken at one call site on B images.
 
     `kind` is "bits" (one plane: on/off or first/second; two planes: inside, above) or "index"
-    (which operand of a window or reduction). `shape` is the shape per image; `planes` holds
-    packed bytes, (B, ⌈n/8⌉) for bits and (B, n·itemsize) for indices.
+    (which operand of a window or reduction was taken, one plane per binary digit, lowest first).
+    `shape` is the shape per image; `planes` holds packed bytes, each (B, ⌈n/8⌉).
     """
 
     kind: str
     shape: tuple[int, ...]
     planes: tuple[Tensor, ...]
-    index_bytes: int = 1
 
     @classmethod
     def from_bits(cls, *planes: Tensor) -> Decisions:
@@ -60,10 +59,11 @@ class Decisions:
 
     @classmethod
     def from_index(cls, index: Tensor, choices: int) -> Decisions:
-        """Store an integer tensor (B, …) of values below `choices` in as few bytes as they need."""
-        dtype = torch.uint8 if choices <= 256 else torch.int32
-        raw = index.to(dtype).reshape(len(index), -1).contiguous()
-        return cls("index", tuple(index.shape[1:]), (raw.view(torch.uint8),), dtype.itemsize)
+        """Store an integer tensor (B, …) of values below `choices` in as few bits as they need."""
+        digits = max(1, (choices - 1).bit_length())
+        values = index.to(torch.uint8 if choices <= 256 else torch.int32)
+        planes = tuple(pack_bits((values >> digit & 1).bool()) for digit in range(digits))
+        return cls("index", tuple(index.shape[1:]), planes)
 
     @property
     def images(self) -> int:
@@ -86,15 +86,16 @@ class Decisions:
 
     def index(self) -> Tensor:
         """The chosen operands as int64, shape (B, *shape)."""
-        dtype = torch.uint8 if self.index_bytes == 1 else torch.int32
-        return self.planes[0].view(dtype).reshape(-1, *self.shape).long()
+        dtype = torch.uint8 if len(self.planes) <= 8 else torch.int32
+        value = self.plane(0).to(dtype)
+        for digit in range(1, len(self.planes)):
+            value |= self.plane(digit).to(dtype) << digit
+        return value.long()
 
     def differs(self, other: Decisions) -> Tensor:
         """Where two records of the same site decide differently, bool (B, *shape)."""
         if (self.kind, self.shape) != (other.kind, other.shape):
             raise InputError("the two trails come from different networks or image sizes")
-        if self.kind == "index":
-            return self.index() != other.index()
         pairs = zip(self.planes, other.planes, strict=True)
         packed = _fold_or([mine ^ theirs for mine, theirs in pairs])
         return unpack_bits(packed, self.shape).bool()
@@ -244,7 +245,6 @@ class Trail(Mapping[str, Decisions]):
                 "site": site,
                 "kind": entry.kind,
                 "shape": list(entry.shape),
-                "index_bytes": entry.index_bytes,
                 "planes": len(entry.planes),
             }
             for site, entry in self.items()
@@ -266,7 +266,5 @@ class Trail(Mapping[str, Decisions]):
                 torch.from_numpy(np.array(arrays[f"trail.{number}.{plane}"]))
                 for plane in range(site["planes"])
             )
-            decisions[site["site"]] = Decisions(
-                site["kind"], tuple(site["shape"]), planes, site["index_bytes"]
-            )
+            decisions[site["site"]] = Decisions(site["kind"], tuple(site["shape"]), planes)
         return cls(decisions, described["header"], described["rows"])

@@ -114,26 +114,3 @@ def average(values: FloatMap, shape: tuple[int, int]) -> FloatMap:
 def _bin_starts(length: int, size: int) -> npt.NDArray[np.intp]:
     bins = min(length, size)
     return np.arange(bins) * length // bins
-
-
-def outlined(pixels: RGB, labels: npt.NDArray[Any] | None, shape: tuple[int, int]) -> RGB:
-    """A picture enlarged to a shape (H, W), with white lines between regions of labels (h, w).
-
-    Without labels it is returned as it is.
-    """
-    if labels is None:
-        return pixels
-    labels = np.asarray(labels)
-    large: RGB = pixels[_nearest(pixels.shape, shape)]
-    regions = labels[_nearest(labels.shape, shape)]
-    border = np.zeros(shape, dtype=bool)
-    border[:-1] |= regions[:-1] != regions[1:]
-    border[:, :-1] |= regions[:, :-1] != regions[:, 1:]
-    large[border] = 255
-    return large
-
-
-def _nearest(source: tuple[int, ...], shape: tuple[int, int]) -> tuple[npt.NDArray[Any], ...]:
-    """Indices that take the nearest elements of an array (h, w, …) for a shape (H, W)."""
-    rows, columns = (np.arange(n) * m // n for n, m in zip(shape, source, strict=False))
-    return np.ix_(rows, columns)

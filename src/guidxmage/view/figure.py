@@ -11,7 +11,7 @@ import numpy as np
 
 from guidxmage.errors import InputError
 from guidxmage.view.bars import BAR_HEIGHT, Bars, draw_bars
-from guidxmage.view.canvas import FAINT_INK, Canvas, average, fitted, outlined, strongest
+from guidxmage.view.canvas import Canvas, average, fitted, strongest
 from guidxmage.view.colors import RGB, FloatMap, Style, check_scale, colorize, shared_scale
 from guidxmage.view.legend import LEGEND_HEIGHT, Legend
 from guidxmage.view.maps import (
@@ -20,7 +20,8 @@ from guidxmage.view.maps import (
     overlay,
     smooth_contributions,
 )
-from guidxmage.view.panel import Panel, brief, shorten
+from guidxmage.view.outlines import LONGEST_NAME, draw_names, outlined
+from guidxmage.view.panel import Panel, brief, parts, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +40,14 @@ class Scales(NamedTuple):
 
     pixels: float
     smooth: float
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], pixels: float | None, smooth: float | None) -> Scales:
+        """The given scales, or those that no row saturates."""
+        return cls(
+            shared_scale(row.values for row in rows) if pixels is None else check_scale(pixels),
+            shared_scale(row.smooth for row in rows) if smooth is None else check_scale(smooth),
+        )
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,20 @@ class Row:
         bars = Bars.of(self.panel).lines * BAR_HEIGHT
         return HEADER + CAPTION + max(self.display[0], bars) + AFTER_ROW
 
+    def input_words(self) -> str:
+        """What the first picture is, or the shape of an input that is none."""
+        if self.panel.image is not None:
+            return "input"
+        shape = "×".join(map(str, np.shape(self.panel.contributions)))
+        return f"no picture of this {shape} input"
+
+    def names(self) -> dict[int, str]:
+        """The names of the objects that have bars, by label."""
+        if self.panel.objects is None:
+            return {}
+        bars = ((part.label, shorten(part.name, LONGEST_NAME)) for part in parts(self.panel))
+        return {label: name for label, name in bars if label is not None}
+
     def reduction(self) -> str:
         """How many pixels one dot of the distribution map stands for, if more than one."""
         block = ceil(max(self.values.shape) / BOX)
@@ -79,21 +102,21 @@ def figure(
     *,
     title: str = "",
     scale: float | None = None,
+    saliency_scale: float | None = None,
     style: Style = "bands",
 ) -> Figure:
     """One row for each panel: (a) input, (b) distribution map, (c) saliency map, (d) bars.
 
     All rows share one colour scale for (b), `scale` or else `shared_scale` of the panels, and
-    one for (c); both are stated below the maps with the values at which colours change. Raises
-    InputError without panels or for a scale that is negative or not finite.
+    one for (c), `saliency_scale` or else `shared_scale` of the smoothed values; both are stated
+    below the maps with the values at which colours change. With objects and labels, (a) names
+    the objects that have bars. Raises InputError without panels or for a scale that is negative
+    or not finite.
     """
     if not panels:
         raise InputError("a figure needs at least one panel; none was given.")
     rows = [Row.of(panel) for panel in panels]
-    scales = Scales(
-        shared_scale(row.values for row in rows) if scale is None else check_scale(scale),
-        shared_scale(row.smooth for row in rows),
-    )
+    scales = Scales.of(rows, scale, saliency_scale)
     top = TITLE if title else MARGIN
     canvas = Canvas(WIDTH, top + sum(row.height for row in rows) + LEGEND_HEIGHT)
     if title:
@@ -103,10 +126,13 @@ def figure(
         _draw_maps(canvas, row, top + HEADER + CAPTION, scales, style=style)
         draw_bars(canvas, row.panel, COLUMNS[3], top + HEADER + CAPTION, width=BARS_WIDTH)
         top += row.height
-    given = scale is not None
-    Legend(canvas, COLUMNS[1], top, BOX, scales.pixels, given).draw_distribution(style)
-    Legend(canvas, COLUMNS[2], top, BOX, scales.smooth).draw_saliency()
+    _legend(canvas, COLUMNS[1], top, scales.pixels, scale).draw_distribution(style)
+    _legend(canvas, COLUMNS[2], top, scales.smooth, saliency_scale).draw_saliency()
     return canvas.figure
+
+
+def _legend(canvas: Canvas, left: int, top: int, scale: float, given: float | None) -> Legend:
+    return Legend(canvas, left, top, BOX, scale, given is not None)
 
 
 def _draw_header(canvas: Canvas, row: Row, top: int) -> None:
@@ -116,7 +142,7 @@ def _draw_header(canvas: Canvas, row: Row, top: int) -> None:
     equation = f"{row.panel.equation()}  ·  exact {row.panel.exactness}"
     canvas.text(MARGIN, top + 44, equation, size=9.5)
     captions = (
-        "input",
+        row.input_words(),
         f"distribution map{row.reduction()}",
         f"saliency map (σ = {brief(row.sigma, 2)} px)",
         "contribution values" + (" of the objects" if row.panel.objects is not None else ""),
@@ -135,14 +161,13 @@ def _draw_maps(canvas: Canvas, row: Row, top: int, scales: Scales, *, style: Sty
     photo = _photo(row, smooth.shape)
     saliency = outlined(overlay(photo, smooth, scales.smooth), row.panel.labels, row.display)
     empty = np.full((1, 1, 3), BACKDROP, dtype=np.uint8)
-    pictures = (empty if photo is None else photo, distribution, saliency)
-    for left, pixels in zip(COLUMNS, pictures, strict=False):
+    names = row.names()
+    shown = outlined(
+        empty if photo is None else photo, row.panel.labels if names else None, row.display
+    )
+    for left, pixels in zip(COLUMNS, (shown, distribution, saliency), strict=False):
         canvas.picture(pixels, left + inset, top, width, height)
-    if photo is None:
-        shape = "×".join(map(str, np.shape(row.panel.contributions)))
-        words = f"no picture of this {shape} input"
-        middle = (COLUMNS[0] + BOX / 2, top + height / 2)
-        canvas.text(*middle, words, ha="center", va="center", color=FAINT_INK)
+    draw_names(canvas, row.panel, names, (COLUMNS[0] + inset, top, height, width))
 
 
 def _photo(row: Row, shape: tuple[int, ...]) -> RGB | None:

@@ -26,6 +26,10 @@ class ObjectRow(Protocol):
         """What the bar is called."""
 
     @property
+    def label(self) -> int:
+        """Its number in the panel's `labels`."""
+
+    @property
     def pixels(self) -> int:
         """How many pixels it has."""
 
@@ -94,20 +98,25 @@ class Panel:
         """How pixels and bias make up the score, with the residual and its bound."""
         total = self.pixel_sum()
         digits = decimals(self.score, total, self.bias)
+        within = "≤" if abs(self.residual) <= self.residual_bound else ">"
         return (
             f"score {number(self.score, digits)} = Σ pixels {number(total, digits)}"
             f" + bias {number(self.bias, digits)}"
-            f"  (residual {brief(self.residual)}, bound {brief(self.residual_bound)})"
+            f"  (residual {brief(abs(self.residual))} {within} bound {brief(self.residual_bound)})"
         )
 
 
 @dataclass(frozen=True)
 class Part:
-    """A named share of the score: one bar. `whole` marks bias and score, which are no pixels'."""
+    """A named share of the score: one bar.
+
+    `whole` marks bias and score, which are no pixels'; `label` is that of a single object.
+    """
 
     name: str
     value: float
     whole: bool = False
+    label: int | None = None
 
 
 def parts(panel: Panel, most: int = 8) -> list[Part]:
@@ -124,7 +133,8 @@ def parts(panel: Panel, most: int = 8) -> list[Part]:
         ]
     rows = sorted(panel.objects, key=lambda row: abs(row.sum), reverse=True)
     shown, others = rows[:most], rows[most:]
-    bars = [Part(row.name, row.sum) for row in sorted(shown, key=lambda row: -row.sum)]
+    shown.sort(key=lambda row: -row.sum)
+    bars = [Part(row.name, row.sum, label=row.label) for row in shown]
     if others:
         name = f"{len(others)} other{'s' if len(others) > 1 else ''}"
         bars.append(Part(name, sum(row.sum for row in others)))
@@ -153,6 +163,9 @@ def number(value: float, digits: int, *, sign: bool = False) -> str:
     """A value with so many decimals and a true minus sign; an exponent from a million on."""
     if abs(value) >= 1e6:
         return ("+" if sign and value > 0 else "") + brief(value, 4)
+    value = round(value, digits)
+    if value == 0:
+        return f"{0:.{digits}f}"
     return format(value, f"{'+' if sign else ''}.{digits}f").replace("-", "−")
 
 

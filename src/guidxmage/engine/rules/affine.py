@@ -234,7 +234,7 @@ def leading(value: Any, f: Frame, like: Hole) -> Tensor:
 
 
 def _add(sign: int) -> Rule:
-    """X + alpha·y or x − alpha·y, either of them possibly constant, with broadcasting."""
+    """x + alpha·y or x − alpha·y, either of them possibly constant, with broadcasting."""
 
     def factors(alpha: float) -> tuple[float, float]:
         return 1, sign * alpha

@@ -22,7 +22,7 @@ aten = torch.ops.aten
 
 
 def _slopes(on: Callable[..., Any], off: Callable[..., Any]) -> Callable[..., Tensor]:
-    """V ↦ v·(on-slope where on, off-slope elsewhere), for both directions and cotangents."""
+    """v ↦ v·(on-slope where on, off-slope elsewhere), for both directions and cotangents."""
 
     def scaled(f: Frame, v: Tensor, *args: Any) -> Tensor:
         bits = f.taken().plane()
