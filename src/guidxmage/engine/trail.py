@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from math import prod
+from operator import and_, or_
 from typing import Any
 
 import numpy as np
@@ -97,7 +99,7 @@ class Decisions:
         if (self.kind, self.shape) != (other.kind, other.shape):
             raise InputError("the two trails come from different networks or image sizes")
         pairs = zip(self.planes, other.planes, strict=True)
-        packed = _fold_or([mine ^ theirs for mine, theirs in pairs])
+        packed = reduce(or_, (mine ^ theirs for mine, theirs in pairs))
         return unpack_bits(packed, self.shape).bool()
 
     def same(self, other: Decisions) -> Tensor:
@@ -105,25 +107,11 @@ class Decisions:
         if (self.kind, self.shape) != (other.kind, other.shape):
             raise InputError("the two trails come from different networks or image sizes")
         pairs = zip(self.planes, other.planes, strict=True)
-        return _fold_and([(mine == theirs).all(dim=1) for mine, theirs in pairs])
+        return reduce(and_, ((mine == theirs).all(dim=1) for mine, theirs in pairs))
 
     def with_planes(self, planes: tuple[Tensor, ...]) -> Decisions:
         """The same site with other stored bytes (a slice, another device)."""
         return replace(self, planes=planes)
-
-
-def _fold_or(tensors: list[Tensor]) -> Tensor:
-    result = tensors[0]
-    for tensor in tensors[1:]:
-        result = result | tensor
-    return result
-
-
-def _fold_and(tensors: list[Tensor]) -> Tensor:
-    result = tensors[0]
-    for tensor in tensors[1:]:
-        result = result & tensor
-    return result
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def _matmul_terms(f: Frame, a: Any, b: Any) -> int:
 
 
 register(
-    "aten.matmul.default aten.mm.default aten.bmm.default",
+    "aten.matmul.default aten.mm.default",
     linear(lambda f, a, b: a @ b, terms=_matmul_terms, refuse=_refuse_active_weight),
 )
 

@@ -61,7 +61,7 @@ class Windows:
     """Where the windows of a max-pool lie in the flattened input plane.
 
     Position p of the window of output o is input `base[o] + offsets[p]`; `positions` inverts
-    `offsets`. A window-local position fits one byte where the flat index needs eight.
+    `offsets`. A window-local position needs a few bits where the flat index takes eight bytes.
     """
 
     base: Tensor

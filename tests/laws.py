@@ -1,0 +1,98 @@
+"""The laws that every rule obeys, as functions that raise AssertionError when one is broken."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from guidxmage.engine.capture import capture
+from guidxmage.engine.program import Program, Recording
+
+
+def close(a: Tensor, b: Tensor, relative: float = 1e-12) -> None:
+    """Equal to rounding in float64, relative to the larger of the two."""
+    size = max(float(a.abs().max()), float(b.abs().max()), 1e-30)
+    error = float((a - b).abs().max()) / size
+    assert error <= relative, f"relative error {error:.1e}"
+
+
+def random_like(shape: tuple[int, ...], seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+
+def captured(module: torch.nn.Module, x: Tensor) -> tuple[Program, Recording]:
+    """The program of a module whose output is flattened to (B, n), and its recording on x."""
+    program = capture(torch.nn.Sequential(module, torch.nn.Flatten()).double().eval(), x.shape[1:])
+    return program, program.record(x)
+
+
+def check_all(module: torch.nn.Module, x: Tensor, seed: int = 0) -> None:
+    """Every law for one module and one batch of images x (B ≥ 2) without ties."""
+    module = module.double().eval()
+    program, recording = captured(module, x)
+    assert torch.equal(recording.logits, module(x.clone()).flatten(1).detach()), "not bit-equal"
+    check_push(program, recording, x, seed)
+    check_adjoint(program, recording, x, seed)
+    check_bias(program, recording, x, seed)
+    check_jacobian(module, program, recording, x)
+    check_rows(program, recording, x, seed)
+
+
+def check_push(program: Program, recording: Recording, x: Tensor, seed: int) -> None:
+    """Push is linear, and with the constants it reproduces the network along its own trail."""
+    u, v = (random_like(tuple(x.shape), seed + i) for i in (1, 2))
+    push = lambda d: program.push(recording.trail, d)  # noqa: E731
+    close(push(2 * u - 3 * v), 2 * push(u) - 3 * push(v), 1e-11)
+    close(program.push(recording.trail, x, affine=True), recording.logits, 1e-11)
+
+
+def check_adjoint(program: Program, recording: Recording, x: Tensor, seed: int) -> None:
+    """⟨push v, u⟩ = ⟨v, pull u⟩ for every image, also with three targets stacked."""
+    v = random_like(tuple(x.shape), seed + 3)
+    u = random_like((3, *recording.logits.shape), seed + 4)
+    pulled = program.pull(recording.trail, u.flatten(0, 1)).weights.unflatten(0, (3, len(x)))
+    left = (program.push(recording.trail, v) * u).sum(-1)
+    right = (pulled * v).flatten(2).sum(-1)
+    size = float((pulled.abs() * v.abs()).sum()) + 1e-30
+    assert float((left - right).abs().max()) <= 1e-12 * size, "adjoint identity"
+
+
+def check_bias(program: Program, recording: Recording, x: Tensor, seed: int) -> None:
+    """Σ bias over call sites = ⟨u, symbolic execution at zero⟩."""
+    u = random_like(tuple(recording.logits.shape), seed + 5)
+    pulled = program.pull(recording.trail, u)
+    bias = sum(pulled.bias_by_site.values(), torch.zeros(len(x), dtype=torch.float64))
+    at_zero = program.push(recording.trail, torch.zeros_like(x), affine=True)
+    expected = (u * at_zero).sum(1)
+    size = float((u * at_zero).abs().sum()) + float(recording.logits.abs().max()) + 1e-30
+    assert float((bias - expected).abs().max()) <= 1e-11 * size, "bias"
+
+
+def check_jacobian(
+    module: torch.nn.Module, program: Program, recording: Recording, x: Tensor
+) -> None:
+    """The pull of every unit vector is a row of autograd's dense Jacobian."""
+    outputs = recording.logits.shape[1]
+    for row in range(len(x)):
+        one = x[row : row + 1]
+        dense = torch.autograd.functional.jacobian(
+            lambda z: module(z.clone()).flatten(1)[0], one, vectorize=False
+        )[:, 0]
+        identity = torch.eye(outputs, dtype=torch.float64)
+        pulled = program.pull(recording.trail.image(row), identity).weights
+        scale = max(float(dense.abs().max()), 1e-30)
+        assert float((pulled - dense).abs().max()) <= 1e-12 * scale, "dense Jacobian"
+
+
+def check_rows(program: Program, recording: Recording, x: Tensor, seed: int) -> None:
+    """An image alone gives the trail, weights and bias that it gives in a batch."""
+    u = random_like(tuple(recording.logits.shape), seed + 6)
+    together = program.pull(recording.trail, u)
+    for row in range(len(x)):
+        alone = program.record(x[row : row + 1])
+        assert bool(alone.trail.same(recording.trail.image(row)).all()), "trail depends on batch"
+        pulled = program.pull(alone.trail, u[row : row + 1])
+        assert torch.allclose(pulled.weights[0], together.weights[row], rtol=1e-10, atol=1e-13)
+        for site, value in pulled.bias_by_site.items():
+            assert torch.allclose(value[0], together.bias_by_site[site][row], rtol=1e-9, atol=1e-12)
