@@ -23,7 +23,9 @@ def random_like(shape: tuple[int, ...], seed: int) -> Tensor:
 
 def captured(module: torch.nn.Module, x: Tensor) -> tuple[Program, Recording]:
     """The program of a module whose output is flattened to (B, n), and its recording on x."""
-    program = capture(torch.nn.Sequential(module, torch.nn.Flatten()).double().eval(), x.shape[1:])
+    network = torch.nn.Sequential(module, torch.nn.Flatten()).double().eval()
+    network.register_buffer("_float64", x.new_zeros(0))  # where the module has no weights
+    program = capture(network, x.shape[1:])
     return program, program.record(x)
 
 

@@ -68,7 +68,7 @@ def upsample(**kwargs: Any) -> Callable[[], nn.Module]:
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     **{f"conv{d}d": (lambda d=d: conv(d, 3, 4, 3, padding=1), DIMS[d]) for d in DIMS},
     **{f"conv{d}d same": (lambda d=d: conv(d, 3, 4, 3, padding="same"), DIMS[d]) for d in DIMS},
-    "linear": (lambda: conv_free_linear(), ROW),
+    "linear": (lambda: nn.Linear(4, 5), ROW),
     "linear on 3-d": (of(lambda m, x: F.linear(x, m.square, m.square[0])), (3, 6)),
     "addmm": (of(lambda m, x: torch.addmm(m.w[:, 0], x, m.w.t())), ROW),
     "mm": (of(lambda m, x: torch.mm(x, m.w.t())), ROW),
@@ -110,7 +110,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "pixel_unshuffle": (of(lambda m, x: F.pixel_unshuffle(x, 2)), IMAGE),
     "channel_shuffle": (of(lambda m, x: F.channel_shuffle(x, 2)), (4, 3, 3)),
     "cat constant": (
-        of(lambda m, x: torch.cat([x, m.c.expand(len(x), 3, 6, 6), 2 * x], 1)),
+        of(lambda m, x: torch.cat([x, m.c.expand(x.shape[0], 3, 6, 6), 2 * x], 1)),
         IMAGE,
     ),
     "stack": (of(lambda m, x: torch.stack([x, -x, 2 * x], 2)), IMAGE),
@@ -179,12 +179,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "max": (of(lambda m, x: x.max(1).values), IMAGE),
     "min": (of(lambda m, x: x.min(3, keepdim=True).values), IMAGE),
 }
-
-
-def conv_free_linear() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Linear(4, 5)
 
 
 # Other spellings of operators in CASES that torch.export turns into one of these.
@@ -340,11 +334,13 @@ def test_dead_network_leaves_the_bias() -> None:
 _POOLED = nn.Sequential(conv(2, 3, 4, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
 
 
+_SCATTER = RULES["aten.max_pool2d.default"].pull
+
+
 def _assigning_pull(frame: Any, g: Tensor, x: Any, *args: Any) -> list[Tensor]:
-    """The bug of un-pooling by assignment: the last window wins where windows overlap."""
-    rule = RULES["aten.max_pool2d.default"]
-    where = rule.pull(frame, torch.ones_like(g), x, *args)[0]
-    return [rule.pull(frame, g, x, *args)[0] / where.clamp(min=1)]
+    """Un-pooling that does not add up where windows overlap, like un-pooling by assignment."""
+    windows = _SCATTER(frame, torch.ones_like(g), x, *args)[0]
+    return [_SCATTER(frame, g, x, *args)[0] / windows.clamp(min=1)]
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ class Program:
                 continue
             frame = self._frame(call, rows, trail, owned)
             constants = self._constants(frame)
-            for site, constant in constants:
+            for site, constant in reversed(constants):
                 bias[site] = inner(g, constant)
                 if maps:
                     bias_maps[site] = _position_map(g, constant)
