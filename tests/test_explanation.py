@@ -1,0 +1,235 @@
+"""The result: indexing, objects, figures, files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from guidxmage import Explainer, Explanation, InputError, Preprocessing
+from guidxmage.explanation import TENSORS
+from tests.networks import SMALL_NETWORKS
+
+LABELS = ["cat", "dog", "eel", "fox", "gnu"]
+
+
+@pytest.fixture(scope="module")
+def explainer() -> Explainer:
+    model = SMALL_NETWORKS["overlapping_max_pool"]()
+    preprocessing = Preprocessing(mean=(0.4,) * 3, std=(0.25,) * 3)
+    return Explainer(model, preprocessing=preprocessing, labels=LABELS, name="tiny")
+
+
+def photos(count: int) -> list[np.ndarray[Any, Any]]:
+    random = np.random.default_rng(3)
+    return [random.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def single(explainer: Explainer) -> Explanation:
+    return explainer.explain(photos(1)[0])
+
+
+@pytest.fixture(scope="module")
+def batch(explainer: Explainer) -> Explanation:
+    return explainer.explain(photos(3), ("top", 2))
+
+
+def test_it_is_frozen(single: Explanation) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        single.score = torch.zeros(())  # type: ignore[misc]
+
+
+def test_indexing_takes_images_then_targets(batch: Explanation, explainer: Explainer) -> None:
+    assert len(batch) == 3
+    second = batch[1]
+    assert len(second) == 2
+    one = second[0]
+    assert torch.equal(one.weights, batch.weights[1, 0])
+    assert float(one.score) == float(batch.score[1, 0])
+    assert one.trail.rows == 1
+    alone = explainer.explain(photos(3)[1])
+    assert torch.allclose(one.contributions, alone.contributions, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(one.symbolic_model(one.input), one.score, rtol=1e-4)
+    assert [float(part.score) for image in batch for part in image] == [
+        float(part.score) for part in batch.split()
+    ]
+
+
+def test_text_tells_the_sum(single: Explanation, batch: Explanation) -> None:
+    text = repr(single)
+    assert "Explanation of tiny, pixels space, exact on region" in text
+    assert f"score {float(single.score):.4f}" in text
+    assert single.target_name in LABELS
+    assert len(repr(batch).splitlines()) == 1 + 6
+    assert batch.target_name[2][1] in LABELS
+
+
+def test_top(single: Explanation) -> None:
+    best = single.top(3)
+    assert best[0] == (int(single.target), single.target_name, float(single.logits.max()))
+    assert [score for _, _, score in best] == sorted((s for _, _, s in best), reverse=True)
+    assert len(single.top(99)) == 5
+
+
+# --- objects -------------------------------------------------------------------------------------
+
+
+def test_objects_and_the_rest_add_up(single: Explanation) -> None:
+    labels = np.zeros((16, 16), dtype=np.uint8)
+    labels[2:7, 3:9] = 1
+    labels[9:, :4] = 2
+    table = single.objects(labels)
+    total = float(single.contributions.sum(dtype=torch.float64))
+    assert math.isclose(sum(row.sum for row in table), total, rel_tol=1e-9, abs_tol=1e-9)
+    expected = float(single.contributions[:, 2:7, 3:9].sum(dtype=torch.float64))
+    assert any(math.isclose(row.sum, expected, rel_tol=1e-9) for row in table)
+
+
+def test_objects_found_by_segmentation(single: Explanation) -> None:
+    pytest.importorskip("skimage")
+    table = single.objects()
+    total = float(single.contributions.sum(dtype=torch.float64))
+    assert math.isclose(sum(row.sum for row in table), total, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def test_objects_of_a_batch_and_of_several_targets(batch: Explanation) -> None:
+    labels = np.zeros((16, 16), dtype=np.uint8)
+    labels[:8] = 1
+    with pytest.raises(InputError, match="one image"):
+        batch.objects(labels)
+    tables = batch[0].objects(labels)
+    assert len(tables) == 2
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+
+def test_figure_has_a_row_for_each_target(batch: Explanation) -> None:
+    pytest.importorskip("matplotlib")
+    one, two = batch[0][0].figure(), batch[0].figure()
+    assert two.get_size_inches()[1] > 1.5 * one.get_size_inches()[1]
+
+
+def test_notebook_display(single: Explanation) -> None:
+    pytest.importorskip("matplotlib")
+    html = single._repr_html_()
+    assert 'src="data:image/png;base64,' in html
+    assert single.target_name in html
+    assert "<table>" in html
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["single", "batch"])
+def test_saved_and_loaded(
+    which: str, request: pytest.FixtureRequest, explainer: Explainer, tmp_path: Path
+) -> None:
+    explained: Explanation = request.getfixturevalue(which)
+    folder = explained.save(tmp_path / "result")
+    assert sorted(file.name for file in folder.iterdir()) == ["arrays.npz", "manifest.json"]
+    loaded = Explanation.load(folder, explainer)
+    for name in TENSORS:
+        assert torch.equal(getattr(loaded, name), getattr(explained, name)), name
+    assert list(loaded.bias_by_layer) == list(explained.bias_by_layer)
+    for site, value in explained.bias_by_layer.items():
+        assert torch.equal(loaded.bias_by_layer[site], value)
+    assert bool(loaded.trail.same(explained.trail).all())
+    assert loaded.trail.header == explained.trail.header
+    assert repr(loaded) == repr(explained)
+    assert (loaded.labels, loaded.preprocessing) == (explained.labels, explained.preprocessing)
+    assert all(
+        np.array_equal(a, b) for a, b in zip(loaded.pictures, explained.pictures, strict=True)
+    )
+    follows = loaded.symbolic_model.follows(loaded.input)
+    assert bool(follows.all())
+
+
+def test_loaded_without_its_network(single: Explanation, tmp_path: Path) -> None:
+    loaded = Explanation.load(single.save(tmp_path / "result"))
+    model = loaded.symbolic_model
+    assert torch.equal(
+        model(loaded.input, check=False), single.symbolic_model(single.input, check=False)
+    )
+    with pytest.raises(InputError, match="loaded without its network"):
+        model(loaded.input)
+
+
+def test_manifest_holds_the_numbers(single: Explanation, tmp_path: Path) -> None:
+    folder = single.save(tmp_path / "result")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    (result,) = manifest["results"]
+    assert manifest["schema"] == "guid-xmage/explanation/1"
+    assert result["score"] == float(single.score)
+    total = result["contribution_sum"] + result["bias"] + result["residual"]
+    assert math.isclose(total, result["score"], rel_tol=1e-9)
+    assert math.isclose(sum(result["bias_by_layer"].values()), result["bias"], rel_tol=1e-9)
+    with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+        assert np.array_equal(arrays["weights"], single.weights.numpy())
+
+
+def test_saving_again_replaces_and_other_folders_are_safe(
+    single: Explanation, tmp_path: Path
+) -> None:
+    folder = single.save(tmp_path / "result")
+    single.save(folder)
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(InputError, match="holds something other than an earlier result"):
+        single.save(precious)
+    assert (precious / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["precious", "result"]
+
+
+def test_nothing_half_written_stays(
+    single: Explanation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = single.save(tmp_path / "result")
+    before = (folder / "manifest.json").read_bytes()
+
+    def full_disk(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full_disk)
+    for name in ("result", "other"):
+        with pytest.raises(InputError, match="No space left on device"):
+            single.save(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_unwritable_places(single: Explanation, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="cannot write"):
+        single.save(tmp_path / "file" / "result")
+
+
+@pytest.mark.parametrize("damage", ["nothing", "text", "schema", "arrays", "truncated", "missing"])
+def test_damaged_results(single: Explanation, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "result"
+    if damage != "nothing":
+        single.save(folder)
+    manifest, arrays = folder / "manifest.json", folder / "arrays.npz"
+    if damage == "text":
+        manifest.write_text("{", encoding="utf-8")
+    elif damage == "schema":
+        text = manifest.read_text(encoding="utf-8").replace("explanation/1", "explanation/9")
+        manifest.write_text(text, encoding="utf-8")
+    elif damage == "arrays":
+        arrays.unlink()
+    elif damage == "truncated":
+        arrays.write_bytes(arrays.read_bytes()[:500])
+    elif damage == "missing":
+        np.savez(arrays, logits=np.zeros(5))
+    with pytest.raises(InputError) as error:
+        Explanation.load(folder)
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
