@@ -287,7 +287,7 @@ def test_half_precision_is_explained_as_a_copy() -> None:
 
 
 def test_an_absent_device() -> None:
-    with pytest.raises(InputError, match="device 'cuda:99' is not available|device 'nowhere'"):
+    with pytest.raises(InputError, match="device 'cuda:99' is not available"):
         Explainer(SMALL_NETWORKS["residual"](), device="cuda:99")
 
 

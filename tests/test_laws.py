@@ -157,12 +157,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         of(lambda m, x: F.interpolate(x, (4, 3), mode="bicubic", antialias=True)),
         IMAGE,
     ),
-    "relu": (lambda: nn.ReLU(), IMAGE),
+    "relu": (nn.ReLU, IMAGE),
     "relu in place": (lambda: nn.Sequential(conv(2, 3, 4, 3), nn.ReLU(inplace=True)), IMAGE),
     "leaky_relu": (lambda: nn.LeakyReLU(0.2), IMAGE),
     "abs": (of(lambda m, x: x.abs()), IMAGE),
     "threshold": (lambda: nn.Threshold(0.3, -1.5), IMAGE),
-    "rrelu": (lambda: nn.RReLU(), IMAGE),
+    "rrelu": (nn.RReLU, IMAGE),
     "prelu": (lambda: nn.PReLU(3, 0.3), IMAGE),
     "hardtanh": (lambda: nn.Hardtanh(-0.4, 0.7), IMAGE),
     "relu6": (of(lambda m, x: F.relu6(x * 5)), IMAGE),
@@ -241,7 +241,9 @@ def test_every_rule_is_reached() -> None:
 )
 @properties
 def test_convolutions(groups, per_group, kernel, stride, padding, dilation, bias, size) -> None:
-    assume(all(n + 2 * p > dilation * (k - 1) for n, p, k in zip(size, padding, kernel)))
+    assume(
+        all(n + 2 * p > dilation * (k - 1) for n, p, k in zip(size, padding, kernel, strict=True))
+    )
     channels = groups * per_group
     module = conv(
         2, channels, 2 * groups, kernel, stride, padding, dilation, groups=groups, bias=bias
@@ -260,7 +262,9 @@ def test_convolutions(groups, per_group, kernel, stride, padding, dilation, bias
 @properties
 def test_max_pools(kernel, stride, dilation, ceil_mode, padded, size) -> None:
     padding = [k // 2 if padded else 0 for k in kernel]
-    assume(all(n + 2 * p > dilation * (k - 1) for n, p, k in zip(size, padding, kernel)))
+    assume(
+        all(n + 2 * p > dilation * (k - 1) for n, p, k in zip(size, padding, kernel, strict=True))
+    )
     pool = nn.MaxPool2d(kernel, stride, padding, dilation, ceil_mode=ceil_mode)
     check_all(nn.Sequential(conv(2, 2, 3, 1), pool), random_like((2, 2, *size), 4))
 

@@ -110,7 +110,7 @@ def _draw(explanation: Explanation, regions: Any, folder: Path, job: Job) -> Non
     values = first.pixel_contributions().cpu().numpy()
     labels = None if regions is None else regions.labels
     map_image(values, job.scale, job.style).save(folder / DISTRIBUTION)
-    overlay_image(first.pictures[0], values, labels=labels).save(folder / SALIENCY)
+    overlay_image(first.picture(), values, labels=labels).save(folder / SALIENCY)
 
 
 def _free_name(stem: str, taken: set[str]) -> str:

@@ -250,10 +250,11 @@ def _rounding_bound(
     `variance` covers the layers; to it come the roundings of the products Δ·x, of the printed
     score, and of the bias entries.
     """
-    products = contributions.double().square().flatten(2).sum(2) * 4
+    norms: Tensor = torch.linalg.vector_norm(contributions.flatten(2), dim=2)
+    products = norms.double().square() * 4
     biases = sum((value.square() for value in by_site.values()), torch.zeros_like(variance))
     total = variance + products + biases + score.double().square()
-    return ROUNDING_DEVIATIONS * torch.finfo(dtype).eps / 2 * total.sqrt()
+    return total.sqrt() * (ROUNDING_DEVIATIONS * torch.finfo(dtype).eps / 2)
 
 
 def _chunks(X: Tensor, size: int) -> list[tuple[int, Tensor]]:
@@ -297,11 +298,21 @@ def _copied_to(
 
 def _fingerprint(model: nn.Module) -> tuple[Any, ...]:
     """Changes whenever a weight is replaced, moved or changed in place, or the mode changes."""
-    modes = any(module.training for module in model.modules())
-    tensors = (*model.parameters(), *model.buffers())
-    return modes, *(
-        (id(t), t.data_ptr(), t.dtype, None if t.is_inference() else t._version) for t in tensors
-    )
+    seen: dict[int, nn.Module] = {}
+    waiting = [model]
+    found: list[Any] = []
+    while waiting:  # one walk: Module.parameters() and its kin take milliseconds on deep networks
+        module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen[id(module)] = module
+        found.append(module.training)
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                version = None if tensor.is_inference() else tensor._version
+                found.append((id(tensor), tensor.data_ptr(), tensor.dtype, version))
+        waiting.extend(child for child in module._modules.values() if child is not None)
+    return tuple(found)
 
 
 def _own_modes(model: nn.Module) -> ExitStack:

@@ -15,6 +15,7 @@ from guidxmage.engine.symbolic import SymbolicModel
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.files import atomic_folder
+from guidxmage.inputs import displayable
 from guidxmage.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -174,6 +175,12 @@ class Explanation:
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [(index, self._class_name(index), value) for index, value in pairs]
 
+    def picture(self) -> Image.Image | None:
+        """What the network saw of a single image; None where its input cannot be shown."""
+        if self.batched:
+            raise InputError("picture() is for one image; index the explanation first")
+        return self.pictures[0] or displayable(self.input)
+
     def pixel_contributions(self) -> Tensor:
         """Contributions summed over channels, ([B,] [K,] H, W)."""
         return self.contributions.sum(self.batched + self.several)
@@ -202,9 +209,10 @@ class Explanation:
         if isinstance(regions, str) and regions == "auto":
             from guidxmage.segmentation import segment_image
 
-            if self.pictures[0] is None:
+            picture = self.picture()
+            if picture is None:
                 raise InputError("there is no picture to segment; pass masks of the objects")
-            return segment_image(self.pictures[0])
+            return segment_image(picture)
         found = read_regions(regions, image=photo)
         size = tuple(self.contributions.shape[-2:])
         if found.size != size and self.preprocessing is not None:
@@ -252,7 +260,7 @@ class Explanation:
             found = None if regions is None else part.regions(regions)
             panels.append(
                 Panel(
-                    image=part.pictures[0],
+                    image=part.picture(),
                     contributions=contributions,
                     class_name=str(part.target_name),
                     target=int(part.target) if int(part.target) >= 0 else None,

@@ -23,7 +23,7 @@ Images = Photo | Tensor | Sequence[Photo]
 @dataclass(frozen=True)
 class Batch:
     """Images ready to be explained: tensor (B, C, H, W) in the explained space, pictures of what
-    the network sees, and the (height, width) of the photos they came from.
+    the network sees (None where tensors were given), and the (height, width) of the photos.
     """
 
     tensor: Tensor
@@ -117,7 +117,7 @@ class InputSpace:
                 f"a tensor of {tensor.dtype} is not accepted: divide by 255 and pass floats, or "
                 "pass a NumPy array height × width × channels"
             )
-        if not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             raise InputError("the image holds NaN or Inf")
         if self.name == "pixels" and (tensor.min() < -0.5 or tensor.max() > 1.5):
             raise InputError(
@@ -131,8 +131,7 @@ class InputSpace:
         images = images.clone() if images.is_inference() else images
         images = images.to(device, dtype)
         size = (int(images.shape[-2]), int(images.shape[-1]))
-        pictures = tuple(_picture(one) for one in images)
-        return Batch(images, pictures, (size,) * len(images), batched)
+        return Batch(images, (None,) * len(images), (size,) * len(images), batched)
 
     def _image_dims(self) -> int:
         """Channels and positions of one image: the first convolution tells, else 3."""
@@ -186,8 +185,13 @@ def dtype_and_device(model: nn.Module) -> tuple[torch.dtype, torch.device]:
     return torch.get_default_dtype(), torch.device("cpu")
 
 
-def _picture(X: Tensor) -> Image.Image | None:
-    """A tensor image as something to look at, where it holds displayable pixels."""
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or Inf; a finite sum shows it at once."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def displayable(X: Tensor) -> Image.Image | None:
+    """A tensor image (C, H, W) as something to look at, where it holds pixels in [0, 1]."""
     if X.ndim != 3 or X.shape[0] not in (1, 3) or X.min() < 0 or X.max() > 1:
         return None
     array = (X * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()

@@ -59,9 +59,25 @@ class Call:
     offsets: tuple[tuple[str, Tensor], ...] = ()
 
     @cached_property
+    def changing(self) -> tuple[int, ...]:
+        """Positions of the arguments that hold references or batch sizes."""
+        return tuple(n for n, arg in enumerate(self.args) if _changes(arg))
+
+    def arguments(self, values: Mapping[int, Any], rows: int) -> list[Any]:
+        """The arguments with references looked up and batch sizes computed."""
+        args = list(self.args)
+        for number in self.changing:
+            args[number] = _resolved(args[number], values, rows)
+        return args
+
+    @cached_property
     def inputs(self) -> tuple[int, ...]:
         """Ids of the active inputs in order of appearance; repeated where used twice."""
         return tuple(ref.id for ref in _refs(self.args))
+
+    def sizes(self, rows: int) -> tuple[int, ...]:
+        """The output's shape in a run with that many rows."""
+        return tuple(_resolved(self.shape, {}, rows))
 
     def run(self, *args: Any) -> Any:
         """The operator itself on concrete arguments."""
@@ -133,16 +149,17 @@ def is_channels_last(tensor: Tensor) -> bool:
     return tensor.ndim == 4 and tensor.stride(1) == 1 and not tensor.is_contiguous()
 
 
-def resolve(args: Sequence[Any], values: Mapping[int, Any], rows: int) -> list[Any]:
-    """Arguments with references looked up and batch sizes computed."""
-    resolved: list[Any] = []
-    for arg in args:
-        if isinstance(arg, Ref):
-            resolved.append(values[arg.id])
-        elif isinstance(arg, BatchSize):
-            resolved.append(arg.of_rows(rows))
-        elif isinstance(arg, list | tuple):
-            resolved.append(resolve(arg, values, rows))
-        else:
-            resolved.append(arg)
-    return resolved
+def _changes(arg: Any) -> bool:
+    if isinstance(arg, list | tuple):
+        return any(_changes(item) for item in arg)
+    return isinstance(arg, Ref | BatchSize)
+
+
+def _resolved(arg: Any, values: Mapping[int, Any], rows: int) -> Any:
+    if isinstance(arg, Ref):
+        return values[arg.id]
+    if isinstance(arg, BatchSize):
+        return arg.of_rows(rows)
+    if isinstance(arg, list | tuple):
+        return [_resolved(item, values, rows) for item in arg]
+    return arg

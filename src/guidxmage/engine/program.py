@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole, Ref, resolve
+from guidxmage.engine.call import Call, Frame, Hole, Ref
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.table import Rule
 from guidxmage.engine.trail import Decisions, Trail
@@ -83,6 +83,10 @@ class Program:
         return {}
 
     @cached_property
+    def _step_lists(self) -> dict[int, list[_Step]]:
+        return {}
+
+    @cached_property
     def _expired(self) -> tuple[tuple[int, ...], ...]:
         return last_uses(self.calls, self.result)
 
@@ -112,7 +116,7 @@ class Program:
         if rows not in self._shapes:
             if len(self._shapes) > 16:
                 self._shapes.clear()
-            known = {call.id: tuple(resolve(call.shape, {}, rows)) for call in self.calls}
+            known = {call.id: call.sizes(rows) for call in self.calls}
             self._shapes[rows] = {0: (rows, *self.input_shape), **known}
         return self._shapes[rows]
 
@@ -124,7 +128,7 @@ class Program:
         decisions: dict[str, Decisions] = {}
         norms: dict[int, Tensor] = {}
         for call, expired in zip(self.calls, self._expired, strict=True):
-            args = resolve(call.args, values, rows)
+            args = call.arguments(values, rows)
             record = _rule(call).record
             if record is None:
                 value = call.run(*args)
@@ -149,11 +153,12 @@ class Program:
         """
         rows = len(direction)
         values: dict[int, Tensor] = {0: direction}
+        holes = {step.call.id: step.holes for step in self._steps(rows)}
         for call, expired in zip(self.symbolic_calls, self._expired_symbolic, strict=True):
             frame = self._frame(call, rows, trail)
-            value = _rule(call).push(frame, *resolve(call.args, values, rows), **call.kwargs)
+            value = _rule(call).push(frame, *call.arguments(values, rows), **call.kwargs)
             if affine:
-                for _, constant in self._constants(frame):
+                for _, constant in self._constants(frame, holes[call.id]):
                     value = value + constant
             values[call.id] = value
             for id_ in expired:
@@ -178,20 +183,20 @@ class Program:
         pending = _Cotangents(self.result, cotangent)
         bias: dict[str, Tensor] = {}
         bias_maps: dict[str, Tensor] = {}
-        variance = cotangent.new_zeros(rows, dtype=torch.float64)
-        for call in reversed(self.symbolic_calls):
+        rounding = _Rounding()
+        for step in self._steps(rows):
+            call = step.call
             g, owned = pending.pop(call.id)
             if g is None:
                 continue
             frame = self._frame(call, rows, trail, owned)
-            constants = self._constants(frame)
-            for site, constant in reversed(constants):
-                bias[site] = inner(g, constant)
-                if maps:
-                    bias_maps[site] = _position_map(g, constant)
+            constants = self._constants(frame, step.holes)
+            bias.update(inner_products(g, constants, frame))
+            if maps:
+                bias_maps.update((site, _position_map(g, c)) for site, c in reversed(constants))
             if norms is not None and call.id in norms:
-                variance += self._rounding_variance(frame, g, norms[call.id], constants)
-            pulled = _rule(call).pull(frame, g, *self._holes(frame), **call.kwargs)
+                rounding.add(row_norms(g), norms[call.id], *self._noise(frame, step, constants))
+            pulled = step.rule.pull(frame, g, *step.holes, **call.kwargs)
             for id_, g_in in zip(call.inputs, pulled, strict=True):
                 pending.add(id_, g_in, owned=not shares_memory(g, g_in) and _is_dense(g_in))
         weights, _ = pending.pop(0)
@@ -200,9 +205,22 @@ class Program:
         return Pulled(
             weights=weights.contiguous(),
             bias_by_site=dict(reversed(bias.items())),
-            variance=variance,
+            variance=rounding.variance(cotangent),
             maps=dict(reversed(bias_maps.items())),
         )
+
+    def _steps(self, rows: int) -> list[_Step]:
+        """The symbolic calls backwards, with what a pull of that many rows knows of inputs."""
+        if rows not in self._step_lists:
+            if len(self._step_lists) > 16:
+                self._step_lists.clear()
+            shapes = self.shapes(rows)
+            blanks = {id_: Hole(shape, self.dtype, self.device) for id_, shape in shapes.items()}
+            self._step_lists[rows] = [
+                _Step(call, _rule(call), call.arguments(blanks, rows))
+                for call in reversed(self.symbolic_calls)
+            ]
+        return self._step_lists[rows]
 
     def _frame(
         self, call: Call, rows: int, trail: Trail | None = None, owned: bool = False
@@ -210,40 +228,69 @@ class Program:
         taken = trail.get(call.site) if trail is not None else None
         return Frame(call, rows, self.shapes(rows)[call.id], self._prepared, taken, owned)
 
-    def _holes(self, frame: Frame) -> list[Any]:
-        shapes = self.shapes(frame.rows)
-        values = {id_: Hole(shapes[id_], self.dtype, self.device) for id_ in frame.call.inputs}
-        return resolve(frame.call.args, values, frame.rows)
-
-    def _constants(self, frame: Frame) -> list[tuple[str, Tensor]]:
+    def _constants(self, frame: Frame, holes: list[Any]) -> list[tuple[str, Tensor]]:
         """What the call adds whatever its input, with the call site each part comes from."""
         constants = list(frame.call.offsets)
         make = _rule(frame.call).constant
         if make is not None:
-            constant = make(frame, *self._holes(frame), **frame.call.kwargs)
+            constant = make(frame, *holes, **frame.call.kwargs)
             if constant is not None:
                 constants.append((frame.call.site, constant))
         return constants
 
-    def _rounding_variance(
-        self, frame: Frame, g: Tensor, norm: Tensor, constants: list[tuple[str, Tensor]]
-    ) -> Tensor:
-        """Variance of ⟨g, δ⟩ for the call's rounding error δ, as if its parts were independent.
+    def _noise(
+        self, frame: Frame, step: _Step, constants: list[tuple[str, Tensor]]
+    ) -> tuple[float, float]:
+        """Terms summed for one output value, per value, and the size that constants add to it."""
 
-        After Higham & Mary, A New Approach to Probabilistic Rounding Error Analysis (2019): a sum
-        of K products errs by about u·√K times its own size; the size is taken from the 2-norm of
-        the output before constants are added.
-        """
-        count = _rule(frame.call).terms
-        assert count is not None
-        terms = count(frame, *self._holes(frame), **frame.call.kwargs)
-        size = norm.double()
-        per_image = prod(frame.shape) // len(g)
-        for site, constant in constants:
-            size = size + per_image**0.5 * frame.prepare(
-                f"spread {site}", partial(_spread, constant)
-            )
-        return (terms / per_image) * (row_norms(g).double() * frame.for_rows(size)) ** 2
+        def make() -> tuple[float, float]:
+            count = step.rule.terms
+            assert count is not None
+            per_image = prod(frame.shape) // frame.rows
+            spread = sum(_spread(constant) for _, constant in constants) * per_image**0.5
+            return count(frame, *step.holes, **frame.call.kwargs) / per_image, spread
+
+        noise: tuple[float, float] = frame.prepare("noise", make)
+        return noise
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One call of a transposed run: its rule, and its arguments with holes for active inputs."""
+
+    call: Call
+    rule: Rule
+    holes: list[Any]
+
+
+class _Rounding:
+    """Variance of Σ ⟨g, δ⟩ over the rounding errors δ of all calls, as if they were independent.
+
+    After Higham & Mary, A New Approach to Probabilistic Rounding Error Analysis (2019): a sum of
+    K products errs by about u·√K times its own size; the size is taken from the 2-norm of the
+    output before constants are added.
+    """
+
+    def __init__(self) -> None:
+        self._cotangents: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        self._noise: list[tuple[float, float]] = []
+
+    def add(self, cotangent: Tensor, output: Tensor, terms: float, spread: float) -> None:
+        """Norms of one call's cotangent (R,) and recorded output (B,), R a multiple of B."""
+        self._cotangents.append(cotangent)
+        self._outputs.append(output)
+        self._noise.append((terms, spread))
+
+    def variance(self, like: Tensor) -> Tensor:
+        """(R,) float64, in units of the unit roundoff squared."""
+        if not self._noise:
+            return like.new_zeros(len(like), dtype=torch.float64)
+        terms, spread = like.new_tensor(self._noise, dtype=torch.float64).t()[:, :, None]
+        cotangents = torch.stack(self._cotangents).double()
+        outputs = torch.stack(self._outputs).double()
+        sizes = (outputs + spread).repeat(1, cotangents.shape[1] // outputs.shape[1])
+        return (terms * (cotangents * sizes).square()).sum(0)
 
 
 def _rule(call: Call) -> Rule:
@@ -308,10 +355,28 @@ def _is_dense(tensor: Tensor) -> bool:
     return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=last))
 
 
+def inner_products(
+    g: Tensor, constants: list[tuple[str, Tensor]], frame: Frame
+) -> dict[str, Tensor]:
+    """⟨g, constant⟩ for each row and constant, last site first; float64 (R,)."""
+    per_channel = g.ndim > 1 and all(
+        c.ndim == g.ndim and c.numel() == g.shape[1] == c.shape[1] for _, c in constants
+    )
+    if not constants or not per_channel:
+        return {site: inner(g, constant) for site, constant in reversed(constants)}
+    # Sum over positions first, once for all of them: no product of g's size.
+    matrix = frame.prepare(
+        "constants", lambda: torch.stack([c.flatten().double() for _, c in constants], 1)
+    )
+    summed = g.sum(list(range(2, g.ndim))) if g.ndim > 2 else g
+    products = (summed.double() @ matrix).unbind(1)
+    return {site: p for (site, _), p in zip(reversed(constants), reversed(products), strict=True)}
+
+
 def inner(g: Tensor, constant: Tensor) -> Tensor:
     """⟨g, constant⟩ for each row, the constant broadcast to g's shape; float64 (R,)."""
     blind = [d for d in range(1, g.ndim) if constant.shape[d] == 1]
-    if blind:  # sum over what the constant does not distinguish first: no product of g's size
+    if blind:
         g, constant = g.sum(blind), constant.squeeze(blind)
     return (g.double() * constant.double()).reshape(len(g), -1).sum(1)
 

@@ -29,6 +29,14 @@ def pack_bits(bits: Tensor) -> Tensor:
     return (padded.view(len(flat), -1, 8) * weights).sum(-1, dtype=torch.uint8)
 
 
+def pack_positive(values: Tensor) -> Tensor:
+    """`pack_bits(values > 0)`, without a boolean tensor of all images in between."""
+    if values.device.type != "cpu":
+        return pack_bits(values > 0)
+    flat = values.detach().reshape(len(values), -1).numpy()
+    return torch.from_numpy(np.stack([np.packbits(row > 0) for row in flat]))
+
+
 def unpack_bits(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Inverse of `pack_bits`: uint8 zeros and ones of shape (B, *shape)."""
     count = prod(shape)
@@ -58,6 +66,11 @@ class Decisions:
     def from_bits(cls, *planes: Tensor) -> Decisions:
         """Pack boolean planes of one shape (B, …)."""
         return cls("bits", tuple(planes[0].shape[1:]), tuple(pack_bits(p) for p in planes))
+
+    @classmethod
+    def from_signs(cls, values: Tensor) -> Decisions:
+        """One plane, set where values (B, …) are positive."""
+        return cls("bits", tuple(values.shape[1:]), (pack_positive(values),))
 
     @classmethod
     def from_index(cls, index: Tensor, choices: int) -> Decisions:

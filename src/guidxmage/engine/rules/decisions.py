@@ -69,7 +69,7 @@ def _two_pieces(
 def _record_relu(f: Frame, x: Tensor) -> tuple[Tensor, Decisions]:
     # Only the output is needed: relu(x) > 0 iff x > 0.
     value = x.relu_() if f.owned else f.call.run(x)
-    return value, Decisions.from_bits(value > 0)
+    return value, Decisions.from_signs(value)
 
 
 register("aten.relu.default", replace(_two_pieces(lambda x, y: y > 0), record=_record_relu))
