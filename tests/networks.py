@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 

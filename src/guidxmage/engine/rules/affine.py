@@ -1,4 +1,4 @@
-"""Affine operators with weights or constants: convolution, linear, batch-norm, arithmetic."""
+"""Affine operators with weights or constants: linear, batch-norm, arithmetic, reductions."""
 
 from __future__ import annotations
 
@@ -14,114 +14,11 @@ from guidxmage.engine.call import Call, Frame, Hole, is_active
 from guidxmage.engine.rules.table import Rule, holes, linear, register
 
 aten = torch.ops.aten
-IntList = Sequence[int]
 
 
 def per_channel(vector: Tensor | None, ndim: int) -> Tensor | None:
     """A vector over channels as a tensor that broadcasts against (rows, channels, …)."""
     return None if vector is None else vector.reshape(1, -1, *[1] * (ndim - 2))
-
-
-# --- convolution ---------------------------------------------------------------------------------
-
-
-def symmetric_padding(padding: IntList | str, weight: Tensor, dilation: IntList) -> list[int]:
-    """Padding as numbers; "same" with an uneven total is refused when the call is captured."""
-    if padding == "valid":
-        return [0] * (weight.ndim - 2)
-    if padding == "same":
-        totals = [
-            d * (k - 1) for d, k in zip(_each(dilation, weight), weight.shape[2:], strict=True)
-        ]
-        return [total // 2 for total in totals]
-    assert not isinstance(padding, str)
-    return _each(padding, weight)
-
-
-def _each(value: IntList, weight: Tensor) -> list[int]:
-    return list(value) * (weight.ndim - 2) if len(value) == 1 else list(value)
-
-
-def _refuse_convolution(call: Call) -> str | None:
-    weight, padding = call.args[1], call.args[4] if len(call.args) > 4 else (0,)
-    if not isinstance(weight, Tensor):
-        return "its weight depends on the image"
-    if padding == "same":
-        dilation = _each(call.args[5] if len(call.args) > 5 else (1,), weight)
-        if any(d * (k - 1) % 2 for d, k in zip(dilation, weight.shape[2:], strict=True)):
-            return "padding='same' is uneven for this kernel; pad explicitly with F.pad"
-    return None
-
-
-def _convolution(
-    f: Frame,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: IntList = (1,),
-    padding: IntList | str = (0,),
-    dilation: IntList = (1,),
-    groups: int = 1,
-) -> Tensor:
-    pad = symmetric_padding(padding, weight, dilation)
-    zeros = [0] * (weight.ndim - 2)
-    return aten.convolution(
-        x, weight, None, _each(stride, weight), pad, _each(dilation, weight), False, zeros, groups
-    )
-
-
-def _convolution_pull(
-    f: Frame,
-    g: Tensor,
-    x: Hole,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: IntList = (1,),
-    padding: IntList | str = (0,),
-    dilation: IntList = (1,),
-    groups: int = 1,
-) -> list[Tensor]:
-    pad = symmetric_padding(padding, weight, dilation)
-    layout = torch.contiguous_format
-    if weight.ndim == 4:
-        # The faster layout of a transposed convolution; no decision depends on it.
-        layout = torch.channels_last
-        weight = f.prepare("channels_last", lambda: weight.contiguous(memory_format=layout))
-        g = g.contiguous(memory_format=layout)
-    # Of its input the operator reads only shape and layout; nothing is written there.
-    placeholder = torch.empty(x.shape, dtype=g.dtype, device=g.device, memory_format=layout)
-    pulled, _, _ = aten.convolution_backward(
-        g,
-        placeholder,
-        weight,
-        None,
-        _each(stride, weight),
-        pad,
-        _each(dilation, weight),
-        False,
-        [0] * (weight.ndim - 2),
-        groups,
-        [True, False, False],
-    )
-    return [pulled]
-
-
-def _convolution_terms(f: Frame, x: Hole, weight: Tensor, *rest: Any) -> int:
-    return prod(weight.shape[1:]) + weight.shape[0] * prod(weight.shape[2:])
-
-
-register(
-    "aten.conv1d.default aten.conv2d.default aten.conv3d.default"
-    " aten.conv1d.padding aten.conv2d.padding aten.conv3d.padding",
-    Rule(
-        "affine",
-        push=_convolution,
-        pull=_convolution_pull,
-        constant=lambda f, x, weight, bias=None, *rest: per_channel(bias, weight.ndim),
-        terms=_convolution_terms,
-        refuse=_refuse_convolution,
-    ),
-)
 
 
 # --- linear --------------------------------------------------------------------------------------

@@ -1,0 +1,245 @@
+"""Convolutions, and the fastest exact way to transpose each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from guidxmage.engine.call import Call, Frame, Hole
+from guidxmage.engine.rules.affine import per_channel
+from guidxmage.engine.rules.table import Rule, register
+
+aten = torch.ops.aten
+IntList = Sequence[int]
+Transposed = Callable[[Tensor], Tensor]
+
+
+def symmetric_padding(padding: IntList | str, weight: Tensor, dilation: IntList) -> list[int]:
+    """Padding as numbers; "same" with an uneven total is refused when the call is captured."""
+    if padding == "valid":
+        return [0] * (weight.ndim - 2)
+    if padding == "same":
+        totals = [
+            d * (k - 1) for d, k in zip(_each(dilation, weight), weight.shape[2:], strict=True)
+        ]
+        return [total // 2 for total in totals]
+    assert not isinstance(padding, str)
+    return _each(padding, weight)
+
+
+def _each(value: IntList, weight: Tensor) -> list[int]:
+    return list(value) * (weight.ndim - 2) if len(value) == 1 else list(value)
+
+
+def _refuse_convolution(call: Call) -> str | None:
+    weight, padding = call.args[1], call.args[4] if len(call.args) > 4 else (0,)
+    if not isinstance(weight, Tensor):
+        return "its weight depends on the image"
+    if padding == "same":
+        dilation = _each(call.args[5] if len(call.args) > 5 else (1,), weight)
+        if any(d * (k - 1) % 2 for d, k in zip(dilation, weight.shape[2:], strict=True)):
+            return "padding='same' is uneven for this kernel; pad explicitly with F.pad"
+    return None
+
+
+def _convolution(
+    f: Frame,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntList = (1,),
+    padding: IntList | str = (0,),
+    dilation: IntList = (1,),
+    groups: int = 1,
+) -> Tensor:
+    pad = symmetric_padding(padding, weight, dilation)
+    zeros = [0] * (weight.ndim - 2)
+    return aten.convolution(
+        x, weight, None, _each(stride, weight), pad, _each(dilation, weight), False, zeros, groups
+    )
+
+
+def _convolution_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
+    transposed = f.prepare("transposed", lambda: _transposed(_Geometry.of(f, x, *args)))
+    return [transposed(g)]
+
+
+def _convolution_terms(f: Frame, x: Hole, weight: Tensor, *rest: Any) -> int:
+    return prod(weight.shape[1:]) + weight.shape[0] * prod(weight.shape[2:])
+
+
+# --- transposition -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """A convolution without its bias; `size` is its input's (channels, *positions)."""
+
+    weight: Tensor
+    size: tuple[int, ...]
+    out: tuple[int, ...]
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+
+    @classmethod
+    def of(
+        cls,
+        f: Frame,
+        x: Hole,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: IntList = (1,),
+        padding: IntList | str = (0,),
+        dilation: IntList = (1,),
+        groups: int = 1,
+    ) -> _Geometry:
+        return cls(
+            weight,
+            x.shape[1:],
+            f.shape[1:],
+            _each(stride, weight),
+            symmetric_padding(padding, weight, dilation),
+            _each(dilation, weight),
+            groups,
+        )
+
+    @property
+    def flipped_padding(self) -> list[int]:
+        """Padding of the convolution with the flipped kernel that transposes stride 1."""
+        kernel = self.weight.shape[2:]
+        return [
+            d * (k - 1) - p for d, k, p in zip(self.dilation, kernel, self.padding, strict=True)
+        ]
+
+
+def _transposed(c: _Geometry) -> Transposed:
+    """All ways compute the same sums; on a CPU in float32 the plain one is far from the fastest."""
+    if c.weight.ndim != 4 or c.groups > 1 or not _can_pack(c.weight):
+        return _backward(c)
+    if c.stride == [1, 1] and min(c.flipped_padding) >= 0:
+        flipped = c.weight.flip(2, 3).transpose(0, 1)
+        return _packed(flipped, c.out, c.flipped_padding, c.dilation)
+    if prod(c.weight.shape[2:]) == 1 and c.padding == [0, 0]:
+        return _pointwise(c)
+    if c.dilation == [1, 1] and c.stride[0] == c.stride[1] and c.size[0] <= _FEW_CHANNELS:
+        return _subpixel(c)
+    return _backward(c)
+
+
+def _backward(c: _Geometry) -> Transposed:
+    """PyTorch's own backward operator, for any device, dtype and geometry."""
+    layout = torch.channels_last if c.weight.ndim == 4 else torch.contiguous_format
+    weight = c.weight.contiguous(memory_format=layout)
+
+    def transposed(g: Tensor) -> Tensor:
+        # Of its input the operator reads only shape and layout; nothing is written there.
+        placeholder = torch.empty(
+            len(g), *c.size, dtype=g.dtype, device=g.device, memory_format=layout
+        )
+        pulled: Tensor = aten.convolution_backward(
+            g.contiguous(memory_format=layout),
+            placeholder,
+            weight,
+            None,
+            c.stride,
+            c.padding,
+            c.dilation,
+            False,
+            [0] * len(c.stride),
+            c.groups,
+            [True, False, False],
+        )[0]
+        return pulled
+
+    return transposed
+
+
+def _can_pack(weight: Tensor) -> bool:
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and hasattr(aten, "mkldnn_reorder_conv2d_weight")
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )
+
+
+def _packed(weight: Tensor, size: Sequence[int], padding: IntList, dilation: IntList) -> Transposed:
+    """A stride-1 convolution whose weight lies ready in the order its kernel reads it."""
+    packed = aten.mkldnn_reorder_conv2d_weight(
+        weight.contiguous().to_mkldnn(), padding, [1, 1], dilation, 1, [1, *size]
+    )
+
+    def convolved(g: Tensor) -> Tensor:
+        g = g.contiguous(memory_format=torch.channels_last)
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            g, packed, None, padding, [1, 1], dilation, 1, "none", [], ""
+        )
+        return result
+
+    return convolved
+
+
+def _pointwise(c: _Geometry) -> Transposed:
+    """A strided 1×1 convolution: its input's positions in between get nothing."""
+    small = _packed(c.weight.transpose(0, 1), c.out, [0, 0], [1, 1])
+
+    def transposed(g: Tensor) -> Tensor:
+        pulled = torch.empty(
+            len(g), *c.size, dtype=g.dtype, memory_format=torch.channels_last
+        ).zero_()
+        pulled[:, :, :: c.stride[0], :: c.stride[1]] = small(g)
+        return pulled
+
+    return transposed
+
+
+# Below it the s² phases fill the vector units that a convolution back to 3 channels leaves empty.
+_FEW_CHANNELS = 4
+
+
+def _subpixel(c: _Geometry) -> Transposed:
+    """A strided convolution, one stride-1 convolution for all s² phases of its input's positions.
+
+    With i + p = s·q + r and k = s·m + r, Σ_k g[(i + p − k)/s]·w[k] = Σ_m g[q − m]·w[s·m + r].
+    After Shi et al., Real-Time Single Image and Video Super-Resolution (2016).
+    """
+    s = c.stride[0]
+    taps = [-(-k // s) for k in c.weight.shape[2:]]
+    grown = [s * t - k for t, k in zip(taps, c.weight.shape[2:], strict=True)]
+    full = functional.pad(c.weight, (0, grown[1], 0, grown[0]))
+    phases = full.reshape(*c.weight.shape[:2], taps[0], s, taps[1], s).permute(1, 3, 5, 0, 2, 4)
+    kernel = phases.flatten(0, 2).flip(2, 3)
+    convolved = _packed(kernel, c.out, [t - 1 for t in taps], [1, 1])
+
+    def transposed(g: Tensor) -> Tensor:
+        plane = functional.pixel_shuffle(convolved(g).contiguous(), s)
+        # The plane starts at −padding; what no window reached beyond its end is zero.
+        (top, left), (height, width) = c.padding, c.size[1:]
+        plane = plane[:, :, top : top + height, left : left + width]
+        missing = (width - plane.shape[3], height - plane.shape[2])
+        return functional.pad(plane, (0, missing[0], 0, missing[1]))
+
+    return transposed
+
+
+register(
+    "aten.conv1d.default aten.conv2d.default aten.conv3d.default"
+    " aten.conv1d.padding aten.conv2d.padding aten.conv3d.padding",
+    Rule(
+        "affine",
+        push=_convolution,
+        pull=_convolution_pull,
+        constant=lambda f, x, weight, bias=None, *rest: per_channel(bias, weight.ndim),
+        terms=_convolution_terms,
+        refuse=_refuse_convolution,
+    ),
+)
