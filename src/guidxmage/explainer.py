@@ -108,12 +108,12 @@ class Explainer:
         """
         with _own_modes(self.model):
             batch = self._space.read(image)
-            chunk = self.batch_rows if self._program(batch.tensor.shape[1:]).batched else 1
+            program = self._program(batch.tensor.shape[1:])
             parts = [
-                self._explain_chunk(X, target, batch.batched, first)
-                for first, X in _chunks(batch.tensor, chunk)
+                self._explain_chunk(program, X, target, batch.batched, first)
+                for first, X in _chunks(batch.tensor, self.batch_rows if program.batched else 1)
             ]
-            return self._assemble(batch, parts, reference)
+            return self._assemble(program, batch, parts, reference)
 
     def logits(self, image: Images) -> Tensor:
         """The network's class scores, ([B,] classes), exactly as it computes them by itself."""
@@ -135,8 +135,9 @@ class Explainer:
 
     # --- the run -----------------------------------------------------------------------------
 
-    def _explain_chunk(self, X: Tensor, target: Any, batched: bool, first: int) -> _Part:
-        program = self._program(X.shape[1:])
+    def _explain_chunk(
+        self, program: Program, X: Tensor, target: Any, batched: bool, first: int
+    ) -> _Part:
         recording = program.record(self._space.to_input(X))
         _refuse_nonfinite(recording.logits, first)
         if batched and isinstance(target, list | tuple | Tensor | np.ndarray):
@@ -152,7 +153,11 @@ class Explainer:
         return _Part(recording, targets, weights, bias, pulled.variance)
 
     def _assemble(
-        self, batch: Batch, parts: list[_Part], reference: Tensor | float | None
+        self,
+        program: Program,
+        batch: Batch,
+        parts: list[_Part],
+        reference: Tensor | float | None,
     ) -> Explanation:
         X = batch.tensor
         R = self._space.reference(reference, X)
@@ -196,7 +201,7 @@ class Explainer:
                 cotangent=cotangent,
                 batched=batch.batched,
                 several=several,
-                network=self.network(X.shape[1:]),
+                network=Network(program, self._space.to_input),
             ),
             input=X if batch.batched else X[0],
             pictures=batch.pictures,

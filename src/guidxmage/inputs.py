@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -179,7 +180,7 @@ class InputSpace:
 
 def dtype_and_device(model: nn.Module) -> tuple[torch.dtype, torch.device]:
     """What a model's first floating-point tensor is and where it lies."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in chain(model.parameters(), model.buffers()):
         if tensor.is_floating_point():
             return tensor.dtype, tensor.device
     return torch.get_default_dtype(), torch.device("cpu")

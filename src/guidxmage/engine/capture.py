@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from guidxmage.engine.call import BatchSize, Call, Ref
-from guidxmage.engine.fold import fold_batch_norm
+from guidxmage.engine.fold import fold
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.errors import InputError, UnsupportedOperatorError
@@ -37,7 +37,7 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Program:
         _check_rows_stay_apart(calls)
     return Program(
         calls=tuple(calls),
-        symbolic_calls=fold_batch_norm(calls, result),
+        symbolic_calls=fold(calls, result),
         result=result,
         input_shape=tuple(input_shape),
         classes=classes,

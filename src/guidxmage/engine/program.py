@@ -198,7 +198,8 @@ class Program:
                 rounding.add(row_norms(g), norms[call.id], *self._noise(frame, step, constants))
             pulled = step.rule.pull(frame, g, *step.holes, **call.kwargs)
             for id_, g_in in zip(call.inputs, pulled, strict=True):
-                pending.add(id_, g_in, owned=not shares_memory(g, g_in) and _is_dense(g_in))
+                alone = not shares_memory(g, g_in) or (owned and len(pulled) == 1)
+                pending.add(id_, g_in, owned=alone and _is_dense(g_in))
         weights, _ = pending.pop(0)
         if weights is None:
             weights = cotangent.new_zeros(rows, *self.input_shape)

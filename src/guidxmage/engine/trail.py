@@ -34,7 +34,8 @@ def pack_positive(values: Tensor) -> Tensor:
     if values.device.type != "cpu":
         return pack_bits(values > 0)
     flat = values.detach().reshape(len(values), -1).numpy()
-    return torch.from_numpy(np.stack([np.packbits(row > 0) for row in flat]))
+    rows = [np.packbits(row > 0) for row in flat]
+    return torch.from_numpy(rows[0][None] if len(rows) == 1 else np.stack(rows))
 
 
 def unpack_bits(packed: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -32,12 +32,55 @@ def _trailing(vector: Tensor | None, ndim: int) -> Tensor | None:
     return None if vector is None else vector.reshape(*[1] * (ndim - 1), -1)
 
 
+def _linear_pull(
+    f: Frame, g: Tensor, x: Hole, weight: Tensor, bias: Tensor | None = None
+) -> list[Tensor]:
+    if not _reads_few_rows(g, weight):
+        return [g @ weight]
+    return [_sum_of_rows(g.reshape(-1, len(weight)), weight).reshape(x.shape)]
+
+
+def _reads_few_rows(g: Tensor, weight: Tensor) -> bool:
+    """Whether summing the weight's rows where g is not zero touches less memory than all of it.
+
+    One-hot targets and ReLUs leave most of a classifier's cotangents zero.
+    """
+    usual = g.device.type == "cpu" and g.dtype == torch.float32 and weight.is_contiguous()
+    if not usual or weight.numel() < _LARGE_WEIGHT or g.numel() > 64 * len(weight):
+        return False
+    return int(torch.count_nonzero(g)) <= len(weight)
+
+
+# Entries; a smaller weight stays in the caches and is multiplied at once.
+_LARGE_WEIGHT = 2**20
+
+
+def _sum_of_rows(g: Tensor, weight: Tensor) -> Tensor:
+    """g @ weight (R, inputs), from the rows of the weight that some g picks.
+
+    Every row of the weight is cut into parts, one for each thread.
+    """
+    outputs, inputs = weight.shape
+    parts = next(p for p in range(torch.get_num_threads(), 0, -1) if inputs % p == 0)
+    row, column = g.nonzero(as_tuple=True)
+    counts = torch.bincount(row, minlength=len(g))
+    first = counts.cumsum(0) - counts
+    summed = torch.nn.functional.embedding_bag(
+        torch.cat([column * parts + part for part in range(parts)]),
+        weight.view(outputs * parts, inputs // parts),
+        torch.cat([first + part * len(column) for part in range(parts)]),
+        mode="sum",
+        per_sample_weights=g[row, column].repeat(parts),
+    )
+    return summed.view(parts, len(g), -1).transpose(0, 1).reshape(len(g), inputs)
+
+
 register(
     "aten.linear.default",
     Rule(
         "affine",
         push=lambda f, x, weight, bias=None: torch.nn.functional.linear(x, weight),
-        pull=lambda f, g, x, weight, bias=None: [g @ weight],
+        pull=_linear_pull,
         constant=lambda f, x, weight, bias=None: _trailing(bias, len(f.shape)),
         terms=lambda f, x, weight, bias=None: sum(weight.shape),
         refuse=_refuse_active_weight,

@@ -76,7 +76,8 @@ class Windows:
         strides = [prod(plane[d + 1 :]) for d in range(len(plane))]
         base = _grid_sum(starts, strides)
         offsets = _grid_sum(reach, strides).flatten()
-        positions = torch.zeros(int(offsets.max()) + 1, dtype=torch.int64)
+        small = torch.uint8 if len(offsets) <= 256 else torch.int64
+        positions = torch.zeros(int(offsets.max()) + 1, dtype=small)
         for position in reversed(range(len(offsets))):
             positions[offsets[position]] = position
         return cls(base, offsets, positions)
@@ -87,11 +88,11 @@ class Windows:
 
     def localise(self, flat: Tensor) -> Tensor:
         """Window positions from the kernel's flat indices (…, *output plane)."""
-        return self.positions[flat - self.base]
+        return self.positions.take(flat - self.base)
 
     def flatten(self, local: Tensor) -> Tensor:
         """Flat input indices from window positions."""
-        return self.offsets[local] + self.base
+        return self.offsets.take(local).add_(self.base)
 
 
 def _grid_sum(axes: Sequence[Sequence[int]], strides: Sequence[int]) -> Tensor:
