@@ -122,6 +122,10 @@ class Frame:
             raise LookupError(f"the trail holds no decisions for {self.call.site}")
         return self.decisions
 
+    def plane(self, like: Tensor, number: int = 0) -> Tensor:
+        """One plane of the decisions recorded here, in the memory layout of `like`."""
+        return self.taken().plane(number, channels_last=is_channels_last(like))
+
     def gate(self, g: Tensor, bits: Tensor, *, last_use: bool = False) -> Tensor:
         """g ⊙ bits; every recorded image gates its own rows (row = target·B + image).
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole, Ref
+from guidxmage.engine.ledger import Biases, Constant, Rounding, position_map, row_norms, spread_of
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.table import Rule
 from guidxmage.engine.trail import Decisions, Trail
@@ -158,8 +159,8 @@ class Program:
             frame = self._frame(call, rows, trail)
             value = _rule(call).push(frame, *call.arguments(values, rows), **call.kwargs)
             if affine:
-                for _, constant in self._constants(frame, holes[call.id]):
-                    value = value + constant
+                for constant in self._constants(frame, holes[call.id]):
+                    value = value + constant.value
             values[call.id] = value
             for id_ in expired:
                 del values[id_]
@@ -181,19 +182,19 @@ class Program:
         """
         rows = len(cotangent)
         pending = _Cotangents(self.result, cotangent)
-        bias: dict[str, Tensor] = {}
+        bias = Biases()
         bias_maps: dict[str, Tensor] = {}
-        rounding = _Rounding()
+        rounding = Rounding()
         for step in self._steps(rows):
             call = step.call
             g, owned = pending.pop(call.id)
             if g is None:
                 continue
             frame = self._frame(call, rows, trail, owned)
-            constants = self._constants(frame, step.holes)
-            bias.update(inner_products(g, constants, frame))
+            constants = self._step_constants(step, frame)
+            bias.add(g, constants)
             if maps:
-                bias_maps.update((site, _position_map(g, c)) for site, c in reversed(constants))
+                bias_maps.update((c.site, position_map(g, c.value)) for c in reversed(constants))
             if norms is not None and call.id in norms:
                 rounding.add(row_norms(g), norms[call.id], *self._noise(frame, step, constants))
             pulled = step.rule.pull(frame, g, *step.holes, **call.kwargs)
@@ -205,7 +206,7 @@ class Program:
             weights = cotangent.new_zeros(rows, *self.input_shape)
         return Pulled(
             weights=weights.contiguous(),
-            bias_by_site=dict(reversed(bias.items())),
+            bias_by_site=bias.by_site(),
             variance=rounding.variance(cotangent),
             maps=dict(reversed(bias_maps.items())),
         )
@@ -226,72 +227,49 @@ class Program:
     def _frame(
         self, call: Call, rows: int, trail: Trail | None = None, owned: bool = False
     ) -> Frame:
-        taken = trail.get(call.site) if trail is not None else None
+        taken = trail.decisions.get(call.site) if trail is not None else None
         return Frame(call, rows, self.shapes(rows)[call.id], self._prepared, taken, owned)
 
-    def _constants(self, frame: Frame, holes: list[Any]) -> list[tuple[str, Tensor]]:
+    def _step_constants(self, step: _Step, frame: Frame) -> list[Constant]:
+        """The call's constants, kept where they do not depend on the decisions."""
+        if step.rule.kind == "decision":
+            return self._constants(frame, step.holes)
+        if step.constants is None:
+            step.constants = self._constants(frame, step.holes)
+        return step.constants
+
+    def _constants(self, frame: Frame, holes: list[Any]) -> list[Constant]:
         """What the call adds whatever its input, with the call site each part comes from."""
-        constants = list(frame.call.offsets)
+        constants = [Constant(site, value) for site, value in frame.call.offsets]
         make = _rule(frame.call).constant
         if make is not None:
-            constant = make(frame, *holes, **frame.call.kwargs)
-            if constant is not None:
-                constants.append((frame.call.site, constant))
+            value = make(frame, *holes, **frame.call.kwargs)
+            if value is not None:
+                constants.append(Constant(frame.call.site, value))
         return constants
 
-    def _noise(
-        self, frame: Frame, step: _Step, constants: list[tuple[str, Tensor]]
-    ) -> tuple[float, float]:
+    def _noise(self, frame: Frame, step: _Step, constants: list[Constant]) -> tuple[float, float]:
         """Terms summed for one output value, per value, and the size that constants add to it."""
 
         def make() -> tuple[float, float]:
             count = step.rule.terms
             assert count is not None
             per_image = prod(frame.shape) // frame.rows
-            spread = sum(_spread(constant) for _, constant in constants) * per_image**0.5
+            spread = sum(spread_of(constant.value) for constant in constants) * per_image**0.5
             return count(frame, *step.holes, **frame.call.kwargs) / per_image, spread
 
         noise: tuple[float, float] = frame.prepare("noise", make)
         return noise
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Step:
     """One call of a transposed run: its rule, and its arguments with holes for active inputs."""
 
     call: Call
     rule: Rule
     holes: list[Any]
-
-
-class _Rounding:
-    """Variance of Σ ⟨g, δ⟩ over the rounding errors δ of all calls, as if they were independent.
-
-    After Higham & Mary, A New Approach to Probabilistic Rounding Error Analysis (2019): a sum of
-    K products errs by about u·√K times its own size; the size is taken from the 2-norm of the
-    output before constants are added.
-    """
-
-    def __init__(self) -> None:
-        self._cotangents: list[Tensor] = []
-        self._outputs: list[Tensor] = []
-        self._noise: list[tuple[float, float]] = []
-
-    def add(self, cotangent: Tensor, output: Tensor, terms: float, spread: float) -> None:
-        """Norms of one call's cotangent (R,) and recorded output (B,), R a multiple of B."""
-        self._cotangents.append(cotangent)
-        self._outputs.append(output)
-        self._noise.append((terms, spread))
-
-    def variance(self, like: Tensor) -> Tensor:
-        """(R,) float64, in units of the unit roundoff squared."""
-        if not self._noise:
-            return like.new_zeros(len(like), dtype=torch.float64)
-        terms, spread = like.new_tensor(self._noise, dtype=torch.float64).t()[:, :, None]
-        cotangents = torch.stack(self._cotangents).double()
-        outputs = torch.stack(self._outputs).double()
-        sizes = (outputs + spread).repeat(1, cotangents.shape[1] // outputs.shape[1])
-        return (terms * (cotangents * sizes).square()).sum(0)
+    constants: list[Constant] | None = None
 
 
 def _rule(call: Call) -> Rule:
@@ -336,16 +314,6 @@ def last_uses(calls: Sequence[Call], result: int) -> tuple[tuple[int, ...], ...]
     return tuple(tuple(ids) for ids in expired)
 
 
-def row_norms(values: Tensor) -> Tensor:
-    """The 2-norm of every row, (R,), whatever the memory layout."""
-    return torch.linalg.vector_norm(values, dim=tuple(range(1, values.ndim)))
-
-
-def _spread(constant: Tensor) -> float:
-    """Root mean square of a constant."""
-    return float(torch.linalg.vector_norm(constant)) / constant.numel() ** 0.5
-
-
 def shares_memory(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors lie in one storage."""
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
@@ -354,35 +322,3 @@ def shares_memory(a: Tensor, b: Tensor) -> bool:
 def _is_dense(tensor: Tensor) -> bool:
     last = torch.channels_last
     return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=last))
-
-
-def inner_products(
-    g: Tensor, constants: list[tuple[str, Tensor]], frame: Frame
-) -> dict[str, Tensor]:
-    """⟨g, constant⟩ for each row and constant, last site first; float64 (R,)."""
-    per_channel = g.ndim > 1 and all(
-        c.ndim == g.ndim and c.numel() == g.shape[1] == c.shape[1] for _, c in constants
-    )
-    if not constants or not per_channel:
-        return {site: inner(g, constant) for site, constant in reversed(constants)}
-    # Sum over positions first, once for all of them: no product of g's size.
-    matrix = frame.prepare(
-        "constants", lambda: torch.stack([c.flatten().double() for _, c in constants], 1)
-    )
-    summed = g.sum(list(range(2, g.ndim))) if g.ndim > 2 else g
-    products = (summed.double() @ matrix).unbind(1)
-    return {site: p for (site, _), p in zip(reversed(constants), reversed(products), strict=True)}
-
-
-def inner(g: Tensor, constant: Tensor) -> Tensor:
-    """⟨g, constant⟩ for each row, the constant broadcast to g's shape; float64 (R,)."""
-    blind = [d for d in range(1, g.ndim) if constant.shape[d] == 1]
-    if blind:
-        g, constant = g.sum(blind), constant.squeeze(blind)
-    return (g.double() * constant.double()).reshape(len(g), -1).sum(1)
-
-
-def _position_map(g: Tensor, constant: Tensor) -> Tensor:
-    """What a constant adds at each position, summed over channels: (R, *positions)."""
-    product = (g * constant).double()
-    return product.sum(1) if product.ndim > 2 else product

@@ -50,6 +50,21 @@ def unpack_bits(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
     return flat.reshape(len(packed), *shape)
 
 
+def unpack_channels_last(packed: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """`unpack_bits` for images, laid out channels last: uint8 of shape (B, C, H, W).
+
+    Whole bytes are moved before they are spread, an eighth of the traffic; that needs H·W to be a
+    multiple of eight.
+    """
+    channels, height, width = shape
+    if height * width % 8:
+        return unpack_bits(packed, shape).contiguous(memory_format=torch.channels_last)
+    bytes_last = packed.view(len(packed), channels, -1).transpose(1, 2).contiguous()
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)[:, None]
+    bits = bytes_last[:, :, None, :].bitwise_right_shift(shifts).bitwise_and_(1)
+    return bits.view(len(packed), height, width, channels).permute(0, 3, 1, 2)
+
+
 @dataclass(frozen=True)
 class Decisions:
     """The decisions taken at one call site on B images.
@@ -96,8 +111,10 @@ class Decisions:
         """Bytes stored, all images together."""
         return sum(plane.numel() for plane in self.planes)
 
-    def plane(self, number: int = 0) -> Tensor:
+    def plane(self, number: int = 0, *, channels_last: bool = False) -> Tensor:
         """One plane of bits as uint8 zeros and ones, shape (B, *shape)."""
+        if channels_last and len(self.shape) == 3:
+            return unpack_channels_last(self.planes[number], self.shape)
         return unpack_bits(self.planes[number], self.shape)
 
     def index(self) -> Tensor:

@@ -25,7 +25,7 @@ def _slopes(on: Callable[..., Any], off: Callable[..., Any]) -> Callable[..., Te
     """v ↦ v·(on-slope where on, off-slope elsewhere), for both directions and cotangents."""
 
     def scaled(f: Frame, v: Tensor, *args: Any) -> Tensor:
-        bits = f.taken().plane()
+        bits = f.plane(v)
         low, high = off(*args), on(*args)
         if isinstance(low, int | float) and low == 0:
             gated = f.gate(v, bits, last_use=True)
@@ -108,7 +108,7 @@ register(
 
 
 def _prelu(f: Frame, v: Tensor, weight: Tensor) -> Tensor:
-    bits = f.taken().plane()
+    bits = f.plane(v)
     slope = weight.reshape(1, -1, *[1] * (v.ndim - 2)) if v.ndim > 1 else weight
     return f.gate(v, bits) + f.gate(v, 1 - bits) * slope
 
@@ -151,8 +151,8 @@ def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
 
     return Rule(
         "decision",
-        push=lambda f, x, *args: f.gate(x, f.taken().plane()),
-        pull=lambda f, g, x, *args: [f.gate(g, f.taken().plane(), last_use=True)],
+        push=lambda f, x, *args: f.gate(x, f.plane(x)),
+        pull=lambda f, g, x, *args: [f.gate(g, f.plane(g), last_use=True)],
         record=record,
         constant=constant,
     )

@@ -44,13 +44,37 @@ register(
     linear(_applied, pull=_adaptive_average_pull, terms=_window_terms),
 )
 register(
-    "aten.avg_pool1d.default aten.avg_pool2d.default aten.avg_pool3d.default"
+    "aten.avg_pool1d.default aten.avg_pool3d.default"
     " aten.upsample_nearest1d.vec aten.upsample_nearest2d.vec aten.upsample_nearest3d.vec"
     " aten._upsample_nearest_exact2d.vec aten.upsample_linear1d.vec aten.upsample_bilinear2d.vec"
     " aten.upsample_trilinear3d.vec aten.upsample_bicubic2d.vec"
     " aten._upsample_bilinear2d_aa.vec aten._upsample_bicubic2d_aa.vec",
     linear(_applied, terms=_window_terms),
 )
+
+
+def _average_pull_2d(
+    f: Frame,
+    g: Tensor,
+    x: Hole,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> list[Tensor]:
+    options = (kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return [aten.avg_pool2d_backward(g, _placeholder(g, x), *options)]
+
+
+def _placeholder(g: Tensor, x: Hole) -> Tensor:
+    """Stands for an input of which a backward kernel reads only shape and layout."""
+    layout = torch.channels_last if is_channels_last(g) else torch.contiguous_format
+    return torch.empty(x.shape, dtype=g.dtype, device=g.device, memory_format=layout)
+
+
+register("aten.avg_pool2d.default", linear(_applied, pull=_average_pull_2d, terms=_window_terms))
 
 
 # --- max-pooling over windows --------------------------------------------------------------------
@@ -162,11 +186,9 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
 
 def _scatter_add_2d(g: Tensor, index: Tensor, x: Hole, args: Sequence[Any]) -> Tensor:
     """PyTorch's own parallel scatter-add kernel; of its input it reads only the shape."""
-    layout = torch.channels_last if is_channels_last(g) else torch.contiguous_format
-    placeholder = torch.empty(x.shape, dtype=g.dtype, device=g.device, memory_format=layout)
     defaults: list[Any] = [None, [], [0], [1], False]
     given = [*args, *defaults[len(args) :]]
-    return aten.max_pool2d_with_indices_backward(g, placeholder, *given, index)
+    return aten.max_pool2d_with_indices_backward(g, _placeholder(g, x), *given, index)
 
 
 for _dims in (1, 2, 3):

@@ -1,0 +1,121 @@
+"""What a transposed run adds up on its way: every site's share of the bias, and the rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Constant:
+    """What a call adds whatever its input, and the call site it comes from."""
+
+    site: str
+    value: Tensor
+
+    @cached_property
+    def channels(self) -> Tensor | None:
+        """The values as a float64 vector where there is one per channel, else None."""
+        shape = self.value.shape
+        if len(shape) < 2 or self.value.numel() != shape[1]:
+            return None
+        return self.value.flatten().double()
+
+
+class Biases:
+    """⟨g, constant⟩ of every call site.
+
+    Where a constant has one value per channel, g is summed over positions first and the products
+    of all sites are taken together at the end.
+    """
+
+    def __init__(self) -> None:
+        self._sites: list[str] = []
+        self._known: dict[str, Tensor] = {}
+        self._summed: list[Tensor] = []
+        self._vectors: list[Tensor] = []
+
+    def add(self, g: Tensor, constants: list[Constant]) -> None:
+        """The share of one call whose output has cotangent g (R, …)."""
+        summed = None
+        for constant in reversed(constants):
+            self._sites.append(constant.site)
+            vector = constant.channels
+            if vector is None or g.ndim < 2 or len(vector) != g.shape[1]:
+                self._known[constant.site] = inner(g, constant.value)
+                continue
+            if summed is None:
+                summed = g.sum(list(range(2, g.ndim))) if g.ndim > 2 else g
+            self._summed.append(summed)
+            self._vectors.append(vector)
+
+    def by_site(self) -> dict[str, Tensor]:
+        """Site → (R,) float64, in order of execution."""
+        found: list[Tensor] = []
+        if self._vectors:
+            products = torch.cat(self._summed, 1).double() * torch.cat(self._vectors)
+            sizes = [len(vector) for vector in self._vectors]
+            found = [part.sum(1) for part in products.split(sizes, 1)]
+        waiting = iter(found)
+        entries = [
+            (site, self._known[site] if site in self._known else next(waiting))
+            for site in self._sites
+        ]
+        return dict(reversed(entries))
+
+
+def inner(g: Tensor, constant: Tensor) -> Tensor:
+    """⟨g, constant⟩ for each row, the constant broadcast to g's shape; float64 (R,)."""
+    blind = [d for d in range(1, g.ndim) if constant.shape[d] == 1]
+    if blind:
+        g, constant = g.sum(blind), constant.squeeze(blind)
+    return (g.double() * constant.double()).reshape(len(g), -1).sum(1)
+
+
+def position_map(g: Tensor, constant: Tensor) -> Tensor:
+    """What a constant adds at each position, summed over channels: (R, *positions)."""
+    product = (g * constant).double()
+    return product.sum(1) if product.ndim > 2 else product
+
+
+class Rounding:
+    """Variance of Σ ⟨g, δ⟩ over the rounding errors δ of all calls, as if they were independent.
+
+    After Higham & Mary, A New Approach to Probabilistic Rounding Error Analysis (2019): a sum of
+    K products errs by about u·√K times its own size; the size is taken from the 2-norm of the
+    output before constants are added.
+    """
+
+    def __init__(self) -> None:
+        self._cotangents: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        self._noise: list[tuple[float, float]] = []
+
+    def add(self, cotangent: Tensor, output: Tensor, terms: float, spread: float) -> None:
+        """Norms of one call's cotangent (R,) and recorded output (B,), R a multiple of B."""
+        self._cotangents.append(cotangent)
+        self._outputs.append(output)
+        self._noise.append((terms, spread))
+
+    def variance(self, like: Tensor) -> Tensor:
+        """(R,) float64, in units of the unit roundoff squared."""
+        if not self._noise:
+            return like.new_zeros(len(like), dtype=torch.float64)
+        terms, spread = like.new_tensor(self._noise, dtype=torch.float64).t()[:, :, None]
+        cotangents = torch.stack(self._cotangents).double()
+        outputs = torch.stack(self._outputs).double()
+        sizes = (outputs + spread).repeat(1, cotangents.shape[1] // outputs.shape[1])
+        return (terms * (cotangents * sizes).square()).sum(0)
+
+
+def row_norms(values: Tensor) -> Tensor:
+    """The 2-norm of every row, (R,), whatever the memory layout."""
+    return torch.linalg.vector_norm(values, dim=tuple(range(1, values.ndim)))
+
+
+def spread_of(constant: Tensor) -> float:
+    """Root mean square of a constant."""
+    return float(torch.linalg.vector_norm(constant)) / constant.numel() ** 0.5
