@@ -14,6 +14,7 @@ from guidxmage.engine.rules.table import Rule
 
 PAGE = Path(__file__).with_name("operators.md")
 FAMILIES = {
+    "convolution": "Convolutions",
     "affine": "Weights and arithmetic",
     "decisions": "Decisions",
     "pooling": "Pooling and resampling",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from guidxmage.engine.capture import capture
 from guidxmage.engine.program import Program, Recording
-from guidxmage.engine.symbolic import Network, SymbolicModel, drop_axes, pull_targets
+from guidxmage.engine.symbolic import Network, SymbolicModel, drop_axes, joined, pull_targets
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.explanation import Explanation
@@ -161,12 +161,12 @@ class Explainer:
     ) -> Explanation:
         X = batch.tensor
         R = self._space.reference(reference, X)
-        logits = torch.cat([part.recording.logits for part in parts])
+        logits = joined([part.recording.logits for part in parts])
         trail = Trail.concatenate([part.recording.trail for part in parts])
-        cotangent = torch.cat([part.targets.cotangent for part in parts], dim=1)
-        weights = torch.cat([part.weights for part in parts])
-        by_site = {site: torch.cat([part.bias[site] for part in parts]) for site in parts[0].bias}
-        variance = torch.cat([part.variance for part in parts])
+        cotangent = joined([part.targets.cotangent for part in parts], dim=1)
+        weights = joined([part.weights for part in parts])
+        by_site = {site: joined([part.bias[site] for part in parts]) for site in parts[0].bias}
+        variance = joined([part.variance for part in parts])
         model_bias = sum(by_site.values(), torch.zeros_like(variance))
         contributions = weights * (X if R is None else X - R)[:, None]
         if R is not None:
@@ -183,8 +183,8 @@ class Explainer:
 
         return Explanation(
             logits=logits if batch.batched else logits[0],
-            target=shaped(torch.cat([p.targets.classes for p in parts], dim=1).t()),
-            against=shaped(torch.cat([p.targets.against for p in parts], dim=1).t()),
+            target=shaped(joined([p.targets.classes for p in parts], dim=1).t()),
+            against=shaped(joined([p.targets.against for p in parts], dim=1).t()),
             score=shaped(score),
             weights=shaped(weights),
             contributions=shaped(contributions),
@@ -257,7 +257,7 @@ def _rounding_bound(
     """
     norms: Tensor = torch.linalg.vector_norm(contributions.flatten(2), dim=2)
     products = norms.double().square() * 4
-    biases = sum((value.square() for value in by_site.values()), torch.zeros_like(variance))
+    biases = torch.stack([variance * 0, *by_site.values()]).square().sum(0)
     total = variance + products + biases + score.double().square()
     return total.sqrt() * (ROUNDING_DEVIATIONS * torch.finfo(dtype).eps / 2)
 
@@ -303,21 +303,25 @@ def _copied_to(
 
 def _fingerprint(model: nn.Module) -> tuple[Any, ...]:
     """Changes whenever a weight is replaced, moved or changed in place, or the mode changes."""
-    seen: dict[int, nn.Module] = {}
-    waiting = [model]
+    seen: set[nn.Module] = set()
+    waiting: list[nn.Module | None] = [model]
     found: list[Any] = []
     while waiting:  # one walk: Module.parameters() and its kin take milliseconds on deep networks
         module = waiting.pop()
-        if id(module) in seen:
+        if module is None or module in seen:
             continue
-        seen[id(module)] = module
+        seen.add(module)
         found.append(module.training)
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None:
-                version = None if tensor.is_inference() else tensor._version
-                found.append((id(tensor), tensor.data_ptr(), tensor.dtype, version))
-        waiting.extend(child for child in module._modules.values() if child is not None)
+        for tensors in (module._parameters, module._buffers):
+            for tensor in tensors.values():
+                if tensor is not None:
+                    found += (id(tensor), tensor.data_ptr(), _version(tensor))
+        waiting.extend(module._modules.values())
     return tuple(found)
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
 
 
 def _own_modes(model: nn.Module) -> ExitStack:

@@ -155,6 +155,11 @@ def drop_axes(tensor: Tensor, batched: bool, several: bool) -> Tensor:
     return tensor if batched else tensor[0]
 
 
+def joined(pieces: list[Tensor], dim: int = 0) -> Tensor:
+    """Pieces concatenated; a single piece as it is."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
+
+
 def pull_targets(
     program: Program,
     trail: Trail,
@@ -171,15 +176,15 @@ def pull_targets(
         program.pull(trail, part.flatten(0, 1), norms, maps=maps) for part in cotangent.split(chunk)
     ]
 
-    def joined(pieces: list[Tensor]) -> Tensor:
-        return torch.cat(pieces).unflatten(0, (targets, images)).transpose(0, 1)
+    def by_image(pieces: list[Tensor]) -> Tensor:
+        return joined(pieces).unflatten(0, (targets, images)).transpose(0, 1)
 
     return Pulled(
-        weights=joined([part.weights for part in parts]),
+        weights=by_image([part.weights for part in parts]),
         bias_by_site={
-            site: joined([part.bias_by_site[site] for part in parts])
+            site: by_image([part.bias_by_site[site] for part in parts])
             for site in parts[0].bias_by_site
         },
-        variance=joined([part.variance for part in parts]),
-        maps={site: joined([part.maps[site] for part in parts]) for site in parts[0].maps},
+        variance=by_image([part.variance for part in parts]),
+        maps={site: by_image([part.maps[site] for part in parts]) for site in parts[0].maps},
     )

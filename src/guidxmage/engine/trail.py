@@ -61,7 +61,8 @@ def unpack_channels_last(packed: Tensor, shape: tuple[int, int, int]) -> Tensor:
         return unpack_bits(packed, shape).contiguous(memory_format=torch.channels_last)
     bytes_last = packed.view(len(packed), channels, -1).transpose(1, 2).contiguous()
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)[:, None]
-    bits = bytes_last[:, :, None, :].bitwise_right_shift(shifts).bitwise_and_(1)
+    bits = packed.new_empty(*bytes_last.shape[:2], 8, channels)
+    torch.bitwise_right_shift(bytes_last[:, :, None, :], shifts, out=bits).bitwise_and_(1)
     return bits.view(len(packed), height, width, channels).permute(0, 3, 1, 2)
 
 
@@ -246,6 +247,8 @@ class Trail(Mapping[str, Decisions]):
     def concatenate(cls, trails: list[Trail]) -> Trail:
         """Trails of the same network one after the other."""
         first = trails[0]
+        if len(trails) == 1:
+            return first
         joined = {
             site: entry.with_planes(
                 tuple(

@@ -32,12 +32,13 @@ def _trailing(vector: Tensor | None, ndim: int) -> Tensor | None:
     return None if vector is None else vector.reshape(*[1] * (ndim - 1), -1)
 
 
-def _linear_pull(
+def linear_pull(
     f: Frame, g: Tensor, x: Hole, weight: Tensor, bias: Tensor | None = None
 ) -> list[Tensor]:
+    """g @ weight, by whichever way reads less memory."""
     if not _reads_few_rows(g, weight):
         return [g @ weight]
-    return [_sum_of_rows(g.reshape(-1, len(weight)), weight).reshape(x.shape)]
+    return [sum_of_rows(g.reshape(-1, len(weight)), weight).reshape(x.shape)]
 
 
 def _reads_few_rows(g: Tensor, weight: Tensor) -> bool:
@@ -55,7 +56,7 @@ def _reads_few_rows(g: Tensor, weight: Tensor) -> bool:
 _LARGE_WEIGHT = 2**20
 
 
-def _sum_of_rows(g: Tensor, weight: Tensor) -> Tensor:
+def sum_of_rows(g: Tensor, weight: Tensor) -> Tensor:
     """g @ weight (R, inputs), from the rows of the weight that some g picks.
 
     Every row of the weight is cut into parts, one for each thread.
@@ -80,7 +81,7 @@ register(
     Rule(
         "affine",
         push=lambda f, x, weight, bias=None: torch.nn.functional.linear(x, weight),
-        pull=_linear_pull,
+        pull=linear_pull,
         constant=lambda f, x, weight, bias=None: _trailing(bias, len(f.shape)),
         terms=lambda f, x, weight, bias=None: sum(weight.shape),
         refuse=_refuse_active_weight,

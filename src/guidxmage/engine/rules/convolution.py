@@ -66,8 +66,8 @@ def _convolution(
 
 
 def _convolution_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
-    transposed = f.prepare("transposed", lambda: _transposed(_Geometry.of(f, x, *args)))
-    return [transposed(g)]
+    way = f.prepare("transposed", lambda: transposed(Geometry.of(f, x, *args)))
+    return [way(g)]
 
 
 def _convolution_terms(f: Frame, x: Hole, weight: Tensor, *rest: Any) -> int:
@@ -78,7 +78,7 @@ def _convolution_terms(f: Frame, x: Hole, weight: Tensor, *rest: Any) -> int:
 
 
 @dataclass(frozen=True)
-class _Geometry:
+class Geometry:
     """A convolution without its bias; `size` is its input's (channels, *positions)."""
 
     weight: Tensor
@@ -100,7 +100,8 @@ class _Geometry:
         padding: IntList | str = (0,),
         dilation: IntList = (1,),
         groups: int = 1,
-    ) -> _Geometry:
+    ) -> Geometry:
+        """From a call's own arguments."""
         return cls(
             weight,
             x.shape[1:],
@@ -120,21 +121,21 @@ class _Geometry:
         ]
 
 
-def _transposed(c: _Geometry) -> Transposed:
+def transposed(c: Geometry) -> Transposed:
     """All ways compute the same sums; on a CPU in float32 the plain one is far from the fastest."""
-    if c.weight.ndim != 4 or c.groups > 1 or not _can_pack(c.weight):
-        return _backward(c)
+    if c.weight.ndim != 4 or c.groups > 1 or not can_pack(c.weight):
+        return backward(c)
     if c.stride == [1, 1] and min(c.flipped_padding) >= 0:
         flipped = c.weight.flip(2, 3).transpose(0, 1)
-        return _packed(flipped, c.out, c.flipped_padding, c.dilation)
+        return packed(flipped, c.out, c.flipped_padding, c.dilation)
     if prod(c.weight.shape[2:]) == 1 and c.padding == [0, 0]:
-        return _pointwise(c)
+        return pointwise(c)
     if c.dilation == [1, 1] and c.stride[0] == c.stride[1] and c.size[0] <= _FEW_CHANNELS:
-        return _subpixel(c)
-    return _backward(c)
+        return subpixel(c)
+    return backward(c)
 
 
-def _backward(c: _Geometry) -> Transposed:
+def backward(c: Geometry) -> Transposed:
     """PyTorch's own backward operator, for any device, dtype and geometry."""
     layout = torch.channels_last if c.weight.ndim == 4 else torch.contiguous_format
     weight = c.weight.contiguous(memory_format=layout)
@@ -162,7 +163,8 @@ def _backward(c: _Geometry) -> Transposed:
     return transposed
 
 
-def _can_pack(weight: Tensor) -> bool:
+def can_pack(weight: Tensor) -> bool:
+    """Whether oneDNN's prepacked kernels take this weight."""
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.float32
@@ -172,25 +174,25 @@ def _can_pack(weight: Tensor) -> bool:
     )
 
 
-def _packed(weight: Tensor, size: Sequence[int], padding: IntList, dilation: IntList) -> Transposed:
+def packed(weight: Tensor, size: Sequence[int], padding: IntList, dilation: IntList) -> Transposed:
     """A stride-1 convolution whose weight lies ready in the order its kernel reads it."""
-    packed = aten.mkldnn_reorder_conv2d_weight(
+    ready = aten.mkldnn_reorder_conv2d_weight(
         weight.contiguous().to_mkldnn(), padding, [1, 1], dilation, 1, [1, *size]
     )
 
     def convolved(g: Tensor) -> Tensor:
         g = g.contiguous(memory_format=torch.channels_last)
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            g, packed, None, padding, [1, 1], dilation, 1, "none", [], ""
+            g, ready, None, padding, [1, 1], dilation, 1, "none", [], ""
         )
         return result
 
     return convolved
 
 
-def _pointwise(c: _Geometry) -> Transposed:
+def pointwise(c: Geometry) -> Transposed:
     """A strided 1×1 convolution: its input's positions in between get nothing."""
-    small = _packed(c.weight.transpose(0, 1), c.out, [0, 0], [1, 1])
+    small = packed(c.weight.transpose(0, 1), c.out, [0, 0], [1, 1])
 
     def transposed(g: Tensor) -> Tensor:
         pulled = torch.empty(
@@ -206,7 +208,7 @@ def _pointwise(c: _Geometry) -> Transposed:
 _FEW_CHANNELS = 4
 
 
-def _subpixel(c: _Geometry) -> Transposed:
+def subpixel(c: Geometry) -> Transposed:
     """A strided convolution, one stride-1 convolution for all s² phases of its input's positions.
 
     With i + p = s·q + r and k = s·m + r, Σ_k g[(i + p − k)/s]·w[k] = Σ_m g[q − m]·w[s·m + r].
@@ -218,7 +220,7 @@ def _subpixel(c: _Geometry) -> Transposed:
     full = functional.pad(c.weight, (0, grown[1], 0, grown[0]))
     phases = full.reshape(*c.weight.shape[:2], taps[0], s, taps[1], s).permute(1, 3, 5, 0, 2, 4)
     kernel = phases.flatten(0, 2).flip(2, 3)
-    convolved = _packed(kernel, c.out, [t - 1 for t in taps], [1, 1])
+    convolved = packed(kernel, c.out, [t - 1 for t in taps], [1, 1])
 
     def transposed(g: Tensor) -> Tensor:
         plane = functional.pixel_shuffle(convolved(g).contiguous(), s)

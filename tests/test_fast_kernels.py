@@ -1,0 +1,156 @@
+"""What is computed in another order for speed equals the plain way: float32 kernels, rewrites."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from guidxmage.engine.rules import affine, convolution
+from guidxmage.engine.rules.convolution import Geometry
+from guidxmage.engine.trail import pack_bits, unpack_bits, unpack_channels_last
+from tests.laws import captured, check_all, close, random_like
+from tests.test_laws import batch_norm, conv, properties
+
+pair = st.tuples(st.integers(1, 4), st.integers(1, 4))
+
+
+def close32(a: Tensor, b: Tensor) -> None:
+    assert a.shape == b.shape
+    close(a.double(), b.double(), 1e-5)
+
+
+@given(
+    kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    stride=st.sampled_from([(1, 1), (2, 2), (4, 4), (1, 2)]),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    dilation=st.integers(1, 2),
+    channels=st.sampled_from([(3, 8), (1, 5), (6, 4)]),
+    size=st.tuples(st.integers(7, 15), st.integers(7, 15)),
+)
+@properties
+def test_transposed_convolutions(kernel, stride, padding, dilation, channels, size) -> None:
+    sides = list(zip(size, padding, kernel, strict=True))
+    assume(all(n + 2 * p > dilation * (k - 1) for n, p, k in sides))
+    weight = random_like((channels[1], channels[0], *kernel), 1).float()
+    x = random_like((2, channels[0], *size), 2).float()
+    out = nn.functional.conv2d(x, weight, None, stride, padding, dilation).shape
+    geometry = Geometry(
+        weight, x.shape[1:], out[1:], list(stride), list(padding), [dilation] * 2, 1
+    )
+    g = random_like(tuple(out), 3).float()
+    close32(convolution.transposed(geometry)(g), convolution.backward(geometry)(g))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "channels", "way"),
+    [(3, 1, 8, "packed"), (1, 2, 8, "pointwise"), (7, 2, 3, "subpixel"), (3, 2, 8, "backward")],
+)
+def test_every_way_is_taken(kernel: int, stride: int, channels: int, way: str) -> None:
+    if not convolution.can_pack(torch.empty(1)):
+        pytest.skip("this build of PyTorch has no packed convolutions")
+    x = torch.randn(1, channels, 14, 14, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(4, channels, kernel, kernel, generator=torch.Generator().manual_seed(1))
+    out = nn.functional.conv2d(x, weight, None, stride).shape
+    found = convolution.transposed(
+        Geometry(weight, x.shape[1:], out[1:], [stride] * 2, [0, 0], [1, 1], 1)
+    )
+    assert found.__qualname__.startswith(way)
+
+
+@given(rows=st.integers(1, 4), inputs=st.integers(1, 30), seed=st.integers(0, 99))
+@properties
+def test_sums_of_rows(rows: int, inputs: int, seed: int) -> None:
+    weight = random_like((20, inputs), seed).float()
+    g = random_like((rows, 20), seed + 1).float()
+    g = g * (random_like((rows, 20), seed + 2) > 0.7)
+    close32(affine.sum_of_rows(g, weight), g @ weight)
+
+
+def test_a_large_layer_reads_only_the_rows_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    plain = affine.sum_of_rows
+    monkeypatch.setattr(affine, "sum_of_rows", lambda g, w: (taken.append(1), plain(g, w))[1])
+    layer = nn.Linear(2048, 600).requires_grad_(False)
+    frame: object = None
+    hole = torch.empty(2, 2048)
+    sparse = torch.zeros(2, 600)
+    sparse[0, 5], sparse[1, 7] = 2.0, -1.0
+    close32(affine.linear_pull(frame, sparse, hole, layer.weight)[0], sparse @ layer.weight)
+    assert taken
+    dense = torch.ones(2, 600)
+    close32(affine.linear_pull(frame, dense, hole, layer.weight)[0], dense @ layer.weight)
+    assert len(taken) == 1
+
+
+@given(channels=st.integers(1, 5), size=pair, images=st.integers(1, 3), seed=st.integers(0, 50))
+@properties
+def test_bits_spread_channels_last(channels, size, images, seed) -> None:
+    shape = (channels, *size)
+    packed = pack_bits(random_like((images, *shape), seed) > 0)
+    spread = unpack_channels_last(packed, shape)
+    assert torch.equal(spread, unpack_bits(packed, shape))
+    assert spread.is_contiguous(memory_format=torch.channels_last)
+
+
+# --- rewrites of the symbolic program ------------------------------------------------------------
+
+
+class Dense(nn.Module):
+    """A densely connected block: every layer reads all values before it."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.ReLU(), conv(2, 3 * (n + 1), 3, 3, padding=1)) for n in range(layers)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [x]
+        for layer in self.layers:
+            values.append(layer(torch.cat(values, 1)))
+        return torch.cat(values, 1)
+
+
+def check_rewritten(module: nn.Module, x: Tensor) -> tuple[list[str], list[str]]:
+    """The rewritten program pulls what the recorded one does; returns the operators of both."""
+    program, recording = captured(module, x)
+    plain = replace(program, symbolic_calls=program.calls)
+    u = random_like(tuple(recording.logits.shape), 7)
+    rewritten, original = (p.pull(recording.trail, u) for p in (program, plain))
+    close(rewritten.weights, original.weights)
+    assert list(rewritten.bias_by_site) == list(original.bias_by_site)
+    for site, value in rewritten.bias_by_site.items():
+        assert torch.allclose(value, original.bias_by_site[site], rtol=1e-10, atol=1e-12)
+    return [c.op for c in program.symbolic_calls], [c.op for c in program.calls]
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_scale_moves_past_the_relu(groups: int) -> None:
+    norm, relu, after = batch_norm(), nn.ReLU(), conv(2, 3, 6, 3, groups=groups)
+    module = nn.Sequential(nn.ReLU(), norm, relu, after)
+    rewritten, original = check_rewritten(module, random_like((2, 3, 6, 6), 1))
+    assert "aten._native_batch_norm_legit_no_training.default" in original
+    assert "aten._native_batch_norm_legit_no_training.default" not in rewritten
+    check_all(module, random_like((2, 3, 6, 6), 2))
+
+
+def test_a_scale_of_zero_stays() -> None:
+    norm = batch_norm()
+    norm.weight.data[1] = 0
+    module = nn.Sequential(nn.ReLU(), norm, nn.ReLU(), conv(2, 3, 2, 3))
+    rewritten, _ = check_rewritten(module, random_like((2, 3, 6, 6), 1))
+    assert "aten._native_batch_norm_legit_no_training.default" in rewritten
+
+
+def test_concatenations_are_chained() -> None:
+    module, x = Dense(4), random_like((2, 3, 5, 5), 3)
+    check_rewritten(module, x)
+    program, _ = captured(module, x)
+    parts = [len(c.args[0]) for c in program.symbolic_calls if c.op == "aten.cat.default"]
+    assert parts == [1, 2, 2, 2, 2]
+    check_all(module, x)
