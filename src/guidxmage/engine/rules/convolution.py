@@ -48,20 +48,11 @@ def _refuse_convolution(call: Call) -> str | None:
     return None
 
 
-def _convolution(
-    f: Frame,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: IntList = (1,),
-    padding: IntList | str = (0,),
-    dilation: IntList = (1,),
-    groups: int = 1,
-) -> Tensor:
-    pad = symmetric_padding(padding, weight, dilation)
-    zeros = [0] * (weight.ndim - 2)
+def _convolution(f: Frame, x: Tensor, *args: Any) -> Tensor:
+    c = Geometry.of(f, x, *args)
+    zeros = [0] * len(c.stride)
     return aten.convolution(
-        x, weight, None, _each(stride, weight), pad, _each(dilation, weight), False, zeros, groups
+        x, c.weight, None, c.stride, c.padding, c.dilation, False, zeros, c.groups
     )
 
 
@@ -93,7 +84,7 @@ class Geometry:
     def of(
         cls,
         f: Frame,
-        x: Hole,
+        x: Hole | Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
         stride: IntList = (1,),
