@@ -1,9 +1,9 @@
-"""A captured network as a flat list of calls, and the three loops over it."""
+"""A captured network as a flat list of calls, and the four loops over it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -31,6 +31,8 @@ _FRESH = frozenset(
         "aten.add.Tensor",
     ]
 )
+
+Visit = Callable[[Frame, list[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ class Program:
 
     @cached_property
     def _step_lists(self) -> dict[int, list[_Step]]:
+        return {}
+
+    @cached_property
+    def _own_step_lists(self) -> dict[int, list[_Step]]:
         return {}
 
     @cached_property
@@ -211,18 +217,72 @@ class Program:
             maps=dict(reversed(bias_maps.items())),
         )
 
+    @torch.no_grad()
+    def carry(
+        self, trail: Trail, start: Tensor, direction: Tensor, visit: Visit
+    ) -> tuple[Tensor, Tensor]:
+        """Carry points and directions (B, *input shape) together along a trail.
+
+        Runs the user's own operators, so that the input of every decision is at hand: `visit` gets
+        each decision's frame and its arguments, active ones as B values above B directions.
+        Returns the logits at the points and their slopes, (B, classes) each. Raises
+        UnsupportedOperatorError at an operator that is neither affine nor decides.
+        """
+        rows = len(start)
+        values: dict[int, Tensor] = {0: torch.cat([start, direction])}
+        for step, expired in zip(self._own_steps(rows), self._expired, strict=True):
+            call = step.call
+            if step.rule.kind == "decision":
+                visit(self._frame(call, rows, trail), call.arguments(values, 2 * rows))
+            elif step.rule.kind != "affine":
+                raise UnsupportedOperatorError(
+                    f"{call.op} at '{call.site}' is not piecewise linear: the network has no "
+                    "regions to walk through"
+                )
+            value = self._push_both(step, trail, values, rows)
+            constants = self._step_constants(step, self._frame(call, rows, trail))
+            if constants:
+                points, directions = value.chunk(2)
+                value = torch.cat([points + sum(c.value for c in constants), directions])
+            values[call.id] = value
+            for id_ in expired:
+                del values[id_]
+        points, directions = values[self.result].chunk(2)
+        return points, directions
+
+    def _push_both(self, step: _Step, trail: Trail, values: dict[int, Tensor], rows: int) -> Tensor:
+        """Points and directions through one call: at once, or singly where batches are fixed."""
+        call = step.call
+        if self.batched:
+            args = call.arguments(values, 2 * rows)
+            return step.rule.push(self._frame(call, 2 * rows, trail), *args, **call.kwargs)
+        pushed = []
+        for half in (0, 1):
+            own = {id_: values[id_].chunk(2)[half] for id_ in call.inputs}
+            args = call.arguments(own, rows)
+            pushed.append(step.rule.push(self._frame(call, rows, trail), *args, **call.kwargs))
+        return torch.cat(pushed)
+
+    def _own_steps(self, rows: int) -> list[_Step]:
+        """The user's own calls forwards, with what a run of that many rows knows of inputs."""
+        if rows not in self._own_step_lists:
+            if len(self._own_step_lists) > 16:
+                self._own_step_lists.clear()
+            self._own_step_lists[rows] = self._described(self.calls, rows)
+        return self._own_step_lists[rows]
+
     def _steps(self, rows: int) -> list[_Step]:
         """The symbolic calls backwards, with what a pull of that many rows knows of inputs."""
         if rows not in self._step_lists:
             if len(self._step_lists) > 16:
                 self._step_lists.clear()
-            shapes = self.shapes(rows)
-            blanks = {id_: Hole(shape, self.dtype, self.device) for id_, shape in shapes.items()}
-            self._step_lists[rows] = [
-                _Step(call, _rule(call), call.arguments(blanks, rows))
-                for call in reversed(self.symbolic_calls)
-            ]
+            self._step_lists[rows] = self._described(self.symbolic_calls, rows)[::-1]
         return self._step_lists[rows]
+
+    def _described(self, calls: Sequence[Call], rows: int) -> list[_Step]:
+        shapes = self.shapes(rows).items()
+        blanks = {id_: Hole(shape, self.dtype, self.device) for id_, shape in shapes}
+        return [_Step(call, _rule(call), call.arguments(blanks, rows)) for call in calls]
 
     def _frame(
         self, call: Call, rows: int, trail: Trail | None = None, owned: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from math import prod
@@ -141,6 +141,23 @@ class Decisions:
         pairs = zip(self.planes, other.planes, strict=True)
         return reduce(and_, ((mine == theirs).all(dim=1) for mine, theirs in pairs))
 
+    def choice(self, rows: Tensor, position: Tensor) -> Tensor:
+        """What images `rows` (n,) decided at flat positions (n,), as its planes' digits: (n,)."""
+        byte, shift = position // 8, 7 - position % 8
+        digits = (plane[rows, byte].long() >> shift & 1 for plane in self.planes)
+        return sum((digit << n for n, digit in enumerate(digits)), torch.zeros_like(position))
+
+    def with_choice(self, rows: Tensor, position: Tensor, choice: Tensor) -> Decisions:
+        """The same decisions but for one of each image in `rows`, which becomes `choice` (n,)."""
+        byte, shift = position // 8, 7 - position % 8
+        planes = []
+        for number, plane in enumerate(self.planes):
+            others = plane[rows, byte].long() & ~(1 << shift)
+            changed = plane.clone()
+            changed[rows, byte] = (others | (choice >> number & 1) << shift).to(torch.uint8)
+            planes.append(changed)
+        return self.with_planes(tuple(planes))
+
     def with_planes(self, planes: tuple[Tensor, ...]) -> Decisions:
         """The same site with other stored bytes (a slice, another device)."""
         return replace(self, planes=planes)
@@ -197,6 +214,36 @@ class Trail(Mapping[str, Decisions]):
         """The trail of one image, as a trail of one row."""
         return self._with_planes(lambda plane: plane[index : index + 1], rows=1)
 
+    def take(self, rows: Tensor | slice) -> Trail:
+        """The trails of some images, chosen by number, mask or slice."""
+        taken = self._with_planes(lambda plane: plane[rows], rows=0)
+        count = len(torch.arange(self.rows)[rows.cpu() if isinstance(rows, Tensor) else rows])
+        return replace(taken, rows=count)
+
+    def replaced(self, rows: Tensor, other: Trail) -> Trail:
+        """A new trail with other images in some rows: number `rows[n]` is image n of `other`."""
+        self._check_sites(other)
+        decisions = {}
+        for site, entry in self.items():
+            planes = tuple(plane.clone() for plane in entry.planes)
+            for plane, news in zip(planes, other[site].planes, strict=True):
+                plane[rows] = news
+            decisions[site] = entry.with_planes(planes)
+        return replace(self, decisions=decisions)
+
+    def flipped(self, site: Sequence[str | None], position: Tensor, choice: Tensor) -> Trail:
+        """A new trail in which one decision of every image is another.
+
+        site: one call site per image, None where nothing changes; position and choice (B,) int64:
+        the decision's flat position there and what it becomes (its planes' binary digits).
+        """
+        decisions = dict(self.decisions)
+        for name in {name for name in site if name is not None}:
+            rows = torch.tensor([n for n, own in enumerate(site) if own == name])
+            rows = rows.to(position.device)
+            decisions[name] = self[name].with_choice(rows, position[rows], choice[rows])
+        return replace(self, decisions=decisions)
+
     def to(self, device: torch.device | str) -> Trail:
         """The same trail on another device."""
         return self._with_planes(lambda plane: plane.to(device), rows=self.rows)
@@ -237,9 +284,12 @@ class Trail(Mapping[str, Decisions]):
                     found[row] = Difference(site, tuple(int(i) for i in position))
         return found
 
-    def _check_comparable(self, other: Trail) -> None:
+    def _check_sites(self, other: Trail) -> None:
         if list(self) != list(other):
             raise InputError("the two trails come from different networks")
+
+    def _check_comparable(self, other: Trail) -> None:
+        self._check_sites(other)
         if self.rows != other.rows and 1 not in (self.rows, other.rows):
             raise InputError(f"trails of {self.rows} and {other.rows} images cannot be compared")
 

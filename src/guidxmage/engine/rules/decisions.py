@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole, is_active
+from guidxmage.engine.rules import crossing
 from guidxmage.engine.rules.affine import leading
+from guidxmage.engine.rules.crossing import Crossings, halves
 from guidxmage.engine.rules.table import Rule, register
 from guidxmage.engine.trail import Decisions
 
@@ -41,6 +43,8 @@ def _two_pieces(
     on: Callable[..., Any] = lambda *args: 1,
     off: Callable[..., Any] = lambda *args: 0,
     off_value: Callable[..., Any] | None = None,
+    limit: Callable[..., Any] = lambda *args: 0,
+    jumps: Callable[[Call], bool] | None = None,
     refuse: Callable[[Call], str | None] | None = None,
 ) -> Rule:
     """An operator with one threshold: slopes on either side, a constant where it is off."""
@@ -63,7 +67,15 @@ def _two_pieces(
         record=record,
         constant=constant if off_value else None,
         refuse=refuse,
+        crossings=lambda f, x, *args: _threshold_crossings(f, x, limit(*args)),
+        choices=("off", "on"),
+        jumps=jumps,
     )
+
+
+def _threshold_crossings(f: Frame, x: Tensor, limit: Any = 0) -> Crossings:
+    z, dz = halves(x)
+    return crossing.threshold(z, dz, limit, f.plane(z).view(torch.bool))
 
 
 def _record_relu(f: Frame, x: Tensor) -> tuple[Tensor, Decisions]:
@@ -86,7 +98,12 @@ register(
 register("aten.abs.default", _two_pieces(lambda x, y: x > 0, off=lambda: -1))
 register(
     "aten.threshold.default",
-    _two_pieces(lambda x, y, limit, value: x > limit, off_value=lambda limit, value: value),
+    _two_pieces(
+        lambda x, y, limit, value: x > limit,
+        off_value=lambda limit, value: value,
+        limit=lambda limit, value: limit,
+        jumps=lambda call: call.args[1] != call.args[2],
+    ),
 )
 
 
@@ -120,6 +137,8 @@ register(
         push=_prelu,
         pull=lambda f, g, x, weight: [_prelu(f, g, weight)],
         record=lambda f, x, weight: (f.call.run(x, weight), Decisions.from_bits(x > 0)),
+        crossings=lambda f, x, weight: _threshold_crossings(f, x),
+        choices=("off", "on"),
     ),
 )
 
@@ -149,12 +168,20 @@ def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
                 result = part if result is None else result + part
         return None if result is None else f.for_rows(result)
 
+    def crossings(f: Frame, x: Tensor, *args: Any) -> Crossings:
+        z, dz = halves(x)
+        low, high = bounds(*args)
+        planes = (f.plane(z, 0).view(torch.bool), f.plane(z, 1).view(torch.bool))
+        return crossing.interval(z, dz, low, high, planes, closed=closed)
+
     return Rule(
         "decision",
         push=lambda f, x, *args: f.gate(x, f.plane(x)),
         pull=lambda f, g, x, *args: [f.gate(g, f.plane(g), last_use=True)],
         record=record,
         constant=constant,
+        crossings=crossings,
+        choices=("below", "inside", "above"),
     )
 
 
@@ -189,8 +216,8 @@ register("aten.clamp_max.default", _three_pieces(lambda high: (-inf, high), clos
 # --- the larger or smaller of two ----------------------------------------------------------------
 
 
-def _pick(choose_first: Callable[[Tensor, Tensor], Tensor]) -> Rule:
-    """Elementwise maximum or minimum of two operands, one of them possibly constant."""
+def _pick(choose_first: Callable[[Tensor, Tensor], Tensor], sign: int) -> Rule:
+    """Elementwise maximum (sign +1) or minimum (−1) of two operands, one possibly constant."""
 
     def masks(f: Frame) -> tuple[Tensor, Tensor]:
         first = f.taken().plane()
@@ -222,11 +249,28 @@ def _pick(choose_first: Callable[[Tensor, Tensor], Tensor]) -> Rule:
                 return f.for_rows(mask.to(hole.dtype) * leading(part, f, hole))
         return None
 
-    return Rule("decision", push, pull, record=record, constant=constant)
+    def crossings(f: Frame, x: Tensor, y: Tensor) -> Crossings:
+        (zx, dx), (zy, dy) = (
+            halves(part) if is_active(ref) else (part, torch.zeros_like(part))
+            for part, ref in zip((x, y), f.call.args, strict=True)
+        )
+        first = f.taken().plane().view(torch.bool)
+        z, dz = (sign * (a - b).expand(first.shape) for a, b in ((zx, zy), (dx, dy)))
+        return crossing.threshold(z, dz, 0, first, closed=True)
+
+    return Rule(
+        "decision",
+        push,
+        pull,
+        record=record,
+        constant=constant,
+        crossings=crossings,
+        choices=("second", "first"),
+    )
 
 
-register("aten.maximum.default", _pick(lambda x, y: x >= y))
-register("aten.minimum.default", _pick(lambda x, y: x <= y))
+register("aten.maximum.default", _pick(lambda x, y: x >= y, +1))
+register("aten.minimum.default", _pick(lambda x, y: x <= y, -1))
 
 
 # --- the largest or smallest along dimensions ----------------------------------------------------
@@ -243,8 +287,8 @@ def _to_last(tensor: Tensor, dims: Sequence[int]) -> Tensor:
     return tensor.permute(*kept, *dims).flatten(len(kept)) if kept else tensor.flatten()
 
 
-def _reduction(argument: Callable[[Tensor], Tensor]) -> Rule:
-    """amax, amin, max and min along dimensions; the trail keeps which operand was taken."""
+def _reduction(argument: Callable[[Tensor], Tensor], sign: int) -> Rule:
+    """The largest (sign +1) or smallest (−1) along dimensions; the trail keeps which operand."""
 
     def record(f: Frame, x: Tensor, dims: Any = (), *rest: Any) -> tuple[Tensor, Decisions]:
         lines = _to_last(x, _reduced_dims(dims, x.ndim))
@@ -272,8 +316,16 @@ def _reduction(argument: Callable[[Tensor], Tensor]) -> Rule:
             return "its indices are used as numbers"
         return None
 
-    return Rule("decision", push, pull, record=record, refuse=refuse)
+    def crossings(f: Frame, x: Tensor, dims: Any = (), *rest: Any) -> Crossings:
+        z, dz = (_to_last(part, _reduced_dims(dims, x.ndim)) * sign for part in halves(x))
+        index = f.taken().index()[..., None]
+        gap, rate = z.gather(-1, index) - z, dz - dz.gather(-1, index)
+        before = torch.arange(z.shape[-1], device=z.device) < index
+        s, rival = crossing.overtaking(gap, rate, before).min(-1)
+        return crossing.earliest(s, lambda position: crossing.at(rival, position))
+
+    return Rule("decision", push, pull, record=record, refuse=refuse, crossings=crossings)
 
 
-register("aten.amax.default aten.max.dim", _reduction(lambda lines: lines.argmax(-1)))
-register("aten.amin.default aten.min.dim", _reduction(lambda lines: lines.argmin(-1)))
+register("aten.amax.default aten.max.dim", _reduction(lambda lines: lines.argmax(-1), +1))
+register("aten.amin.default aten.min.dim", _reduction(lambda lines: lines.argmin(-1), -1))

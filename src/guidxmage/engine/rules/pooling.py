@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Frame, Hole, is_channels_last
+from guidxmage.engine.rules import crossing
+from guidxmage.engine.rules.crossing import Crossings, halves
 from guidxmage.engine.rules.table import Rule, linear, register, transpose_of
 from guidxmage.engine.trail import Decisions
 
@@ -86,17 +88,27 @@ class Windows:
 
     Position p of the window of output o is input `base[o] + offsets[p]`; `positions` inverts
     `offsets`. A window-local position needs a few bits where the flat index takes eight bytes.
+    `inside` (positions, *output plane) tells which positions are in the window: not padding, and
+    not beyond the end of a window that is shorter than the longest.
     """
 
     base: Tensor
     offsets: Tensor
     positions: Tensor
+    inside: Tensor
 
     @classmethod
     def make(
-        cls, plane: Sequence[int], starts: Sequence[Sequence[int]], reach: Sequence[Sequence[int]]
+        cls,
+        plane: Sequence[int],
+        starts: Sequence[Sequence[int]],
+        reach: Sequence[Sequence[int]],
+        ends: Sequence[Sequence[int]] | None = None,
     ) -> Windows:
-        """From the start of every window and the steps within a window, for each dimension."""
+        """From the start of every window and the steps within a window, for each dimension.
+
+        `ends` are the inputs before which windows end, where that is not the end of the plane.
+        """
         strides = [prod(plane[d + 1 :]) for d in range(len(plane))]
         base = _grid_sum(starts, strides)
         offsets = _grid_sum(reach, strides).flatten()
@@ -104,11 +116,13 @@ class Windows:
         positions = torch.zeros(int(offsets.max()) + 1, dtype=small)
         for position in reversed(range(len(offsets))):
             positions[offsets[position]] = position
-        return cls(base, offsets, positions)
+        ends = ends or [[n] * len(start) for n, start in zip(plane, starts, strict=True)]
+        return cls(base, offsets, positions, _inside(starts, reach, ends))
 
     def to(self, device: torch.device) -> Windows:
         """The same geometry on another device."""
-        return Windows(self.base.to(device), self.offsets.to(device), self.positions.to(device))
+        tensors = (self.base, self.offsets, self.positions, self.inside)
+        return Windows(*(tensor.to(device) for tensor in tensors))
 
     def localise(self, flat: Tensor) -> Tensor:
         """Window positions from the kernel's flat indices (…, *output plane)."""
@@ -117,6 +131,43 @@ class Windows:
     def flatten(self, local: Tensor) -> Tensor:
         """Flat input indices from window positions."""
         return self.offsets.take(local).add_(self.base)
+
+    def rivals(self, z: Tensor, dz: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
+        """Where along a line another position of each window overtakes the one taken, and which.
+
+        z and dz are (…, inputs of the plane), local (…, *output plane), as are both results.
+        """
+        taken = self.flatten(local).flatten(-self.base.ndim)
+        top, rise = z.gather(-1, taken), dz.gather(-1, taken)
+        first, winner = torch.full_like(top, torch.inf), torch.zeros_like(taken)
+        # As many positions at a time as keep the gathered values near the size of the plane.
+        step = max(1, 2 * z.shape[-1] // self.base.numel())
+        for start in range(0, len(self.offsets), step):
+            offsets, inside = self.offsets[start : start + step], self.inside[start : start + step]
+            flat = (self.base.flatten() + offsets[:, None]).masked_fill_(~inside.flatten(1), 0)
+            gap, rate = top[..., None, :] - z[..., flat], dz[..., flat] - rise[..., None, :]
+            number = self.positions.take(offsets).long()[:, None]
+            before = number < local.flatten(-self.base.ndim)[..., None, :]
+            s = crossing.overtaking(gap, rate, before)
+            best, which = s.masked_fill_(~inside.flatten(1), torch.inf).min(-2)
+            position = number[:, 0].take(which)
+            winner = torch.where(best < first, position, winner)
+            first = torch.minimum(first, best)
+        return first.reshape(local.shape), winner.reshape(local.shape)
+
+
+def _inside(
+    starts: Sequence[Sequence[int]], reach: Sequence[Sequence[int]], ends: Sequence[Sequence[int]]
+) -> Tensor:
+    """Whether position p of the window of output o is an input, bool (positions, *outputs)."""
+    dims = len(starts)
+    result = torch.ones([1] * (2 * dims), dtype=torch.bool)
+    for d in range(dims):
+        inputs = torch.tensor(list(reach[d]))[:, None] + torch.tensor(list(starts[d]))
+        shape = [1] * (2 * dims)
+        shape[d], shape[dims + d] = inputs.shape
+        result = result & ((inputs >= 0) & (inputs < torch.tensor(list(ends[d])))).reshape(shape)
+    return result.flatten(0, dims - 1)
 
 
 def _grid_sum(axes: Sequence[Sequence[int]], strides: Sequence[int]) -> Tensor:
@@ -141,11 +192,12 @@ def _strided_windows(plane: Sequence[int], out: Sequence[int], args: Sequence[An
 def _adaptive_windows(plane: Sequence[int], out: Sequence[int], args: Sequence[Any]) -> Windows:
     """adaptive_max_pool's geometry: window o covers ⌊o·n/m⌋ … ⌈(o+1)·n/m⌉ − 1."""
     starts = [[o * n // m for o in range(m)] for n, m in zip(plane, out, strict=True)]
+    ends = [[-(-(o + 1) * n // m) for o in range(m)] for n, m in zip(plane, out, strict=True)]
     reach = [
-        range(max(-(-(o + 1) * n // m) - o * n // m for o in range(m)))
-        for n, m in zip(plane, out, strict=True)
+        range(max(b - a for a, b in zip(*one, strict=True)))
+        for one in zip(starts, ends, strict=True)
     ]
-    return Windows.make(plane, starts, reach)
+    return Windows.make(plane, starts, reach, ends)
 
 
 def _each(value: Any, dims: int) -> list[int]:
@@ -181,7 +233,13 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
         scattered = zeros.scatter_add_(-1, index.flatten(-dims), g.flatten(-dims))
         return [scattered.reshape(x.shape)]
 
-    return Rule("decision", push, pull, record=record)
+    def crossings(f: Frame, x: Tensor, *args: Any) -> Crossings:
+        z, dz = (part.flatten(-dims) for part in halves(x))
+        geometry_ = windows(f, x.shape[-dims:], args, x.device)
+        s, winner = geometry_.rivals(z, dz, f.taken().index())
+        return crossing.earliest(s, lambda position: crossing.at(winner, position))
+
+    return Rule("decision", push, pull, record=record, crossings=crossings)
 
 
 def _scatter_add_2d(g: Tensor, index: Tensor, x: Hole, args: Sequence[Any]) -> Tensor:

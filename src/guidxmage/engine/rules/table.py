@@ -7,9 +7,13 @@ A rule is four short functions, side by side:
     pull(frame, g, *args)    its transpose: one cotangent per active input, in order of appearance
     constant(frame, *args)   what the operator adds whatever its input: its output at input zero
 
+A decision operator has a fifth, for walking along lines from region to region:
+
+    crossings(frame, *args)  where along a line its decisions flip first, in every row
+
 Arguments come as the operator's own, with three readings of an *active* input (a value computed
 from the image): the value itself in `record`, the direction in `push`, a `Hole` that knows only
-its shape in `pull` and `constant`.
+its shape in `pull` and `constant`. In `crossings` it is B values and, below them, B directions.
 """
 
 from __future__ import annotations
@@ -31,7 +35,9 @@ class Rule:
     """How one operator is recorded, pushed, pulled, and what it adds by itself.
 
     `terms` is the number of products summed for one output value (it enters the rounding bound);
-    `refuse` returns why a particular call cannot be treated, or None.
+    `refuse` returns why a particular call cannot be treated, or None. `choices` names what a
+    decision may choose, by number; where it is empty the choice is a position. `jumps` tells
+    whether a call's value jumps where its decision flips.
     """
 
     kind: str
@@ -41,6 +47,9 @@ class Rule:
     constant: Function | None = None
     terms: Function | None = None
     refuse: Callable[[Call], str | None] | None = None
+    crossings: Function | None = None
+    choices: tuple[str, ...] = ()
+    jumps: Callable[[Call], bool] | None = None
 
 
 RULES: dict[str, Rule] = {}

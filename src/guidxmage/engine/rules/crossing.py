@@ -1,0 +1,92 @@
+"""Where along a line a decision flips: the closed forms that the decision rules share.
+
+Under a fixed trail every input of a decision is z(s) = z + s·dz along a line. A decision flips
+where z(s) reaches its threshold *while leaving the side that the trail says*. The side is never
+read off the sign of z: right at a breakpoint that sign is rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Crossings:
+    """The first decision of every row to flip at one call site.
+
+    s (B,) float64, inf where none ever flips; position (B,), flat; choice (B,), the new decision
+    as the number whose binary digits are the planes of `Decisions`.
+    """
+
+    s: Tensor
+    position: Tensor
+    choice: Tensor
+
+
+def halves(stacked: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and directions, which lie one above the other in a stacked argument."""
+    rows = len(stacked) // 2
+    return stacked[:rows], stacked[rows:]
+
+
+def earliest(s: Tensor, choice: Callable[[Tensor], Tensor]) -> Crossings:
+    """The smallest s (B, …) of every row; `choice` tells the new decision at positions (B,)."""
+    first, position = s.reshape(len(s), -1).min(1)
+    return Crossings(first.double(), position, choice(position))
+
+
+def at(values: Tensor, position: Tensor) -> Tensor:
+    """The entries of values (B, …) at one flat position a row, (B,)."""
+    return values.reshape(len(values), -1).gather(1, position[:, None])[:, 0]
+
+
+def threshold(z: Tensor, dz: Tensor, limit: Any, on: Tensor, *, closed: bool = False) -> Crossings:
+    """Two pieces, on above `limit` and off below; `on` (bool) is what the trail says.
+
+    `closed` tells whether the limit itself is on. A decision that stays on its limit all along the
+    line is a tie: it takes that side at once.
+    """
+    s = (limit - z).div_(dz)
+    tied = s.isnan() & (~on if closed else on)
+    s.masked_fill_(torch.where(on, dz >= 0, dz <= 0), inf).masked_fill_(tied, -inf)
+    return earliest(s, lambda position: 1 - at(on, position).long())
+
+
+def interval(
+    z: Tensor, dz: Tensor, low: Any, high: Any, planes: tuple[Tensor, Tensor], *, closed: bool
+) -> Crossings:
+    """Three pieces: below `low`, inside, above `high`; planes (bool) inside and above.
+
+    `closed` tells whether the bounds themselves are inside; for ties as in `threshold`.
+    """
+    inside, above = planes
+    falling, level = dz < 0, dz == 0
+    # The bound ahead: from inside it depends on the direction, from outside it is the near one.
+    s = torch.where(above | (inside & ~falling), high - z, low - z).div_(dz)
+    s.masked_fill_(~inside & (above ^ falling) | level, inf)
+    low_tie, high_tie = level & (z == low), level & (z == high)
+    tied = (low_tie | high_tie) & (~inside if closed else inside)
+    s.masked_fill_(tied, -inf)
+
+    def choice(position: Tensor) -> Tensor:
+        upwards = torch.where(at(level, position), at(high_tie, position), ~at(falling, position))
+        return torch.where(at(inside, position), 2 * upwards.long(), 1)
+
+    return earliest(s, choice)
+
+
+def overtaking(gap: Tensor, rate: Tensor, before: Tensor) -> Tensor:
+    """Where a competitor that lies `gap` behind and gains `rate` per unit of s draws level.
+
+    A competitor that is equal all along the line is a tie: the first in order wins, so one that
+    comes `before` (bool) the present winner replaces it at once, −inf.
+    """
+    s = gap / rate
+    tied = s.isnan() & before
+    return s.masked_fill_(rate <= 0, inf).masked_fill_(tied, -inf)
