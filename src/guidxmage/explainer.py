@@ -106,7 +106,7 @@ class Explainer:
         only if a list of targets was asked for: weights ([B,] [K,] C, H, W), score ([B,] [K]).
         Raises InputError or UnsupportedOperatorError; the model is left untouched in any case.
         """
-        with _own_modes(self.model):
+        with untouched(self.model):
             batch = self._space.read(image)
             program = self._program(batch.tensor.shape[1:])
             parts = [
@@ -117,7 +117,7 @@ class Explainer:
 
     def logits(self, image: Images) -> Tensor:
         """The network's class scores, ([B,] classes), exactly as it computes them by itself."""
-        with _own_modes(self.model):
+        with untouched(self.model):
             batch = self._space.read(image)
             logits, _ = self.network(batch.tensor.shape[1:]).record(batch.tensor)
             return logits if batch.batched else logits[0]
@@ -129,7 +129,7 @@ class Explainer:
 
     def trail(self, image: Images) -> Trail:
         """The execution trail of an image or batch."""
-        with _own_modes(self.model):
+        with untouched(self.model):
             batch = self._space.read(image)
             return self.network(batch.tensor.shape[1:]).record(batch.tensor)[1]
 
@@ -212,6 +212,14 @@ class Explainer:
             weights_source=self.weights_source,
             preprocessing=self._space.preprocessing,
         )
+
+    def to_input(self, X: Tensor) -> Tensor:
+        """Images (B, C, H, W) of the explained space as the network takes them."""
+        return self._space.to_input(X)
+
+    def to_space(self, weights: Tensor) -> Tensor:
+        """Weights Δ on the network's input (…, C, H, W) as weights in the explained space."""
+        return self._space.to_space(weights)[0]
 
     # --- captured programs -------------------------------------------------------------------
 
@@ -324,8 +332,8 @@ def _version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def _own_modes(model: nn.Module) -> ExitStack:
-    """Autocast, inference mode and gradient tracking of the caller do not reach the run."""
+def untouched(model: nn.Module) -> ExitStack:
+    """A context for runs that autocast, inference mode and gradient tracking do not reach."""
     device = next((p.device.type for p in model.parameters()), "cpu")
     stack = ExitStack()
     stack.enter_context(torch.inference_mode(False))

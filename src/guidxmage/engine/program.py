@@ -128,12 +128,15 @@ class Program:
         return self._shapes[rows]
 
     @torch.no_grad()
-    def record(self, images: Tensor) -> Recording:
-        """Run the network for real on images (B, *input shape) and note every decision."""
+    def record(self, images: Tensor, *, norms: bool = True) -> Recording:
+        """Run the network for real on images (B, *input shape) and note every decision.
+
+        `norms`: also note the outputs' norms, which the bound on rounding needs.
+        """
         rows = len(images)
         values: dict[int, Tensor] = {0: images}
         decisions: dict[str, Decisions] = {}
-        norms: dict[int, Tensor] = {}
+        sizes: dict[int, Tensor] = {}
         for call, expired in zip(self.calls, self._expired, strict=True):
             args = call.arguments(values, rows)
             record = _rule(call).record
@@ -144,12 +147,12 @@ class Program:
                 value = record(frame, *args, **call.kwargs)
                 if isinstance(value, tuple):
                     value, decisions[call.site] = value
-            if call.id in self._measured:
-                norms[call.id] = row_norms(value)
+            if norms and call.id in self._measured:
+                sizes[call.id] = row_norms(value)
             values[call.id] = value
             for id_ in expired:
                 del values[id_]
-        return Recording(values[self.result], Trail(decisions, dict(self.header), rows), norms)
+        return Recording(values[self.result], Trail(decisions, dict(self.header), rows), sizes)
 
     @torch.no_grad()
     def push(self, trail: Trail, direction: Tensor, *, affine: bool = False) -> Tensor:

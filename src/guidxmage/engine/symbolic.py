@@ -23,7 +23,7 @@ class Network:
     def record(self, Z: Tensor) -> tuple[Tensor, Trail]:
         """Logits (n, classes) and trail of images Z (n, C, H, W), a bounded number at a time."""
         chunk = 16 if self.program.batched else 1
-        parts = [self.program.record(self.to_input(part)) for part in Z.split(chunk)]
+        parts = [self.program.record(self.to_input(part), norms=False) for part in Z.split(chunk)]
         logits = torch.cat([part.logits for part in parts])
         return logits, Trail.concatenate([part.trail for part in parts])
 

@@ -1,0 +1,6 @@
+"""Minimal adversarial samples, guided by the symbolic model."""
+
+from guidxmage.adversarial.attack import NORMS, attack
+from guidxmage.adversarial.result import AttackResult, Optimality
+
+__all__ = ["NORMS", "AttackResult", "Optimality", "attack"]

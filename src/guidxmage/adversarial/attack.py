@@ -1,0 +1,253 @@
+"""The attack: the smallest perturbation that changes what a network says."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from guidxmage.adversarial.finish import confirm, shorten
+from guidxmage.adversarial.levels import on_grid
+from guidxmage.adversarial.levels import quantise as quantise_found
+from guidxmage.adversarial.plan import Plan, carry_out
+from guidxmage.adversarial.result import AttackResult, Optimality
+from guidxmage.adversarial.search import Found, Problem, norms, spread
+from guidxmage.adversarial.sparse import search_pixels
+from guidxmage.adversarial.victim import Goal, Victim, as_explainer
+from guidxmage.errors import InputError
+from guidxmage.explainer import Explainer, untouched
+from guidxmage.inputs import Images
+
+NORMS = ("l2", "linf", "l1", "l0", "erase")
+_COUNTING = ("l0", "erase")
+_DUAL = {"l2": "l2", "linf": "l1", "l1": "linf"}
+
+
+def attack(
+    model: nn.Module | Explainer,
+    images: Images,
+    labels: Tensor | int | None = None,
+    *,
+    norm: str = "l2",
+    targets: Tensor | int | None = None,
+    mask: Tensor | None = None,
+    budget: int = 40,
+    quantise: bool = False,
+    seed: int = 0,
+) -> AttackResult:
+    """The smallest perturbations of images in [0, 1] that change the network's answer.
+
+    model: a module on images in [0, 1], or an Explainer (its preprocessing is part of the attacked
+    function). images: as for `Explainer.explain`; tensors (B, C, H, W). labels (B,): the classes to
+    leave, by default the network's own answers; an image that is not classified so has norm 0.
+    targets (B,): classes to reach instead. norm: "l2", "linf", "l1", "l0" (fewest pixels changed)
+    or "erase" (fewest pixels set to 0). mask: bool (H, W), (B, H, W) or (B, C, H, W), True where
+    pixels may change. budget: gradients per image. quantise: results lie on the 8-bit grid.
+
+    Raises InputError for unusable input. The network and the global random state are untouched.
+    """
+    explainer = as_explainer(model)
+    if norm not in NORMS:
+        raise InputError(f"norm {norm!r} is unknown; choose one of {', '.join(NORMS)}")
+    if budget < 1:
+        raise InputError(f"a budget of {budget} gradients is too small; give at least 1")
+    with untouched(explainer.model):
+        X = explainer.read(images)
+        X = X if X.ndim == 4 else X[None]
+        _check_range(X)
+        victim = Victim(explainer, tuple(X.shape[1:]))
+        problem, already = _problem(victim, X, labels, targets, (norm, mask))
+        open_ = (~already).nonzero()[:, 0]
+        found = Found(X.clone(), torch.zeros_like(X[:, 0, 0, 0]))
+        if len(open_):
+            part = _search(victim, problem.rows(open_), budget, quantise, seed)
+            found = Found(
+                found.Z.index_copy(0, open_, part.Z), found.size.index_copy(0, open_, part.size)
+            )
+        return _report(victim, problem, found, already, quantise)
+
+
+# --- the problem ---------------------------------------------------------------------------------
+
+
+def _check_range(X: Tensor) -> None:
+    if X.min() < 0 or X.max() > 1:
+        raise InputError(
+            f"images must lie in [0, 1], but these reach from {X.min():.3g} to {X.max():.3g}; give "
+            "the Explainer its preprocessing, or put the normalisation into the model"
+        )
+
+
+def _problem(
+    victim: Victim,
+    X: Tensor,
+    labels: Tensor | int | None,
+    targets: Tensor | int | None,
+    how: tuple[str, Tensor | None],
+) -> tuple[Problem, Tensor]:
+    """The problem of all images, and which of them need no attack."""
+    logits = victim.logits(X)
+    bad = (~torch.isfinite(logits)).any(1).nonzero()
+    if len(bad):
+        raise InputError(f"the network returns NaN or Inf for image {int(bad[0])}")
+    own = logits.argmax(1)
+    given = own if labels is None else _classes(labels, logits, "label")
+    if targets is None:
+        goal, already = Goal(given, targeted=False), own != given
+    else:
+        wanted = _classes(targets, logits, "target")
+        if labels is not None and bool((wanted == given).any()):
+            raise InputError("a target is the image's own label; there is nothing to change")
+        goal, already = Goal(wanted, targeted=True), own == wanted
+    norm, mask = how
+    return Problem(X, goal, norm, _free(mask, X)), already
+
+
+def _classes(given: Tensor | int, logits: Tensor, what: str) -> Tensor:
+    classes = torch.as_tensor(given, device=logits.device).long().reshape(-1)
+    classes = classes.expand(len(logits)) if len(classes) == 1 else classes
+    if len(classes) != len(logits):
+        raise InputError(f"{len(classes)} {what}s were given for {len(logits)} images")
+    outside = (classes < 0) | (classes >= logits.shape[1])
+    if bool(outside.any()):
+        number = int(classes[outside][0])
+        raise InputError(f"{what} {number} is not one of the {logits.shape[1]} classes")
+    return classes.contiguous()
+
+
+def _free(mask: Tensor | None, X: Tensor) -> Tensor | None:
+    """The mask as bool of X's shape, None where everything may change."""
+    if mask is None:
+        return None
+    free = torch.as_tensor(mask, device=X.device)
+    if free.dtype != torch.bool:
+        raise InputError("the mask must be boolean: True where pixels may change")
+    if free.ndim == 2:
+        free = free[None, None]
+    elif free.ndim == 3:
+        free = free[:, None]
+    try:
+        free = free.expand(X.shape)
+    except RuntimeError as error:
+        raise InputError(
+            f"a mask of shape {tuple(torch.as_tensor(mask).shape)} does not fit images of shape "
+            f"{tuple(X.shape)}"
+        ) from error
+    empty = (~free.flatten(1).any(1)).nonzero()
+    if len(empty):
+        raise InputError(f"the mask of image {int(empty[0])} leaves no pixel free")
+    return free.contiguous()
+
+
+# --- the search ----------------------------------------------------------------------------------
+
+
+def _search(victim: Victim, problem: Problem, budget: int, quantise: bool, seed: int) -> Found:
+    rivals = victim.logits(problem.X[:1]).shape[1] - 1
+    if problem.norm in _COUNTING:
+        found = search_pixels(victim, problem, budget, rivals, seed)
+        return _quantise_pixels(victim, problem, found) if quantise else found
+    reserve = min(12, budget // 3) if quantise else 0
+    found = carry_out(victim, problem, Plan.of(budget - reserve, rivals), seed)
+    if quantise:
+        return quantise_found(victim, problem, found, reserve)
+    return shorten(victim, problem, found)
+
+
+def _quantise_pixels(victim: Victim, problem: Problem, found: Found) -> Found:
+    """Pixels at the ends of the box lie on the grid already; the others go to the nearer level."""
+    changed = (found.Z != problem.X).any(1, keepdim=True)
+    Z = torch.where(changed, on_grid(found.Z), problem.X)
+    ok = problem.goal.margin(victim.logits(Z)) > 0
+    return Found(Z, torch.where(ok, found.size, torch.inf))
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def _report(
+    victim: Victim, problem: Problem, found: Found, already: Tensor, quantised: bool
+) -> AttackResult:
+    forwards, backwards = victim.forwards / len(found.Z), victim.backwards / len(found.Z)
+    fixed = already | torch.full_like(already, quantised or problem.norm in _COUNTING)
+    found, margin = confirm(victim, problem, found, fixed)
+    success = torch.isfinite(found.size)
+    failed = spread(~success, found.Z)
+    nan = float("nan")
+    Z = torch.where(failed, torch.full_like(found.Z, nan), found.Z)
+    delta = Z - problem.X
+    measured = {
+        name: torch.where(success, norms(delta, name), nan) for name in ("l0", "l1", "l2", "linf")
+    }
+    key = "l0" if problem.norm == "erase" else problem.norm
+    own = victim.logits(problem.X).argmax(1)
+    return AttackResult(
+        adversarial=Z,
+        original=problem.X,
+        norm_name=problem.norm,
+        norm=measured[key],
+        norms=measured,
+        success=success,
+        already=already,
+        from_class=own,
+        to_class=victim.logits(found.Z).argmax(1),
+        margin=torch.where(success, margin, nan),
+        forwards=forwards,
+        backwards=backwards,
+        decisions_flipped=_flipped(victim, problem.X, found.Z, success),
+        optimality=_optimality(victim, problem, found, success & ~already),
+        quantised=quantised,
+        evidence="region" if victim.piecewise_linear else f"not available: {victim.reason}",
+        notes=_notes(problem, success, already),
+    )
+
+
+def _flipped(victim: Victim, X: Tensor, Z: Tensor, success: Tensor) -> Tensor | None:
+    before, after = victim.trail(X), victim.trail(Z)
+    if before is None or after is None:
+        return None
+    total = torch.stack(list(before.hamming(after).values())).sum(0).to(X)
+    return torch.where(success, total, float("nan"))
+
+
+def _optimality(victim: Victim, problem: Problem, found: Found, rows: Tensor) -> Optimality:
+    """See `Optimality`; NaN for rows without a perturbation and for norms that count pixels."""
+    nan = torch.full_like(found.size, float("nan"))
+    index = rows.nonzero()[:, 0]
+    empty = torch.zeros_like(rows) if victim.piecewise_linear else None
+    if problem.norm not in _DUAL or not len(index):
+        return Optimality(nan, nan, nan, nan, empty)
+    part, Z = problem.rows(index), found.Z[index]
+    local = victim.local(Z, part.goal)
+    delta = Z - part.X
+    at_low, at_high = part.low >= Z, part.high <= Z
+    held = (at_low & (local.normal < 0)) | (at_high & (local.normal > 0))
+    free = ~held if part.mask is None else ~held & part.mask
+    w, d = local.normal * free, delta * free
+    product = norms(w, _DUAL[part.norm]) * norms(d, part.norm)
+    alignment = (w * d).flatten(1).sum(1) / product.clamp_min(1e-30)
+    closest = part.X + part.step(local.normal, local.value, Z)
+    least = part.size(closest)
+    follows = empty
+    if empty is not None:
+        network = victim.network
+        assert network is not None
+        same = network.record(closest)[1].same(network.record(Z)[1])
+        follows = empty.index_copy(0, index, same.to(empty.device))
+    return Optimality(
+        nan.index_copy(0, index, alignment),
+        nan.index_copy(0, index, (held & (delta != 0)).flatten(1).sum(1).to(nan)),
+        nan.index_copy(0, index, least),
+        nan.index_copy(0, index, part.size(Z) / least.clamp_min(1e-30) - 1),
+        follows,
+    )
+
+
+def _notes(problem: Problem, success: Tensor, already: Tensor) -> dict[int, str]:
+    notes = {}
+    for row in range(len(success)):
+        if bool(already[row]):
+            reached = "is classified as the target" if problem.goal.targeted else "is misclassified"
+            notes[row] = f"the image {reached} already; nothing was changed"
+        elif not bool(success[row]):
+            notes[row] = "no adversarial sample was found within the budget"
+    return notes

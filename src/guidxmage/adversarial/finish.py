@@ -1,0 +1,90 @@
+"""The last digits: the exact point at which the boundary is crossed, confirmed in float64."""
+
+from __future__ import annotations
+
+import copy
+from math import isnan
+
+import torch
+from torch import Tensor, nn
+
+from guidxmage.adversarial.search import Found, Problem, spread
+from guidxmage.adversarial.victim import Victim
+from guidxmage.engine.boundary import cross_boundary
+from guidxmage.engine.region import Lines
+
+# Shares of its perturbation by which a sample on the boundary is moved beyond it.
+_BEYOND = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+
+
+def shorten(victim: Victim, problem: Problem, found: Found) -> Found:
+    """Shorten each perturbation to where its line from X crosses the boundary exactly.
+
+    The recordings narrow the bracket, the regions left in it are walked in closed form. Networks
+    that are not piecewise linear are left as they are.
+    """
+    rows = torch.isfinite(found.size).nonzero()[:, 0]
+    if victim.network is None or not len(rows):
+        return found
+    part, Z = problem.rows(rows), found.Z[rows]
+    origin = victim.to_input(part.X)
+    lines = Lines(origin, victim.to_input(Z) - origin)
+    logits = victim.logits(Z)
+    up, down = part.goal.pair(logits, torch.full_like(part.goal.classes, -1))
+    contrast = torch.zeros_like(logits).scatter_(1, down[:, None], 1)
+    contrast = contrast.scatter_add_(1, up[:, None], -torch.ones_like(contrast[:, :1]))
+    ends = torch.zeros(len(rows), dtype=torch.float64, device=Z.device)
+    crossed = cross_boundary(
+        victim.network.program, lines, contrast, ends, ends + 1, rows=max(1, victim.chunk // 2)
+    )
+    victim.forwards += int(crossed.forward_passes.sum())
+    share = torch.where(crossed.found, crossed.s, 1.0).to(Z)
+    for beyond in (0.0, 1e-6, 1e-4):
+        P = part.X + spread((share * (1 + beyond)).clamp(max=1), Z) * (Z - part.X)
+        reached = part.goal.margin(victim.logits(P)) > 0
+        size = torch.where(reached, part.size(P), torch.inf)
+        kept = found.better(_at(found, rows, P, size))
+        found = kept
+        if bool(reached.all()):
+            break
+    return found
+
+
+def _at(found: Found, rows: Tensor, Z: Tensor, size: Tensor) -> Found:
+    """Points for some rows only, as if the others had found nothing."""
+    nothing = torch.full_like(found.size, torch.inf)
+    return Found(found.Z.index_copy(0, rows, Z), nothing.index_copy(0, rows, size))
+
+
+def confirm(victim: Victim, problem: Problem, found: Found, fixed: Tensor) -> tuple[Found, Tensor]:
+    """What the network confirms for each image alone, and in float64; also the margins, float64.
+
+    A sample on the boundary to the last bit is moved beyond it by the least of a few shares of its
+    perturbation that both confirm, unless it is `fixed` (n,). Others are lost: size inf.
+    """
+    exact = copy.deepcopy(victim.model).double()
+    points, sizes, margins = [], [], []
+    lost = found.size.new_tensor(torch.inf)
+    for row in range(len(found.Z)):  # one image at a time is the point here
+        one = problem.rows(torch.tensor([row], device=found.Z.device))
+        point, margin = found.Z[row : row + 1], float("nan")
+        if torch.isfinite(found.size[row]):
+            shares = _BEYOND[:1] if bool(fixed[row]) else _BEYOND
+            point, margin = _confirmed(victim, exact, one, point, shares)
+        points.append(point)
+        margins.append(margin)
+        sizes.append(lost if isnan(margin) else one.size(point)[0])
+    return Found(torch.cat(points), torch.stack(sizes)), torch.tensor(margins).double()
+
+
+def _confirmed(
+    victim: Victim, exact: nn.Module, one: Problem, Z: Tensor, shares: tuple[float, ...]
+) -> tuple[Tensor, float]:
+    for share in shares:
+        moved = (one.X + (1 + share) * (Z - one.X)).clamp(one.low, one.high) if share else Z
+        plain = float(one.goal.margin(victim.logits(moved)))
+        with torch.no_grad():
+            margin = float(one.goal.margin(exact(victim.to_input(moved.double()))))
+        if plain > 0 and margin > 0:
+            return moved, margin
+    return Z, float("nan")

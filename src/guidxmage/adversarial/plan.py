@@ -1,0 +1,93 @@
+"""How a budget of gradients is spent: which classes are tried, for how long, and the restarts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from guidxmage.adversarial.search import Found, Problem, Schedule, norms, search, spread
+from guidxmage.adversarial.victim import Goal, Victim
+
+# Sizes of the jumps from the best point, in units of its own distance; one after the other.
+_JUMPS = (0.3, 1.5, 4.0, 0.7)
+_JUMP_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Gradients per image.
+
+    `ranked` classes are compared at X, `kept` of them searched for `sweep` steps each, `settle`
+    steps go on from the best, and the rest is spent on `jumps` from the best so far.
+    """
+
+    ranked: int
+    kept: int
+    sweep: int
+    settle: int
+    jumps: int
+
+    @classmethod
+    def of(cls, budget: int, rivals: int) -> Plan:
+        """Spend `budget` gradients an image on a network with that many rival classes."""
+        if budget < 24 or rivals < 2:
+            settle = budget // 4
+            return cls(0, 1, budget - settle, settle, 0)
+        ranked = min(rivals, 5 if budget < 60 else 9)
+        kept = min(ranked, max(3, budget // 25))
+        left = budget - ranked
+        sweep = max(4, min(40, int(left * 0.77 / kept)))
+        left -= kept * sweep
+        settle = min(left, 30)
+        return cls(ranked, kept, sweep, settle, max(0, left - settle) // _JUMP_STEPS)
+
+
+def carry_out(victim: Victim, problem: Problem, plan: Plan, seed: int) -> Found:
+    """The best points found by a plan, for problems with convex norms."""
+    count = len(problem.X)
+    via = _candidates(victim, problem, plan)
+    copies = torch.arange(count, device=via.device).repeat_interleave(via.shape[1])
+    many = problem.rows(copies)
+    found = search(victim, many, Schedule(plan.sweep), many.X, via.flatten()).best_of(via.shape[1])
+    rival = torch.full_like(problem.goal.classes, -1)
+    found = found.better(search(victim, problem, Schedule(plan.settle, 0.5), found.Z, rival))
+    generator = torch.Generator(device=found.Z.device).manual_seed(seed)
+    for number in range(plan.jumps):
+        start = _jump(problem, found, _JUMPS[number % len(_JUMPS)], generator)
+        found = found.better(search(victim, problem, Schedule(_JUMP_STEPS), start, rival))
+    return found
+
+
+def _candidates(victim: Victim, problem: Problem, plan: Plan) -> Tensor:
+    """The classes to go through, (n, kept): the closest ones in X's own region, −1 the best rival.
+
+    For a targeted goal there is one way only.
+    """
+    count = len(problem.X)
+    rival = torch.full((count, 1), -1, device=problem.X.device)
+    if problem.goal.targeted or plan.ranked < 2:
+        return rival
+    logits = victim.logits(problem.X)
+    others = logits.scatter(1, problem.goal.classes[:, None], -torch.inf)
+    classes = others.topk(plan.ranked, 1).indices
+    copies = torch.arange(count, device=rival.device).repeat_interleave(plan.ranked)
+    many = problem.rows(copies)
+    through = Goal(many.goal.classes, targeted=False)
+    local = victim.local(many.X, through, classes.flatten())
+    distance = norms(many.step(local.normal, local.value, many.X), problem.norm)
+    order = distance.view(count, -1).argsort(1)[:, : plan.kept]
+    return classes.gather(1, order)
+
+
+def _jump(problem: Problem, found: Found, size: float, generator: torch.Generator) -> Tensor:
+    """Points at `size` times the best distance from the best point, in a random direction."""
+    noise = torch.randn(
+        found.Z.shape, generator=generator, dtype=found.Z.dtype, device=found.Z.device
+    )
+    if problem.mask is not None:
+        noise = noise * problem.mask
+    reach = torch.where(torch.isfinite(found.size), found.size, norms(problem.X, problem.norm))
+    length = size * reach / norms(noise, problem.norm).clamp_min(1e-30)
+    return (found.Z + spread(length, noise) * noise).clamp(problem.low, problem.high)

@@ -1,0 +1,163 @@
+"""Closest points beyond the decision boundary, by traversing regions with their exact models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from guidxmage.adversarial.projection import project
+from guidxmage.adversarial.victim import Goal, Local, Victim
+
+
+@dataclass(frozen=True)
+class Problem:
+    """n rows to attack: images X (n, C, H, W), goal, norm, and which entries are free.
+
+    `mask` is None or a bool tensor of X's shape; the box is [low, high].
+    """
+
+    X: Tensor
+    goal: Goal
+    norm: str
+    mask: Tensor | None = None
+    low: float = 0.0
+    high: float = 1.0
+
+    def rows(self, index: Tensor) -> Problem:
+        """The problem for some rows, or for rows repeated."""
+        mask = None if self.mask is None else self.mask[index]
+        return replace(self, X=self.X[index], goal=self.goal.rows(index), mask=mask)
+
+    def size(self, Z: Tensor) -> Tensor:
+        """The norm of Z − X, (n,)."""
+        return norms(Z - self.X, self.norm)
+
+    def step(self, w: Tensor, value: Tensor, at: Tensor) -> Tensor:
+        """The smallest perturbation of X that makes ⟨w, Z − at⟩ + value reach zero."""
+        b = value - _dot(w, at)
+        return project(self.X, w, b, self.norm, low=self.low, high=self.high, mask=self.mask).delta
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best point of each row so far: Z (n, C, H, W) and its norm (n,).
+
+    Where none is beyond the boundary the norm is inf, and Z where the search got to.
+    """
+
+    Z: Tensor
+    size: Tensor
+
+    @classmethod
+    def nothing(cls, problem: Problem) -> Found:
+        """Before the search."""
+        return cls(problem.X.clone(), torch.full_like(problem.X[:, 0, 0, 0], torch.inf))
+
+    def better(self, other: Found) -> Found:
+        """Row by row the smaller of two."""
+        wins = (other.size < self.size) | ~torch.isfinite(self.size)
+        return Found(
+            torch.where(spread(wins, self.Z), other.Z, self.Z),
+            torch.where(wins, other.size, self.size),
+        )
+
+    def best_of(self, copies: int) -> Found:
+        """The smallest among `copies` neighbouring rows of the same image."""
+        size, which = self.size.view(-1, copies).min(1)
+        return Found(self.Z[which + torch.arange(len(which), device=which.device) * copies], size)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How far an iteration goes: fractions from `first` down to `last`, geometrically."""
+
+    steps: int
+    first: float = 1.0
+    last: float = 0.02
+
+    def fraction(self, number: int) -> float:
+        """The fraction of iteration `number`."""
+        done = number / max(1, self.steps - 1)
+        return self.first * float((self.last / self.first) ** done)
+
+
+# The push beyond the boundary grows while a row has not crossed it and shrinks while it has.
+_PUSH_START, _PUSH_AGAIN, _PUSH_LEAST, _PUSH_MOST = 0.02, 0.1, 1e-4, 3.0
+_PUSH_UP, _PUSH_DOWN = 1.6, 0.6
+
+
+def search(
+    victim: Victim, problem: Problem, schedule: Schedule, start: Tensor, via: Tensor
+) -> Found:
+    """Move each row to the point of its present region's boundary model that is closest to X.
+
+    Every iteration takes the exact model of the region it is in, finds the closest point of the
+    half-space beyond the boundary (within box and mask), and goes a fraction of the way, so that
+    late iterations average over neighbouring regions. `via` (n,) is the class to go through until
+    the boundary is crossed, −1 for the best rival. The fixed-point iteration is that of Hasofer &
+    Lind (1974) and Rackwitz & Fiessler (1978) for the nearest point of a limit state; DeepFool and
+    FAB (Croce & Hein 2020) are its relatives.
+    """
+    Z, found = start, Found.nothing(problem)
+    push = torch.full_like(found.size, _PUSH_START)
+    # Where an earlier search got stuck on the near side, a stronger push is due.
+    push = torch.where((start != problem.X).flatten(1).any(1), _PUSH_AGAIN, push)
+    for number in range(schedule.steps):
+        local = victim.local(Z, problem.goal, via)
+        beyond = problem.goal.margin(local.logits) > 0
+        found = _tighten(victim, problem, found, Z, local)
+        push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
+        push = push.clamp(_PUSH_LEAST, _PUSH_MOST)
+        need = _dot(local.normal, Z - problem.X) - local.value
+        goal = problem.X + problem.step(local.normal, -need - push * need.abs(), problem.X)
+        Z = (Z + schedule.fraction(number) * (goal - Z)).clamp(problem.low, problem.high)
+    reached = spread(torch.isfinite(found.size), Z)
+    return Found(torch.where(reached, found.Z, Z), found.size)
+
+
+def _tighten(victim: Victim, problem: Problem, found: Found, Z: Tensor, local: Local) -> Found:
+    """Draw points beyond the boundary back towards X, as far as their region's model says."""
+    slope = _dot(local.normal, Z - problem.X).clamp_min(1e-30)
+    share = (1 - local.value / slope).clamp(0, 1)
+    beyond = problem.goal.margin(local.logits) > 0
+    size = problem.size(Z)
+    open_ = beyond & (size * share < found.size)
+    for trust in (1.0, 0.5, 0.0):
+        rows = open_.nonzero()[:, 0]
+        if not len(rows):
+            break
+        part = problem.rows(rows)
+        kept = 1 - trust * (1 - share[rows])
+        P = part.X + spread(kept, part.X) * (Z[rows] - part.X)
+        ok = part.goal.margin(victim.logits(P)) > 0 if trust else torch.ones_like(rows).bool()
+        best = torch.where(ok, part.size(P), torch.inf)
+        improved = best < found.size[rows]
+        where = rows[improved]
+        found = Found(
+            found.Z.index_copy(0, where, P[improved]),
+            found.size.index_copy(0, where, best[improved]),
+        )
+        open_ = open_.index_fill(0, rows[ok], False)
+    return found
+
+
+def norms(delta: Tensor, norm: str) -> Tensor:
+    """Norms of perturbations (n, C, H, W): "l0" and "erase" count pixels, not channels."""
+    flat = delta.flatten(1)
+    if norm in ("l0", "erase"):
+        return (delta != 0).any(1).flatten(1).sum(1).to(delta.dtype)
+    if norm == "linf":
+        return flat.abs().amax(1)
+    result: Tensor = torch.linalg.vector_norm(flat, ord=1 if norm == "l1" else 2, dim=1)
+    return result
+
+
+def spread(rows: Tensor, like: Tensor) -> Tensor:
+    """(n,) as (n, 1, …, 1), to broadcast against images."""
+    return rows.view(-1, *[1] * (like.ndim - 1))
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1)
