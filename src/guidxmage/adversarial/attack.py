@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from guidxmage.adversarial.finish import confirm, shorten
 from guidxmage.adversarial.levels import on_grid
 from guidxmage.adversarial.levels import quantise as quantise_found
-from guidxmage.adversarial.plan import Plan, carry_out
+from guidxmage.adversarial.plan import spend
 from guidxmage.adversarial.result import AttackResult, Optimality
 from guidxmage.adversarial.search import Found, Problem, norms, spread
 from guidxmage.adversarial.sparse import search_pixels
@@ -147,7 +147,7 @@ def _search(victim: Victim, problem: Problem, budget: int, quantise: bool, seed:
         found = search_pixels(victim, problem, budget, rivals, seed)
         return _quantise_pixels(victim, problem, found) if quantise else found
     reserve = min(12, budget // 3) if quantise else 0
-    found = carry_out(victim, problem, Plan.of(budget - reserve, rivals), seed)
+    found = spend(victim, problem, budget - reserve, rivals, seed)
     if quantise:
         return quantise_found(victim, problem, found, reserve)
     return shorten(victim, problem, found)

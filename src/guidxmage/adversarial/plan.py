@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,13 +44,56 @@ class Plan:
         return cls(ranked, kept, sweep, settle, max(0, left - settle) // _JUMP_STEPS)
 
 
+def spend(victim: Victim, problem: Problem, budget: int, rivals: int, seed: int) -> Found:
+    """The best points for a convex norm within `budget` gradients an image.
+
+    The smallest l1 step of one region puts everything into a few pixels, where large networks stop
+    following the model; images that this leaves without an adversarial sample get a second search
+    for l1 that begins at the smallest l2 perturbation.
+    """
+    if problem.norm != "l1" or budget < 8:
+        return carry_out(victim, problem, Plan.of(budget, rivals), seed)
+    half = budget // 2
+    found = carry_out(victim, problem, Plan.of(half, rivals), seed)
+    reached = torch.isfinite(found.size)
+    for rows, way in ((reached, _go_on), (~reached, _from_l2)):
+        index = rows.nonzero()[:, 0]
+        if len(index):
+            part = Found(found.Z[index], found.size[index])
+            part = way(victim, problem.rows(index), part, budget - half, seed)
+            found = Found(
+                found.Z.index_copy(0, index, part.Z), found.size.index_copy(0, index, part.size)
+            )
+    return found
+
+
+def _go_on(victim: Victim, problem: Problem, found: Found, budget: int, seed: int) -> Found:
+    settle = budget if budget < 2 * _JUMP_STEPS else budget % _JUMP_STEPS
+    return improve(
+        victim, problem, found, Plan(0, 0, 0, settle, (budget - settle) // _JUMP_STEPS), seed
+    )
+
+
+def _from_l2(victim: Victim, problem: Problem, found: Found, budget: int, seed: int) -> Found:
+    half = budget // 2
+    dense = carry_out(victim, replace(problem, norm="l2"), Plan(0, 1, half, 0, 0), seed)
+    size = torch.where(torch.isfinite(dense.size), problem.size(dense.Z), torch.inf)
+    found = found.better(Found(dense.Z, size))
+    return improve(victim, problem, found, Plan(0, 0, 0, budget - half, 0), seed)
+
+
 def carry_out(victim: Victim, problem: Problem, plan: Plan, seed: int) -> Found:
-    """The best points found by a plan, for problems with convex norms."""
+    """The best points found by a plan, for convex norms."""
     count = len(problem.X)
     via = _candidates(victim, problem, plan)
     copies = torch.arange(count, device=via.device).repeat_interleave(via.shape[1])
     many = problem.rows(copies)
     found = search(victim, many, Schedule(plan.sweep), many.X, via.flatten()).best_of(via.shape[1])
+    return improve(victim, problem, found, plan, seed)
+
+
+def improve(victim: Victim, problem: Problem, found: Found, plan: Plan, seed: int) -> Found:
+    """Go on from the best points: the plan's steps from there, then its jumps nearby."""
     rival = torch.full_like(problem.goal.classes, -1)
     found = found.better(search(victim, problem, Schedule(plan.settle, 0.5), found.Z, rival))
     generator = torch.Generator(device=found.Z.device).manual_seed(seed)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.adversarial.levels import take_back
-from guidxmage.adversarial.plan import Plan, carry_out
+from guidxmage.adversarial.plan import spend
 from guidxmage.adversarial.search import Found, Problem
 from guidxmage.adversarial.victim import Victim
 
@@ -30,7 +30,7 @@ def search_pixels(victim: Victim, problem: Problem, budget: int, rivals: int, se
     left = budget - 1 - _ROUND
     if problem.norm == "l0" and left > 2 * _ROUND:
         dense = replace(problem, norm="l1")
-        nearby = carry_out(victim, dense, Plan.of(left // 2, rivals), seed)
+        nearby = spend(victim, dense, left // 2, rivals, seed)
         normal = victim.local(nearby.Z, problem.goal).normal
         left -= left // 2 + 1
         found = found.better(_fewest(victim, problem, normal))
