@@ -1,0 +1,193 @@
+"""Attack photo after photo, each into a folder of its own; what is done already is kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from guidxmage import __version__
+from guidxmage.adversarial.attack import attack
+from guidxmage.adversarial.result import AttackResult
+from guidxmage.errors import InputError
+from guidxmage.explainer import Explainer
+from guidxmage.files import MANIFEST, atomic_folder
+
+SCHEMA = "guid-xmage/attack/1"
+FIGURE, ADVERSARIAL = "figure.png", "adversarial.png"
+
+
+@dataclass(frozen=True)
+class AttackJob:
+    """How every photo is attacked; target is a class index or None, mask what `regions` takes."""
+
+    norm: str = "l2"
+    target: int | None = None
+    budget: int = 100
+    quantise: bool = True
+    mask: Path | None = None
+    outside: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What became of one photo: folder and manifest, or the sentence that says why not."""
+
+    photo: Path
+    folder: Path | None = None
+    manifest: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    resumed: bool = False
+
+
+def attack_photos(
+    explainer: Explainer, photos: Iterable[Path], out: Path, job: AttackJob
+) -> Iterator[Attacked]:
+    """Attack each photo into `out`/<its name>; a bad photo is reported and the rest goes on.
+
+    A photo whose folder holds a result of the same job and network is not attacked again.
+    """
+    for photo in photos:
+        folder = out / photo.stem
+        wanted = _identity(explainer, photo, job)
+        try:
+            done = _finished(folder, wanted)
+            if done is not None:
+                yield Attacked(photo, folder, done, resumed=True)
+                continue
+            yield Attacked(photo, folder, _attack_photo(explainer, photo, folder, job, wanted))
+        except InputError as error:
+            yield Attacked(photo, error=str(error))
+
+
+def _identity(explainer: Explainer, photo: Path, job: AttackJob) -> dict[str, Any]:
+    """What a result depends on, as it stands in the manifest."""
+    options = {**asdict(job), "mask": None if job.mask is None else str(job.mask)}
+    network = {"name": explainer.name, "weights": explainer.weights_source}
+    return {"schema": SCHEMA, "photo": str(photo), "network": network, "options": options}
+
+
+def _finished(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    same = all(manifest.get(key) == value for key, value in wanted.items())
+    return manifest if same else None
+
+
+def _attack_photo(
+    explainer: Explainer, photo: Path, folder: Path, job: AttackJob, wanted: dict[str, Any]
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    X = explainer.read(photo)
+    result = attack(
+        explainer,
+        X[None],
+        norm=job.norm,
+        targets=job.target,
+        mask=_mask(explainer, photo, job),
+        budget=job.budget,
+        quantise=job.quantise,
+        seed=job.seed,
+    )
+    manifest = {
+        **wanted,
+        "version": __version__,
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    manifest["result"] = {**result.summary(0), **_names(explainer, result)}
+    with atomic_folder(folder) as partial:
+        if bool(result.success[0]):
+            manifest["files"] = _write_images(explainer, result, job, partial, manifest)
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return manifest
+
+
+def _mask(explainer: Explainer, photo: Path, job: AttackJob) -> Tensor | None:
+    """The free pixels (H, W) for a mask of objects: inside them, or outside."""
+    if job.mask is None:
+        return None
+    labels = torch.from_numpy(np.array(explainer.explain(photo).regions(job.mask, photo).labels))
+    objects = (labels > 0) & (labels != 255)
+    return (labels == 0) if job.outside else objects
+
+
+def _names(explainer: Explainer, result: AttackResult) -> dict[str, str | None]:
+    def name(index: int) -> str:
+        return explainer.labels[index] if explainer.labels else f"class {index}"
+
+    to = name(int(result.to_class[0])) if bool(result.success[0]) else None
+    return {"from_name": name(int(result.from_class[0])), "to_name": to}
+
+
+def _write_images(
+    explainer: Explainer,
+    result: AttackResult,
+    job: AttackJob,
+    folder: Path,
+    manifest: dict[str, Any],
+) -> dict[str, str]:
+    """The figure and the adversarial image; also notes in the manifest how the PNG is read back."""
+    from guidxmage.view.attack import attack_figure
+    from guidxmage.view.files import save_figure
+
+    adversarial = result.adversarial[0]
+    files = {"figure": FIGURE}
+    if job.quantise:
+        levels = (adversarial * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        Image.fromarray(levels.squeeze(-1) if levels.shape[2] == 1 else levels).save(
+            folder / ADVERSARIAL
+        )
+        files["adversarial"] = ADVERSARIAL
+        manifest["result"]["reloaded"] = _reloaded(explainer, folder / ADVERSARIAL, result)
+    else:
+        np.save(folder / "adversarial.npy", adversarial.cpu().numpy(), allow_pickle=False)
+        files["adversarial"] = "adversarial.npy"
+    sides = [_side(explainer, X) for X in (result.original[0], adversarial)]
+    summary = manifest["result"]
+    title = f"{summary['from_name']} → {summary['to_name']}"
+    save_figure(attack_figure(*sides, title, _lines(summary)), folder / FIGURE)
+    return files
+
+
+def _reloaded(explainer: Explainer, path: Path, result: AttackResult) -> dict[str, Any]:
+    """What the network says of the saved PNG, pixel for pixel and through its preprocessing."""
+    with Image.open(path) as image:
+        pixels = np.atleast_3d(np.asarray(image)).astype(np.float64) / 255
+    X = torch.from_numpy(pixels).permute(2, 0, 1).to(result.original)
+    through = int(explainer.logits(path).argmax()) if explainer.preprocessing else None
+    return {
+        "class": int(explainer.logits(X).argmax()),
+        "class_through_preprocessing": through,
+    }
+
+
+def _side(explainer: Explainer, X: Tensor) -> Any:
+    from guidxmage.view.attack import Side
+
+    explanation = explainer.explain(X)
+    index, name, score = explanation.top(1)[0]
+    values = explanation.pixel_contributions().cpu().numpy()
+    return Side(X.permute(1, 2, 0).cpu().numpy(), name or f"class {index}", score, values)
+
+
+def _lines(summary: dict[str, Any]) -> list[str]:
+    sizes = summary["norms"]
+    first = (
+        f"l2 {sizes['l2']:.4g}   l∞ {sizes['linf'] * 255:.3g} levels   l1 {sizes['l1']:.4g}   "
+        f"{sizes['l0']:.0f} pixels changed   margin {summary['margin']:.3g}   "
+        f"{summary['forwards']:.0f} forward and {summary['backwards']:.0f} backward passes"
+    )
+    flipped = summary["decisions_flipped"]
+    return [first if flipped is None else f"{first}   {flipped:,.0f} decisions flipped"]

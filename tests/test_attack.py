@@ -1,0 +1,247 @@
+"""The attack: what it finds is adversarial, small, inside box and mask, and honestly reported."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from guidxmage import Explainer, InputError
+from guidxmage.adversarial import NORMS, attack
+from guidxmage.adversarial.plan import Plan
+from tests.networks import SMALL_NETWORKS
+
+CLASSES = 4
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    """A small convolutional network with overlapping pools, trained on blobs in a corner each."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, 1),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(16 * 36, CLASSES),
+        )
+        x, y = corners(256, 0)
+        optimiser = torch.optim.Adam(model.parameters(), 5e-3)
+        for _ in range(60):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimiser.step()
+    return model.eval().requires_grad_(False)
+
+
+def corners(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(count, 1, 12, 12, generator=generator) * 0.5
+    y = torch.randint(0, CLASSES, (count,), generator=generator)
+    for image, label in zip(x, y.tolist(), strict=True):
+        row, column = divmod(label, 2)
+        image[0, 6 * row : 6 * row + 6, 6 * column : 6 * column + 6] += 0.3
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def samples(network: nn.Module) -> tuple[Tensor, Tensor]:
+    x, y = corners(12, 1)
+    right = network(x).argmax(1) == y
+    return x[right][:8], y[right][:8]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_success_is_one(
+    norm: str, network: nn.Module, samples: tuple[Tensor, Tensor]
+) -> None:
+    x, y = samples
+    result = attack(network, x, y, norm=norm, budget=24)
+    assert result.success.float().mean() >= (0.5 if norm == "erase" else 1.0)
+    exact = copy.deepcopy(network).double()
+    for row in result.success.nonzero()[:, 0]:
+        z = result.adversarial[row : row + 1]
+        assert float(z.min()) >= 0
+        assert float(z.max()) <= 1
+        assert int(network(z).argmax()) != int(y[row])
+        assert int(exact(z.double()).argmax()) == int(result.to_class[row]) != int(y[row])
+        assert result.margin[row] > 0
+    failed = ~result.success
+    assert torch.isnan(result.adversarial[failed]).all()
+    assert torch.isnan(result.norm[failed]).all()
+    assert result.backwards <= 24
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf", "l1"])
+def test_on_an_affine_network_it_is_the_optimum(norm: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(20, 3)).double().eval()
+    x = torch.rand(6, 1, 4, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    result = attack(model, x, norm=norm, budget=30)
+    from guidxmage.adversarial.projection import project
+    from guidxmage.adversarial.search import norms
+
+    weight, scores = model[1].weight.detach(), model(x).detach()
+    best = torch.full((6,), torch.inf, dtype=torch.float64)
+    own = scores.argmax(1)
+    for rival in range(3):
+        w = (weight[rival] - weight[own]).view(x.shape)
+        value = scores[:, rival] - scores.gather(1, own[:, None])[:, 0]
+        b = value - (w * x).flatten(1).sum(1)
+        found = project(x, w, b, norm)
+        size = norms(found.delta, norm)
+        best = torch.where((own != rival) & found.feasible, torch.minimum(best, size), best)
+    reachable = torch.isfinite(best)
+    assert torch.equal(result.success, reachable)
+    ratio = result.norm[reachable] / best[reachable]
+    assert float(ratio.max()) <= 1 + 1e-5
+    assert float(ratio.min()) >= 1 - 1e-9
+    if norm == "l2":
+        assert float(result.optimality.alignment[reachable].min()) > 1 - 1e-6
+        assert float(result.optimality.region_gap[reachable].abs().max()) < 1e-5
+
+
+def test_targets_are_reached(network: nn.Module, samples: tuple[Tensor, Tensor]) -> None:
+    x, y = samples
+    wanted = (y + 1) % CLASSES
+    result = attack(network, x, y, targets=wanted, budget=40)
+    assert result.success.all()
+    assert torch.equal(network(result.adversarial).argmax(1), wanted)
+
+
+@pytest.mark.parametrize("norm", ["l2", "l0"])
+def test_masks_hold(norm: str, network: nn.Module, samples: tuple[Tensor, Tensor]) -> None:
+    x, y = samples
+    mask = torch.zeros(12, 12, dtype=torch.bool)
+    mask[:, :7] = True
+    result = attack(network, x, y, norm=norm, mask=mask, budget=40)
+    assert result.success.any()
+    changed = (result.adversarial != x) & result.success[:, None, None, None]
+    assert not changed[..., 7:].any()
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf", "l1", "l0"])
+def test_the_8_bit_grid(norm: str, network: nn.Module, samples: tuple[Tensor, Tensor]) -> None:
+    x, y = samples
+    x = (x * 255).round() / 255
+    result = attack(network, x, y, norm=norm, budget=60, quantise=True)
+    assert result.success.all()
+    levels = (result.adversarial * 255).round()
+    assert torch.equal(levels.to(torch.uint8).float() / 255, result.adversarial)
+    assert (network(levels / 255).argmax(1) != y).all()
+    free = attack(network, x, y, norm=norm, budget=60)
+    assert float((result.norm / free.norm).median()) < 1.25
+
+
+def test_more_budget_is_not_worse_and_runs_repeat(
+    network: nn.Module, samples: tuple[Tensor, Tensor]
+) -> None:
+    x, y = samples
+    small, large = (attack(network, x, y, budget=b) for b in (24, 160))
+    assert float(large.norm.mean()) <= float(small.norm.mean()) * 1.001
+    assert torch.equal(attack(network, x, y, budget=24).adversarial, small.adversarial)
+
+
+def test_misclassified_images_have_norm_zero(
+    network: nn.Module, samples: tuple[Tensor, Tensor]
+) -> None:
+    x, y = samples
+    wrong = y.clone()
+    wrong[0] = (y[0] + 1) % CLASSES
+    result = attack(network, x, wrong, budget=24)
+    assert result.already.tolist() == [True, *[False] * (len(x) - 1)]
+    assert result.norm[0] == 0
+    assert "already" in result.notes[0]
+    assert torch.equal(result.adversarial[0], x[0])
+
+
+def test_a_constant_network_cannot_be_attacked() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(9, 3)).eval()
+    with torch.no_grad():
+        model[2].weight.zero_()
+        model[2].bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    result = attack(model, torch.rand(2, 1, 3, 3), budget=8)
+    assert not result.success.any()
+    assert torch.isnan(result.norm).all()
+    assert "no adversarial" in result.notes[1]
+
+
+def test_a_network_with_smooth_gates_is_attacked_without_region_evidence() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.GELU(), nn.Flatten(), nn.Linear(48, 3)).eval()
+    x = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    result = attack(model, x, budget=30)
+    assert result.success.any()
+    assert result.evidence.startswith("not available: ")
+    assert "gelu" in result.evidence
+    assert result.decisions_flipped is None
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["residual", "dense"])
+def test_branching_networks(name: str) -> None:
+    model = SMALL_NETWORKS[name]()
+    channels = next(m for m in model.modules() if isinstance(m, nn.Conv2d)).in_channels
+    dtype = next(model.parameters()).dtype
+    x = torch.rand(3, channels, 16, 16, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    result = attack(model, x, budget=24)
+    assert result.success.any()
+    assert result.evidence == "region"
+
+
+def test_pixels_of_a_preprocessed_network() -> None:
+    """With a preprocessing the box is that of the photograph, not of the normalised input."""
+    explainer = Explainer.load()
+    photo = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    result = attack(explainer, photo, budget=8)
+    assert result.success.all()
+    assert int(explainer.logits(result.adversarial).argmax()) != int(result.from_class[0])
+    assert float(result.adversarial.min()) >= 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "l7"}, "norm 'l7' is unknown"),
+        ({"budget": 0}, "too small"),
+        ({"labels": 9}, "label 9 is not one of the 4 classes"),
+        ({"targets": torch.tensor([0, 1, 2])}, "3 targets were given"),
+        ({"mask": torch.zeros(12, 12)}, "boolean"),
+        ({"mask": torch.zeros(12, 12, dtype=torch.bool)}, "leaves no pixel free"),
+        ({"mask": torch.ones(5, 5, dtype=torch.bool)}, "does not fit"),
+    ],
+)
+def test_bad_input(options: dict, message: str, network: nn.Module, samples: tuple) -> None:
+    with pytest.raises(InputError, match=message):
+        attack(network, samples[0], **options)
+
+
+def test_images_outside_the_box_are_refused(network: nn.Module) -> None:
+    with pytest.raises(InputError, match="must lie in"):
+        attack(network, torch.full((1, 1, 12, 12), 1.5))
+
+
+def test_the_network_and_the_random_state_are_left_alone(
+    network: nn.Module, samples: tuple[Tensor, Tensor]
+) -> None:
+    before = [p.clone() for p in network.parameters()]
+    state = torch.random.get_rng_state()
+    attack(network, samples[0], budget=70)
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not any(m._forward_hooks for m in network.modules())
+
+
+@pytest.mark.parametrize("budget", [1, 8, 23, 24, 40, 59, 60, 100, 400, 1000])
+@pytest.mark.parametrize("rivals", [1, 2, 9, 999])
+def test_a_plan_keeps_to_its_budget(budget: int, rivals: int) -> None:
+    plan = Plan.of(budget, rivals)
+    spent = plan.ranked + plan.kept * plan.sweep + plan.settle + 40 * plan.jumps
+    assert 0 < spent <= budget
