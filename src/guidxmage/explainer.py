@@ -211,8 +211,7 @@ class Explainer:
         model_bias = sum(by_site.values(), torch.zeros_like(variance))
         contributions = weights * (X if R is None else X - R)[:, None]
         if R is not None:
-            moved = (weights.double() * R.double()[:, None]).flatten(2).sum(2)
-            by_site = {**by_site, "reference": moved}
+            by_site = {**by_site, "reference": _moved(weights, R)}
         bias = sum(by_site.values(), torch.zeros_like(model_bias))
         score = (cotangent * logits).sum(-1).t()
         residual = score.double() - contributions.flatten(2).sum(2, dtype=torch.float64) - bias
@@ -283,6 +282,11 @@ class _Part:
     weights: Tensor
     bias: dict[str, Tensor]
     variance: Tensor
+
+
+def _moved(weights: Tensor, R: Tensor) -> Tensor:
+    """⟨Δ, R⟩, what a reference moves from the pixels to the bias, (B, K) float64."""
+    return (weights.double() * R.double()[:, None]).flatten(2).sum(2)
 
 
 def _rounding_bound(

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     Values = npt.NDArray[np.float64]
 
 WIDTH, MARGIN, TITLE = 1500, 24, 92
-LEFT, PLOT_WIDTH, PLOT_HEIGHT = 130, 1000, 420
-CAPTION, STRIP, GAP = 34, 44, 78
+LEFT, PLOT_WIDTH, PLOT_HEIGHT = 140, 1080, 420
+CAPTION, STRIP, GAP = 52, 44, 78
 BINS, MOST_TICKS, MOST_NAMED_CHANGES = 200, 150, 8
 
 # Okabe and Ito's colours, told apart by most eyes.
@@ -108,7 +108,11 @@ def _mark_changes(axes: Axes, profile: Profile, end: float) -> None:
     for number, (s, name) in enumerate(named):
         text = shorten(name, 22) if number == 0 else f"{shorten(name, 22)}\ns = {brief(s, 6)}"
         late = s > 0.8 * end
-        place = {"ha": "right" if late else "left", "va": "top", "transform": upwards}
+        place: dict[str, Any] = {
+            "ha": "right" if late else "left",
+            "va": "top",
+            "transform": upwards,
+        }
         shift = (-0.006 if late else 0.006) * end
         height = 0.985 - 0.09 * (number % 4)
         box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0}
@@ -130,6 +134,7 @@ def _draw_boundaries(strip: Axes, profile: Profile, end: float) -> None:
         strip.set_ylim(0, max(1, counts.max()) * 1.05)
         words = f"boundaries,\nup to {counts.max():,}\nper {brief(end / BINS, 2)}"
     strip.set_ylabel(words, rotation=0, ha="right", va="center", labelpad=8, **SMALL)
+    strip.xaxis.get_offset_text().set(fontsize=8, color=FAINT_INK)
     strip.set_xlabel("s, from the first image (0) to the second (1)", fontsize=9, color=INK)
 
 
@@ -153,7 +158,7 @@ def _draw_whole(canvas: Canvas, profile: Profile, top: int, capped_at: float) ->
     axes.axvspan(0, capped_at, color=INK, alpha=0.15, linewidth=0)
     axes.axvline(capped_at, color=INK, linewidth=0.8)
     note = f"capped at s = {brief(capped_at, 4)}"
-    place = {"transform": axes.get_xaxis_transform(), "va": "bottom"}
+    place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "va": "bottom"}
     axes.text(capped_at + 0.006, 0.02, note, **place, **(SMALL | {"color": INK}))
     axes.set_xlim(0, 1)
     axes.tick_params(labelbottom=True)
@@ -165,6 +170,8 @@ def _plot(canvas: Canvas, top: int, label: str) -> Axes:
     axes = _axes(canvas, top, PLOT_HEIGHT)
     axes.set_ylabel(label, fontsize=9, color=INK)
     axes.tick_params(labelbottom=False)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5))
+    axes.yaxis.get_offset_text().set(fontsize=8, color=FAINT_INK)
     axes.grid(visible=True, color=RULE, linewidth=0.5)
     return axes
 
