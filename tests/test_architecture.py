@@ -19,7 +19,7 @@ FLOORS = [
     ["models"],
     ["engine"],
     ["inputs", "targets"],
-    ["explanation", "archive", "explainer"],
+    ["explanation", "archive", "explainer", "ray"],
     ["view"],
     ["batch"],
     ["cli"],
@@ -65,9 +65,9 @@ def test_modules_are_short(path: Path) -> None:
 
 
 def test_functions_can_be_seen_whole() -> None:
-    """At most 60 lines; the two commands' lists of options may be longer."""
+    """At most 60 lines; the commands' lists of options may be longer."""
     for path in MODULES:
-        if path.name == "cli.py":
+        if path.parts[0] == "cli":
             continue
         for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:

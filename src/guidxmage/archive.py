@@ -154,6 +154,7 @@ def _restored(
             batched=manifest["batched"],
             several=manifest["several"],
             network=None if network is None else network(manifest["input_shape"]),
+            input=tensors["input"],
         ),
         pictures=tuple(_picture(arrays.get(f"picture.{n}")) for n in range(trail.rows)),
         photo_sizes=tuple((size[0], size[1]) for size in manifest["photo_sizes"]),

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from guidxmage.explanation import Explanation
 from guidxmage.inputs import Batch, Images, InputSpace
 from guidxmage.preprocessing import Preprocessing
 from guidxmage.targets import Targets, choose_targets
+
+if TYPE_CHECKING:
+    from guidxmage.ray import Ray
 
 # How far the residual may lie from zero, in standard deviations of the modelled rounding error.
 ROUNDING_DEVIATIONS = 6.0
@@ -133,6 +136,44 @@ class Explainer:
             batch = self._space.read(image)
             return self.network(batch.tensor.shape[1:]).record(batch.tensor)[1]
 
+    def ray(
+        self,
+        a: Images,
+        b: Images,
+        *,
+        targets: Any = None,
+        cap: int = 10_000,
+        progress: Callable[[int, float], None] | None = None,
+    ) -> Ray:
+        """The exact profile of the scores along the line from image a (s = 0) to image b (s = 1).
+
+        The line is walked from region to region; in each the scores are affine in s. targets: the
+        classes to keep, as `choose_targets` takes them; by default those that are among the best
+        somewhere on the line. At most `cap` regions are entered, each an affine run of the network:
+        the result says where it stopped. `progress` is called with their number and s.
+        A float64 explainer resolves the breakpoints of deep networks; float32 blurs them.
+        Raises InputError for images that do not fit, UnsupportedOperatorError as `explain` does.
+        """
+        from guidxmage.ray import trace_ray
+
+        with _own_modes(self.model):
+            ends = [self._space.read(image) for image in (a, b)]
+            shapes = [tuple(end.tensor.shape) for end in ends]
+            if shapes[0] != shapes[1] or ends[0].batched or ends[1].batched:
+                raise InputError(
+                    "a ray joins two single images that come out at one size, not "
+                    f"{' and '.join('×'.join(map(str, shape[1:])) for shape in shapes)}"
+                )
+            return trace_ray(
+                self.network(shapes[0][1:]),
+                (ends[0].tensor, ends[1].tensor),
+                targets=targets,
+                cap=cap,
+                labels=self.labels,
+                progress=progress,
+                origin=(self.name, self.weights_source, self.space),
+            )
+
     # --- the run -----------------------------------------------------------------------------
 
     def _explain_chunk(
@@ -170,8 +211,7 @@ class Explainer:
         model_bias = sum(by_site.values(), torch.zeros_like(variance))
         contributions = weights * (X if R is None else X - R)[:, None]
         if R is not None:
-            moved = (weights.double() * R.double()[:, None]).flatten(2).sum(2)
-            by_site = {**by_site, "reference": moved}
+            by_site = {**by_site, "reference": _moved(weights, R)}
         bias = sum(by_site.values(), torch.zeros_like(model_bias))
         score = (cotangent * logits).sum(-1).t()
         residual = score.double() - contributions.flatten(2).sum(2, dtype=torch.float64) - bias
@@ -202,6 +242,7 @@ class Explainer:
                 batched=batch.batched,
                 several=several,
                 network=Network(program, self._space.to_input),
+                input=X if batch.batched else X[0],
             ),
             input=X if batch.batched else X[0],
             pictures=batch.pictures,
@@ -249,6 +290,11 @@ class _Part:
     weights: Tensor
     bias: dict[str, Tensor]
     variance: Tensor
+
+
+def _moved(weights: Tensor, R: Tensor) -> Tensor:
+    """⟨Δ, R⟩, what a reference moves from the pixels to the bias, (B, K) float64."""
+    return (weights.double() * R.double()[:, None]).flatten(2).sum(2)
 
 
 def _rounding_bound(

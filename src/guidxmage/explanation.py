@@ -129,6 +129,7 @@ class Explanation:
                 trail=trail,
                 cotangent=model.cotangent[:, index : index + 1],
                 batched=False,
+                input=None if model.input is None else model.input[index],
             ),
         )
 

@@ -15,13 +15,14 @@ MANIFEST = "manifest.json"
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, mark: str = MANIFEST) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that takes its place when the block succeeds.
 
-    An existing folder is replaced only if it holds an earlier result (a manifest) or is empty.
+    An existing folder is replaced only if it holds an earlier result, told by the file `mark`, or
+    is empty.
     Raises InputError when it holds something else or cannot be written.
     """
-    if path.exists() and not _replaceable(path):
+    if path.exists() and not _replaceable(path, mark):
         raise InputError(
             f"{path} exists and holds something other than an earlier result; choose another folder"
         )
@@ -42,7 +43,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _replaceable(path: Path) -> bool:
+def _replaceable(path: Path, mark: str) -> bool:
     if not path.is_dir():
         return False
-    return (path / MANIFEST).is_file() or not any(path.iterdir())
+    return (path / mark).is_file() or not any(path.iterdir())

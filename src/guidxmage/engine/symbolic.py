@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.program import Program, Pulled
+from guidxmage.engine.region import Lines, piece
 from guidxmage.engine.trail import Difference, Trail
 from guidxmage.errors import InputError, OffTrailError
 
@@ -26,6 +27,35 @@ class Network:
         parts = [self.program.record(self.to_input(part), norms=False) for part in Z.split(chunk)]
         logits = torch.cat([part.logits for part in parts])
         return logits, Trail.concatenate([part.trail for part in parts])
+
+    def lines(self, X: Tensor, direction: Tensor) -> Lines:
+        """Lines X + s·direction of the explained space, (n, C, H, W) each, in the input."""
+        size = direction.flatten(1).abs().amax(1).reshape(-1, *[1] * (X.ndim - 1))
+        size = torch.where(size > 0, size, 1)  # the map is affine: at unit size it keeps its digits
+        linear = self.to_input(direction / size) - self.to_input(torch.zeros_like(direction))
+        return Lines(self.to_input(X), linear * size)
+
+
+@dataclass(frozen=True)
+class StepLength:
+    """How far one may go along a direction before the trail changes, and what changes it.
+
+    X + s·direction follows the trail for 0 ≤ s < length. At `length` one decision flips: the one at
+    call site `site` and `position`, from `before` to `after` (words, or the position taken in a
+    window). In a direction that never leaves the region length is inf and the rest None.
+    """
+
+    length: float
+    site: str | None = None
+    position: tuple[int, ...] | None = None
+    before: str | int | None = None
+    after: str | int | None = None
+
+    def __str__(self) -> str:
+        if self.site is None:
+            return "no decision ever flips in this direction"
+        where = list(self.position or ())
+        return f"{self.length:.6g}: {self.site} at {where} goes {self.before} → {self.after}"
 
 
 @dataclass(frozen=True)
@@ -50,7 +80,7 @@ class SymbolicModel:
 
     weights ([B,] [K,] C, H, W) and bias ([B,] [K]) with an image axis for batches and a target
     axis for lists of targets. `several` tells whether the target axis is there, `batched` the
-    image axis; cotangent is (K, B, classes).
+    image axis; cotangent is (K, B, classes). `input` is X, ([B,] C, H, W).
     """
 
     weights: Tensor
@@ -60,6 +90,7 @@ class SymbolicModel:
     batched: bool
     several: bool
     network: Network | None = None
+    input: Tensor | None = None
 
     def __call__(self, Z: Tensor, *, check: bool = True) -> Tensor:
         """The scores of images Z in the explained space.
@@ -101,6 +132,31 @@ class SymbolicModel:
             distance=trail.hamming(self.trail),
             first_difference=trail.first_difference(self.trail),
         )
+
+    def step_length(self, direction: Tensor) -> StepLength | tuple[StepLength, ...]:
+        """How far X + s·direction follows the trail, s ≥ 0, and which decision ends it.
+
+        direction is in the explained space: (C, H, W) gives one result, (n, C, H, W) one for each
+        of n directions; for a batch's model it is (B, C, H, W), paired with the images. Computed in
+        closed form, to the precision of the network's dtype. Raises InputError for a direction that
+        does not fit, UnsupportedOperatorError where the network has no regions.
+        """
+        network, X = self._network(), self.input
+        if X is None:
+            raise InputError("this symbolic model was built without the image it belongs to")
+        directions, single = self._images(direction)
+        count = len(directions)
+        X = X if self.batched else X.expand(count, *X.shape)
+        trail = self.trail if self.batched else self.trail.take(torch.zeros(count).long())
+        now = torch.zeros(count, dtype=torch.float64, device=X.device)
+        ahead = piece(network.program, trail, network.lines(X, directions), now).ahead
+        steps = tuple(
+            StepLength(float("inf"))
+            if flip is None
+            else StepLength(flip.s, flip.site, flip.position, flip.before, flip.after)
+            for flip in ahead.describe(network.program, trail)
+        )
+        return steps[0] if single else steps
 
     def bias_maps(self) -> dict[str, Tensor]:
         """What each call site's constants add at each position: site → ([B,] [K,] *positions).

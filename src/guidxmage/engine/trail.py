@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guidxmage.engine.distance import Distance
 from guidxmage.errors import InputError
 
 _BIT_WEIGHTS = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -269,6 +270,11 @@ class Trail(Mapping[str, Decisions]):
         return {
             site: entry.differs(other[site]).flatten(1).sum(1).cpu() for site, entry in self.items()
         }
+
+    def distance(self, other: Trail) -> Distance:
+        """How many decisions differ, layer by layer, in a form to print and to read off."""
+        counts = {site: entry.count for site, entry in self.items()}
+        return Distance(self.hamming(other), counts, max(self.rows, other.rows))
 
     def first_difference(self, other: Trail) -> list[Difference | None]:
         """The first differing decision of every row, or None where the trails are the same."""

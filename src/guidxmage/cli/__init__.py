@@ -1,0 +1,45 @@
+"""The command line: guid-xmage explain, ray, models. One module per command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from guidxmage import __version__
+from guidxmage.cli import explain, models, ray
+
+app = typer.Typer(
+    help="Explains, pixel by pixel and exactly, why a convolutional network gives an image its "
+    "class score.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"guid-xmage {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Exact pixel-level explanations of convolutional networks."""
+
+
+app.command(epilog=explain.EXAMPLES)(explain.explain)
+app.command(epilog=ray.EXAMPLES)(ray.ray)
+app.command(epilog=models.EXAMPLES)(models.models)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app()

@@ -1,0 +1,130 @@
+"""What the commands share: options, one-sentence errors, progress, the network asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from guidxmage.errors import GuidXmageError, InputError
+
+if TYPE_CHECKING:
+    from guidxmage.explainer import Explainer
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+class Precision(str, Enum):
+    """The dtype a network is run in."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A name from `guid-xmage models`, or your own factory as file.py:function or "
+        "package.module:function."
+    ),
+]
+Weights = Annotated[
+    str, typer.Option(help="default (published), none (random), or a .pth/.safetensors file.")
+]
+Labels = Annotated[Path | None, typer.Option(help="File with the class names: lines, or JSON.")]
+Dtype = Annotated[Precision, typer.Option(help="Precision to run in.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
+
+
+def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
+    """End a command with one clear sentence and exit code 2 instead of a traceback."""
+
+    @wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except GuidXmageError as error:
+            typer.echo(f"guid-xmage: {error}", err=True)
+            raise typer.Exit(BAD_INPUT) from None
+        except KeyboardInterrupt:
+            typer.echo("guid-xmage: interrupted; finished photos are kept", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+    return guarded
+
+
+def load_explainer(
+    model: str, weights: str, labels: Path | None, dtype: str, device: str = "cpu"
+) -> Explainer:
+    """The explainer for --model and its companions."""
+    import torch
+
+    from guidxmage.explainer import Explainer
+    from guidxmage.models import load_python_model, read_labels
+
+    precision = {"float32": torch.float32, "float64": torch.float64}[dtype]
+    if ":" not in model:
+        return Explainer.load(model, weights=weights, labels=labels, dtype=precision, device=device)
+    if weights != "default":
+        raise InputError(
+            f"--weights {weights} does not go with --model {model}: load the weights in your own "
+            "function"
+        )
+    loaded = load_python_model(model)
+    explainer = Explainer(
+        loaded.model,
+        preprocessing=loaded.preprocessing,
+        labels=loaded.labels if labels is None else read_labels(labels),
+        name=loaded.name,
+        dtype=precision,
+        device=device,
+    )
+    explainer.weights_source = loaded.weights
+    return explainer
+
+
+def target_of(target: str, rather_than: str | None) -> Any:
+    """The target specification for --target and --rather-than."""
+    if rather_than is not None:
+        return ("contrast", _number_or_name(target), _number_or_name(rather_than))
+    parts = [part.strip() for part in target.split(",")]
+    # Class names such as "Granny Smith, apple" are not in the list; numbers may be listed.
+    if len(parts) > 1 and all(part.lstrip("-").isdigit() for part in parts):
+        return ("classes", [int(part) for part in parts])
+    return _number_or_name(target)
+
+
+def _number_or_name(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+@contextmanager
+def progress_bar(total: int, doing: str = "explaining") -> Iterator[Callable[[], None]]:
+    """A bar on stderr for several steps on a terminal; silent otherwise."""
+    if total < 2 or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    columns: Sequence[Any] = (
+        TextColumn(doing),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)

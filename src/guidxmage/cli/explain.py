@@ -1,0 +1,147 @@
+"""guid-xmage explain: a figure, a manifest and arrays for each photo."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from guidxmage.cli.common import (
+    BAD_INPUT,
+    AsJson,
+    Device,
+    Labels,
+    Model,
+    Precision,
+    Weights,
+    load_explainer,
+    one_sentence,
+    progress_bar,
+    target_of,
+)
+
+if TYPE_CHECKING:
+    from guidxmage.batch import Job, Outcome
+
+
+class Style(str, Enum):
+    """How the distribution map is coloured."""
+
+    bands = "bands"
+    continuous = "continuous"
+
+
+EXAMPLES = """**Examples**
+
+`guid-xmage explain cat.jpg` — the bundled ImageNet network, its best class
+
+`guid-xmage explain cat.jpg --target top3 --objects cat_mask.png`
+
+`guid-xmage explain cat.jpg --target tabby --rather-than "tiger cat"`
+
+`guid-xmage explain photos/ --model resnet50 --weights resnet50.pth --out results --json`
+
+`guid-xmage explain x.png --model mynet.py:build`
+"""
+
+
+@one_sentence
+def explain(  # noqa: PLR0917
+    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    model: Model = "efficientnet_lite0",
+    weights: Weights = "default",
+    labels: Labels = None,
+    target: Annotated[
+        str,
+        typer.Option(help="top1, top5, all, a class index or name, or a comma-separated list."),
+    ] = "top1",
+    rather_than: Annotated[
+        str | None,
+        typer.Option(help="Explain why the target rather than this class (or top2)."),
+    ] = None,
+    objects: Annotated[
+        str,
+        typer.Option(
+            help="auto (segment the photo), none, or masks: a label or mask PNG, a folder of them, "
+            "COCO JSON, Pascal VOC XML."
+        ),
+    ] = "auto",
+    reference: Annotated[
+        float | None,
+        typer.Option(help="Reference value of every pixel (0 black … 1 white); default 0."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results, one folder a photo.")] = Path(
+        "explanations"
+    ),
+    style: Annotated[Style, typer.Option(help="Five bands, or a continuous scale.")] = Style.bands,
+    shared_scale: Annotated[
+        bool, typer.Option("--shared-scale", help="One colour scale for all photos (slower).")
+    ] = False,
+    arrays: Annotated[
+        bool, typer.Option("--arrays/--no-arrays", help="Write arrays.npz (weights, maps, trail).")
+    ] = True,
+    dtype: Annotated[Precision, typer.Option(help="Precision to run in.")] = Precision.float32,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Explain photos: a figure, a manifest and arrays for each.
+
+    Every result folder holds figure.png (input, distribution map, saliency map, objects),
+    distribution.png and saliency.png (the bare maps), manifest.json and arrays.npz.
+    """
+    from guidxmage.batch import Job, explain_photos, shared_scale_of
+    from guidxmage.images import find_images
+
+    found = find_images(photos)
+    explainer = load_explainer(model, weights, labels, dtype.value, device)
+    job = Job(
+        target=target_of(target, rather_than),
+        objects=objects if objects in ("auto", "none") else Path(objects),
+        reference=reference,
+        scale=None,
+        style=cast("Any", style.value),
+        arrays=arrays,
+    )
+    if shared_scale:
+        job = _with_scale(job, shared_scale_of(explainer, found, job))
+    outcomes = []
+    with progress_bar(len(found)) as advance:
+        for outcome in explain_photos(explainer, found, out, job):
+            outcomes.append(outcome)
+            advance()
+            if outcome.error:
+                typer.echo(f"guid-xmage: {outcome.error}", err=True)
+            elif not as_json:
+                _print_outcome(outcome)
+    if as_json:
+        results = [{**o.manifest, "folder": str(o.folder)} for o in outcomes if o.folder]
+        typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if failed:
+        if len(outcomes) > 1:
+            typer.echo(f"guid-xmage: {len(failed)} of {len(outcomes)} photos failed", err=True)
+        raise typer.Exit(BAD_INPUT)
+
+
+def _with_scale(job: Job, scale: float) -> Job:
+    from dataclasses import replace
+
+    return replace(job, scale=scale)
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    """The result of one photo in a few lines."""
+    manifest = outcome.manifest
+    typer.echo(f"{outcome.photo} → {outcome.folder}/")
+    for number, result in enumerate(manifest["results"]):
+        typer.echo(
+            f"  {result['name']}: score {result['score']:.4f} = Σ pixels "
+            f"{result['contribution_sum']:+.4f} + bias {result['bias']:+.4f}   "
+            f"(residual {result['residual']:.1e}, bound {result['residual_bound']:.1e}; "
+            f"exact {manifest['exactness']})"
+        )
+        for row in manifest.get("objects", [{}] * (number + 1))[number].get("rows", []):
+            typer.echo(f"    {row['name']:<24} {row['sum']:+10.4f}   {row['pixels']:>8} pixels")

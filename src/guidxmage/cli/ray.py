@@ -1,0 +1,96 @@
+"""guid-xmage ray: the exact scores along the line between two photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from guidxmage.cli.common import (
+    AsJson,
+    Device,
+    Dtype,
+    Labels,
+    Model,
+    Precision,
+    Weights,
+    load_explainer,
+    one_sentence,
+    progress_bar,
+    target_of,
+)
+
+if TYPE_CHECKING:
+    from guidxmage.ray import Ray
+
+EXAMPLES = """**Examples**
+
+`guid-xmage ray cat.jpg coffee.jpg` — the bundled ImageNet network, its best classes
+
+`guid-xmage ray cat.jpg coffee.jpg --target "tiger cat" --cap 1000 --out cat-to-coffee`
+
+`guid-xmage ray a.png b.png --model mynet.py:build --json`
+"""
+PICTURE, NUMBERS = "ray.png", "ray.json"
+
+
+@one_sentence
+def ray(  # noqa: PLR0917
+    a: Annotated[Path, typer.Argument(metavar="A", help="The photo at s = 0.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The photo at s = 1.")],
+    model: Model = "efficientnet_lite0",
+    weights: Weights = "default",
+    labels: Labels = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Classes whose scores are kept: top5, all, a class index or name, or a "
+            "comma-separated list; by default the best ones along the line."
+        ),
+    ] = None,
+    cap: Annotated[
+        int, typer.Option(min=1, help="Regions to walk at most; a large network has millions.")
+    ] = 200,
+    out: Annotated[Path, typer.Option(help="Folder for ray.png and ray.json.")] = Path("ray"),
+    dtype: Dtype = Precision.float64,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Walk the line from one photo to another through the regions of the network.
+
+    On each region every score is affine, so the profile is exact: where each decision flips, and
+    where the best class changes. Both photos are brought to the network's input first.
+    """
+    from guidxmage.files import atomic_folder
+
+    explainer = load_explainer(model, weights, labels, dtype.value, device)
+    with progress_bar(cap, "walking") as advance:
+        found = explainer.ray(
+            a,
+            b,
+            targets=None if target is None else target_of(target, None),
+            cap=cap,
+            progress=lambda *_: advance(),
+        )
+    text = found.to_json()
+    with atomic_folder(out, mark=NUMBERS) as partial:
+        from guidxmage.view import save_figure
+
+        (partial / NUMBERS).write_text(text + "\n", encoding="utf-8")
+        save_figure(found.figure(ends=(a.name, b.name)), partial / PICTURE)
+    if as_json:
+        typer.echo(text)
+    else:
+        _print(found, a, b, out)
+
+
+def _print(found: Ray, a: Path, b: Path, out: Path) -> None:
+    typer.echo(f"{a} → {b}: {out}/")
+    capped = f" (capped; {found.cap} were asked for)" if found.capped else ""
+    typer.echo(f"  {found.regions:,} regions from s = 0 to s = {found.end:.6g}{capped}")
+    share, differing = float(found.distance.share[0]), int(found.distance.total[0])
+    typer.echo(f"  {differing:,} decisions ({share:.1%}) differ between the two photos")
+    typer.echo(f"  s = 0: {found.class_name(found.first_class)}")
+    for change in found.class_changes:
+        typer.echo(f"  s = {change.s:.12g}: {found.class_name(change.after)}")
