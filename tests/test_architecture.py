@@ -21,6 +21,7 @@ FLOORS = [
     ["inputs", "targets"],
     ["explanation", "archive", "explainer", "ray"],
     ["view"],
+    ["adversarial"],
     ["batch"],
     ["cli"],
 ]

@@ -156,7 +156,7 @@ class Explainer:
         """
         from guidxmage.ray import trace_ray
 
-        with _own_modes(self.model):
+        with untouched(self.model):
             ends = [self._space.read(image) for image in (a, b)]
             shapes = [tuple(end.tensor.shape) for end in ends]
             if shapes[0] != shapes[1] or ends[0].batched or ends[1].batched:

@@ -205,8 +205,7 @@ def _flipped(victim: Victim, X: Tensor, Z: Tensor, success: Tensor) -> Tensor | 
     before, after = victim.trail(X), victim.trail(Z)
     if before is None or after is None:
         return None
-    total = torch.stack(list(before.hamming(after).values())).sum(0).to(X)
-    return torch.where(success, total, float("nan"))
+    return torch.where(success, before.distance(after).total.to(X), float("nan"))
 
 
 def _optimality(victim: Victim, problem: Problem, found: Found, rows: Tensor) -> Optimality:

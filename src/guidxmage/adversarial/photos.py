@@ -157,7 +157,8 @@ def _write_images(
     sides = [_side(explainer, X) for X in (result.original[0], adversarial)]
     summary = manifest["result"]
     title = f"{summary['from_name']} → {summary['to_name']}"
-    save_figure(attack_figure(*sides, title, _lines(summary)), folder / FIGURE)
+    figure = attack_figure(sides[0], sides[1], title, _lines(summary))
+    save_figure(figure, folder / FIGURE)
     return files
 
 

@@ -47,6 +47,8 @@ def project(
         w = w * mask
     need = -(b + _dot(w, x))
     delta = ways[norm](x, w, need.clamp_min(0), (low, high))
+    if mask is not None:  # erasing goes by pixels, a mask may go by channels
+        delta = delta * mask
     # The last bits of the sum are not worth calling a solution infeasible.
     slack = 1e-4 if x.dtype == torch.float32 else 1e-9
     size = (w * delta).abs().flatten(1).sum(1)

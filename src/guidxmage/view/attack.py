@@ -88,7 +88,8 @@ def amplification(delta: npt.NDArray[np.floating]) -> float:
 
 def _picture(image: npt.NDArray[np.floating]) -> RGB:
     grey = image.repeat(3, axis=2) if image.shape[2] == 1 else image
-    return np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
+    pixels: RGB = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
+    return pixels
 
 
 def _map(values: FloatMap, scale: float) -> RGB:
