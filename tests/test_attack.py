@@ -100,7 +100,7 @@ def test_on_an_affine_network_it_is_the_optimum(norm: str) -> None:
     reachable = torch.isfinite(best)
     assert torch.equal(result.success, reachable)
     ratio = result.norm[reachable] / best[reachable]
-    assert float(ratio.max()) <= 1 + 1e-5
+    assert float(ratio.max()) <= 1 + 1e-6
     assert float(ratio.min()) >= 1 - 1e-9
     if norm == "l2":
         assert float(result.optimality.alignment[reachable].min()) > 1 - 1e-6
@@ -243,5 +243,5 @@ def test_the_network_and_the_random_state_are_left_alone(
 @pytest.mark.parametrize("rivals", [1, 2, 9, 999])
 def test_a_plan_keeps_to_its_budget(budget: int, rivals: int) -> None:
     plan = Plan.of(budget, rivals)
-    spent = plan.ranked + plan.kept * plan.sweep + plan.settle + 40 * plan.jumps
+    spent = plan.ranked + plan.kept * (plan.sweep - (plan.ranked > 0)) + plan.settle + 40 * plan.jumps
     assert 0 < spent <= budget

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from guidxmage.adversarial.finish import confirm, shorten
+from guidxmage.adversarial.finish import confirm, force, polish, shorten
 from guidxmage.adversarial.levels import on_grid
 from guidxmage.adversarial.levels import quantise as quantise_found
 from guidxmage.adversarial.plan import spend
@@ -19,6 +19,8 @@ from guidxmage.inputs import Images
 
 NORMS = ("l2", "linf", "l1", "l0", "erase")
 _COUNTING = ("l0", "erase")
+# Gradients kept for the last steps on the boundary.
+_POLISH = 3
 _DUAL = {"l2": "l2", "linf": "l1", "l1": "linf"}
 
 
@@ -146,11 +148,15 @@ def _search(victim: Victim, problem: Problem, budget: int, quantise: bool, seed:
     if problem.norm in _COUNTING:
         found = search_pixels(victim, problem, budget, rivals, seed)
         return _quantise_pixels(victim, problem, found) if quantise else found
-    reserve = min(12, budget // 3) if quantise else 0
-    found = spend(victim, problem, budget - reserve, rivals, seed)
     if quantise:
+        reserve = min(12, budget // 3)
+        found = force(victim, problem, spend(victim, problem, budget - reserve, rivals, seed))
         return quantise_found(victim, problem, found, reserve)
-    return shorten(victim, problem, found)
+    reserve = min(_POLISH, budget // 4)
+    found = spend(victim, problem, budget - reserve, rivals, seed)
+    if reserve:
+        found = force(victim, problem, found)
+    return polish(victim, problem, shorten(victim, problem, found), reserve)
 
 
 def _quantise_pixels(victim: Victim, problem: Problem, found: Found) -> Found:

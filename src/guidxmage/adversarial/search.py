@@ -88,15 +88,21 @@ _PUSH_START, _PUSH_AGAIN, _PUSH_LEAST, _PUSH_MOST = 0.02, 0.1, 1e-4, 3.0
 _PUSH_UP, _PUSH_DOWN = 1.6, 0.6
 
 
-def search(
-    victim: Victim, problem: Problem, schedule: Schedule, start: Tensor, via: Tensor
+def search(  # noqa: PLR0917
+    victim: Victim,
+    problem: Problem,
+    schedule: Schedule,
+    start: Tensor,
+    via: Tensor,
+    first: Local | None = None,
 ) -> Found:
     """Move each row to the point of its present region's boundary model that is closest to X.
 
     Every iteration takes the exact model of the region it is in, finds the closest point of the
     half-space beyond the boundary (within box and mask), and goes a fraction of the way, so that
     late iterations average over neighbouring regions. `via` (n,) is the class to go through until
-    the boundary is crossed, −1 for the best rival. The fixed-point iteration is that of Hasofer &
+    the boundary is crossed, −1 for the best rival; `first` the models at `start` where they are
+    known already. The fixed-point iteration is that of Hasofer &
     Lind (1974) and Rackwitz & Fiessler (1978) for the nearest point of a limit state; DeepFool and
     FAB (Croce & Hein 2020) are its relatives.
     """
@@ -105,7 +111,8 @@ def search(
     # Where an earlier search got stuck on the near side, a stronger push is due.
     push = torch.where((start != problem.X).flatten(1).any(1), _PUSH_AGAIN, push)
     for number in range(schedule.steps):
-        local = victim.local(Z, problem.goal, via)
+        known = first if number == 0 else None
+        local = known or victim.local(Z, problem.goal, via)
         beyond = problem.goal.margin(local.logits) > 0
         found = _tighten(victim, problem, found, Z, local)
         push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
