@@ -132,6 +132,7 @@ def test_the_8_bit_grid(norm: str, network: nn.Module, samples: tuple[Tensor, Te
     x = (x * 255).round() / 255
     result = attack(network, x, y, norm=norm, budget=60, quantise=True)
     assert result.success.all()
+    assert result.backwards <= 60
     levels = (result.adversarial * 255).round()
     assert torch.equal(levels.to(torch.uint8).float() / 255, result.adversarial)
     assert (network(levels / 255).argmax(1) != y).all()
@@ -206,12 +207,29 @@ def test_pixels_of_a_preprocessed_network() -> None:
     assert float(result.adversarial.min()) >= 0
 
 
+def test_regions_on_the_way_are_counted(network: nn.Module, samples: tuple) -> None:
+    result = attack(network, samples[0], budget=12, count_regions=5000)
+    assert result.regions_crossed is not None
+    # By dense sampling, which steps over the shortest regions only.
+    exact = Explainer(network, dtype=torch.float64)
+    ends = samples[0][:1].double(), result.adversarial[:1].double()
+    line = ends[0] + torch.linspace(0, 1, 4001).view(-1, 1, 1, 1).double() * (ends[1] - ends[0])
+    trail = exact.network(samples[0].shape[1:]).record(line)[1]
+    changes = 1 + int((~trail.take(slice(0, 4000)).same(trail.take(slice(1, 4001)))).sum())
+    assert changes <= int(result.regions_crossed[0]) <= 1.1 * changes
+    few = attack(network, samples[0], budget=12, count_regions=3)
+    assert few.regions_crossed.tolist() == result.regions_crossed.clamp(max=3).tolist()
+    assert attack(network, samples[0][:1], budget=12).regions_crossed is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"norm": "l7"}, "norm 'l7' is unknown"),
         ({"budget": 0}, "too small"),
-        ({"labels": 9}, "label 9 is not one of the 4 classes"),
+        ({"labels": 9}, "label: target 9 is out of range"),
+        ({"targets": "cat"}, "target: target 'cat' is a name but no class names"),
+        ({"targets": ("top", 2)}, "one class for each image"),
         ({"targets": torch.tensor([0, 1, 2])}, "3 targets were given"),
         ({"mask": torch.zeros(12, 12)}, "boolean"),
         ({"mask": torch.zeros(12, 12, dtype=torch.bool)}, "leaves no pixel free"),
@@ -243,5 +261,7 @@ def test_the_network_and_the_random_state_are_left_alone(
 @pytest.mark.parametrize("rivals", [1, 2, 9, 999])
 def test_a_plan_keeps_to_its_budget(budget: int, rivals: int) -> None:
     plan = Plan.of(budget, rivals)
-    spent = plan.ranked + plan.kept * (plan.sweep - (plan.ranked > 0)) + plan.settle + 40 * plan.jumps
+    spent = (
+        plan.ranked + plan.kept * (plan.sweep - (plan.ranked > 0)) + plan.settle + 40 * plan.jumps
+    )
     assert 0 < spent <= budget

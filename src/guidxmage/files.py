@@ -47,3 +47,12 @@ def _replaceable(path: Path, mark: str) -> bool:
     if not path.is_dir():
         return False
     return (path / mark).is_file() or not any(path.iterdir())
+
+
+def free_name(stem: str, taken: set[str]) -> str:
+    """A folder name that no other result of this run has."""
+    name, number = stem, 2
+    while name in taken:
+        name, number = f"{stem}-{number}", number + 1
+    taken.add(name)
+    return name

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,37 +16,42 @@ from guidxmage.adversarial.result import AttackResult, Optimality
 from guidxmage.adversarial.search import Found, Problem, norms, spread
 from guidxmage.adversarial.sparse import search_pixels
 from guidxmage.adversarial.victim import Goal, Victim, as_explainer
+from guidxmage.engine.region import walk
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer, untouched
 from guidxmage.inputs import Images
+from guidxmage.targets import choose_targets
 
 NORMS = ("l2", "linf", "l1", "l0", "erase")
 _COUNTING = ("l0", "erase")
-# Gradients kept for the last steps on the boundary.
-_POLISH = 3
+# Gradients kept for the last steps on the boundary, and on the 8-bit grid.
+_POLISH, _QUANTISE = 3, 14
 _DUAL = {"l2": "l2", "linf": "l1", "l1": "linf"}
 
 
 def attack(
     model: nn.Module | Explainer,
     images: Images,
-    labels: Tensor | int | None = None,
+    labels: Any = None,
     *,
     norm: str = "l2",
-    targets: Tensor | int | None = None,
+    targets: Any = None,
     mask: Tensor | None = None,
     budget: int = 40,
     quantise: bool = False,
     seed: int = 0,
+    count_regions: int = 0,
 ) -> AttackResult:
     """The smallest perturbations of images in [0, 1] that change the network's answer.
 
     model: a module on images in [0, 1], or an Explainer (its preprocessing is part of the attacked
-    function). images: as for `Explainer.explain`; tensors (B, C, H, W). labels (B,): the classes to
+    function). images: as for `Explainer.explain`; tensors (B, C, H, W). labels: the classes to
     leave, by default the network's own answers; an image that is not classified so has norm 0.
-    targets (B,): classes to reach instead. norm: "l2", "linf", "l1", "l0" (fewest pixels changed)
-    or "erase" (fewest pixels set to 0). mask: bool (H, W), (B, H, W) or (B, C, H, W), True where
-    pixels may change. budget: gradients per image. quantise: results lie on the 8-bit grid.
+    targets: classes to reach instead. Both are a class index or name, or (B,) indices. norm: "l2",
+    "linf", "l1", "l0" (fewest pixels changed) or "erase" (fewest pixels set to 0). mask: bool
+    (H, W), (B, H, W) or (B, C, H, W), True where pixels may change. budget: gradients per image.
+    quantise: results lie on the 8-bit grid. count_regions: walk the line to each result through at
+    most that many regions and count them.
 
     Raises InputError for unusable input. The network and the global random state are untouched.
     """
@@ -57,7 +65,7 @@ def attack(
         X = X if X.ndim == 4 else X[None]
         _check_range(X)
         victim = Victim(explainer, tuple(X.shape[1:]))
-        problem, already = _problem(victim, X, labels, targets, (norm, mask))
+        problem, already = _problem(victim, X, (labels, targets), (norm, mask))
         open_ = (~already).nonzero()[:, 0]
         found = Found(X.clone(), torch.zeros_like(X[:, 0, 0, 0]))
         if len(open_):
@@ -65,7 +73,7 @@ def attack(
             found = Found(
                 found.Z.index_copy(0, open_, part.Z), found.size.index_copy(0, open_, part.size)
             )
-        return _report(victim, problem, found, already, quantise)
+        return _report(victim, problem, found, already, (quantise, count_regions))
 
 
 # --- the problem ---------------------------------------------------------------------------------
@@ -82,8 +90,7 @@ def _check_range(X: Tensor) -> None:
 def _problem(
     victim: Victim,
     X: Tensor,
-    labels: Tensor | int | None,
-    targets: Tensor | int | None,
+    classes: tuple[Any, Any],
     how: tuple[str, Tensor | None],
 ) -> tuple[Problem, Tensor]:
     """The problem of all images, and which of them need no attack."""
@@ -92,11 +99,12 @@ def _problem(
     if len(bad):
         raise InputError(f"the network returns NaN or Inf for image {int(bad[0])}")
     own = logits.argmax(1)
-    given = own if labels is None else _classes(labels, logits, "label")
+    (labels, targets), names = classes, victim.explainer.labels
+    given = own if labels is None else _classes(labels, logits, names, "label")
     if targets is None:
         goal, already = Goal(given, targeted=False), own != given
     else:
-        wanted = _classes(targets, logits, "target")
+        wanted = _classes(targets, logits, names, "target")
         if labels is not None and bool((wanted == given).any()):
             raise InputError("a target is the image's own label; there is nothing to change")
         goal, already = Goal(wanted, targeted=True), own == wanted
@@ -104,16 +112,15 @@ def _problem(
     return Problem(X, goal, norm, _free(mask, X)), already
 
 
-def _classes(given: Tensor | int, logits: Tensor, what: str) -> Tensor:
-    classes = torch.as_tensor(given, device=logits.device).long().reshape(-1)
-    classes = classes.expand(len(logits)) if len(classes) == 1 else classes
-    if len(classes) != len(logits):
-        raise InputError(f"{len(classes)} {what}s were given for {len(logits)} images")
-    outside = (classes < 0) | (classes >= logits.shape[1])
-    if bool(outside.any()):
-        number = int(classes[outside][0])
-        raise InputError(f"{what} {number} is not one of the {logits.shape[1]} classes")
-    return classes.contiguous()
+def _classes(given: Any, logits: Tensor, names: Sequence[str] | None, what: str) -> Tensor:
+    """Classes (B,) from an index, a name, or one index per image."""
+    try:
+        chosen = choose_targets(given, logits, names)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+    if len(chosen) != 1 or bool((chosen.classes < 0).any()) or bool((chosen.against >= 0).any()):
+        raise InputError(f"{what}: an attack takes one class for each image")
+    return chosen.classes[0].contiguous()
 
 
 def _free(mask: Tensor | None, X: Tensor) -> Tensor | None:
@@ -148,14 +155,12 @@ def _search(victim: Victim, problem: Problem, budget: int, quantise: bool, seed:
     if problem.norm in _COUNTING:
         found = search_pixels(victim, problem, budget, rivals, seed)
         return _quantise_pixels(victim, problem, found) if quantise else found
-    if quantise:
-        reserve = min(12, budget // 3)
-        found = force(victim, problem, spend(victim, problem, budget - reserve, rivals, seed))
-        return quantise_found(victim, problem, found, reserve)
-    reserve = min(_POLISH, budget // 4)
+    reserve = min(_QUANTISE, budget // 3) if quantise else min(_POLISH, budget // 4)
     found = spend(victim, problem, budget - reserve, rivals, seed)
     if reserve:
         found = force(victim, problem, found)
+    if quantise:
+        return quantise_found(victim, problem, found, max(0, reserve - 1))
     return polish(victim, problem, shorten(victim, problem, found), reserve)
 
 
@@ -171,8 +176,9 @@ def _quantise_pixels(victim: Victim, problem: Problem, found: Found) -> Found:
 
 
 def _report(
-    victim: Victim, problem: Problem, found: Found, already: Tensor, quantised: bool
+    victim: Victim, problem: Problem, found: Found, already: Tensor, how: tuple[bool, int]
 ) -> AttackResult:
+    quantised, cap = how
     forwards, backwards = victim.forwards / len(found.Z), victim.backwards / len(found.Z)
     fixed = already | torch.full_like(already, quantised or problem.norm in _COUNTING)
     found, margin = confirm(victim, problem, found, fixed)
@@ -200,6 +206,7 @@ def _report(
         forwards=forwards,
         backwards=backwards,
         decisions_flipped=_flipped(victim, problem.X, found.Z, success),
+        regions_crossed=_regions(victim, problem.X, found.Z, success, cap),
         optimality=_optimality(victim, problem, found, success & ~already),
         quantised=quantised,
         evidence="region" if victim.piecewise_linear else f"not available: {victim.reason}",
@@ -212,6 +219,22 @@ def _flipped(victim: Victim, X: Tensor, Z: Tensor, success: Tensor) -> Tensor | 
     if before is None or after is None:
         return None
     return torch.where(success, before.distance(after).total.to(X), float("nan"))
+
+
+def _regions(victim: Victim, X: Tensor, Z: Tensor, success: Tensor, cap: int) -> Tensor | None:
+    """Regions on each line from X to Z, at most `cap`; None where they are not counted."""
+    if cap < 1 or victim.network is None:
+        return None
+    counts = torch.where(success, 0.0, float("nan")).to(X)
+    rows = success.nonzero()[:, 0]
+    if len(rows):
+        lines = victim.network.lines(X[rows], Z[rows] - X[rows])
+        low = torch.zeros(len(rows), dtype=torch.float64, device=X.device)
+        for stretch in walk(victim.network.program, lines, low, low + 1, cap=cap):
+            # A line to itself ends where it begins; slivers are several flips at one point.
+            apart = stretch.high - stretch.low > 4 * torch.finfo(torch.float64).eps
+            counts[rows[stretch.rows[apart]]] += 1
+    return counts
 
 
 def _optimality(victim: Victim, problem: Problem, found: Found, rows: Tensor) -> Optimality:

@@ -36,8 +36,10 @@ class AttackResult:
     verified by the network alone (one image at a time) and in float64; already (B,): images that
     were not classified as given before anything was done (norm 0). from_class, to_class (B,);
     margin (B,): winning minus losing score, float64. forwards, backwards: rows run per image.
-    decisions_flipped (B,): decisions that differ from the image's own trail, None where there is
-    none. notes: a sentence per image that has something to say.
+    decisions_flipped (B,): decisions that differ from the image's own trail; regions_crossed (B,):
+    regions on the straight line to the sample, at most as many as were to be counted. Both are None
+    where there are none or none were to be counted. notes: a sentence per image that has something
+    to say.
     """
 
     adversarial: Tensor
@@ -53,6 +55,7 @@ class AttackResult:
     forwards: float
     backwards: float
     decisions_flipped: Tensor | None
+    regions_crossed: Tensor | None
     optimality: Optimality
     quantised: bool
     evidence: str
@@ -65,7 +68,7 @@ class AttackResult:
             plain = float(value)
             return None if isnan(plain) else plain
 
-        flipped = self.decisions_flipped
+        flipped, crossed = self.decisions_flipped, self.regions_crossed
         report = self.optimality
         return {
             "success": bool(self.success[row]),
@@ -79,6 +82,7 @@ class AttackResult:
             "forwards": self.forwards,
             "backwards": self.backwards,
             "decisions_flipped": None if flipped is None else number(flipped[row]),
+            "regions_crossed": None if crossed is None else number(crossed[row]),
             "quantised": self.quantised,
             "evidence": self.evidence,
             "optimality": {
