@@ -13,7 +13,7 @@ from guidxmage.errors import InputError, MissingExtraError
 try:
     import eagerpy
     from foolbox import PyTorchModel, distances
-    from foolbox.attacks.base import MinimizationAttack
+    from foolbox.attacks.base import MinimizationAttack, get_criterion
     from foolbox.criteria import Misclassification, TargetedMisclassification
 except ImportError as error:
     raise MissingExtraError("foolbox", "eval") from error
@@ -61,6 +61,7 @@ class RegionAttack(MinimizationAttack):  # type: ignore[misc]
                 f"a foolbox.PyTorchModel is expected, not {type(model).__name__}: the attack reads "
                 "the network itself"
             )
+        criterion = get_criterion(criterion)
         x, restore = eagerpy.astensor_(inputs)
         low, high = model.bounds
         unit = (x.raw - low) / (high - low)
@@ -74,9 +75,24 @@ class RegionAttack(MinimizationAttack):  # type: ignore[misc]
             budget=self.budget,
             seed=self.seed,
         )
-        moved = torch.where(result.success.view(-1, *[1] * (unit.ndim - 1)), 1.0, 0.0)
-        delta = (result.adversarial - result.original).nan_to_num(0) * moved
-        return restore(eagerpy.astensor((x.raw + delta * (high - low)).clamp(low, high)))
+        delta = (result.adversarial - result.original).nan_to_num(0) * (high - low)
+        return restore(_confirmed(model, x, delta, criterion))
+
+
+# Samples lie on the boundary to the last bit, which scaling to other bounds may undo.
+_BEYOND = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+
+
+def _confirmed(model: Any, x: Any, delta: Tensor, criterion: Any) -> Any:
+    """x + δ, each δ lengthened by the least share at which the model itself confirms it."""
+    low, high = model.bounds
+    chosen, open_ = x.raw, torch.ones(len(delta), dtype=torch.bool, device=delta.device)
+    for share in _BEYOND:
+        moved = (x.raw + (1 + share) * delta).clamp(low, high)
+        reached = criterion(eagerpy.astensor(moved), model(eagerpy.astensor(moved))).raw & open_
+        chosen = torch.where(reached.view(-1, *[1] * (delta.ndim - 1)), moved, chosen)
+        open_ = open_ & ~reached
+    return eagerpy.astensor(chosen)
 
 
 class _Scaled(nn.Module):
@@ -115,8 +131,6 @@ def _classes(criterion: Any) -> tuple[Tensor | None, Tensor | None]:
         return None, criterion.target_classes.raw
     if isinstance(criterion, Misclassification):
         return criterion.labels.raw, None
-    if isinstance(criterion, Tensor):
-        return criterion, None
     raise InputError(
         f"criterion {type(criterion).__name__} is not supported; use Misclassification or "
         "TargetedMisclassification"
