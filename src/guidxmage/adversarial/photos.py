@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from guidxmage.adversarial.result import AttackResult
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.explainer import Explainer
 from guidxmage.files import MANIFEST, atomic_folder, free_name
+
+if TYPE_CHECKING:
+    from guidxmage.view.attack import Side
 
 SCHEMA = "guid-xmage/attack/1"
 FIGURE, ADVERSARIAL = "figure.png", "adversarial.png"
@@ -180,7 +183,8 @@ def _write_images(
     else:
         np.save(folder / "adversarial.npy", adversarial.cpu().numpy(), allow_pickle=False)
         files["adversarial"] = "adversarial.npy"
-    sides = [_side(explainer, X) for X in (result.original[0], adversarial)]
+    classes = (int(result.to_class[0]), int(result.from_class[0]))
+    sides = [_side(explainer, X, classes) for X in (result.original[0], adversarial)]
     summary = manifest["result"]
     title = f"{summary['from_name']} → {summary['to_name']}"
     figure = attack_figure(sides[0], sides[1], title, _lines(summary))
@@ -198,20 +202,24 @@ def _reloaded(explainer: Explainer, path: Path, result: AttackResult) -> dict[st
     return {"class": index, "name": _name(explainer, index), "class_through_preprocessing": through}
 
 
-def _side(explainer: Explainer, X: Tensor) -> Any:
+def _side(explainer: Explainer, X: Tensor, classes: tuple[int, int]) -> Side:
+    """The network's answer for X, and what its pixels say for the new class against the old."""
     from guidxmage.view.attack import Side
 
-    explanation = explainer.explain(X)
+    # An image that was misclassified already has one class only.
+    target = ("contrast", *classes) if classes[0] != classes[1] else classes[0]
+    explanation = explainer.explain(X, target)
     index, name, score = explanation.top(1)[0]
     values = explanation.pixel_contributions().cpu().numpy()
-    return Side(X.permute(1, 2, 0).cpu().numpy(), name or f"class {index}", score, values)
+    image = X.permute(1, 2, 0).cpu().numpy()
+    return Side(image, name or f"class {index}", score, values, float(explanation.score))
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
     sizes = summary["norms"]
     first = (
-        f"l2 {sizes['l2']:.4g}   l∞ {sizes['linf'] * 255:.3g} levels   l1 {sizes['l1']:.4g}   "
-        f"{sizes['l0']:.0f} pixels changed   margin {summary['margin']:.3g}   "
+        f"l2 {sizes['l2']:.4g}   l∞ {sizes['linf'] * 255:.3g}/255   l1 {sizes['l1']:.4g}   "
+        f"pixels changed: {sizes['l0']:.0f}   margin {summary['margin']:.3g}   "
         f"{summary['forwards']:.0f} forward and {summary['backwards']:.0f} backward passes"
     )
     flipped = summary["decisions_flipped"]

@@ -147,7 +147,7 @@ def _print(outcome: Attacked) -> None:
     sizes = result["norms"]
     typer.echo(
         f"  {result['from_name']} → {result['to_name']}: l2 {sizes['l2']:.4g}, l∞ "
-        f"{sizes['linf'] * 255:.3g} levels, l1 {sizes['l1']:.4g}, {sizes['l0']:.0f} pixels changed"
+        f"{sizes['linf'] * 255:.3g}/255, l1 {sizes['l1']:.4g}, pixels changed: {sizes['l0']:.0f}"
     )
     typer.echo(f"  {_cost(result)}")
     if result["quantised"]:

@@ -9,49 +9,60 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from guidxmage.view.canvas import Canvas, fitted, strongest
+from guidxmage.view.canvas import FAINT_INK, Canvas, fitted, strongest
 from guidxmage.view.colors import RGB, FloatMap, colorize, shared_scale
-from guidxmage.view.panel import shorten
+from guidxmage.view.legend import LEGEND_HEIGHT, Legend
+from guidxmage.view.panel import brief, shorten
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BOX, MARGIN, GAP = 360, 24, 22
-TITLE, CAPTION, FOOT = 96, 62, 66
+TITLE, CAPTION = 104, 66
 COLUMNS = [MARGIN + column * (BOX + GAP) for column in range(5)]
 WIDTH = COLUMNS[-1] + BOX + MARGIN
+MOST_RINGS = 60
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side of an attack: an image (H, W, C) in [0, 1], class, score, contributions (H, W)."""
+    """One side of an attack: an image (H, W, C) in [0, 1], the network's answer and its score.
+
+    contributions (H, W): what each pixel adds to the new class's score minus the old one's, and
+    `difference`, which is their sum plus the bias.
+    """
 
     image: npt.NDArray[np.floating]
     name: str
     score: float
     contributions: FloatMap
+    difference: float
 
 
 def attack_figure(before: Side, after: Side, title: str, lines: list[str]) -> Figure:
     """Original, perturbation, adversarial image, and both contribution maps on one scale.
 
     The perturbation is drawn as mid-grey plus what was added, amplified by the factor that makes
-    its largest entry visible; the factor is stated. Contributions are those of the class named
-    above each map.
+    its largest entry visible; the factor is stated. A few changed pixels are ringed.
     """
-    canvas = Canvas(WIDTH, TITLE + CAPTION + BOX + FOOT)
-    canvas.text(MARGIN, 20, shorten(title, 120), size=14, weight="bold")
+    canvas = Canvas(WIDTH, TITLE + CAPTION + BOX + LEGEND_HEIGHT)
+    canvas.text(MARGIN, 20, shorten(title, 120), size=13, weight="bold")
     for number, line in enumerate(lines):
-        canvas.text(MARGIN, 50 + 20 * number, line, size=9)
+        canvas.text(MARGIN, 62 + 22 * number, line, size=9)
     delta = after.image - before.image
     factor = amplification(delta)
     scale = shared_scale([before.contributions, after.contributions])
+    contrast = "new class minus old class"
     captions = (
-        ("input", f"{shorten(before.name, 30)}  {before.score:.2f}"),
-        (f"perturbation × {factor:g}", f"largest change {np.abs(delta).max() * 255:.3g} levels"),
-        ("adversarial", f"{shorten(after.name, 30)}  {after.score:.2f}"),
-        ("contributions before", shorten(before.name, 34)),
-        ("contributions after", shorten(after.name, 34)),
+        ("input", f"{shorten(before.name, 30)}  {brief(before.score, 4)}"),
+        (
+            f"perturbation × {factor:g}",
+            f"largest change {brief(float(np.abs(delta).max()) * 255, 3)} of 255",
+        ),
+        ("adversarial", f"{shorten(after.name, 30)}  {brief(after.score, 4)}"),
+        (f"before: {contrast}", f"sum and bias {brief(before.difference, 4)}"),
+        (f"after: {contrast}", f"sum and bias {brief(after.difference, 4)}"),
     )
     pictures = (
         _picture(before.image),
@@ -61,19 +72,29 @@ def attack_figure(before: Side, after: Side, title: str, lines: list[str]) -> Fi
     )
     for letter, left, (caption, line) in zip("abcde", COLUMNS, captions, strict=True):
         canvas.text(left, TITLE + 8, f"({letter})", weight="bold")
-        canvas.text(left + 34, TITLE + 8, caption)
-        canvas.text(left, TITLE + 32, line, color="#555555")
+        canvas.text(left + 40, TITLE + 8, caption)
+        canvas.text(left, TITLE + 34, line, color=FAINT_INK)
     height, width = fitted(before.contributions.shape, BOX)
-    for left, pixels in zip(COLUMNS, pictures, strict=True):
-        canvas.picture(pixels, left + (BOX - width) // 2, TITLE + CAPTION, width, height)
-    canvas.text(
-        COLUMNS[3],
-        TITLE + CAPTION + BOX + 10,
-        f"per pixel: green within ±{0.1 * scale:.3g}, yellow/cyan to ±{0.5 * scale:.3g}, "
-        "red adds, blue subtracts beyond",
-        color="#555555",
-    )
+    for number, (left, pixels) in enumerate(zip(COLUMNS, pictures, strict=True)):
+        axes = canvas.picture(pixels, left + (BOX - width) // 2, TITLE + CAPTION, width, height)
+        if number in (1, 2):
+            _ring(axes, delta)
+    legend = Legend(canvas, COLUMNS[3], TITLE + CAPTION + BOX + 8, 2 * BOX + GAP, scale)
+    legend.draw_distribution("bands", "(d), (e) each pixel")
     return canvas.figure
+
+
+def _ring(axes: Axes, delta: npt.NDArray[np.floating]) -> None:
+    """Rings around changed pixels that are too few to be seen."""
+    rows, columns = np.nonzero((delta != 0).any(axis=2))
+    if not 0 < len(rows) <= MOST_RINGS:
+        return
+    height, width = delta.shape[:2]
+    place = ((columns + 0.5) / width, 1 - (rows + 0.5) / height)
+    for color, line in (("white", 2.4), ("black", 1.0)):
+        axes.scatter(*place, s=60, facecolors="none", edgecolors=color, linewidths=line)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
 
 
 def amplification(delta: npt.NDArray[np.floating]) -> float:
