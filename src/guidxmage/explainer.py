@@ -122,7 +122,11 @@ class Explainer:
         """The network's class scores, ([B,] classes), exactly as it computes them by itself."""
         with untouched(self.model):
             batch = self._space.read(image)
-            logits, _ = self.network(batch.tensor.shape[1:]).record(batch.tensor)
+            with torch.no_grad():
+                parts = [
+                    self.model(self.to_input(X)) for _, X in _chunks(batch.tensor, self.batch_rows)
+                ]
+            logits = torch.cat(parts)
             return logits if batch.batched else logits[0]
 
     def read(self, image: Images) -> Tensor:

@@ -183,8 +183,7 @@ def _write_images(
     else:
         np.save(folder / "adversarial.npy", adversarial.cpu().numpy(), allow_pickle=False)
         files["adversarial"] = "adversarial.npy"
-    classes = (int(result.to_class[0]), int(result.from_class[0]))
-    sides = [_side(explainer, X, classes) for X in (result.original[0], adversarial)]
+    sides = [_side(explainer, result, X) for X in (result.original[0], adversarial)]
     summary = manifest["result"]
     title = f"{summary['from_name']} → {summary['to_name']}"
     figure = attack_figure(sides[0], sides[1], title, _lines(summary))
@@ -202,17 +201,20 @@ def _reloaded(explainer: Explainer, path: Path, result: AttackResult) -> dict[st
     return {"class": index, "name": _name(explainer, index), "class_through_preprocessing": through}
 
 
-def _side(explainer: Explainer, X: Tensor, classes: tuple[int, int]) -> Side:
+def _side(explainer: Explainer, result: AttackResult, X: Tensor) -> Side:
     """The network's answer for X, and what its pixels say for the new class against the old."""
     from guidxmage.view.attack import Side
 
-    # An image that was misclassified already has one class only.
-    target = ("contrast", *classes) if classes[0] != classes[1] else classes[0]
-    explanation = explainer.explain(X, target)
-    index, name, score = explanation.top(1)[0]
-    values = explanation.pixel_contributions().cpu().numpy()
+    logits = explainer.logits(X)
+    best = int(logits.argmax())
+    new, old = int(result.to_class[0]), int(result.from_class[0])
+    values, difference = None, float(logits[new] - logits[old])
+    if result.evidence == "region":
+        # An image that was misclassified already has one class only.
+        explanation = explainer.explain(X, ("contrast", new, old) if new != old else new)
+        values = explanation.pixel_contributions().cpu().numpy()
     image = X.permute(1, 2, 0).cpu().numpy()
-    return Side(image, name or f"class {index}", score, values, float(explanation.score))
+    return Side(image, _name(explainer, best), float(logits[best]), values, difference)
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:

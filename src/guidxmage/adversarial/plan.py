@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from guidxmage.adversarial.finish import force
+from guidxmage.adversarial.levels import take_back
 from guidxmage.adversarial.projection import project
 from guidxmage.adversarial.search import Found, Problem, Schedule, norms, search, spread
 from guidxmage.adversarial.victim import Local, Victim
@@ -77,11 +79,14 @@ def _go_on(victim: Victim, problem: Problem, found: Found, budget: int, seed: in
 
 
 def _from_l2(victim: Victim, problem: Problem, found: Found, budget: int, seed: int) -> Found:
-    half = budget // 2
-    dense = carry_out(victim, replace(problem, norm="l2"), Plan(0, 1, half, 0, 0), seed)
+    rounds = min(3, budget // 4)
+    half = (budget - rounds) // 2
+    easier = replace(problem, norm="l2")
+    dense = force(victim, easier, carry_out(victim, easier, Plan(0, 1, half - 1, 0, 0), seed))
     size = torch.where(torch.isfinite(dense.size), problem.size(dense.Z), torch.inf)
-    found = found.better(Found(dense.Z, size))
-    return improve(victim, problem, found, Plan(0, 0, 0, budget - half, 0), seed)
+    sparse = take_back(victim, problem, Found(dense.Z, size), problem.X, rounds)
+    settle = budget - rounds - half
+    return improve(victim, problem, found.better(sparse), Plan(0, 0, 0, settle, 0), seed)
 
 
 def carry_out(victim: Victim, problem: Problem, plan: Plan, seed: int) -> Found:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 BOX, MARGIN, GAP = 360, 24, 22
 TITLE, CAPTION = 104, 66
 COLUMNS = [MARGIN + column * (BOX + GAP) for column in range(5)]
-WIDTH = COLUMNS[-1] + BOX + MARGIN
 MOST_RINGS = 60
 
 
@@ -29,14 +28,14 @@ MOST_RINGS = 60
 class Side:
     """One side of an attack: an image (H, W, C) in [0, 1], the network's answer and its score.
 
-    contributions (H, W): what each pixel adds to the new class's score minus the old one's, and
-    `difference`, which is their sum plus the bias.
+    contributions (H, W): what each pixel adds to the new class's score minus the old one's, None
+    for a network that cannot be explained; `difference` is the difference of these two scores.
     """
 
     image: npt.NDArray[np.floating]
     name: str
     score: float
-    contributions: FloatMap
+    contributions: FloatMap | None
     difference: float
 
 
@@ -44,44 +43,49 @@ def attack_figure(before: Side, after: Side, title: str, lines: list[str]) -> Fi
     """Original, perturbation, adversarial image, and both contribution maps on one scale.
 
     The perturbation is drawn as mid-grey plus what was added, amplified by the factor that makes
-    its largest entry visible; the factor is stated. A few changed pixels are ringed.
+    its largest entry visible; the factor is stated. A few changed pixels are ringed. The maps are
+    left out where there are none.
     """
-    canvas = Canvas(WIDTH, TITLE + CAPTION + BOX + LEGEND_HEIGHT)
+    maps = [side.contributions for side in (before, after) if side.contributions is not None]
+    columns = COLUMNS[: 3 + len(maps)]
+    foot = LEGEND_HEIGHT if maps else MARGIN
+    canvas = Canvas(columns[-1] + BOX + MARGIN, TITLE + CAPTION + BOX + foot)
     canvas.text(MARGIN, 20, shorten(title, 120), size=13, weight="bold")
     for number, line in enumerate(lines):
         canvas.text(MARGIN, 62 + 22 * number, line, size=9)
     delta = after.image - before.image
     factor = amplification(delta)
-    scale = shared_scale([before.contributions, after.contributions])
-    contrast = "new class minus old class"
-    captions = (
-        ("input", f"{shorten(before.name, 30)}  {brief(before.score, 4)}"),
-        (
-            f"perturbation × {factor:g}",
-            f"largest change {brief(float(np.abs(delta).max()) * 255, 3)} of 255",
-        ),
-        ("adversarial", f"{shorten(after.name, 30)}  {brief(after.score, 4)}"),
-        (f"before: {contrast}", f"sum and bias {brief(before.difference, 4)}"),
-        (f"after: {contrast}", f"sum and bias {brief(after.difference, 4)}"),
-    )
-    pictures = (
-        _picture(before.image),
-        _picture(0.5 + factor * delta),
-        _picture(after.image),
-        *(_map(side.contributions, scale) for side in (before, after)),
-    )
-    for letter, left, (caption, line) in zip("abcde", COLUMNS, captions, strict=True):
+    scale = shared_scale(maps) if maps else 0.0
+    pictures = [_picture(before.image), _picture(0.5 + factor * delta), _picture(after.image)]
+    pictures += [_map(values, scale) for values in maps]
+    for letter, left, words in zip(
+        "abcde", columns, _captions(before, after, factor), strict=False
+    ):
         canvas.text(left, TITLE + 8, f"({letter})", weight="bold")
-        canvas.text(left + 40, TITLE + 8, caption)
-        canvas.text(left, TITLE + 34, line, color=FAINT_INK)
-    height, width = fitted(before.contributions.shape, BOX)
-    for number, (left, pixels) in enumerate(zip(COLUMNS, pictures, strict=True)):
+        canvas.text(left + 40, TITLE + 8, words[0])
+        canvas.text(left, TITLE + 34, words[1], color=FAINT_INK)
+    height, width = fitted(before.image.shape[:2], BOX)
+    for number, (left, pixels) in enumerate(zip(columns, pictures, strict=True)):
         axes = canvas.picture(pixels, left + (BOX - width) // 2, TITLE + CAPTION, width, height)
         if number in (1, 2):
             _ring(axes, delta)
-    legend = Legend(canvas, COLUMNS[3], TITLE + CAPTION + BOX + 8, 2 * BOX + GAP, scale)
-    legend.draw_distribution("bands", "(d), (e) each pixel")
+    if maps:
+        legend = Legend(canvas, columns[3], TITLE + CAPTION + BOX + 8, 2 * BOX + GAP, scale)
+        legend.draw_distribution("bands", "(d), (e) each pixel")
     return canvas.figure
+
+
+def _captions(before: Side, after: Side, factor: float) -> list[tuple[str, str]]:
+    """Two lines above each picture."""
+    largest = float(np.abs(after.image - before.image).max()) * 255
+    contrast = "new class minus old class"
+    return [
+        ("input", f"{shorten(before.name, 30)}  {brief(before.score, 4)}"),
+        (f"perturbation × {factor:g}", f"largest change {brief(largest, 3)} of 255"),
+        ("adversarial", f"{shorten(after.name, 30)}  {brief(after.score, 4)}"),
+        (f"before: {contrast}", f"sum and bias {brief(before.difference, 4)}"),
+        (f"after: {contrast}", f"sum and bias {brief(after.difference, 4)}"),
+    ]
 
 
 def _ring(axes: Axes, delta: npt.NDArray[np.floating]) -> None:
