@@ -191,7 +191,7 @@ class _Nearest:
             )
         frame.ties = self.ties
         found: Crossings = rule.crossings(frame, *args, **call.kwargs)
-        s = torch.maximum(found.s, self.now)
+        s = torch.maximum(found.s, self.now) + 0.0  # never −0
         # Strictly: of decisions that flip together, the earliest in order of execution flips first.
         sooner = s < self.s
         number = torch.full_like(self.site, len(self.sites))
