@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from guidxmage import Explainer, InputError
 from guidxmage.adversarial import NORMS, attack
 from guidxmage.adversarial.plan import Plan
+from guidxmage.adversarial.problem import norms
+from guidxmage.adversarial.projection import project
 from tests.networks import SMALL_NETWORKS
 
 CLASSES = 4
@@ -84,8 +86,6 @@ def test_on_an_affine_network_it_is_the_optimum(norm: str) -> None:
         model = nn.Sequential(nn.Flatten(), nn.Linear(20, 3)).double().eval()
     x = torch.rand(6, 1, 4, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     result = attack(model, x, norm=norm, budget=30)
-    from guidxmage.adversarial.projection import project
-    from guidxmage.adversarial.search import norms
 
     weight, scores = model[1].weight.detach(), model(x).detach()
     best = torch.full((6,), torch.inf, dtype=torch.float64)
@@ -242,8 +242,47 @@ def test_bad_input(options: dict, message: str, network: nn.Module, samples: tup
 
 
 def test_images_outside_the_box_are_refused(network: nn.Module) -> None:
-    with pytest.raises(InputError, match="must lie in"):
+    with pytest.raises(InputError, match="does not lie in"):
         attack(network, torch.full((1, 1, 12, 12), 1.5))
+
+
+class Nan(nn.Module):
+    """Returns NaN for images with a white corner."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        white = (x[:, 0, 0, :1] == 1).float()
+        return self.network(x) + 0 * (white / (1 - white))
+
+
+def test_bad_images_leave_the_others_alone(network: nn.Module, samples: tuple) -> None:
+    x, y = (part.clone() for part in samples)
+    x[1] = 1.2
+    x[3, 0, 0, 0] = 1.0
+    mask = torch.ones(len(x), 12, 12, dtype=torch.bool)
+    mask[4] = False
+    targets = (y + 1) % CLASSES
+    targets[5] = y[5]
+    result = attack(Nan(network).eval(), x, y, targets=targets, mask=mask, budget=24)
+    assert {row: note.split(" ")[1] for row, note in result.notes.items()} == {
+        1: "image",
+        3: "network",
+        4: "mask",
+        5: "target",
+    }
+    good = torch.tensor([0, 2, 6, 7])
+    assert result.success.tolist() == [n in good.tolist() for n in range(8)]
+    assert torch.isnan(result.norm[[1, 3, 4, 5]]).all()
+    assert torch.isnan(result.adversarial[[1, 3, 4, 5]]).all()
+    assert result.to_class[[1, 3, 4, 5]].tolist() == [-1] * 4
+    assert torch.equal(result.to_class[good], targets[good])
+    assert torch.equal(result.original, x)
+    alone = attack(network, x[good], targets=targets[good], budget=24)
+    assert torch.allclose(result.norm[good], alone.norm, rtol=5e-3)
+    assert result.summary(3)["size"] is None
 
 
 def test_the_network_and_the_random_state_are_left_alone(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,15 +11,15 @@ from guidxmage.adversarial.finish import confirm, force, polish, shorten
 from guidxmage.adversarial.levels import on_grid
 from guidxmage.adversarial.levels import quantise as quantise_found
 from guidxmage.adversarial.plan import spend
+from guidxmage.adversarial.problem import Problem, norms, pose, spread
 from guidxmage.adversarial.result import AttackResult, Optimality
-from guidxmage.adversarial.search import Found, Problem, norms, spread
+from guidxmage.adversarial.search import Found
 from guidxmage.adversarial.sparse import search_pixels
-from guidxmage.adversarial.victim import Goal, Victim, as_explainer
+from guidxmage.adversarial.victim import Victim, as_explainer
 from guidxmage.engine.region import walk
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer, untouched
 from guidxmage.inputs import Images
-from guidxmage.targets import choose_targets
 
 NORMS = ("l2", "linf", "l1", "l0", "erase")
 _COUNTING = ("l0", "erase")
@@ -53,7 +52,9 @@ def attack(
     quantise: results lie on the 8-bit grid. count_regions: walk the line to each result through at
     most that many regions and count them.
 
-    Raises InputError for unusable input. The network and the global random state are untouched.
+    Images that cannot be attacked (values outside [0, 1], NaN scores, a mask without pixels, a
+    target that is the label) fail with a note and leave the others alone. Raises InputError where
+    none is left, and for unusable arguments. The network and the global random state are untouched.
     """
     explainer = as_explainer(model)
     if norm not in NORMS:
@@ -63,88 +64,21 @@ def attack(
     with untouched(explainer.model):
         X = explainer.read(images)
         X = X if X.ndim == 4 else X[None]
-        _check_range(X)
         victim = Victim(explainer, tuple(X.shape[1:]))
-        problem, already = _problem(victim, X, (labels, targets), (norm, mask))
+        problem, already, refused = pose(victim, X, (labels, targets), norm, mask)
+        rows = torch.tensor([n for n in range(len(X)) if n not in refused], device=X.device)
+        if not len(rows):
+            raise InputError(next(iter(refused.values())))
+        problem, already = problem.rows(rows), already[rows]
         open_ = (~already).nonzero()[:, 0]
-        found = Found(X.clone(), torch.zeros_like(X[:, 0, 0, 0]))
+        found = Found(problem.X.clone(), torch.zeros_like(problem.X[:, 0, 0, 0]))
         if len(open_):
             part = _search(victim, problem.rows(open_), budget, quantise, seed)
             found = Found(
                 found.Z.index_copy(0, open_, part.Z), found.size.index_copy(0, open_, part.size)
             )
-        return _report(victim, problem, found, already, (quantise, count_regions))
-
-
-# --- the problem ---------------------------------------------------------------------------------
-
-
-def _check_range(X: Tensor) -> None:
-    if X.min() < 0 or X.max() > 1:
-        raise InputError(
-            f"images must lie in [0, 1], but these reach from {X.min():.3g} to {X.max():.3g}; give "
-            "the Explainer its preprocessing, or put the normalisation into the model"
-        )
-
-
-def _problem(
-    victim: Victim,
-    X: Tensor,
-    classes: tuple[Any, Any],
-    how: tuple[str, Tensor | None],
-) -> tuple[Problem, Tensor]:
-    """The problem of all images, and which of them need no attack."""
-    logits = victim.logits(X)
-    bad = (~torch.isfinite(logits)).any(1).nonzero()
-    if len(bad):
-        raise InputError(f"the network returns NaN or Inf for image {int(bad[0])}")
-    own = logits.argmax(1)
-    (labels, targets), names = classes, victim.explainer.labels
-    given = own if labels is None else _classes(labels, logits, names, "label")
-    if targets is None:
-        goal, already = Goal(given, targeted=False), own != given
-    else:
-        wanted = _classes(targets, logits, names, "target")
-        if labels is not None and bool((wanted == given).any()):
-            raise InputError("a target is the image's own label; there is nothing to change")
-        goal, already = Goal(wanted, targeted=True), own == wanted
-    norm, mask = how
-    return Problem(X, goal, norm, _free(mask, X)), already
-
-
-def _classes(given: Any, logits: Tensor, names: Sequence[str] | None, what: str) -> Tensor:
-    """Classes (B,) from an index, a name, or one index per image."""
-    try:
-        chosen = choose_targets(given, logits, names)
-    except InputError as error:
-        raise InputError(f"{what}: {error}") from error
-    if len(chosen) != 1 or bool((chosen.classes < 0).any()) or bool((chosen.against >= 0).any()):
-        raise InputError(f"{what}: an attack takes one class for each image")
-    return chosen.classes[0].contiguous()
-
-
-def _free(mask: Tensor | None, X: Tensor) -> Tensor | None:
-    """The mask as bool of X's shape, None where everything may change."""
-    if mask is None:
-        return None
-    free = torch.as_tensor(mask, device=X.device)
-    if free.dtype != torch.bool:
-        raise InputError("the mask must be boolean: True where pixels may change")
-    if free.ndim == 2:
-        free = free[None, None]
-    elif free.ndim == 3:
-        free = free[:, None]
-    try:
-        free = free.expand(X.shape)
-    except RuntimeError as error:
-        raise InputError(
-            f"a mask of shape {tuple(torch.as_tensor(mask).shape)} does not fit images of shape "
-            f"{tuple(X.shape)}"
-        ) from error
-    empty = (~free.flatten(1).any(1)).nonzero()
-    if len(empty):
-        raise InputError(f"the mask of image {int(empty[0])} leaves no pixel free")
-    return free.contiguous()
+        result = _report(victim, problem, found, already, (quantise, count_regions))
+        return result.placed(rows, X, refused) if refused else result
 
 
 # --- the search ----------------------------------------------------------------------------------

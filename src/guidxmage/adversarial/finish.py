@@ -8,7 +8,8 @@ from math import isnan
 import torch
 from torch import Tensor, nn
 
-from guidxmage.adversarial.search import Found, Problem, spread
+from guidxmage.adversarial.problem import Problem, spread
+from guidxmage.adversarial.search import Found
 from guidxmage.adversarial.victim import Victim
 from guidxmage.engine.boundary import cross_boundary
 from guidxmage.engine.region import Lines
@@ -16,6 +17,8 @@ from guidxmage.engine.region import Lines
 # Shares of its perturbation by which a sample on the boundary is moved beyond it.
 _BEYOND = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
+
+_HALVINGS = 16
 
 # How many times what a region's model asks for is tried where the search has not crossed.
 _FORCES = tuple(1.5**n for n in range(1, 26))
@@ -44,14 +47,16 @@ def force(victim: Victim, problem: Problem, found: Found) -> Found:
 
 
 def shorten(victim: Victim, problem: Problem, found: Found) -> Found:
-    """Shorten each perturbation to where its line from X crosses the boundary exactly.
+    """Shorten each perturbation to where its line from X crosses the boundary.
 
-    The recordings narrow the bracket, the regions left in it are walked in closed form. Networks
-    that are not piecewise linear are left as they are.
+    The recordings narrow the bracket, and the regions left in it are walked in closed form; on
+    networks that are not piecewise linear the bracket is bisected.
     """
     rows = torch.isfinite(found.size).nonzero()[:, 0]
-    if victim.network is None or not len(rows):
+    if not len(rows):
         return found
+    if victim.network is None:
+        return _bisected(victim, problem, found)
     part, Z = problem.rows(rows), found.Z[rows]
     origin = victim.to_input(part.X)
     lines = Lines(origin, victim.to_input(Z) - origin)
@@ -74,6 +79,18 @@ def shorten(victim: Victim, problem: Problem, found: Found) -> Found:
         if bool(reached.all()):
             break
     return found
+
+
+def _bisected(victim: Victim, problem: Problem, found: Found) -> Found:
+    low, high = torch.zeros_like(found.size), torch.ones_like(found.size)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        P = problem.X + spread(middle, found.Z) * (found.Z - problem.X)
+        reached = (problem.goal.margin(victim.logits(P)) > 0) & torch.isfinite(found.size)
+        high, low = torch.where(reached, middle, high), torch.where(reached, low, middle)
+    P = problem.X + spread(high, found.Z) * (found.Z - problem.X)
+    reached = (problem.goal.margin(victim.logits(P)) > 0) & torch.isfinite(found.size)
+    return found.better(Found(P, torch.where(reached, problem.size(P), torch.inf)))
 
 
 # What a step onto a region's boundary is lengthened by, so that rounding does not undo it.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.search import Found, Problem, norms, spread
+from guidxmage.adversarial.problem import Problem, norms, spread
+from guidxmage.adversarial.search import Found
 from guidxmage.adversarial.victim import Local, Victim
 
 LEVELS = 255

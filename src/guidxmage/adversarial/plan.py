@@ -9,8 +9,9 @@ from torch import Tensor
 
 from guidxmage.adversarial.finish import force
 from guidxmage.adversarial.levels import take_back
+from guidxmage.adversarial.problem import Problem, norms, spread
 from guidxmage.adversarial.projection import project
-from guidxmage.adversarial.search import Found, Problem, Schedule, norms, search, spread
+from guidxmage.adversarial.search import Found, Schedule, search
 from guidxmage.adversarial.victim import Local, Victim
 
 # Sizes of the jumps from the best point, in units of its own distance; one after the other.

@@ -2,42 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.projection import project
-from guidxmage.adversarial.victim import Goal, Local, Victim
-
-
-@dataclass(frozen=True)
-class Problem:
-    """n rows to attack: images X (n, C, H, W), goal, norm, and which entries are free.
-
-    `mask` is None or a bool tensor of X's shape; the box is [low, high].
-    """
-
-    X: Tensor
-    goal: Goal
-    norm: str
-    mask: Tensor | None = None
-    low: float = 0.0
-    high: float = 1.0
-
-    def rows(self, index: Tensor) -> Problem:
-        """The problem for some rows, or for rows repeated."""
-        mask = None if self.mask is None else self.mask[index]
-        return replace(self, X=self.X[index], goal=self.goal.rows(index), mask=mask)
-
-    def size(self, Z: Tensor) -> Tensor:
-        """The norm of Z − X, (n,)."""
-        return norms(Z - self.X, self.norm)
-
-    def step(self, w: Tensor, value: Tensor, at: Tensor) -> Tensor:
-        """The smallest perturbation of X that makes ⟨w, Z − at⟩ + value reach zero."""
-        b = value - _dot(w, at)
-        return project(self.X, w, b, self.norm, low=self.low, high=self.high, mask=self.mask).delta
+from guidxmage.adversarial.problem import Problem, dot, spread
+from guidxmage.adversarial.victim import Local, Victim
 
 
 @dataclass(frozen=True)
@@ -117,7 +88,7 @@ def search(  # noqa: PLR0917
         found = _tighten(victim, problem, found, Z, local)
         push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
         push = push.clamp(_PUSH_LEAST, _PUSH_MOST)
-        need = _dot(local.normal, Z - problem.X) - local.value
+        need = dot(local.normal, Z - problem.X) - local.value
         goal = problem.X + problem.step(local.normal, -need - push * need.abs(), problem.X)
         Z = (Z + schedule.fraction(number) * (goal - Z)).clamp(problem.low, problem.high)
     reached = spread(torch.isfinite(found.size), Z)
@@ -126,7 +97,7 @@ def search(  # noqa: PLR0917
 
 def _tighten(victim: Victim, problem: Problem, found: Found, Z: Tensor, local: Local) -> Found:
     """Draw points beyond the boundary back towards X, as far as their region's model says."""
-    slope = _dot(local.normal, Z - problem.X).clamp_min(1e-30)
+    slope = dot(local.normal, Z - problem.X).clamp_min(1e-30)
     share = (1 - local.value / slope).clamp(0, 1)
     beyond = problem.goal.margin(local.logits) > 0
     size = problem.size(Z)
@@ -148,23 +119,3 @@ def _tighten(victim: Victim, problem: Problem, found: Found, Z: Tensor, local: L
         )
         open_ = open_.index_fill(0, rows[ok], False)
     return found
-
-
-def norms(delta: Tensor, norm: str) -> Tensor:
-    """Norms of perturbations (n, C, H, W): "l0" and "erase" count pixels, not channels."""
-    flat = delta.flatten(1)
-    if norm in ("l0", "erase"):
-        return (delta != 0).any(1).flatten(1).sum(1).to(delta.dtype)
-    if norm == "linf":
-        return flat.abs().amax(1)
-    result: Tensor = torch.linalg.vector_norm(flat, ord=1 if norm == "l1" else 2, dim=1)
-    return result
-
-
-def spread(rows: Tensor, like: Tensor) -> Tensor:
-    """(n,) as (n, 1, …, 1), to broadcast against images."""
-    return rows.view(-1, *[1] * (like.ndim - 1))
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)

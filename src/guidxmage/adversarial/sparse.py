@@ -9,7 +9,8 @@ from torch import Tensor
 
 from guidxmage.adversarial.levels import take_back
 from guidxmage.adversarial.plan import candidates, spend
-from guidxmage.adversarial.search import Found, Problem
+from guidxmage.adversarial.problem import Problem
+from guidxmage.adversarial.search import Found
 from guidxmage.adversarial.victim import Victim
 
 # Gradients of one round: the model at the new point, and two rounds of putting pixels back.
