@@ -1,4 +1,4 @@
-"""Lines through networks, searched with the network alone: recordings and bisection, no formulas."""
+"""Lines through networks, searched with the network alone: recordings, bisection, no formulas."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def recorded(program: Program, lines: Lines, s: Tensor) -> tuple[Tensor, Trail]:
 
 def follows(program: Program, lines: Lines, s: float) -> bool:
     """Whether the point at s of a single line takes the decisions of the one at 0."""
-    _, trail = recorded(program, lines, torch.tensor([0.0, s]))
+    _, trail = recorded(program, lines, torch.tensor([0.0, s], dtype=torch.float64))
     return bool(trail.image(0).same(trail.image(1)))
 
 
@@ -87,12 +87,12 @@ def walked(program: Program, lines: Lines, **options: int) -> list[Stretch]:
     return list(walk(program, lines, zero, zero + 1, **options))
 
 
-def check_walk(program: Program, lines: Lines) -> int:
-    """Everything that must hold on a single line from 0 to 1; returns how often it was left.
+def check_pieces(program: Program, lines: Lines) -> tuple[Tensor, list[tuple[Stretch, Trail]]]:
+    """What must hold on a single line from 0 to 1, also where decisions tie.
 
-    The stretches cover the line without gaps; in the middle of each that is not a point the network
-    takes the stretch's decisions and gives its scores; the places where one is left are those where
-    bisection finds the network's own decisions to change.
+    The stretches cover the line without gaps, and in the middle of each that is not a point the
+    network gives its scores. Returns where regions are left, and stretches with the trail that the
+    network itself takes in their middle.
     """
     stretches = walked(program, lines)
     low = torch.cat([part.low for part in stretches])
@@ -108,13 +108,23 @@ def check_walk(program: Program, lines: Lines) -> int:
     logits, trails = recorded(program, lines, middle)
     size = float(logits.abs().max())
     for row, number in enumerate(wide):
-        part = stretches[number]
-        assert bool(part.trail.same(trails.image(row))), f"trail at s = {float(middle[row])}"
-        error = float((part.piece.logits(middle[row : row + 1]) - logits[row]).abs().max())
+        given = stretches[number].piece.logits(middle[row : row + 1])
+        error = float((given - logits[row]).abs().max())
         assert error <= 1e-10 * max(size, 1), f"scores at s = {float(middle[row])}"
+    return high[:-1], [(stretches[number], trails.image(row)) for row, number in enumerate(wide)]
 
+
+def check_walk(program: Program, lines: Lines) -> int:
+    """Everything that must hold on a single line from 0 to 1; returns how often it was left.
+
+    Beside the scores: in the middle of each stretch the network takes the stretch's decisions, and
+    the places where one is left are those where bisection finds the network's own to change.
+    """
+    left, middles = check_pieces(program, lines)
+    for part, own in middles:
+        assert bool(part.trail.same(own)), f"trail between {part.low} and {part.high}"
     # A change right at the end is not walked through.
-    expected, found = (s[s < 1 - 1e-9] for s in (changes(program, lines), distinct(high[:-1])))
+    expected, found = (s[s < 1 - 1e-9] for s in (changes(program, lines), distinct(left)))
     assert len(expected) == len(found), (expected, found)
     assert torch.allclose(expected, found, rtol=0, atol=1e-9)
-    return len(stretches) - 1
+    return len(left)

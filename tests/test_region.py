@@ -19,7 +19,7 @@ from guidxmage.engine.rules import RULES
 from guidxmage.engine.rules.crossing import interval, overtaking, threshold
 from guidxmage.errors import InputError, UnsupportedOperatorError
 from tests.laws import captured, random_like
-from tests.lines import check_walk, first_change, line, recorded, walked
+from tests.lines import check_pieces, check_walk, first_change, line, recorded, walked
 from tests.networks import SMALL_INPUTS, SMALL_NETWORKS
 from tests.test_laws import CASES, conv, of, properties
 
@@ -75,16 +75,19 @@ def test_the_next_flip_is_the_one_that_bisection_finds(name: str) -> None:
             assert expected == float("inf")
             continue
         assert flip.s == pytest.approx(expected, rel=1e-9)
-        around = torch.tensor([flip.s * (1 - 1e-7), flip.s * (1 + 1e-7)])
+        around = torch.tensor([1 - 1e-7, 1 + 1e-7], dtype=torch.float64) * flip.s
         _, trails = recorded(program, own, around)
         before, after = trails.image(0), trails.image(1)
         assert bool(before.same(trail.image(row)))
-        # One decision differs just behind, and it is the one that is named.
-        assert int(before.distance(after).total) == 1
+        # One decision differs just behind, and it is the one that is named. Overlapping windows
+        # flip together; of those the first is named.
+        together = int(before.distance(after).total)
+        assert together == 1 or (together > 1 and "max_pool" in name)
         (difference,) = before.first_difference(after)
         assert difference is not None
         assert (difference.site, difference.position) == (flip.site, flip.position)
-        assert bool(ahead.take(slice(row, row + 1)).cross(before).same(after))
+        crossed = ahead.take(slice(row, row + 1)).cross(before)
+        assert int(crossed.distance(after).total) == together - 1
         words = {call.site: RULES[call.op].choices for call in program.calls}[flip.site]
         for word, taken in ((flip.before, before), (flip.after, after)):
             chosen = taken[flip.site]
@@ -228,7 +231,7 @@ def _network(name: str) -> tuple[Program, tuple[int, ...]]:
 def _short(program: Program, lines: Lines, most: int) -> Lines:
     """A single line, shortened until few decisions differ between its ends."""
     while True:
-        _, trails = recorded(program, lines, torch.tensor([0.0, 1.0]))
+        _, trails = recorded(program, lines, torch.tensor([0.0, 1.0], dtype=torch.float64))
         if int(trails.image(0).distance(trails.image(1)).total) <= most:
             return lines
         lines = Lines(lines.start, lines.direction / 2)
@@ -265,7 +268,9 @@ def test_random_residual_networks(seed, pool, six, levels) -> None:
     module.first, module.second, module.last = first, second, last
     lines = line((1, 5, 5), seed)
     lines = rounded(lines, 2) if levels else lines
-    check_walk(program_of(module, (1, 5, 5)), Lines(lines.start, lines.direction / 2))
+    lines = Lines(lines.start, lines.direction / 2)
+    # Behind the first layer the network's own decision of a tie is rounding.
+    (check_pieces if levels else check_walk)(program_of(module, (1, 5, 5)), lines)
 
 
 def test_directions_without_change() -> None:
@@ -373,7 +378,7 @@ class _OneImage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
-        y = y[0].relu() if self.bare else y.relu()
+        y = y.squeeze(0).relu() if self.bare else y.relu()
         return self.last(y.reshape(1, 48))
 
 
@@ -385,7 +390,7 @@ def test_networks_for_one_image_at_a_time() -> None:
     for row in range(3):
         own = lines.take(slice(row, row + 1))
         assert _by_row(walked(program, own), 1) == [together[row]]
-        ends = torch.tensor([part[1] for part in together[row]])
+        ends = torch.tensor([part[1] for part in together[row]], dtype=torch.float64)
         logits = torch.cat([program.record(own.at(s[None])).logits for s in ends[:-1]])
         values = [
             part.piece.logits(part.high)[list(part.rows).index(row), 0]

@@ -184,7 +184,7 @@ class _Nearest:
             raise UnsupportedOperatorError(
                 f"{call.op} at '{call.site}' has no rule for where its decisions flip along a line"
             )
-        if frame.taken().images != len(self.now):
+        if frame.shape[0] != len(self.now) or frame.taken().images != len(self.now):
             raise UnsupportedOperatorError(
                 f"{call.op} at '{call.site}' decides on values without an axis of images; its "
                 "decisions cannot be told apart along a line"

@@ -45,6 +45,12 @@ def earliest(s: Tensor, choice: Callable[[Tensor], Tensor]) -> Crossings:
     return Crossings(first.double(), position, choice(position))
 
 
+def never(z: Tensor) -> Crossings:
+    """No decision of any row of z (B, …) flips."""
+    nowhere = torch.zeros(len(z), dtype=torch.long, device=z.device)
+    return Crossings(torch.full_like(nowhere, inf, dtype=torch.float64), nowhere, nowhere)
+
+
 def at(values: Tensor, position: Tensor) -> Tensor:
     """The entries of values (B, …) at one flat position a row, (B,)."""
     return values.reshape(len(values), -1).gather(1, position[:, None])[:, 0]

@@ -171,6 +171,8 @@ def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
     def crossings(f: Frame, x: Tensor, *args: Any) -> Crossings:
         z, dz = halves(x)
         low, high = bounds(*args)
+        if not closed and low == high:  # constant: everything is above
+            return crossing.never(z)
         planes = (f.plane(z, 0).view(torch.bool), f.plane(z, 1).view(torch.bool))
         return crossing.interval(z, dz, low, high, planes, ties=f.ties, closed=closed)
 
