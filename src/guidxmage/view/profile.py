@@ -87,8 +87,12 @@ def _draw_exact(canvas: Canvas, profile: Profile, top: int) -> None:
     short = profile.capped_at is not None
     caption = "change of each score since s = 0, on the walked part" if short else "scores"
     canvas.text(MARGIN, top, f"{'(a) ' if short else ''}{caption}: exact, affine in each region")
-    axes = _plot(canvas, top + CAPTION, "score − score at s = 0" if short else "score")
     scores = profile.scores - profile.scores[0] if short else profile.scores
+    # Said in the label: the band above the plot takes the place of matplotlib's own factor.
+    power = _power(scores)
+    unit = f" (× 1e{power})" if power else ""
+    axes = _plot(canvas, top + CAPTION, ("score − score at s = 0" if short else "score") + unit)
+    scores = scores / 10.0**power
     marker = "." if len(profile.knots) <= 60 else ""
     for number in range(len(profile.names)):
         axes.plot(
@@ -108,6 +112,13 @@ def _draw_exact(canvas: Canvas, profile: Profile, top: int) -> None:
     _list_leaders(canvas, profile, top + CAPTION)
     strip = _axes(canvas, top + CAPTION + PLOT_HEIGHT, STRIP)
     _draw_boundaries(strip, profile, end)
+
+
+def _power(scores: Values) -> int:
+    """The power of ten to draw very small or very large scores in, else 0."""
+    largest = float(np.abs(scores).max())
+    power = int(np.floor(np.log10(largest))) if largest > 0 else 0
+    return power if abs(power) > 3 else 0
 
 
 def _draw_leaders(canvas: Canvas, leaders: list[Leader], end: float, top: int) -> None:
@@ -148,7 +159,7 @@ def _draw_boundaries(strip: Axes, profile: Profile, end: float) -> None:
         strip.stairs(counts, edges, fill=True, color=FAINT_INK)
         strip.set_ylim(0, max(1, counts.max()) * 1.05)
         words = f"boundaries,\nup to {counts.max():,}\nper {brief(end / BINS, 2)}"
-    strip.set_ylabel(words, rotation=0, ha="right", va="center", labelpad=8, **SMALL)
+    strip.set_ylabel(words, rotation=0, ha="right", va="center", labelpad=8, y=0.3, **SMALL)
     strip.xaxis.get_offset_text().set(fontsize=8, color=FAINT_INK)
     strip.set_xlabel("s, from the first image (0) to the second (1)", fontsize=9, color=INK)
 
@@ -192,8 +203,7 @@ def _plot(canvas: Canvas, top: int, label: str) -> Axes:
     axes = _axes(canvas, top, PLOT_HEIGHT)
     axes.set_ylabel(label, fontsize=9, color=INK)
     axes.tick_params(labelbottom=False)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5))
-    axes.yaxis.get_offset_text().set(fontsize=8, color=FAINT_INK)
+    axes.ticklabel_format(axis="y", style="plain", useOffset=False)
     axes.grid(visible=True, color=RULE, linewidth=0.5)
     return axes
 
