@@ -167,7 +167,7 @@ def test_operator_table_is_up_to_date() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["python.md", "formats.md", "attacks.md"])
+@pytest.mark.parametrize("page", ["python.md", "formats.md", "attacks.md", "path-conditions.md"])
 def test_examples_give_what_the_page_shows(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,7 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"guid-xmage: {error}", err=True)
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
-            typer.echo("guid-xmage: interrupted; finished photos are kept", err=True)
+            typer.echo("guid-xmage: interrupted; finished results are kept", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
     return guarded
