@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WIDTH, MARGIN, TITLE = 1500, 24, 92
 LEFT, PLOT_WIDTH, PLOT_HEIGHT = 140, 1080, 420
-CAPTION, BAND, STRIP, GAP = 56, 14, 44, 78
+CAPTION, BAND, STRIP_GAP, STRIP, GAP = 56, 14, 10, 44, 78
 LEGEND_ROW, CHANGE_ROWS = 26, 42
 BINS, MOST_TICKS = 200, 150
 
@@ -110,7 +110,7 @@ def _draw_exact(canvas: Canvas, profile: Profile, top: int) -> None:
     _legend(axes, profile.names)
     _draw_leaders(canvas, profile.leaders, end, top + CAPTION)
     _list_leaders(canvas, profile, top + CAPTION)
-    strip = _axes(canvas, top + CAPTION + PLOT_HEIGHT, STRIP)
+    strip = _axes(canvas, top + CAPTION + PLOT_HEIGHT + STRIP_GAP, STRIP)
     _draw_boundaries(strip, profile, end)
 
 
