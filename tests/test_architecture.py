@@ -22,6 +22,7 @@ FLOORS = [
     ["explanation", "archive", "explainer", "ray"],
     ["view"],
     ["adversarial"],
+    ["hardening"],
     ["batch"],
     ["cli"],
 ]

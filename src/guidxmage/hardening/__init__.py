@@ -1,0 +1,1 @@
+"""Hardening: samples whose background contributes less, retraining with them, and evidence."""

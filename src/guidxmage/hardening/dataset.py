@@ -1,0 +1,78 @@
+"""Labelled images with their object masks, fetched a batch at a time."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class Batch(NamedTuple):
+    """Some samples of a dataset.
+
+    images (B, C, H, W) float32 in [0, 1]; labels (B,) int64; masks (B, H, W) bool, True on the
+    object; indices (B,) int64: their numbers in the dataset.
+    """
+
+    images: Tensor
+    labels: Tensor
+    masks: Tensor
+    indices: Tensor
+
+
+class ImageDataset(Dataset[Batch]):
+    """Images of one size with a class and an object mask each.
+
+    `__getitems__` takes several numbers at once, so `DataLoader(dataset, batch_size,
+    collate_fn=as_it_is)` fetches whole batches.
+    """
+
+    classes: tuple[str, ...]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What to call an image in reports and files."""
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+
+class InMemory(ImageDataset):
+    """A dataset held as tensors: images (N, C, H, W) uint8, labels (N,), masks (N, H, W) bool."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        masks: Tensor,
+        classes: Sequence[str],
+        prefix: str = "image",
+    ) -> None:
+        self.images, self.labels, self.masks = images, labels, masks
+        self.classes = tuple(classes)
+        self.prefix = prefix
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        rows = torch.as_tensor(indices, dtype=torch.long)
+        return Batch(self.images[rows].float() / 255, self.labels[rows], self.masks[rows], rows)
+
+    def name(self, index: int) -> str:
+        return f"{self.prefix} {index}"
+
+
+def as_it_is(batch: Batch) -> Batch:
+    """The collate function for a DataLoader whose dataset fetches whole batches."""
+    return batch
