@@ -70,6 +70,7 @@ class InMemory(ImageDataset):
         return Batch(self.images[rows].float() / 255, self.labels[rows], self.masks[rows], rows)
 
     def name(self, index: int) -> str:
+        """The prefix and the number."""
         return f"{self.prefix} {index}"
 
 
