@@ -13,6 +13,8 @@ Array = NDArray[np.float64]
 
 # Everything is bounded on a set that is larger by this share, out of reach of rounding.
 _MARGIN = 1e-9
+# Norms of functions that do not depend on the image are taken for this.
+_TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def _ceilings_in_box(a: Array, box: Box, cap: tuple[Array, float] | None) -> Arr
         return best
     c, d = cap
     # max over the box of ⟨a + μc, δ⟩ − μd is convex in μ ≥ 0: bisection on the sign of its slope.
-    scale = np.abs(a).sum(1) / max(np.abs(c).sum(), 1e-300)
+    scale = np.abs(a).sum(1) / max(float(np.abs(c).sum()), _TINY)
     low, high = np.full(len(a), -12.0), np.full(len(a), 8.0)
     for _ in range(14):
         power = (low + high) / 2
@@ -80,7 +82,7 @@ def _ceilings_in_ball(a: Array, box: Box, radius: float, cap: tuple[Array, float
 def _in_ball(a: Array, box: Box, radius: float) -> Array:
     """δ = clip(p·a) with the p that puts it on the sphere; p rises towards it step by step."""
     square = radius * radius
-    norms = np.maximum(np.linalg.norm(a, axis=1), 1e-150)
+    norms = np.maximum(np.linalg.norm(a, axis=1), _TINY)
     p = radius / norms
     for number in range(4):
         delta = np.clip(p[:, None] * a, box.low, box.high)
@@ -101,11 +103,13 @@ def _in_cap(a: Array, box: Box, radius: float, c: Array, d: float) -> Array:
     The bound is ⟨a + μc, δ⟩ − μd − (‖δ‖² − radius²)/(2p) with μ = q/p, whatever p > 0 and q ≥ 0.
     """
     square = radius * radius
-    norms = np.maximum(np.linalg.norm(a, axis=1), 1e-150)
+    norms = np.maximum(np.linalg.norm(a, axis=1), _TINY)
+    size = float(np.linalg.norm(c))
+    c, d = c / size, d / size
     best = np.full(len(a), np.inf)
     # Near the cap's end c alone gives the point; a moves it a little.
-    q = np.full(len(a), d / max(float(c @ c), 1e-300))
-    p = np.sqrt(max(square - q[0] * q[0] * float(c @ c), 1e-6 * square)) / norms
+    q = np.full(len(a), d)
+    p = np.sqrt(max(square - d * d, 1e-6 * square)) / norms
     for number in range(7):
         delta = np.clip(p[:, None] * a + q[:, None] * c, box.low, box.high)
         if number >= 3:
@@ -115,7 +119,7 @@ def _in_cap(a: Array, box: Box, radius: float, c: Array, d: float) -> Array:
         free = (delta > box.low) & (delta < box.high)
         open_a, open_c = np.where(free, a, 0), np.where(free, c, 0)
         aa, ac = np.einsum("rn,rn->r", open_a, a), open_a @ c
-        cc = np.maximum(open_c @ c, 1e-300)
+        cc = np.maximum(open_c @ c, 1e-12)
         held = np.where(free, 0, delta)
         need = d - held @ c
         left = square - np.einsum("rn,rn->r", held, held) - need * need / cc

@@ -66,6 +66,9 @@ def nearest(C: Array, d: Array, box: Box, norm: str, *, beta: Array, most: float
 
 # --- l2: Newton's method on the dual -------------------------------------------------------------
 
+# Steps are held back by this much where cuts are nearly parallel or the box holds everything.
+_PROXIMAL = 1e-10
+
 
 def _nearest_l2(C: Array, d: Array, box: Box, beta: Array, most: float) -> Nearest:
     """Maximise q(β) = min over the box of ½‖δ‖² − β·(C δ − d), concave and piecewise quadratic."""
@@ -92,7 +95,7 @@ def _nearest_l2(C: Array, d: Array, box: Box, beta: Array, most: float) -> Neare
 def _maximiser(H: Array, slope: Array, beta: Array) -> Array:
     """Where slope·(b − β) − ½(b − β)ᵀH(b − β) is largest, b ≥ 0, by principal pivoting."""
     count = len(beta)
-    H = H + np.eye(count) * (1e-13 * max(float(np.trace(H)), 1e-3))
+    H = H + np.eye(count) * (_PROXIMAL * max(float(np.trace(H)), 1e-3))
     target = slope + H @ beta
     on = (beta > 0) | (slope > 0)
     best, patience = count + 1, 4
@@ -118,29 +121,28 @@ def _maximiser(H: Array, slope: Array, beta: Array) -> Array:
 
 
 def _along(C: Array, d: Array, box: Box, beta: Array, step: Array) -> float:
-    """How much of the step climbs: all of it, or up to where the dual's slope changes sign."""
+    """How many of these steps climb highest, exactly: there the dual's slope along them is 0.
 
-    def slope(share: float) -> float:
-        delta = np.clip(np.maximum(beta + share * step, 0) @ C, box.low, box.high)
-        return float(step @ (d - C @ delta))
-
-    first = slope(0)
-    if first <= 0:
-        return 0.0
-    low, high, last = 0.0, 1.0, slope(1)
-    while last > 0 and high < 1e6:  # the box holds entries back: the dual goes on rising
-        low, first, high = high, last, 4 * high
-        last = slope(high)
-    if last >= 0 or (high == 1 and last >= -1e-12 * first):
-        return high
-    for _ in range(12):
-        middle = low + (high - low) * min(max(first / (first - last), 0.05), 0.95)
-        value = slope(middle)
-        if value > 0:
-            low, first = middle, value
-        else:
-            high, last = middle, value
-    return low if low else high
+    The slope falls piecewise linearly; Newton's method from either side, kept in a bracket.
+    """
+    pull, move, gain = beta @ C, step @ C, float(step @ d)
+    shrinks = step < 0
+    most = float((beta[shrinks] / -step[shrinks]).min()) if shrinks.any() else 1e8
+    low, high, share = 0.0, most, min(1.0, most)
+    for _ in range(30):
+        reached = pull + share * move
+        slope = gain - float(move @ np.clip(reached, box.low, box.high))
+        free = move[(reached > box.low) & (reached < box.high)]
+        bend = float(free @ free)
+        if abs(slope) <= 1e-14 * (1 + abs(gain)):
+            return share
+        low, high = (share, high) if slope > 0 else (low, share)
+        if high - low <= 1e-12 * high:
+            break
+        share += slope / bend if bend > 0 else (high if slope > 0 else low) - share
+        if not low < share < high:
+            share = high if high == most and share >= high else (low + high) / 2
+    return low or high
 
 
 # --- linf: a small linear program at each radius -------------------------------------------------
