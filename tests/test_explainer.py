@@ -441,3 +441,24 @@ def test_nan_inside_the_network() -> None:
         Explainer(model).explain(
             torch.stack([torch.zeros(3, SIZE, SIZE), torch.ones(3, SIZE, SIZE)])
         )
+
+
+class Cast(nn.Module):
+    """Writes an assertion on the image's dtype into the exported graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.layers(x.float())
+        return scores
+
+
+def test_networks_that_cast_their_input_to_its_own_dtype() -> None:
+    model = Cast().eval()
+    X = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0))
+    explanation = Explainer(model).explain(X)
+    assert abs(float(explanation.residual)) <= float(explanation.residual_bound)
+    plain = Explainer(model.layers).explain(X)
+    assert torch.equal(explanation.contributions, plain.contributions)

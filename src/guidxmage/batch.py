@@ -12,7 +12,7 @@ from guidxmage.archive import write_explanation
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
-from guidxmage.files import atomic_folder
+from guidxmage.files import atomic_folder, free_name
 
 if TYPE_CHECKING:
     from guidxmage.objects import ObjectTable
@@ -54,7 +54,7 @@ def explain_photos(
     """
     taken: set[str] = set()
     for photo in photos:
-        folder = out / _free_name(photo.stem, taken)
+        folder = out / free_name(photo.stem, taken)
         try:
             manifest = _explain_photo(explainer, photo, folder, job)
         except MissingExtraError:
@@ -111,12 +111,3 @@ def _draw(explanation: Explanation, regions: Any, folder: Path, job: Job) -> Non
     labels = None if regions is None else regions.labels
     map_image(values, job.scale, job.style).save(folder / DISTRIBUTION)
     overlay_image(first.picture(), values, labels=labels).save(folder / SALIENCY)
-
-
-def _free_name(stem: str, taken: set[str]) -> str:
-    """A folder name that no other photo of this run has."""
-    name, number = stem, 2
-    while name in taken:
-        name, number = f"{stem}-{number}", number + 1
-    taken.add(name)
-    return name

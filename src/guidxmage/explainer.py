@@ -122,7 +122,11 @@ class Explainer:
         """The network's class scores, ([B,] classes), exactly as it computes them by itself."""
         with untouched(self.model):
             batch = self._space.read(image)
-            logits, _ = self.network(batch.tensor.shape[1:]).record(batch.tensor)
+            with torch.no_grad():
+                parts = [
+                    self.model(self.to_input(X)) for _, X in _chunks(batch.tensor, self.batch_rows)
+                ]
+            logits = torch.cat(parts)
             return logits if batch.batched else logits[0]
 
     def read(self, image: Images) -> Tensor:
@@ -148,9 +152,10 @@ class Explainer:
         """The exact profile of the scores along the line from image a (s = 0) to image b (s = 1).
 
         The line is walked from region to region; in each the scores are affine in s. targets: the
-        classes to keep, as `choose_targets` takes them; by default those that are among the best
-        somewhere on the line. At most `cap` regions are entered, each an affine run of the network:
-        the result says where it stopped. `progress` is called with their number and s.
+        classes to keep, as `choose_targets` takes them; by default those that lead somewhere on
+        the walked part and the three best at 33 points of the line. At most `cap` regions are
+        entered, each an affine run of the network: the result says where it stopped. `progress` is
+        called with their number and s.
         A float64 explainer resolves the breakpoints of deep networks; float32 blurs them.
         Raises InputError for images that do not fit, UnsupportedOperatorError as `explain` does.
         """
@@ -158,14 +163,14 @@ class Explainer:
 
         with untouched(self.model):
             ends = [self._space.read(image) for image in (a, b)]
-            shapes = [tuple(end.tensor.shape) for end in ends]
+            shapes = [tuple(end.tensor.shape[not end.batched :]) for end in ends]
             if shapes[0] != shapes[1] or ends[0].batched or ends[1].batched:
                 raise InputError(
                     "a ray joins two single images that come out at one size, not "
-                    f"{' and '.join('×'.join(map(str, shape[1:])) for shape in shapes)}"
+                    f"{' and '.join('×'.join(map(str, shape)) for shape in shapes)}"
                 )
             return trace_ray(
-                self.network(shapes[0][1:]),
+                self.network(shapes[0]),
                 (ends[0].tensor, ends[1].tensor),
                 targets=targets,
                 cap=cap,

@@ -22,10 +22,7 @@ def atomic_folder(path: Path, *, mark: str = MANIFEST) -> Iterator[Path]:
     is empty.
     Raises InputError when it holds something else or cannot be written.
     """
-    if path.exists() and not _replaceable(path, mark):
-        raise InputError(
-            f"{path} exists and holds something other than an earlier result; choose another folder"
-        )
+    check_replaceable(path, mark=mark)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -43,7 +40,21 @@ def atomic_folder(path: Path, *, mark: str = MANIFEST) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _replaceable(path: Path, mark: str) -> bool:
-    if not path.is_dir():
-        return False
-    return (path / mark).is_file() or not any(path.iterdir())
+def check_replaceable(path: Path, *, mark: str = MANIFEST) -> None:
+    """Raise InputError where `atomic_folder` would not replace what is there."""
+    if not path.exists():
+        return
+    if path.is_dir() and ((path / mark).is_file() or not any(path.iterdir())):
+        return
+    raise InputError(
+        f"{path} exists and holds something other than an earlier result; choose another folder"
+    )
+
+
+def free_name(stem: str, taken: set[str]) -> str:
+    """A folder name that no other result of this run has."""
+    name, number = stem, 2
+    while name in taken:
+        name, number = f"{stem}-{number}", number + 1
+    taken.add(name)
+    return name

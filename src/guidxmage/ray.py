@@ -41,7 +41,8 @@ class Ray:
     """The network on the line a + s·(b − a), from s = 0 as far as it was walked.
 
     knots (n + 2,): 0, the n breakpoints, the end of the walk, float64. Between knots i and i + 1
-    the logits of `classes` (k of them) are starts[i] + (s − knots[i])·slopes[i], (n + 1, k).
+    the logits of `classes` (k of them) are starts[i] + (s − knots[i])·slopes[i], (n + 1, k). Where
+    none were asked for, they are the three best at each sample and whatever leads in between.
     flips: the decision that flips at each breakpoint. class_changes: where the best of *all*
     classes changes, `first_class` being the best at s = 0. capped: the walk stopped before s = 1
     because `cap` regions were entered. samples (m,) and sampled (m, k): the network's own logits at
@@ -127,7 +128,12 @@ class Ray:
                 {**asdict(change), "name": self.class_name(change.after)}
                 for change in self.class_changes
             ],
-            "decisions_that_differ": int(self.distance.total.sum()),
+            "decisions_that_differ": {
+                "total": int(self.distance.total),
+                "by_layer": {
+                    site: int(number) for site, number in self.distance.by_layer.items() if number
+                },
+            },
             "breakpoints": [
                 {**asdict(flip), "position": list(flip.position)} for flip in self.flips
             ],
@@ -138,11 +144,12 @@ class Ray:
 
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
     def __repr__(self) -> str:
         stopped = f", capped at s = {self.end:.6g}" if self.capped else ""
-        lines = [f"Ray of {self.model_name}: {self.regions:,} regions{stopped}"]
+        regions = f"{self.regions:,} region{'s' if self.regions > 1 else ''}"
+        lines = [f"Ray of {self.model_name}: {regions}{stopped}"]
         lines.append(f"  s = 0: {self.class_name(self.first_class)}")
         lines += [f"  s = {c.s:.9g}: {self.class_name(c.after)}" for c in self.class_changes]
         return "\n".join(lines)
@@ -150,19 +157,28 @@ class Ray:
     def figure(self, *, ends: tuple[str, str] = ("a", "b"), curves: int = 6) -> Figure:
         """The exact profiles of the best classes, with class changes and region boundaries.
 
-        ends: what the two images are called; curves: how many classes are drawn at most.
+        ends: what the two images are called; curves: how many classes are drawn at most, 1 to 8.
+        Those that lead somewhere come first, then those with the highest scores.
         """
-        from guidxmage.view.profile import Profile, draw_profile
+        from guidxmage.view.profile import COLORS, Leader, Profile, draw_profile
 
-        order = torch.cat([self.logits, self.sampled]).amax(0).argsort(descending=True)
-        kept = order[:curves].sort().values
+        if not 1 <= curves <= len(COLORS):
+            raise InputError(f"1 to {len(COLORS)} curves can be told apart, not {curves}")
+        best = [(0.0, self.first_class), *((c.s, c.after) for c in self.class_changes)]
+        highest = torch.cat([self.logits, self.sampled]).amax(0).tolist()
+        leading = [number for _, number in best]
+        order = sorted(
+            range(len(self.classes)),
+            key=lambda n: (self.classes[n] not in leading, -highest[n]),
+        )
+        kept = sorted(order[:curves])
+        drawn = {self.classes[n]: curve for curve, n in enumerate(kept)}
         profile = Profile(
             title=f"{self.model_name}: from {ends[0]} to {ends[1]}",
-            names=[self.class_name(self.classes[n]) for n in kept.tolist()],
+            names=[self.class_name(self.classes[n]) for n in kept],
             knots=self.knots.numpy(),
             scores=self.logits[:, kept].numpy(),
-            changes=[(c.s, self.class_name(c.after)) for c in self.class_changes],
-            first=self.class_name(self.first_class),
+            leaders=[Leader(s, self.class_name(n), drawn.get(n)) for s, n in best],
             regions=self.regions,
             capped_at=self.capped_at,
             differing=int(self.distance.total.sum()),
@@ -190,8 +206,7 @@ def trace_ray(
     if not bool(torch.isfinite(logits).all()):
         raise InputError("the network returns NaN or Inf on the line between the two images")
     classes = _classes(targets, logits, labels)
-    leader = int(logits[0].argmax())
-    log = _Log(classes, leader)
+    log = _Log(int(logits[0].argmax()), None if targets is None else classes)
     low = samples[:1]
     for taken, stretch in enumerate(
         walk(network.program, lines, low, low + 1, trail=trails.image(0), cap=cap), start=1
@@ -199,13 +214,15 @@ def trace_ray(
         log.add(network, stretch)
         if progress is not None:
             progress(taken, float(stretch.high))
+    if targets is None:
+        classes = tuple(sorted({*classes, *(change.after for change in log.changes)}))
     return Ray(
         knots=torch.tensor([*log.low, log.high], dtype=torch.float64),
         classes=classes,
-        starts=torch.stack(log.starts),
-        slopes=torch.stack(log.slopes),
+        starts=log.kept(log.starts, classes),
+        slopes=log.kept(log.slopes, classes),
         flips=tuple(log.flips),
-        first_class=leader,
+        first_class=int(logits[0].argmax()),
         class_changes=tuple(log.changes),
         capped=log.capped,
         cap=cap,
@@ -232,10 +249,10 @@ def _classes(targets: Any, logits: Tensor, labels: Sequence[str] | None) -> tupl
 
 
 class _Log:
-    """What a walk along one line leaves, stretch by stretch."""
+    """What a walk along one line leaves, stretch by stretch: of some classes, or of all (None)."""
 
-    def __init__(self, classes: tuple[int, ...], leader: int) -> None:
-        self.classes, self.leader = list(classes), leader
+    def __init__(self, leader: int, classes: tuple[int, ...] | None) -> None:
+        self.leader, self.classes = leader, classes
         self.low: list[float] = []
         self.high = 0.0
         self.starts: list[Tensor] = []
@@ -250,8 +267,9 @@ class _Log:
         low, high = float(stretch.low), float(stretch.high)
         self.low.append(low)
         self.high = high
-        self.starts.append((value + slope * low)[self.classes])
-        self.slopes.append(slope[self.classes])
+        own = slice(None) if self.classes is None else list(self.classes)
+        self.starts.append((value + slope * low)[own].clone())
+        self.slopes.append(slope[own].clone())
         for change in leaders(self.leader, value, slope, (low, high)):
             self.changes.append(change)
             self.leader = change.after
@@ -260,6 +278,11 @@ class _Log:
             (flip,) = piece.ahead.describe(network.program, stretch.trail)
             assert flip is not None
             self.flips.append(flip)
+
+    def kept(self, rows: list[Tensor], classes: tuple[int, ...]) -> Tensor:
+        """The entries of some classes in all of the logged rows, (stretches, k)."""
+        own = slice(None) if self.classes is not None else list(classes)
+        return torch.stack([row[own] for row in rows])
 
 
 def leaders(

@@ -2,48 +2,59 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from guidxmage.adversarial.finish import confirm, shorten
+from guidxmage.adversarial.finish import confirm, force, polish, shorten
 from guidxmage.adversarial.levels import on_grid
 from guidxmage.adversarial.levels import quantise as quantise_found
 from guidxmage.adversarial.plan import spend
+from guidxmage.adversarial.problem import Problem, norms, pose, spread
 from guidxmage.adversarial.result import AttackResult, Optimality
-from guidxmage.adversarial.search import Found, Problem, norms, spread
+from guidxmage.adversarial.search import Found
 from guidxmage.adversarial.sparse import search_pixels
-from guidxmage.adversarial.victim import Goal, Victim, as_explainer
+from guidxmage.adversarial.victim import Victim, as_explainer
+from guidxmage.engine.region import walk
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer, untouched
 from guidxmage.inputs import Images
 
 NORMS = ("l2", "linf", "l1", "l0", "erase")
 _COUNTING = ("l0", "erase")
+# Gradients kept for the last steps on the boundary, and on the 8-bit grid.
+_POLISH, _QUANTISE = 3, 14
 _DUAL = {"l2": "l2", "linf": "l1", "l1": "linf"}
 
 
 def attack(
     model: nn.Module | Explainer,
     images: Images,
-    labels: Tensor | int | None = None,
+    labels: Any = None,
     *,
     norm: str = "l2",
-    targets: Tensor | int | None = None,
+    targets: Any = None,
     mask: Tensor | None = None,
     budget: int = 40,
     quantise: bool = False,
     seed: int = 0,
+    count_regions: int = 0,
 ) -> AttackResult:
     """The smallest perturbations of images in [0, 1] that change the network's answer.
 
     model: a module on images in [0, 1], or an Explainer (its preprocessing is part of the attacked
-    function). images: as for `Explainer.explain`; tensors (B, C, H, W). labels (B,): the classes to
+    function). images: as for `Explainer.explain`; tensors (B, C, H, W). labels: the classes to
     leave, by default the network's own answers; an image that is not classified so has norm 0.
-    targets (B,): classes to reach instead. norm: "l2", "linf", "l1", "l0" (fewest pixels changed)
-    or "erase" (fewest pixels set to 0). mask: bool (H, W), (B, H, W) or (B, C, H, W), True where
-    pixels may change. budget: gradients per image. quantise: results lie on the 8-bit grid.
+    targets: classes to reach instead. Both are a class index or name, or (B,) indices. norm: "l2",
+    "linf", "l1", "l0" (fewest pixels changed) or "erase" (fewest pixels set to 0). mask: bool
+    (H, W), (B, H, W) or (B, C, H, W), True where pixels may change. budget: gradients per image.
+    quantise: results lie on the 8-bit grid. count_regions: walk the line to each result through at
+    most that many regions and count them.
 
-    Raises InputError for unusable input. The network and the global random state are untouched.
+    Images that cannot be attacked (values outside [0, 1], NaN scores, a mask without pixels, a
+    target that is the label) fail with a note and leave the others alone. Raises InputError where
+    none is left, and for unusable arguments. The network and the global random state are untouched.
     """
     explainer = as_explainer(model)
     if norm not in NORMS:
@@ -53,89 +64,21 @@ def attack(
     with untouched(explainer.model):
         X = explainer.read(images)
         X = X if X.ndim == 4 else X[None]
-        _check_range(X)
         victim = Victim(explainer, tuple(X.shape[1:]))
-        problem, already = _problem(victim, X, labels, targets, (norm, mask))
+        problem, already, refused = pose(victim, X, (labels, targets), norm, mask)
+        rows = torch.tensor([n for n in range(len(X)) if n not in refused], device=X.device)
+        if not len(rows):
+            raise InputError(next(iter(refused.values())))
+        problem, already = problem.rows(rows), already[rows]
         open_ = (~already).nonzero()[:, 0]
-        found = Found(X.clone(), torch.zeros_like(X[:, 0, 0, 0]))
+        found = Found(problem.X.clone(), torch.zeros_like(problem.X[:, 0, 0, 0]))
         if len(open_):
             part = _search(victim, problem.rows(open_), budget, quantise, seed)
             found = Found(
                 found.Z.index_copy(0, open_, part.Z), found.size.index_copy(0, open_, part.size)
             )
-        return _report(victim, problem, found, already, quantise)
-
-
-# --- the problem ---------------------------------------------------------------------------------
-
-
-def _check_range(X: Tensor) -> None:
-    if X.min() < 0 or X.max() > 1:
-        raise InputError(
-            f"images must lie in [0, 1], but these reach from {X.min():.3g} to {X.max():.3g}; give "
-            "the Explainer its preprocessing, or put the normalisation into the model"
-        )
-
-
-def _problem(
-    victim: Victim,
-    X: Tensor,
-    labels: Tensor | int | None,
-    targets: Tensor | int | None,
-    how: tuple[str, Tensor | None],
-) -> tuple[Problem, Tensor]:
-    """The problem of all images, and which of them need no attack."""
-    logits = victim.logits(X)
-    bad = (~torch.isfinite(logits)).any(1).nonzero()
-    if len(bad):
-        raise InputError(f"the network returns NaN or Inf for image {int(bad[0])}")
-    own = logits.argmax(1)
-    given = own if labels is None else _classes(labels, logits, "label")
-    if targets is None:
-        goal, already = Goal(given, targeted=False), own != given
-    else:
-        wanted = _classes(targets, logits, "target")
-        if labels is not None and bool((wanted == given).any()):
-            raise InputError("a target is the image's own label; there is nothing to change")
-        goal, already = Goal(wanted, targeted=True), own == wanted
-    norm, mask = how
-    return Problem(X, goal, norm, _free(mask, X)), already
-
-
-def _classes(given: Tensor | int, logits: Tensor, what: str) -> Tensor:
-    classes = torch.as_tensor(given, device=logits.device).long().reshape(-1)
-    classes = classes.expand(len(logits)) if len(classes) == 1 else classes
-    if len(classes) != len(logits):
-        raise InputError(f"{len(classes)} {what}s were given for {len(logits)} images")
-    outside = (classes < 0) | (classes >= logits.shape[1])
-    if bool(outside.any()):
-        number = int(classes[outside][0])
-        raise InputError(f"{what} {number} is not one of the {logits.shape[1]} classes")
-    return classes.contiguous()
-
-
-def _free(mask: Tensor | None, X: Tensor) -> Tensor | None:
-    """The mask as bool of X's shape, None where everything may change."""
-    if mask is None:
-        return None
-    free = torch.as_tensor(mask, device=X.device)
-    if free.dtype != torch.bool:
-        raise InputError("the mask must be boolean: True where pixels may change")
-    if free.ndim == 2:
-        free = free[None, None]
-    elif free.ndim == 3:
-        free = free[:, None]
-    try:
-        free = free.expand(X.shape)
-    except RuntimeError as error:
-        raise InputError(
-            f"a mask of shape {tuple(torch.as_tensor(mask).shape)} does not fit images of shape "
-            f"{tuple(X.shape)}"
-        ) from error
-    empty = (~free.flatten(1).any(1)).nonzero()
-    if len(empty):
-        raise InputError(f"the mask of image {int(empty[0])} leaves no pixel free")
-    return free.contiguous()
+        result = _report(victim, problem, found, already, (quantise, count_regions))
+        return result.placed(rows, X, refused) if refused else result
 
 
 # --- the search ----------------------------------------------------------------------------------
@@ -146,11 +89,13 @@ def _search(victim: Victim, problem: Problem, budget: int, quantise: bool, seed:
     if problem.norm in _COUNTING:
         found = search_pixels(victim, problem, budget, rivals, seed)
         return _quantise_pixels(victim, problem, found) if quantise else found
-    reserve = min(12, budget // 3) if quantise else 0
+    reserve = min(_QUANTISE, budget // 3) if quantise else min(_POLISH, budget // 4)
     found = spend(victim, problem, budget - reserve, rivals, seed)
+    if reserve:
+        found = force(victim, problem, found)
     if quantise:
-        return quantise_found(victim, problem, found, reserve)
-    return shorten(victim, problem, found)
+        return quantise_found(victim, problem, found, max(0, reserve - 1))
+    return polish(victim, problem, shorten(victim, problem, found), reserve)
 
 
 def _quantise_pixels(victim: Victim, problem: Problem, found: Found) -> Found:
@@ -165,8 +110,9 @@ def _quantise_pixels(victim: Victim, problem: Problem, found: Found) -> Found:
 
 
 def _report(
-    victim: Victim, problem: Problem, found: Found, already: Tensor, quantised: bool
+    victim: Victim, problem: Problem, found: Found, already: Tensor, how: tuple[bool, int]
 ) -> AttackResult:
+    quantised, cap = how
     forwards, backwards = victim.forwards / len(found.Z), victim.backwards / len(found.Z)
     fixed = already | torch.full_like(already, quantised or problem.norm in _COUNTING)
     found, margin = confirm(victim, problem, found, fixed)
@@ -194,6 +140,7 @@ def _report(
         forwards=forwards,
         backwards=backwards,
         decisions_flipped=_flipped(victim, problem.X, found.Z, success),
+        regions_crossed=_regions(victim, problem.X, found.Z, success, cap),
         optimality=_optimality(victim, problem, found, success & ~already),
         quantised=quantised,
         evidence="region" if victim.piecewise_linear else f"not available: {victim.reason}",
@@ -206,6 +153,22 @@ def _flipped(victim: Victim, X: Tensor, Z: Tensor, success: Tensor) -> Tensor | 
     if before is None or after is None:
         return None
     return torch.where(success, before.distance(after).total.to(X), float("nan"))
+
+
+def _regions(victim: Victim, X: Tensor, Z: Tensor, success: Tensor, cap: int) -> Tensor | None:
+    """Regions on each line from X to Z, at most `cap`; None where they are not counted."""
+    if cap < 1 or victim.network is None:
+        return None
+    counts = torch.where(success, 0.0, float("nan")).to(X)
+    rows = success.nonzero()[:, 0]
+    if len(rows):
+        lines = victim.network.lines(X[rows], Z[rows] - X[rows])
+        low = torch.zeros(len(rows), dtype=torch.float64, device=X.device)
+        for stretch in walk(victim.network.program, lines, low, low + 1, cap=cap):
+            # A line to itself ends where it begins; slivers are several flips at one point.
+            apart = stretch.high - stretch.low > 4 * torch.finfo(torch.float64).eps
+            counts[rows[stretch.rows[apart]]] += 1
+    return counts
 
 
 def _optimality(victim: Victim, problem: Problem, found: Found, rows: Tensor) -> Optimality:

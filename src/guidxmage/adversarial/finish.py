@@ -8,7 +8,8 @@ from math import isnan
 import torch
 from torch import Tensor, nn
 
-from guidxmage.adversarial.search import Found, Problem, spread
+from guidxmage.adversarial.problem import Problem, spread
+from guidxmage.adversarial.search import Found
 from guidxmage.adversarial.victim import Victim
 from guidxmage.engine.boundary import cross_boundary
 from guidxmage.engine.region import Lines
@@ -17,15 +18,45 @@ from guidxmage.engine.region import Lines
 _BEYOND = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
 
-def shorten(victim: Victim, problem: Problem, found: Found) -> Found:
-    """Shorten each perturbation to where its line from X crosses the boundary exactly.
+_HALVINGS = 16
 
-    The recordings narrow the bracket, the regions left in it are walked in closed form. Networks
-    that are not piecewise linear are left as they are.
+# How many times what a region's model asks for is tried where the search has not crossed.
+_FORCES = tuple(1.5**n for n in range(1, 26))
+
+
+def force(victim: Victim, problem: Problem, found: Found) -> Found:
+    """Cross the boundary at any price where the search ended on the near side.
+
+    The step of the last region's model is asked for more and more, up to what box and mask allow.
+    """
+    rows = (~torch.isfinite(found.size)).nonzero()[:, 0]
+    if not len(rows):
+        return found
+    part, Z = problem.rows(rows), found.Z[rows]
+    local = victim.local(Z, part.goal)
+    need = (local.normal * (Z - part.X)).flatten(1).sum(1) - local.value
+    open_ = torch.ones_like(rows).bool()
+    for factor in _FORCES:
+        P = part.X + part.step(local.normal, -factor * need.abs(), part.X)
+        reached = open_ & (part.goal.margin(victim.logits(P)) > 0)
+        found = found.better(_at(found, rows, P, torch.where(reached, part.size(P), torch.inf)))
+        open_ = open_ & ~reached
+        if not bool(open_.any()):
+            break
+    return found
+
+
+def shorten(victim: Victim, problem: Problem, found: Found) -> Found:
+    """Shorten each perturbation to where its line from X crosses the boundary.
+
+    The recordings narrow the bracket, and the regions left in it are walked in closed form; on
+    networks that are not piecewise linear the bracket is bisected.
     """
     rows = torch.isfinite(found.size).nonzero()[:, 0]
-    if victim.network is None or not len(rows):
+    if not len(rows):
         return found
+    if victim.network is None:
+        return _bisected(victim, problem, found)
     part, Z = problem.rows(rows), found.Z[rows]
     origin = victim.to_input(part.X)
     lines = Lines(origin, victim.to_input(Z) - origin)
@@ -46,6 +77,52 @@ def shorten(victim: Victim, problem: Problem, found: Found) -> Found:
         kept = found.better(_at(found, rows, P, size))
         found = kept
         if bool(reached.all()):
+            break
+    return found
+
+
+def _bisected(victim: Victim, problem: Problem, found: Found) -> Found:
+    low, high = torch.zeros_like(found.size), torch.ones_like(found.size)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        P = problem.X + spread(middle, found.Z) * (found.Z - problem.X)
+        reached = (problem.goal.margin(victim.logits(P)) > 0) & torch.isfinite(found.size)
+        high, low = torch.where(reached, middle, high), torch.where(reached, low, middle)
+    P = problem.X + spread(high, found.Z) * (found.Z - problem.X)
+    reached = (problem.goal.margin(victim.logits(P)) > 0) & torch.isfinite(found.size)
+    return found.better(Found(P, torch.where(reached, problem.size(P), torch.inf)))
+
+
+# What a step onto a region's boundary is lengthened by, so that rounding does not undo it.
+_ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-10}
+_SHARES = (1.0, 0.5, 0.25, 0.125)
+
+
+def polish(victim: Victim, problem: Problem, found: Found, steps: int) -> Found:
+    """Move samples on the boundary towards the closest point of their own region's boundary.
+
+    The whole way where the network confirms it, else half of it, and so on: the norm falls all
+    along the way. On one region, as of an affine network, the first step ends at the optimum.
+    """
+    for _ in range(steps):
+        rows = torch.isfinite(found.size).nonzero()[:, 0]
+        if not len(rows):
+            break
+        part, Z = problem.rows(rows), found.Z[rows]
+        local = victim.local(Z, part.goal)
+        need = (local.normal * (Z - part.X)).flatten(1).sum(1) - local.value
+        need = need + _ROUNDING.get(Z.dtype, 1e-3) * need.abs()
+        closest = part.X + part.step(local.normal, -need, part.X)
+        before = found
+        open_ = torch.ones_like(rows).bool()
+        for share in _SHARES:
+            P = (Z + share * (closest - Z)).clamp(problem.low, problem.high)
+            reached = open_ & (part.goal.margin(victim.logits(P)) > 0)
+            found = found.better(_at(found, rows, P, torch.where(reached, part.size(P), torch.inf)))
+            open_ = open_ & ~reached
+            if not bool(open_.any()):
+                break
+        if bool((found.size >= before.size * (1 - 1e-9))[rows].all()):
             break
     return found
 

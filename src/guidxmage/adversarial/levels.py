@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.search import Found, Problem, norms, spread
+from guidxmage.adversarial.problem import Problem, norms, spread
+from guidxmage.adversarial.search import Found
 from guidxmage.adversarial.victim import Local, Victim
 
 LEVELS = 255
@@ -18,19 +19,21 @@ def on_grid(X: Tensor) -> Tensor:
     return (X * LEVELS).round() / LEVELS
 
 
-def quantise(victim: Victim, problem: Problem, found: Found, steps: int = 12) -> Found:
+def quantise(victim: Victim, problem: Problem, found: Found, budget: int) -> Found:
     """The smallest perturbation found whose image lies on the 8-bit grid and is still adversarial.
 
     Rounding a perturbation below one level would undo it. Instead the integer problem of the local
     region model is solved (levels by decreasing gain for their cost, which is the optimum for a
     separable convex norm up to the last level), again at the point it leads to, until the network
-    itself agrees; then levels that are not needed are taken back.
+    itself agrees; then levels that are not needed are taken back. Takes at most `budget` gradients
+    an image.
     """
+    rounds = min(3, budget // 4)
     grid = _Grid.of(problem)
     Z = found.Z
     best = _rounded(victim, problem, found)
     push = torch.full_like(found.size, 0.02)
-    for _ in range(steps):
+    for _ in range(budget - rounds):
         local = victim.local(Z, problem.goal)
         Z = grid.closest(local, Z, push)
         beyond = problem.goal.margin(victim.logits(Z)) > 0
@@ -39,7 +42,7 @@ def quantise(victim: Victim, problem: Problem, found: Found, steps: int = 12) ->
         push = torch.where(beyond, push * 0.5, push * 1.8 + 0.01).clamp(1e-3, 30.0)
         # From the boundary the next region model is the one that matters.
         Z = torch.where(spread(torch.isfinite(best.size), Z), best.Z, Z)
-    return take_back(victim, problem, best, grid.start)
+    return take_back(victim, problem, best, grid.start, rounds)
 
 
 def _rounded(victim: Victim, problem: Problem, found: Found) -> Found:
@@ -106,9 +109,7 @@ def _largest_threshold(gain: Tensor, norm: str) -> Tensor:
     return gain.flatten(1).amax(1) * 1.01 + 1e-30
 
 
-def take_back(
-    victim: Victim, problem: Problem, found: Found, start: Tensor, rounds: int = 3
-) -> Found:
+def take_back(victim: Victim, problem: Problem, found: Found, start: Tensor, rounds: int) -> Found:
     """Undo changes that are not needed, those with the least gain for their cost first.
 
     For each row the largest number of changed entries (pixels for "l0") that can go back to `start`

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,9 +18,12 @@ from torch import Tensor
 from guidxmage import __version__
 from guidxmage.adversarial.attack import attack
 from guidxmage.adversarial.result import AttackResult
-from guidxmage.errors import InputError
+from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.explainer import Explainer
-from guidxmage.files import MANIFEST, atomic_folder
+from guidxmage.files import MANIFEST, atomic_folder, free_name
+
+if TYPE_CHECKING:
+    from guidxmage.view.attack import Side
 
 SCHEMA = "guid-xmage/attack/1"
 FIGURE, ADVERSARIAL = "figure.png", "adversarial.png"
@@ -27,15 +31,21 @@ FIGURE, ADVERSARIAL = "figure.png", "adversarial.png"
 
 @dataclass(frozen=True)
 class AttackJob:
-    """How every photo is attacked; target is a class index or None, mask what `regions` takes."""
+    """How every photo is attacked: see `attack`.
+
+    mask: a file or folder as `read_regions` takes it; only its objects may change or, with
+    `outside`, only what lies outside of them.
+    """
 
     norm: str = "l2"
-    target: int | None = None
+    label: int | str | None = None
+    target: int | str | None = None
     budget: int = 100
     quantise: bool = True
     mask: Path | None = None
     outside: bool = False
     seed: int = 0
+    count_regions: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,15 +66,18 @@ def attack_photos(
 
     A photo whose folder holds a result of the same job and network is not attacked again.
     """
+    taken: set[str] = set()
     for photo in photos:
-        folder = out / photo.stem
-        wanted = _identity(explainer, photo, job)
+        folder = out / free_name(photo.stem, taken)
         try:
+            wanted = _identity(explainer, photo, job)
             done = _finished(folder, wanted)
             if done is not None:
                 yield Attacked(photo, folder, done, resumed=True)
                 continue
             yield Attacked(photo, folder, _attack_photo(explainer, photo, folder, job, wanted))
+        except MissingExtraError:
+            raise
         except InputError as error:
             yield Attacked(photo, error=str(error))
 
@@ -73,7 +86,20 @@ def _identity(explainer: Explainer, photo: Path, job: AttackJob) -> dict[str, An
     """What a result depends on, as it stands in the manifest."""
     options = {**asdict(job), "mask": None if job.mask is None else str(job.mask)}
     network = {"name": explainer.name, "weights": explainer.weights_source}
-    return {"schema": SCHEMA, "photo": str(photo), "network": network, "options": options}
+    return {
+        "schema": SCHEMA,
+        "photo": str(photo),
+        "sha256": _digest(photo),
+        "network": network,
+        "options": options,
+    }
+
+
+def _digest(photo: Path) -> str:
+    try:
+        return hashlib.sha256(photo.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {photo}: {error.strerror or error}") from error
 
 
 def _finished(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
@@ -93,12 +119,14 @@ def _attack_photo(
     result = attack(
         explainer,
         X[None],
+        job.label,
         norm=job.norm,
         targets=job.target,
         mask=_mask(explainer, photo, job),
         budget=job.budget,
         quantise=job.quantise,
         seed=job.seed,
+        count_regions=job.count_regions,
     )
     manifest = {
         **wanted,
@@ -124,11 +152,12 @@ def _mask(explainer: Explainer, photo: Path, job: AttackJob) -> Tensor | None:
 
 
 def _names(explainer: Explainer, result: AttackResult) -> dict[str, str | None]:
-    def name(index: int) -> str:
-        return explainer.labels[index] if explainer.labels else f"class {index}"
+    to = _name(explainer, int(result.to_class[0])) if bool(result.success[0]) else None
+    return {"from_name": _name(explainer, int(result.from_class[0])), "to_name": to}
 
-    to = name(int(result.to_class[0])) if bool(result.success[0]) else None
-    return {"from_name": name(int(result.from_class[0])), "to_name": to}
+
+def _name(explainer: Explainer, index: int) -> str:
+    return explainer.labels[index] if explainer.labels else f"class {index}"
 
 
 def _write_images(
@@ -154,7 +183,7 @@ def _write_images(
     else:
         np.save(folder / "adversarial.npy", adversarial.cpu().numpy(), allow_pickle=False)
         files["adversarial"] = "adversarial.npy"
-    sides = [_side(explainer, X) for X in (result.original[0], adversarial)]
+    sides = [_side(explainer, result, X) for X in (result.original[0], adversarial)]
     summary = manifest["result"]
     title = f"{summary['from_name']} → {summary['to_name']}"
     figure = attack_figure(sides[0], sides[1], title, _lines(summary))
@@ -167,27 +196,32 @@ def _reloaded(explainer: Explainer, path: Path, result: AttackResult) -> dict[st
     with Image.open(path) as image:
         pixels = np.atleast_3d(np.asarray(image)).astype(np.float64) / 255
     X = torch.from_numpy(pixels).permute(2, 0, 1).to(result.original)
-    through = int(explainer.logits(path).argmax()) if explainer.preprocessing else None
-    return {
-        "class": int(explainer.logits(X).argmax()),
-        "class_through_preprocessing": through,
-    }
+    index = int(explainer.logits(X).argmax())
+    through = None if explainer.preprocessing is None else int(explainer.logits(path).argmax())
+    return {"class": index, "name": _name(explainer, index), "class_through_preprocessing": through}
 
 
-def _side(explainer: Explainer, X: Tensor) -> Any:
+def _side(explainer: Explainer, result: AttackResult, X: Tensor) -> Side:
+    """The network's answer for X, and what its pixels say for the new class against the old."""
     from guidxmage.view.attack import Side
 
-    explanation = explainer.explain(X)
-    index, name, score = explanation.top(1)[0]
-    values = explanation.pixel_contributions().cpu().numpy()
-    return Side(X.permute(1, 2, 0).cpu().numpy(), name or f"class {index}", score, values)
+    logits = explainer.logits(X)
+    best = int(logits.argmax())
+    new, old = int(result.to_class[0]), int(result.from_class[0])
+    values, difference = None, float(logits[new] - logits[old])
+    if result.evidence == "region":
+        # An image that was misclassified already has one class only.
+        explanation = explainer.explain(X, ("contrast", new, old) if new != old else new)
+        values = explanation.pixel_contributions().cpu().numpy()
+    image = X.permute(1, 2, 0).cpu().numpy()
+    return Side(image, _name(explainer, best), float(logits[best]), values, difference)
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
     sizes = summary["norms"]
     first = (
-        f"l2 {sizes['l2']:.4g}   l∞ {sizes['linf'] * 255:.3g} levels   l1 {sizes['l1']:.4g}   "
-        f"{sizes['l0']:.0f} pixels changed   margin {summary['margin']:.3g}   "
+        f"l2 {sizes['l2']:.4g}   l∞ {sizes['linf'] * 255:.3g}/255   l1 {sizes['l1']:.4g}   "
+        f"pixels changed: {sizes['l0']:.0f}   margin {summary['margin']:.3g}   "
         f"{summary['forwards']:.0f} forward and {summary['backwards']:.0f} backward passes"
     )
     flipped = summary["decisions_flipped"]

@@ -7,20 +7,27 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.search import Found, Problem, Schedule, norms, search, spread
-from guidxmage.adversarial.victim import Goal, Victim
+from guidxmage.adversarial.finish import force
+from guidxmage.adversarial.levels import take_back
+from guidxmage.adversarial.problem import Problem, norms, spread
+from guidxmage.adversarial.projection import project
+from guidxmage.adversarial.search import Found, Schedule, search, stroll
+from guidxmage.adversarial.victim import Local, Victim
 
 # Sizes of the jumps from the best point, in units of its own distance; one after the other.
 _JUMPS = (0.3, 1.5, 4.0, 0.7)
 _JUMP_STEPS = 40
+_STROLL = 8
 
 
 @dataclass(frozen=True)
 class Plan:
     """Gradients per image.
 
-    `ranked` classes are compared at X, `kept` of them searched for `sweep` steps each, `settle`
-    steps go on from the best, and the rest is spent on `jumps` from the best so far.
+    `ranked` classes are compared at X, from one trail; `kept` of them are searched for `sweep`
+    steps each, the first of which the ranking has paid for; `stroll` short steps from X give
+    another start; `settle` steps go on from it, or from the best where there is none, and the rest
+    is spent on `jumps` from the best so far.
     """
 
     ranked: int
@@ -28,20 +35,25 @@ class Plan:
     sweep: int
     settle: int
     jumps: int
+    stroll: int = 0
 
     @classmethod
-    def of(cls, budget: int, rivals: int) -> Plan:
+    def of(cls, budget: int, rivals: int, masked: bool = False) -> Plan:
         """Spend `budget` gradients an image on a network with that many rival classes."""
-        if budget < 24 or rivals < 2:
+        if masked and 12 <= budget < 60:
+            return cls(0, 0, 0, budget - _STROLL, 0, _STROLL)
+        if budget < 12 or rivals < 2:
             settle = budget // 4
             return cls(0, 1, budget - settle, settle, 0)
-        ranked = min(rivals, 5 if budget < 60 else 9)
-        kept = min(ranked, max(3, budget // 25))
+        ranked = min(rivals, 3 if budget < 24 else 5 if budget < 60 else 9)
+        kept = 1 if budget < 24 else min(ranked, max(3, budget // 25))
         left = budget - ranked
-        sweep = max(4, min(40, int(left * 0.77 / kept)))
-        left -= kept * sweep
+        sweep = max(4, min(40, int(left * 0.77 / kept) + 1))
+        left -= kept * (sweep - 1)
         settle = min(left, 30)
-        return cls(ranked, kept, sweep, settle, max(0, left - settle) // _JUMP_STEPS)
+        jumps = max(0, left - settle) // _JUMP_STEPS
+        walked = _STROLL if masked else 0
+        return cls(ranked, kept, sweep, settle - walked, jumps, walked)
 
 
 def spend(victim: Victim, problem: Problem, budget: int, rivals: int, seed: int) -> Found:
@@ -51,10 +63,11 @@ def spend(victim: Victim, problem: Problem, budget: int, rivals: int, seed: int)
     following the model; images that this leaves without an adversarial sample get a second search
     for l1 that begins at the smallest l2 perturbation.
     """
+    masked = problem.mask is not None
     if problem.norm != "l1" or budget < 8:
-        return carry_out(victim, problem, Plan.of(budget, rivals), seed)
+        return carry_out(victim, problem, Plan.of(budget, rivals, masked), seed)
     half = budget // 2
-    found = carry_out(victim, problem, Plan.of(half, rivals), seed)
+    found = carry_out(victim, problem, Plan.of(half, rivals, masked), seed)
     reached = torch.isfinite(found.size)
     for rows, way in ((reached, _go_on), (~reached, _from_l2)):
         index = rows.nonzero()[:, 0]
@@ -75,27 +88,35 @@ def _go_on(victim: Victim, problem: Problem, found: Found, budget: int, seed: in
 
 
 def _from_l2(victim: Victim, problem: Problem, found: Found, budget: int, seed: int) -> Found:
-    half = budget // 2
-    dense = carry_out(victim, replace(problem, norm="l2"), Plan(0, 1, half, 0, 0), seed)
+    rounds = min(3, budget // 4)
+    half = (budget - rounds) // 2
+    easier = replace(problem, norm="l2")
+    dense = force(victim, easier, carry_out(victim, easier, Plan(0, 1, half - 1, 0, 0), seed))
     size = torch.where(torch.isfinite(dense.size), problem.size(dense.Z), torch.inf)
-    found = found.better(Found(dense.Z, size))
-    return improve(victim, problem, found, Plan(0, 0, 0, budget - half, 0), seed)
+    sparse = take_back(victim, problem, Found(dense.Z, size), problem.X, rounds)
+    settle = budget - rounds - half
+    return improve(victim, problem, found.better(sparse), Plan(0, 0, 0, settle, 0), seed)
 
 
 def carry_out(victim: Victim, problem: Problem, plan: Plan, seed: int) -> Found:
     """The best points found by a plan, for convex norms."""
-    count = len(problem.X)
-    via = _candidates(victim, problem, plan)
-    copies = torch.arange(count, device=via.device).repeat_interleave(via.shape[1])
+    if not plan.sweep:
+        return improve(victim, problem, Found.nothing(problem), plan, seed)
+    via, first = candidates(victim, problem, plan.ranked, plan.kept)
+    copies = torch.arange(len(via), device=via.device).repeat_interleave(via.shape[1])
     many = problem.rows(copies)
-    found = search(victim, many, Schedule(plan.sweep), many.X, via.flatten()).best_of(via.shape[1])
-    return improve(victim, problem, found, plan, seed)
+    found = search(victim, many, Schedule(plan.sweep), many.X, via.flatten(), first)
+    return improve(victim, problem, found.best_of(via.shape[1]), plan, seed)
 
 
 def improve(victim: Victim, problem: Problem, found: Found, plan: Plan, seed: int) -> Found:
     """Go on from the best points: the plan's steps from there, then its jumps nearby."""
     rival = torch.full_like(problem.goal.classes, -1)
-    found = found.better(search(victim, problem, Schedule(plan.settle, 0.5), found.Z, rival))
+    start = found
+    if plan.stroll:
+        start = stroll(victim, problem, plan.stroll)
+        found = found.better(start)
+    found = found.better(search(victim, problem, Schedule(plan.settle, 0.5), start.Z, rival))
     generator = torch.Generator(device=found.Z.device).manual_seed(seed)
     for number in range(plan.jumps):
         start = _jump(problem, found, _JUMPS[number % len(_JUMPS)], generator)
@@ -103,25 +124,35 @@ def improve(victim: Victim, problem: Problem, found: Found, plan: Plan, seed: in
     return found
 
 
-def _candidates(victim: Victim, problem: Problem, plan: Plan) -> Tensor:
-    """The classes to go through, (n, kept): the closest ones in X's own region, −1 the best rival.
+def candidates(
+    victim: Victim, problem: Problem, ranked: int, kept: int
+) -> tuple[Tensor, Local | None]:
+    """The `kept` classes to go through, (n, kept), and their models at X, row after row.
 
-    For a targeted goal there is one way only.
+    They are those that come closest among the `ranked` best, by the models of X's own region. For a
+    targeted goal and where nothing is ranked there is one way only, −1: the best rival.
     """
     count = len(problem.X)
-    rival = torch.full((count, 1), -1, device=problem.X.device)
-    if problem.goal.targeted or plan.ranked < 2:
-        return rival
+    if problem.goal.targeted or ranked < 2:
+        return torch.full((count, 1), -1, device=problem.X.device), None
     logits = victim.logits(problem.X)
     others = logits.scatter(1, problem.goal.classes[:, None], -torch.inf)
-    classes = others.topk(plan.ranked, 1).indices
-    copies = torch.arange(count, device=rival.device).repeat_interleave(plan.ranked)
-    many = problem.rows(copies)
-    through = Goal(many.goal.classes, targeted=False)
-    local = victim.local(many.X, through, classes.flatten())
-    distance = norms(many.step(local.normal, local.value, many.X), problem.norm)
-    order = distance.view(count, -1).argsort(1)[:, : plan.kept]
-    return classes.gather(1, order)
+    classes = others.topk(ranked, 1).indices
+    many = problem.rows(torch.arange(count, device=classes.device).repeat_interleave(ranked))
+    local = victim.rivals(problem.X, problem.goal, classes)
+    closest = project(
+        many.X,
+        local.normal,
+        local.value - (local.normal * many.X).flatten(1).sum(1),
+        problem.norm,
+        low=problem.low,
+        high=problem.high,
+        mask=many.mask,
+    )
+    distance = torch.where(closest.feasible, norms(closest.delta, problem.norm), torch.inf)
+    order = distance.view(count, -1).argsort(dim=1, stable=True)[:, :kept]
+    rows = (order + torch.arange(count, device=order.device)[:, None] * ranked).flatten()
+    return classes.gather(1, order), local.rows(rows)
 
 
 def _jump(problem: Problem, found: Found, size: float, generator: torch.Generator) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import isnan
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -34,10 +35,12 @@ class AttackResult:
 
     adversarial (B, C, H, W); norm (B,) in `norm_name`; norms: every norm; success (B,) bool, each
     verified by the network alone (one image at a time) and in float64; already (B,): images that
-    were not classified as given before anything was done (norm 0). from_class, to_class (B,);
-    margin (B,): winning minus losing score, float64. forwards, backwards: rows run per image.
-    decisions_flipped (B,): decisions that differ from the image's own trail, None where there is
-    none. notes: a sentence per image that has something to say.
+    were not classified as given before anything was done (norm 0). from_class, to_class (B,), −1
+    for an image that was refused; margin (B,): winning minus losing score, float64. forwards,
+    backwards: rows run per image. decisions_flipped (B,): decisions that differ from the image's
+    own trail; regions_crossed (B,): regions on the straight line to the sample, at most as many as
+    were to be counted. Both are None where there are none or none were to be counted. notes: a
+    sentence per image that has something to say.
     """
 
     adversarial: Tensor
@@ -53,10 +56,33 @@ class AttackResult:
     forwards: float
     backwards: float
     decisions_flipped: Tensor | None
+    regions_crossed: Tensor | None
     optimality: Optimality
     quantised: bool
     evidence: str
     notes: dict[int, str]
+
+    def placed(self, rows: Tensor, X: Tensor, notes: dict[int, str]) -> AttackResult:
+        """The results of some `rows` among all images X; `notes` say why the others failed."""
+
+        def place(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: place(part) for name, part in value.items()}
+            if not isinstance(value, Tensor):
+                return value
+            nothing = float("nan") if value.is_floating_point() else 0 if _is_bool(value) else -1
+            whole = value.new_full((len(X), *value.shape[1:]), nothing)
+            return whole.index_copy(0, rows.to(value.device), value)
+
+        own = {rows.tolist()[row]: note for row, note in self.notes.items()}
+        parts = {name: place(getattr(self.optimality, name)) for name in _names(Optimality)}
+        placed = {
+            name: place(getattr(self, name))
+            for name in _names(AttackResult)
+            if name not in ("optimality", "notes", "original")
+        }
+        whole = dict(sorted({**own, **notes}.items()))
+        return AttackResult(**placed, optimality=Optimality(**parts), notes=whole, original=X)
 
     def summary(self, row: int) -> dict[str, Any]:
         """One image's result as plain numbers (None for NaN)."""
@@ -65,7 +91,7 @@ class AttackResult:
             plain = float(value)
             return None if isnan(plain) else plain
 
-        flipped = self.decisions_flipped
+        flipped, crossed = self.decisions_flipped, self.regions_crossed
         report = self.optimality
         return {
             "success": bool(self.success[row]),
@@ -79,6 +105,7 @@ class AttackResult:
             "forwards": self.forwards,
             "backwards": self.backwards,
             "decisions_flipped": None if flipped is None else number(flipped[row]),
+            "regions_crossed": None if crossed is None else number(crossed[row]),
             "quantised": self.quantised,
             "evidence": self.evidence,
             "optimality": {
@@ -92,3 +119,11 @@ class AttackResult:
             },
             "note": self.notes.get(row, ""),
         }
+
+
+def _is_bool(value: Tensor) -> bool:
+    return value.dtype == torch.bool
+
+
+def _names(kind: type) -> list[str]:
+    return [entry.name for entry in fields(kind)]

@@ -2,42 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.projection import project
-from guidxmage.adversarial.victim import Goal, Local, Victim
-
-
-@dataclass(frozen=True)
-class Problem:
-    """n rows to attack: images X (n, C, H, W), goal, norm, and which entries are free.
-
-    `mask` is None or a bool tensor of X's shape; the box is [low, high].
-    """
-
-    X: Tensor
-    goal: Goal
-    norm: str
-    mask: Tensor | None = None
-    low: float = 0.0
-    high: float = 1.0
-
-    def rows(self, index: Tensor) -> Problem:
-        """The problem for some rows, or for rows repeated."""
-        mask = None if self.mask is None else self.mask[index]
-        return replace(self, X=self.X[index], goal=self.goal.rows(index), mask=mask)
-
-    def size(self, Z: Tensor) -> Tensor:
-        """The norm of Z − X, (n,)."""
-        return norms(Z - self.X, self.norm)
-
-    def step(self, w: Tensor, value: Tensor, at: Tensor) -> Tensor:
-        """The smallest perturbation of X that makes ⟨w, Z − at⟩ + value reach zero."""
-        b = value - _dot(w, at)
-        return project(self.X, w, b, self.norm, low=self.low, high=self.high, mask=self.mask).delta
+from guidxmage.adversarial.problem import Problem, dot, spread
+from guidxmage.adversarial.victim import Local, Victim
 
 
 @dataclass(frozen=True)
@@ -88,15 +59,21 @@ _PUSH_START, _PUSH_AGAIN, _PUSH_LEAST, _PUSH_MOST = 0.02, 0.1, 1e-4, 3.0
 _PUSH_UP, _PUSH_DOWN = 1.6, 0.6
 
 
-def search(
-    victim: Victim, problem: Problem, schedule: Schedule, start: Tensor, via: Tensor
+def search(  # noqa: PLR0917
+    victim: Victim,
+    problem: Problem,
+    schedule: Schedule,
+    start: Tensor,
+    via: Tensor,
+    first: Local | None = None,
 ) -> Found:
     """Move each row to the point of its present region's boundary model that is closest to X.
 
     Every iteration takes the exact model of the region it is in, finds the closest point of the
     half-space beyond the boundary (within box and mask), and goes a fraction of the way, so that
     late iterations average over neighbouring regions. `via` (n,) is the class to go through until
-    the boundary is crossed, −1 for the best rival. The fixed-point iteration is that of Hasofer &
+    the boundary is crossed, −1 for the best rival; `first` the models at `start` where they are
+    known already. The fixed-point iteration is that of Hasofer &
     Lind (1974) and Rackwitz & Fiessler (1978) for the nearest point of a limit state; DeepFool and
     FAB (Croce & Hein 2020) are its relatives.
     """
@@ -105,21 +82,50 @@ def search(
     # Where an earlier search got stuck on the near side, a stronger push is due.
     push = torch.where((start != problem.X).flatten(1).any(1), _PUSH_AGAIN, push)
     for number in range(schedule.steps):
-        local = victim.local(Z, problem.goal, via)
+        known = first if number == 0 else None
+        local = known or victim.local(Z, problem.goal, via)
         beyond = problem.goal.margin(local.logits) > 0
         found = _tighten(victim, problem, found, Z, local)
         push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
         push = push.clamp(_PUSH_LEAST, _PUSH_MOST)
-        need = _dot(local.normal, Z - problem.X) - local.value
+        need = dot(local.normal, Z - problem.X) - local.value
         goal = problem.X + problem.step(local.normal, -need - push * need.abs(), problem.X)
         Z = (Z + schedule.fraction(number) * (goal - Z)).clamp(problem.low, problem.high)
     reached = spread(torch.isfinite(found.size), Z)
     return Found(torch.where(reached, found.Z, Z), found.size)
 
 
+# The first steps of a stroll, in units of the first region's own distance to the boundary.
+_STRIDE = 0.35
+
+
+def stroll(victim: Victim, problem: Problem, steps: int) -> Found:
+    """Short steps from X along each region's normal until the boundary is crossed.
+
+    Where box and mask leave little room, the closest point of X's own boundary model is a far
+    corner; a search that begins there ends in a poor basin. Points not beyond the boundary have
+    size inf.
+    """
+    Z, found = problem.X, Found.nothing(problem)
+    rival = torch.full_like(problem.goal.classes, -1)
+    stride = torch.zeros_like(found.size)
+    for number in range(steps):
+        local = victim.local(Z, problem.goal, rival)
+        found = _tighten(victim, problem, found, Z, local)
+        margin = problem.goal.margin(local.logits)
+        uphill = local.normal if problem.mask is None else local.normal * problem.mask
+        stays = ((Z <= problem.low) & (uphill < 0)) | ((Z >= problem.high) & (uphill > 0))
+        uphill = uphill.masked_fill(stays, 0)
+        length = dot(uphill, uphill).sqrt().clamp_min(1e-30)
+        stride = stride if number else -margin / length * _STRIDE
+        step = torch.where(margin > 0, 0, stride) / length
+        Z = (Z + spread(step, Z) * uphill).clamp(problem.low, problem.high)
+    return Found(Z, found.size)
+
+
 def _tighten(victim: Victim, problem: Problem, found: Found, Z: Tensor, local: Local) -> Found:
     """Draw points beyond the boundary back towards X, as far as their region's model says."""
-    slope = _dot(local.normal, Z - problem.X).clamp_min(1e-30)
+    slope = dot(local.normal, Z - problem.X).clamp_min(1e-30)
     share = (1 - local.value / slope).clamp(0, 1)
     beyond = problem.goal.margin(local.logits) > 0
     size = problem.size(Z)
@@ -141,23 +147,3 @@ def _tighten(victim: Victim, problem: Problem, found: Found, Z: Tensor, local: L
         )
         open_ = open_.index_fill(0, rows[ok], False)
     return found
-
-
-def norms(delta: Tensor, norm: str) -> Tensor:
-    """Norms of perturbations (n, C, H, W): "l0" and "erase" count pixels, not channels."""
-    flat = delta.flatten(1)
-    if norm in ("l0", "erase"):
-        return (delta != 0).any(1).flatten(1).sum(1).to(delta.dtype)
-    if norm == "linf":
-        return flat.abs().amax(1)
-    result: Tensor = torch.linalg.vector_norm(flat, ord=1 if norm == "l1" else 2, dim=1)
-    return result
-
-
-def spread(rows: Tensor, like: Tensor) -> Tensor:
-    """(n,) as (n, 1, …, 1), to broadcast against images."""
-    return rows.view(-1, *[1] * (like.ndim - 1))
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)

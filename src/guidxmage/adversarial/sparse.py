@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from guidxmage.adversarial.levels import take_back
-from guidxmage.adversarial.plan import spend
-from guidxmage.adversarial.search import Found, Problem
+from guidxmage.adversarial.plan import candidates, spend
+from guidxmage.adversarial.problem import Problem
+from guidxmage.adversarial.search import Found
 from guidxmage.adversarial.victim import Victim
 
 # Gradients of one round: the model at the new point, and two rounds of putting pixels back.
@@ -22,12 +23,15 @@ def search_pixels(victim: Victim, problem: Problem, budget: int, rivals: int, se
     A region model says how much every pixel gains when it goes to the end of the box (for "erase":
     to 0, which is exactly −A). The pixels that gain most are changed, as few as the network itself
     needs, and those that turn out not to be needed are put back; then the model of the region this
-    leads to, averaged with those before, ranks the pixels anew. Ranks start from X's own region
-    and from the smallest l1 perturbation, which is sparse too.
+    leads to, averaged with those before, ranks the pixels anew. Ranks start from X's own region,
+    for the class that it reaches with fewest pixels, and from the smallest l1 perturbation, which
+    is sparse too.
     """
-    normal = victim.local(problem.X, problem.goal).normal
+    ranked = max(1, min(rivals, (budget - _ROUND) // 4, 9))
+    _, local = candidates(victim, problem, ranked, 1)
+    normal = (local or victim.local(problem.X, problem.goal)).normal
     found = _fewest(victim, problem, normal)
-    left = budget - 1 - _ROUND
+    left = budget - ranked - _ROUND
     if problem.norm == "l0" and left > 2 * _ROUND:
         dense = replace(problem, norm="l1")
         nearby = spend(victim, dense, left // 2, rivals, seed)

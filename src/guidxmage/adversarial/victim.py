@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from guidxmage.engine.symbolic import Network
+from guidxmage.engine.symbolic import Network, pull_targets
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.explainer import Explainer
@@ -56,6 +56,10 @@ class Local:
     value: Tensor
     normal: Tensor
 
+    def rows(self, index: Tensor) -> Local:
+        """The models of some rows, or of rows repeated."""
+        return Local(self.logits[index], self.value[index], self.normal[index])
+
 
 class Victim:
     """A classifier on images in [low, high], with counts of the rows run forward and backward.
@@ -102,11 +106,32 @@ class Victim:
         via = torch.full_like(goal.classes, -1) if via is None else via
         index = torch.arange(len(X), device=X.device).split(self.chunk)
         parts = [self._part(X[i], goal.rows(i), via[i]) for i in index]
-        return Local(
-            torch.cat([part.logits for part in parts]),
-            torch.cat([part.value for part in parts]),
-            torch.cat([part.normal for part in parts]),
-        )
+        return _joined(parts)
+
+    def rivals(self, X: Tensor, goal: Goal, classes: Tensor) -> Local:
+        """The region models at images X for several classes to go through, (n, k).
+
+        The rows of an image follow one another, n·k in all; its trail is recorded once.
+        """
+        count, k = classes.shape
+        if self.network is None:
+            rows = torch.arange(count, device=X.device).repeat_interleave(k)
+            return self.local(X[rows], goal.rows(rows), classes.flatten())
+        self.forwards += count
+        self.backwards += count * k
+        program = self.network.program
+        index = torch.arange(count, device=X.device).split(max(1, self.chunk // k))
+        parts = []
+        for i in index:
+            recording = program.record(self.to_input(X[i]), norms=False)
+            own = goal.rows(i)
+            pairs = (own.pair(recording.logits, via) for via in classes[i].unbind(1))
+            cotangent = torch.stack([_difference(recording.logits, *pair) for pair in pairs])
+            pulled = pull_targets(program, recording.trail, cotangent, rows=self.chunk)
+            value = (cotangent * recording.logits).sum(2).t().flatten()
+            normal = self.explainer.to_space(pulled.weights.flatten(0, 1))
+            parts.append(Local(recording.logits.repeat_interleave(k, 0), value, normal))
+        return _joined(parts)
 
     def _part(self, X: Tensor, goal: Goal, via: Tensor) -> Local:
         if self.network is None:
@@ -130,6 +155,14 @@ class Victim:
     def trail(self, X: Tensor) -> Trail | None:
         """The trails of images X, None for a network that is not piecewise linear."""
         return None if self.network is None else self.network.record(X)[1]
+
+
+def _joined(parts: list[Local]) -> Local:
+    return Local(
+        torch.cat([part.logits for part in parts]),
+        torch.cat([part.value for part in parts]),
+        torch.cat([part.normal for part in parts]),
+    )
 
 
 def _difference(logits: Tensor, up: Tensor, down: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"guid-xmage: {error}", err=True)
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
-            typer.echo("guid-xmage: interrupted; finished photos are kept", err=True)
+            typer.echo("guid-xmage: interrupted; finished results are kept", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
     return guarded
@@ -101,15 +101,16 @@ def load_explainer(
 def target_of(target: str, rather_than: str | None) -> Any:
     """The target specification for --target and --rather-than."""
     if rather_than is not None:
-        return ("contrast", _number_or_name(target), _number_or_name(rather_than))
+        return ("contrast", class_of(target), class_of(rather_than))
     parts = [part.strip() for part in target.split(",")]
     # Class names such as "Granny Smith, apple" are not in the list; numbers may be listed.
     if len(parts) > 1 and all(part.lstrip("-").isdigit() for part in parts):
         return ("classes", [int(part) for part in parts])
-    return _number_or_name(target)
+    return class_of(target)
 
 
-def _number_or_name(text: str) -> int | str:
+def class_of(text: str) -> int | str:
+    """A class by its number or its name."""
     return int(text) if text.lstrip("-").isdigit() else text
 
 

@@ -62,8 +62,9 @@ def ray(  # noqa: PLR0917
     On each region every score is affine, so the profile is exact: where each decision flips, and
     where the best class changes. Both photos are brought to the network's input first.
     """
-    from guidxmage.files import atomic_folder
+    from guidxmage.files import atomic_folder, check_replaceable
 
+    check_replaceable(out, mark=NUMBERS)  # before the walk, which may be long
     explainer = load_explainer(model, weights, labels, dtype.value, device)
     with progress_bar(cap, "walking") as advance:
         found = explainer.ray(
@@ -87,8 +88,9 @@ def ray(  # noqa: PLR0917
 
 def _print(found: Ray, a: Path, b: Path, out: Path) -> None:
     typer.echo(f"{a} → {b}: {out}/")
-    capped = f" (capped; {found.cap} were asked for)" if found.capped else ""
-    typer.echo(f"  {found.regions:,} regions from s = 0 to s = {found.end:.6g}{capped}")
+    capped = f" (capped by --cap {found.cap})" if found.capped else ""
+    regions = f"{found.regions:,} region{'s' if found.regions > 1 else ''}"
+    typer.echo(f"  {regions} from s = 0 to s = {found.end:.6g}{capped}")
     share, differing = float(found.distance.share[0]), int(found.distance.total[0])
     typer.echo(f"  {differing:,} decisions ({share:.1%}) differ between the two photos")
     typer.echo(f"  s = 0: {found.class_name(found.first_class)}")

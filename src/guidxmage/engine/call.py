@@ -100,6 +100,8 @@ class Frame:
     """What a rule may know of the call it treats: the call, the rows of this run, the decisions.
 
     `owned` tells a pull that nothing else uses its cotangent, so that it may be overwritten.
+    `ties` tells `crossings` that decisions which stay on their limit all along a line are to flip
+    where the trail has them on the wrong side.
     """
 
     call: Call
@@ -108,6 +110,7 @@ class Frame:
     prepared: dict[Any, Any]
     decisions: Decisions | None = None
     owned: bool = False
+    ties: bool = True
 
     def prepare(self, name: str, make: Callable[[], Any]) -> Any:
         """A value derived from the weights alone, made once per program."""

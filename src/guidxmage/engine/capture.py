@@ -151,6 +151,8 @@ class _GraphReader:
             return self._batch_size(meaning)
         if node.target is operator.getitem:
             return self._selected(node)
+        if meaning is None and not node.users:
+            return None  # an assertion that the export has written down, such as a tensor's dtype
         args = tuple(_mapped(arg, self.values) for arg in node.args)
         kwargs = {name: _mapped(arg, self.values) for name, arg in node.kwargs.items()}
         if not _depends_on_image_or_batch((args, kwargs)):

@@ -125,24 +125,34 @@ class Piece:
         return self.value + self.slope * s.to(self.value)[:, None]
 
 
-def piece(program: Program, trail: Trail, lines: Lines, s: Tensor, *, rows: int = 8) -> Piece:
+def piece(
+    program: Program,
+    trail: Trail,
+    lines: Lines,
+    s: Tensor,
+    *,
+    recorded: bool = False,
+    rows: int = 8,
+) -> Piece:
     """What is left of the network on the region of `trail`, along each line, ahead of s (B,).
 
     One run carries points and directions through all operators, `rows` lines at a time. Decisions
     that the line has already left, which rounding and ties bring about, flip at s itself: the
-    earliest in order of execution first. Raises UnsupportedOperatorError for a network with
-    operators that decide nothing piecewise, or without a rule for where they flip.
+    earliest in order of execution first. With `recorded`, the trail is that of the points at s as
+    the network took it, so that what looks like a tie on its wrong side is rounding. Raises
+    UnsupportedOperatorError for a network with operators that decide nothing piecewise, or without
+    a rule for where they flip.
     """
     chunk = rows if program.batched else 1
     parts = [
-        _piece(program, trail.take(own), lines.take(own), s[own])
+        _piece(program, trail.take(own), lines.take(own), s[own], not recorded)
         for own in (slice(first, first + chunk) for first in range(0, len(lines), chunk))
     ]
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
-def _piece(program: Program, trail: Trail, lines: Lines, s: Tensor) -> Piece:
-    nearest = _Nearest(s)
+def _piece(program: Program, trail: Trail, lines: Lines, s: Tensor, ties: bool) -> Piece:
+    nearest = _Nearest(s, ties)
     value, slope = program.carry(trail, lines.start, lines.direction, nearest.visit)
     return Piece(value, slope, nearest.breakpoints())
 
@@ -160,8 +170,8 @@ def _joined(parts: list[Piece]) -> Piece:
 class _Nearest:
     """Keeps, over the call sites of a run, each row's first decision to flip at or after s."""
 
-    def __init__(self, s: Tensor) -> None:
-        self.now = s.double()
+    def __init__(self, s: Tensor, ties: bool) -> None:
+        self.now, self.ties = s.double(), ties
         self.sites: list[str] = []
         self.s = torch.full_like(self.now, torch.inf)
         self.site = torch.full_like(self.now, -1, dtype=torch.long)
@@ -174,13 +184,14 @@ class _Nearest:
             raise UnsupportedOperatorError(
                 f"{call.op} at '{call.site}' has no rule for where its decisions flip along a line"
             )
-        if frame.taken().images != len(self.now):
+        if frame.shape[0] != len(self.now) or frame.taken().images != len(self.now):
             raise UnsupportedOperatorError(
                 f"{call.op} at '{call.site}' decides on values without an axis of images; its "
                 "decisions cannot be told apart along a line"
             )
+        frame.ties = self.ties
         found: Crossings = rule.crossings(frame, *args, **call.kwargs)
-        s = torch.maximum(found.s, self.now)
+        s = torch.maximum(found.s, self.now) + 0.0  # never −0
         # Strictly: of decisions that flip together, the earliest in order of execution flips first.
         sooner = s < self.s
         number = torch.full_like(self.site, len(self.sites))

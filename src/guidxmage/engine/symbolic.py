@@ -149,7 +149,8 @@ class SymbolicModel:
         X = X if self.batched else X.expand(count, *X.shape)
         trail = self.trail if self.batched else self.trail.take(torch.zeros(count).long())
         now = torch.zeros(count, dtype=torch.float64, device=X.device)
-        ahead = piece(network.program, trail, network.lines(X, directions), now).ahead
+        lines = network.lines(X, directions)
+        ahead = piece(network.program, trail, lines, now, recorded=True).ahead
         steps = tuple(
             StepLength(float("inf"))
             if flip is None

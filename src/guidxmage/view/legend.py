@@ -43,8 +43,8 @@ class Legend:
     scale: float
     given: bool = False
 
-    def draw_distribution(self, style: Style) -> None:
-        """The legend of the distribution maps."""
+    def draw_distribution(self, style: Style, title: str = "(b) each pixel") -> None:
+        """The legend of the distribution maps; `title` says which."""
         if style == "bands":
             self._draw_bands()
             small, large = (brief(value, 3) for value in thresholds(self.scale))
@@ -54,7 +54,7 @@ class Legend:
             change = "colours blend between these values"
         if self.scale == 0:
             change = "zero is green"
-        self._draw_words("(b) each pixel", change)
+        self._draw_words(title, change)
 
     def draw_saliency(self) -> None:
         """The legend of the saliency maps, over the grey of a photograph."""

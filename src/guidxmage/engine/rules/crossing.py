@@ -3,6 +3,10 @@
 Under a fixed trail every input of a decision is z(s) = z + s·dz along a line. A decision flips
 where z(s) reaches its threshold *while leaving the side that the trail says*. The side is never
 read off the sign of z: right at a breakpoint that sign is rounding.
+
+A decision that stays on its limit all along a line is a tie. Behind a breakpoint it flips at once
+where the trail has it on the other side than the network would (`ties`). On a trail that was
+recorded no decision is on the wrong side of a tie; one that seems to be there is rounding.
 """
 
 from __future__ import annotations
@@ -41,25 +45,41 @@ def earliest(s: Tensor, choice: Callable[[Tensor], Tensor]) -> Crossings:
     return Crossings(first.double(), position, choice(position))
 
 
+def never(z: Tensor) -> Crossings:
+    """No decision of any row of z (B, …) flips."""
+    nowhere = torch.zeros(len(z), dtype=torch.long, device=z.device)
+    return Crossings(torch.full_like(nowhere, inf, dtype=torch.float64), nowhere, nowhere)
+
+
 def at(values: Tensor, position: Tensor) -> Tensor:
     """The entries of values (B, …) at one flat position a row, (B,)."""
     return values.reshape(len(values), -1).gather(1, position[:, None])[:, 0]
 
 
-def threshold(z: Tensor, dz: Tensor, limit: Any, on: Tensor, *, closed: bool = False) -> Crossings:
+def threshold(
+    z: Tensor, dz: Tensor, limit: Any, on: Tensor, *, ties: bool, closed: bool = False
+) -> Crossings:
     """Two pieces, on above `limit` and off below; `on` (bool) is what the trail says.
 
-    `closed` tells whether the limit itself is on. A decision that stays on its limit all along the
-    line is a tie: it takes that side at once.
+    `closed` tells whether the limit itself is on, the side that a tie takes at once, −inf.
     """
     s = (limit - z).div_(dz)
     tied = s.isnan() & (~on if closed else on)
-    s.masked_fill_(torch.where(on, dz >= 0, dz <= 0), inf).masked_fill_(tied, -inf)
+    s.masked_fill_(torch.where(on, dz >= 0, dz <= 0), inf)
+    if ties:
+        s.masked_fill_(tied, -inf)
     return earliest(s, lambda position: 1 - at(on, position).long())
 
 
 def interval(
-    z: Tensor, dz: Tensor, low: Any, high: Any, planes: tuple[Tensor, Tensor], *, closed: bool
+    z: Tensor,
+    dz: Tensor,
+    low: Any,
+    high: Any,
+    planes: tuple[Tensor, Tensor],
+    *,
+    ties: bool,
+    closed: bool,
 ) -> Crossings:
     """Three pieces: below `low`, inside, above `high`; planes (bool) inside and above.
 
@@ -71,8 +91,8 @@ def interval(
     s = torch.where(above | (inside & ~falling), high - z, low - z).div_(dz)
     s.masked_fill_(~inside & (above ^ falling) | level, inf)
     low_tie, high_tie = level & (z == low), level & (z == high)
-    tied = (low_tie | high_tie) & (~inside if closed else inside)
-    s.masked_fill_(tied, -inf)
+    if ties:
+        s.masked_fill_((low_tie | high_tie) & (~inside if closed else inside), -inf)
 
     def choice(position: Tensor) -> Tensor:
         upwards = torch.where(at(level, position), at(high_tie, position), ~at(falling, position))
@@ -81,12 +101,13 @@ def interval(
     return earliest(s, choice)
 
 
-def overtaking(gap: Tensor, rate: Tensor, before: Tensor) -> Tensor:
+def overtaking(gap: Tensor, rate: Tensor, before: Tensor, *, ties: bool) -> Tensor:
     """Where a competitor that lies `gap` behind and gains `rate` per unit of s draws level.
 
-    A competitor that is equal all along the line is a tie: the first in order wins, so one that
-    comes `before` (bool) the present winner replaces it at once, −inf.
+    In a tie the first in order wins: a competitor that is equal all along the line and comes
+    `before` (bool) the present winner replaces it at once, −inf.
     """
     s = gap / rate
     tied = s.isnan() & before
-    return s.masked_fill_(rate <= 0, inf).masked_fill_(tied, -inf)
+    s.masked_fill_(rate <= 0, inf)
+    return s.masked_fill_(tied, -inf) if ties else s

@@ -75,7 +75,7 @@ def _two_pieces(
 
 def _threshold_crossings(f: Frame, x: Tensor, limit: Any = 0) -> Crossings:
     z, dz = halves(x)
-    return crossing.threshold(z, dz, limit, f.plane(z).view(torch.bool))
+    return crossing.threshold(z, dz, limit, f.plane(z).view(torch.bool), ties=f.ties)
 
 
 def _record_relu(f: Frame, x: Tensor) -> tuple[Tensor, Decisions]:
@@ -171,8 +171,10 @@ def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
     def crossings(f: Frame, x: Tensor, *args: Any) -> Crossings:
         z, dz = halves(x)
         low, high = bounds(*args)
+        if not closed and low == high:  # constant: everything is above
+            return crossing.never(z)
         planes = (f.plane(z, 0).view(torch.bool), f.plane(z, 1).view(torch.bool))
-        return crossing.interval(z, dz, low, high, planes, closed=closed)
+        return crossing.interval(z, dz, low, high, planes, ties=f.ties, closed=closed)
 
     return Rule(
         "decision",
@@ -190,7 +192,16 @@ def _hardtanh_bounds(low: float = -1, high: float = 1) -> tuple[float, float]:
 
 
 def _clamp_bounds(low: Any = None, high: Any = None) -> tuple[Any, Any]:
-    return (-inf if low is None else low), (inf if high is None else high)
+    low, high = (-inf if low is None else low), (inf if high is None else high)
+    if isinstance(low, Tensor) and isinstance(high, Tensor):
+        return torch.minimum(low, high), high
+    # A lower bound above the upper one gives way to it.
+    return (low if isinstance(low, Tensor) or isinstance(high, Tensor) else min(low, high)), high
+
+
+def _refuse_active_bounds(call: Call) -> str | None:
+    constant = is_active(call.args[0]) and not any(map(is_active, call.args[1:]))
+    return None if constant else "its bounds are computed from the image"
 
 
 def _record_hardtanh(
@@ -208,7 +219,10 @@ register(
     replace(_three_pieces(_hardtanh_bounds, closed=False), record=_record_hardtanh),
 )
 register("aten.relu6.default", _three_pieces(lambda: (0, 6), closed=False))
-register("aten.clamp.default aten.clamp.Tensor", _three_pieces(_clamp_bounds, closed=True))
+register(
+    "aten.clamp.default aten.clamp.Tensor",
+    replace(_three_pieces(_clamp_bounds, closed=True), refuse=_refuse_active_bounds),
+)
 register("aten.clamp_min.default", _three_pieces(lambda low: (low, inf), closed=True))
 register("aten.clamp_max.default", _three_pieces(lambda high: (-inf, high), closed=True))
 
@@ -256,7 +270,7 @@ def _pick(choose_first: Callable[[Tensor, Tensor], Tensor], sign: int) -> Rule:
         )
         first = f.taken().plane().view(torch.bool)
         z, dz = (sign * (a - b).expand(first.shape) for a, b in ((zx, zy), (dx, dy)))
-        return crossing.threshold(z, dz, 0, first, closed=True)
+        return crossing.threshold(z, dz, 0, first, ties=f.ties, closed=True)
 
     return Rule(
         "decision",
@@ -321,7 +335,7 @@ def _reduction(argument: Callable[[Tensor], Tensor], sign: int) -> Rule:
         index = f.taken().index()[..., None]
         gap, rate = z.gather(-1, index) - z, dz - dz.gather(-1, index)
         before = torch.arange(z.shape[-1], device=z.device) < index
-        s, rival = crossing.overtaking(gap, rate, before).min(-1)
+        s, rival = crossing.overtaking(gap, rate, before, ties=f.ties).min(-1)
         return crossing.earliest(s, lambda position: crossing.at(rival, position))
 
     return Rule("decision", push, pull, record=record, refuse=refuse, crossings=crossings)

@@ -132,7 +132,7 @@ class Windows:
         """Flat input indices from window positions."""
         return self.offsets.take(local).add_(self.base)
 
-    def rivals(self, z: Tensor, dz: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
+    def rivals(self, z: Tensor, dz: Tensor, local: Tensor, *, ties: bool) -> tuple[Tensor, Tensor]:
         """Where along a line another position of each window overtakes the one taken, and which.
 
         z and dz are (…, inputs of the plane), local (…, *output plane), as are both results.
@@ -148,7 +148,7 @@ class Windows:
             gap, rate = top[..., None, :] - z[..., flat], dz[..., flat] - rise[..., None, :]
             number = self.positions.take(offsets).long()[:, None]
             before = number < local.flatten(-self.base.ndim)[..., None, :]
-            s = crossing.overtaking(gap, rate, before)
+            s = crossing.overtaking(gap, rate, before, ties=ties)
             best, which = s.masked_fill_(~inside.flatten(1), torch.inf).min(-2)
             position = number[:, 0].take(which)
             winner = torch.where(best < first, position, winner)
@@ -236,7 +236,7 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
     def crossings(f: Frame, x: Tensor, *args: Any) -> Crossings:
         z, dz = (part.flatten(-dims) for part in halves(x))
         geometry_ = windows(f, x.shape[-dims:], args, x.device)
-        s, winner = geometry_.rivals(z, dz, f.taken().index())
+        s, winner = geometry_.rivals(z, dz, f.taken().index(), ties=f.ties)
         return crossing.earliest(s, lambda position: crossing.at(winner, position))
 
     return Rule("decision", push, pull, record=record, crossings=crossings)

@@ -1,0 +1,165 @@
+"""guid-xmage attack: the smallest change of a photo that changes the network's answer."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from guidxmage.cli.common import (
+    BAD_INPUT,
+    AsJson,
+    Device,
+    Dtype,
+    Labels,
+    Model,
+    Precision,
+    Weights,
+    class_of,
+    load_explainer,
+    one_sentence,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from guidxmage.adversarial.photos import Attacked
+
+EXAMPLES = """**Examples**
+
+`guid-xmage attack cat.jpg` — the smallest l2 change, saved as a PNG that still works
+
+`guid-xmage attack cat.jpg --norm l0 --target "Egyptian cat"`
+
+`guid-xmage attack cat.jpg --mask cat_mask.png --outside` — only the background may change
+
+`guid-xmage attack photos/ --norm linf --budget 40 --out attacks --json`
+"""
+
+
+class Norm(str, Enum):
+    """What is kept small."""
+
+    l2 = "l2"
+    linf = "linf"
+    l1 = "l1"
+    l0 = "l0"
+    erase = "erase"
+
+
+@one_sentence
+def attack(  # noqa: PLR0917
+    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    model: Model = "efficientnet_lite0",
+    weights: Weights = "default",
+    labels: Labels = None,
+    norm: Annotated[
+        Norm,
+        typer.Option(help="l2, linf, l1, l0 (fewest pixels) or erase (fewest pixels set to 0)."),
+    ] = Norm.l2,
+    target: Annotated[
+        str | None, typer.Option(help="Class to reach, index or name; by default any other class.")
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="True class, index or name; by default the network's own answer."),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Mask, label map or annotation: only its objects may change."),
+    ] = None,
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Only what lies outside of the mask may change.")
+    ] = False,
+    budget: Annotated[int, typer.Option(min=1, help="Gradients for each photo.")] = 100,
+    quantize: Annotated[
+        bool,
+        typer.Option(
+            "--quantize/--no-quantize",
+            help="Whole grey levels, so that the saved PNG is adversarial; otherwise floats.",
+        ),
+    ] = True,
+    count_regions: Annotated[
+        int, typer.Option(min=0, help="Count the regions on the way, at most this many.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the restarts.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the results, one folder a photo.")] = Path(
+        "attacks"
+    ),
+    dtype: Dtype = Precision.float32,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Find the smallest change of each photo that changes the network's answer.
+
+    Every result folder holds figure.png (photo, amplified perturbation, adversarial image,
+    contributions before and after), adversarial.png and manifest.json. Photos whose result is
+    there already are not attacked again.
+    """
+    from guidxmage.adversarial.photos import AttackJob, attack_photos
+    from guidxmage.errors import InputError
+    from guidxmage.images import find_images
+
+    if outside and mask is None:
+        raise InputError("--outside needs a --mask to be outside of")
+    found = find_images(photos)
+    explainer = load_explainer(model, weights, labels, dtype.value, device)
+    job = AttackJob(
+        norm=norm.value,
+        label=None if label is None else class_of(label),
+        target=None if target is None else class_of(target),
+        budget=budget,
+        quantise=quantize,
+        mask=mask,
+        outside=outside,
+        seed=seed,
+        count_regions=count_regions,
+    )
+    outcomes = []
+    with progress_bar(len(found), "attacking") as advance:
+        for outcome in attack_photos(explainer, found, out, job):
+            outcomes.append(outcome)
+            advance()
+            if outcome.error:
+                typer.echo(f"guid-xmage: {outcome.error}", err=True)
+            elif not as_json:
+                _print(outcome)
+    if as_json:
+        results = [{**o.manifest, "folder": str(o.folder)} for o in outcomes if o.folder]
+        typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    if failed:
+        if len(outcomes) > 1:
+            typer.echo(f"guid-xmage: {failed} of {len(outcomes)} photos failed", err=True)
+        raise typer.Exit(BAD_INPUT)
+
+
+def _print(outcome: Attacked) -> None:
+    """The result of one photo in a few lines."""
+    result = outcome.manifest["result"]
+    kept = "   (kept from an earlier run)" if outcome.resumed else ""
+    typer.echo(f"{outcome.photo} → {outcome.folder}/{kept}")
+    if not result["success"] or result["already_misclassified"]:
+        typer.echo(f"  {result['from_name']}: {result['note']}")
+        return
+    sizes = result["norms"]
+    typer.echo(
+        f"  {result['from_name']} → {result['to_name']}: l2 {sizes['l2']:.4g}, l∞ "
+        f"{sizes['linf'] * 255:.3g}/255, l1 {sizes['l1']:.4g}, pixels changed: {sizes['l0']:.0f}"
+    )
+    typer.echo(f"  {_cost(result)}")
+    if result["quantised"]:
+        typer.echo(f"  adversarial.png, read back: {result['reloaded']['name']}")
+
+
+def _cost(result: dict[str, Any]) -> str:
+    parts = [f"{result['forwards']:.0f} forward and {result['backwards']:.0f} backward passes"]
+    if result["decisions_flipped"] is not None:
+        parts.append(f"{result['decisions_flipped']:,.0f} decisions flipped")
+    if result["regions_crossed"] is not None:
+        parts.append(f"{result['regions_crossed']:,.0f} regions counted on the way")
+    if result["evidence"] != "region":
+        parts.append(f"region evidence {result['evidence']}")
+    return ", ".join(parts)
