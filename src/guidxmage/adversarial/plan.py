@@ -63,7 +63,7 @@ def spend(victim: Victim, problem: Problem, budget: int, rivals: int, seed: int)
     following the model; images that this leaves without an adversarial sample get a second search
     for l1 that begins at the smallest l2 perturbation.
     """
-    masked = problem.mask is not None
+    masked = problem.mask is not None and not bool(problem.mask.all())
     if problem.norm != "l1" or budget < 8:
         return carry_out(victim, problem, Plan.of(budget, rivals, masked), seed)
     half = budget // 2

@@ -114,7 +114,7 @@ def stroll(victim: Victim, problem: Problem, steps: int) -> Found:
         found = _tighten(victim, problem, found, Z, local)
         margin = problem.goal.margin(local.logits)
         uphill = local.normal if problem.mask is None else local.normal * problem.mask
-        stays = ((Z <= problem.low) & (uphill < 0)) | ((Z >= problem.high) & (uphill > 0))
+        stays = ((problem.low >= Z) & (uphill < 0)) | ((problem.high <= Z) & (uphill > 0))
         uphill = uphill.masked_fill(stays, 0)
         length = dot(uphill, uphill).sqrt().clamp_min(1e-30)
         stride = stride if number else -margin / length * _STRIDE
