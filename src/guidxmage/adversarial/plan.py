@@ -16,7 +16,7 @@ from guidxmage.adversarial.victim import Local, Victim
 
 # Sizes of the jumps from the best point, in units of its own distance; one after the other.
 _JUMPS = (0.3, 1.5, 4.0, 0.7)
-_JUMP_STEPS = 40
+_JUMP_STEPS = 20
 _STROLL = 8
 
 
@@ -112,11 +112,11 @@ def carry_out(victim: Victim, problem: Problem, plan: Plan, seed: int) -> Found:
 def improve(victim: Victim, problem: Problem, found: Found, plan: Plan, seed: int) -> Found:
     """Go on from the best points: the plan's steps from there, then its jumps nearby."""
     rival = torch.full_like(problem.goal.classes, -1)
-    start = found
+    begin = found
     if plan.stroll:
-        start = stroll(victim, problem, plan.stroll)
-        found = found.better(start)
-    found = found.better(search(victim, problem, Schedule(plan.settle, 0.5), start.Z, rival))
+        begin = stroll(victim, problem, plan.stroll)
+        found = found.better(begin)
+    found = found.better(search(victim, problem, Schedule(plan.settle, 0.5), begin.Z, rival))
     generator = torch.Generator(device=found.Z.device).manual_seed(seed)
     for number in range(plan.jumps):
         start = _jump(problem, found, _JUMPS[number % len(_JUMPS)], generator)
