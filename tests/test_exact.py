@@ -274,7 +274,7 @@ def test_the_attack_finds_the_certified_optimum(
 ) -> None:
     explainer, images = trained
     X = images[:12]
-    found = attack(explainer, X, norm=norm)
+    found = attack(explainer, X, norm=norm, budget=300)
     best = [certify(explainer, one, norm=norm) for one in X]
     assert all(certificate.proved for certificate in best)
     sizes = torch.tensor([certificate.size for certificate in best], dtype=torch.float64)

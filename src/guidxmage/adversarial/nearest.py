@@ -60,7 +60,7 @@ def nearest(C: Array, d: Array, box: Box, norm: str, *, beta: Array, most: float
     if norm == "l2":
         return _nearest_l2(C, d, box, beta, most)
     if norm == "linf":
-        return _nearest_linf(C, d, box, most)
+        return _nearest_linf(C, d, box, beta, most)
     raise InputError(f"norm {norm!r} is unknown; choose l2 or linf")
 
 
@@ -148,13 +148,15 @@ def _along(C: Array, d: Array, box: Box, beta: Array, step: Array) -> float:
 # --- linf: a small linear program at each radius -------------------------------------------------
 
 
-def _nearest_linf(C: Array, d: Array, box: Box, most: float) -> Nearest:
+def _nearest_linf(C: Array, d: Array, box: Box, beta: Array, most: float) -> Nearest:
     """Newton's method on the violation that is left at radius t, convex and decreasing in t.
 
     The multipliers at a radius that is too small prove a larger one.
     """
-    size = max((reach_linf(c, need, box) for c, need in zip(C, d, strict=True)), default=0.0)
-    delta, beta = np.zeros(C.shape[1]), np.zeros(len(d))
+    delta = np.zeros(C.shape[1])
+    trials = [*np.eye(len(d)), beta]
+    sizes = [reach_linf(trial @ C, float(trial @ d), box) for trial in trials]
+    size, beta = max(sizes), trials[int(np.argmax(sizes))]
     for _ in range(50):
         if size > most:
             return Nearest(delta, beta, size, True)
