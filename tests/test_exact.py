@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 from math import inf
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy.optimize import linprog, nnls
 from torch import Tensor, nn
 
 from guidxmage import Explainer, InputError, UnsupportedOperatorError
-from guidxmage.adversarial import Certificate, attack, certify
+from guidxmage.adversarial import Certificate, certify
 from guidxmage.adversarial.enclosure import Enclosure
 from guidxmage.adversarial.nearest import Box, length, nearest
 from tests.networks import SMALL_NETWORKS
@@ -29,7 +29,7 @@ def tiny(seed: int, inputs: int = 3, *widths: int) -> nn.Sequential:
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = [nn.Flatten()]
     sizes = [inputs, *(widths or (5, 3))]
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in pairwise(sizes):
         layers += [nn.Linear(a, b), nn.ReLU()]
     layers.append(nn.Linear(sizes[-1], 3))
     model = nn.Sequential(*layers).double().eval().requires_grad_(False)
@@ -264,23 +264,9 @@ def test_a_better_start_is_taken_and_a_wrong_one_is_not(
     whole = certify(explainer, images[0])
     quick = certify(explainer, images[0], upper=whole.adversarial, max_nodes=1)
     assert quick.upper_bound <= whole.upper_bound
+    assert np.isnan(quick.attack_size)
     same = certify(explainer, images[0], upper=images[0])
     assert same.size == pytest.approx(whole.size, rel=1e-6)
-
-
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_the_attack_finds_the_certified_optimum(
-    norm: str, trained: tuple[Explainer, Tensor]
-) -> None:
-    explainer, images = trained
-    X = images[:12]
-    found = attack(explainer, X, norm=norm, budget=300)
-    best = [certify(explainer, one, norm=norm) for one in X]
-    assert all(certificate.proved for certificate in best)
-    sizes = torch.tensor([certificate.size for certificate in best], dtype=torch.float64)
-    excess = found.norm / sizes - 1
-    assert (excess > -1e-6).all()  # nothing is below what is proved
-    assert (excess <= 1e-4).double().mean() >= 0.9, excess
 
 
 def test_what_is_wrong_already_needs_no_change() -> None:

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from time import monotonic
 
 import numpy as np
@@ -27,6 +27,9 @@ from guidxmage.inputs import Images
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, float, float], None]
+
+# Gradients for the attack before the search.
+_ATTACK = 40
 
 
 @dataclass(frozen=True)
@@ -103,17 +106,19 @@ def certify(
         X = X if X.ndim == 4 else X[None]
         if len(X) != 1:
             raise InputError(f"one image is certified at a time, not {len(X)}")
-        found = attack(explainer, X, label, norm=norm, targets=target, mask=mask)
+        budget = _ATTACK if upper is None else 1  # it checks the arguments in any case
+        found = attack(explainer, X, label, norm=norm, targets=target, mask=mask, budget=budget)
         case = _Case(explainer, X, _goal(found.from_class, label, target), norm, _free(mask, X))
-        sizes = [float(found.norm[0]) if bool(found.success[0]) else inf]
+        size = float(found.norm[0]) if bool(found.success[0]) else inf
+        attacked = size if upper is None else nan
         search = _Search(case, tolerance, progress)
         if bool(found.already[0]):
-            return search.certificate("", sizes[0], unchanged=True)
+            return search.certificate("", attacked, unchanged=True)
         starts = [] if upper is None else [explainer.read(upper)]
-        starts += [found.adversarial[0]] if isfinite(sizes[0]) else []
+        starts += [found.adversarial[0]] if isfinite(size) else []
         for start in starts:
             search.offer(case.delta(start))
-        return search.certificate(search.run(seconds, max_nodes), sizes[0])
+        return search.certificate(search.run(seconds, max_nodes), attacked)
 
 
 def _in_double(explainer: Explainer) -> Explainer:
