@@ -106,8 +106,8 @@ def _foolbox(norm: str, large: bool) -> dict[str, Attack]:
     made[f"FMN {steps}"] = getattr(attacks, f"{fmn}FMNAttack")(steps=steps)
     if not large and _importable("numba") is not None:
         brendel = {"l2": "L2", "linf": "Linfinity", "l1": "L1", "l0": "L0"}[norm]
-        made["Brendel-Bethge 1000"] = getattr(attacks, f"{brendel}BrendelBethgeAttack")(
-            init_attack=attacks.DDNAttack(steps=100), steps=1000
+        made["Brendel-Bethge 300"] = getattr(attacks, f"{brendel}BrendelBethgeAttack")(
+            init_attack=attacks.DDNAttack(steps=100), steps=300
         )
     return {name: partial(_run_foolbox, attack) for name, attack in made.items()}
 
@@ -131,7 +131,8 @@ def _adv_lib(norm: str, large: bool) -> dict[str, Attack]:
     p = {"l2": 2, "linf": inf, "l1": 1, "l0": 0}[norm]
     steps = 100 if large else 1000
     made: dict[str, Callable[..., Tensor]] = {
-        f"FMN {steps}": partial(library.fmn, norm=p, steps=steps)
+        f"FMN {steps}": partial(library.fmn, norm=p, steps=steps),
+        f"FMN {steps} from DDN 100": partial(_fmn_from_ddn, library, norm=p, steps=steps),
     }
     if norm == "l2":
         if large:
@@ -169,6 +170,15 @@ def _fab(library: Any, p: float, large: bool) -> dict[str, Callable[..., Tensor]
         "FAB 100": partial(library.fab, norm=p, n_iter=100),
         "FAB targeted 9×100": partial(library.fab, norm=p, n_iter=100, targeted_restarts=True),
     }
+
+
+def _fmn_from_ddn(
+    library: Any, network: nn.Module, X: Tensor, labels: Tensor, *, norm: float, steps: int
+) -> Tensor:
+    """FMN from adversarial images; without them it may find none."""
+    start = library.ddn(network, X, labels, steps=100, levels=None)
+    samples: Tensor = library.fmn(network, X, labels, norm=norm, steps=steps, starting_points=start)
+    return samples
 
 
 def _run_adv_lib(attack: Any, network: nn.Module, X: Tensor, labels: Tensor) -> Tensor:
