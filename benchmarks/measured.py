@@ -48,7 +48,7 @@ class Counted(nn.Module):
 class Row:
     """One attack on one network's samples. `norms` has a number per sample, None for a failure.
 
-    Passes and seconds are per sample.
+    Passes and seconds (of the processor) are per sample.
     """
 
     network: str
@@ -141,9 +141,9 @@ def measure(attack: Attack, network: nn.Module, X: Tensor, labels: Tensor, norm:
     """The fields of a Row that are measured. The attack sees a network that counts."""
     torch.manual_seed(0)
     counted = Counted(network).eval()
-    start = time.perf_counter()
+    start = time.process_time()
     samples = samples_of(attack, counted, X, labels)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return {
         "norms": checked(network, X, labels, samples, norm),
         "forwards": counted.forwards / len(X),
