@@ -81,7 +81,6 @@ def _foolbox(norm: str, large: bool) -> dict[str, Attack]:
     import foolbox
 
     attacks = foolbox.attacks
-    steps = 100 if large else 1000
     made: dict[str, Any] = {}
     if norm == "l2":
         made["DeepFool"] = attacks.L2DeepFoolAttack(steps=50)
@@ -103,7 +102,8 @@ def _foolbox(norm: str, large: bool) -> dict[str, Attack]:
             initial_const=1.0 if large else 1e-3,
         )
     fmn = {"l2": "L2", "linf": "LInf", "l1": "L1", "l0": "L0"}[norm]
-    made[f"FMN {steps}"] = getattr(attacks, f"{fmn}FMNAttack")(steps=steps)
+    if not large:
+        made["FMN 1000"] = getattr(attacks, f"{fmn}FMNAttack")(steps=1000)
     if not large and _importable("numba") is not None:
         brendel = {"l2": "L2", "linf": "Linfinity", "l1": "L1", "l0": "L0"}[norm]
         made["Brendel-Bethge 300"] = getattr(attacks, f"{brendel}BrendelBethgeAttack")(
@@ -131,45 +131,40 @@ def _adv_lib(norm: str, large: bool) -> dict[str, Attack]:
     p = {"l2": 2, "linf": inf, "l1": 1, "l0": 0}[norm]
     steps = 100 if large else 1000
     made: dict[str, Callable[..., Tensor]] = {
-        f"FMN {steps}": partial(library.fmn, norm=p, steps=steps),
-        f"FMN {steps} from DDN 100": partial(_fmn_from_ddn, library, norm=p, steps=steps),
+        f"FMN {steps} from DDN 100": partial(_fmn_from_ddn, library, norm=p, steps=steps)
     }
-    if norm == "l2":
-        if large:
-            # Its DeepFool takes the gradient of every class, 1000 here.
-            made["SuperDeepFool, 10 classes"] = partial(_ten_classes, library.sdf)
-        else:
-            made["DeepFool"] = library.df
-            made["SuperDeepFool"] = library.sdf
-            made["DDN 1000"] = partial(library.ddn, steps=1000, levels=None)
-            made["PDGD 1000"] = partial(library.pdgd, num_steps=1000)
-            made["C&W 9×1000"] = partial(library.carlini_wagner_l2, max_iterations=1000)
-        made[f"ALMA {steps}"] = partial(library.alma, num_steps=steps)
-    if norm == "l1" and not large:
-        made["ALMA 1000"] = partial(library.alma, num_steps=1000, distance="l1")
-    if norm == "linf" and not large:
-        made["DeepFool"] = partial(library.df, norm=inf)
-    if norm != "l0":
-        made.update(_fab(library, p, large))
-    if norm in ("l2", "linf") and not large:
-        made["trust region 1000"] = partial(library.tr, p=p, adaptive=True, iter=1000)
-    if norm != "l2" and not large:
-        made["PDPGD 1000"] = partial(library.pdpgd, norm=p, num_steps=1000)
     if norm == "l0":
         made[f"σ-zero {steps}"] = partial(library.sigma_zero, num_steps=steps)
-        if not large:
-            made["VFGA"] = partial(library.vfga, targeted=False)
+    if not large:
+        made.update(_long(library, norm, p))
+    elif norm == "l2":
+        # Its DeepFool takes the gradient of every class, 1000 here.
+        made["SuperDeepFool, 10 classes"] = partial(_ten_classes, library.sdf)
     return {name: partial(_run_adv_lib, attack) for name, attack in made.items()}
 
 
-def _fab(library: Any, p: float, large: bool) -> dict[str, Callable[..., Tensor]]:
-    if large:
-        targeted = partial(library.fab, norm=p, n_iter=30, targeted_restarts=True, restarts=3)
-        return {"FAB targeted 3×30": targeted}
-    return {
-        "FAB 100": partial(library.fab, norm=p, n_iter=100),
-        "FAB targeted 9×100": partial(library.fab, norm=p, n_iter=100, targeted_restarts=True),
-    }
+def _long(library: Any, norm: str, p: float) -> dict[str, Callable[..., Tensor]]:
+    """What is run on the small networks alone."""
+    made: dict[str, Callable[..., Tensor]] = {"FMN 1000": partial(library.fmn, norm=p, steps=1000)}
+    if norm in ("l2", "linf"):
+        made["DeepFool"] = partial(library.df, norm=p)
+        made["trust region 1000"] = partial(library.tr, p=p, adaptive=True, iter=1000)
+    if norm in ("l2", "l1"):
+        made["ALMA 1000"] = partial(library.alma, num_steps=1000, distance=norm)
+    if norm == "l2":
+        made["SuperDeepFool"] = library.sdf
+        made["DDN 1000"] = partial(library.ddn, steps=1000, levels=None)
+        made["PDGD 1000"] = partial(library.pdgd, num_steps=1000)
+        made["C&W 9×1000"] = partial(library.carlini_wagner_l2, max_iterations=1000)
+    else:
+        made["PDPGD 1000"] = partial(library.pdpgd, norm=p, num_steps=1000)
+    if norm == "l0":
+        made["VFGA"] = partial(library.vfga, targeted=False)
+    else:
+        fab = partial(library.fab, norm=p, n_iter=100)
+        made["FAB 100"] = fab
+        made["FAB targeted 9×100"] = partial(fab, targeted_restarts=True)
+    return made
 
 
 def _fmn_from_ddn(
