@@ -78,48 +78,40 @@ def _importable(name: str) -> Any:
 
 
 def _foolbox(norm: str, large: bool) -> dict[str, Attack]:
-    import foolbox
+    from foolbox import attacks
 
-    attacks = foolbox.attacks
     made: dict[str, Any] = {}
+    rounds, each, constant = (3, 50, 1.0) if large else (9, 1000, 1e-3)
+    searched = {"binary_search_steps": rounds, "steps": each, "initial_const": constant}
     if norm == "l2":
-        made["DeepFool"] = attacks.L2DeepFoolAttack(steps=50)
-        made["DDN 100"] = attacks.DDNAttack(steps=100)
+        made["DeepFool"] = partial(attacks.L2DeepFoolAttack, steps=50)
+        made["DDN 100"] = partial(attacks.DDNAttack, steps=100)
         if not large:
-            made["DDN 1000"] = attacks.DDNAttack(steps=1000)
-        rounds, each = (3, 50) if large else (9, 1000)
-        made[f"C&W {rounds}×{each}"] = attacks.L2CarliniWagnerAttack(
-            binary_search_steps=rounds, steps=each, initial_const=1.0 if large else 1e-3
-        )
+            made["DDN 1000"] = partial(attacks.DDNAttack, steps=1000)
+        made[f"C&W {rounds}×{each}"] = partial(attacks.L2CarliniWagnerAttack, **searched)
     if norm == "linf":
-        made["DeepFool"] = attacks.LinfDeepFoolAttack(steps=50)
+        made["DeepFool"] = partial(attacks.LinfDeepFoolAttack, steps=50)
     if norm == "l1":
-        rounds, each = (3, 50) if large else (9, 1000)
-        made[f"EAD {rounds}×{each}"] = attacks.EADAttack(
-            binary_search_steps=rounds,
-            steps=each,
-            decision_rule="L1",
-            initial_const=1.0 if large else 1e-3,
-        )
-    fmn = {"l2": "L2", "linf": "LInf", "l1": "L1", "l0": "L0"}[norm]
+        made[f"EAD {rounds}×{each}"] = partial(attacks.EADAttack, decision_rule="L1", **searched)
     if not large:
-        made["FMN 1000"] = getattr(attacks, f"{fmn}FMNAttack")(steps=1000)
-    if not large and _importable("numba") is not None:
-        brendel = {"l2": "L2", "linf": "Linfinity", "l1": "L1", "l0": "L0"}[norm]
-        made["Brendel-Bethge 300"] = getattr(attacks, f"{brendel}BrendelBethgeAttack")(
-            init_attack=attacks.DDNAttack(steps=100), steps=300
-        )
-    return {name: partial(_run_foolbox, attack) for name, attack in made.items()}
+        names = {"l2": "L2", "linf": "LInf", "l1": "L1", "l0": "L0"}
+        made["FMN 1000"] = partial(getattr(attacks, f"{names[norm]}FMNAttack"), steps=1000)
+        if _importable("numba") is not None:
+            name = {**names, "linf": "Linfinity"}[norm]
+            make = getattr(attacks, f"{name}BrendelBethgeAttack")
+            start = attacks.DDNAttack(steps=100)
+            made["Brendel-Bethge 300"] = partial(make, init_attack=start, steps=300)
+    return {name: partial(_run_foolbox, make) for name, make in made.items()}
 
 
-def _run_foolbox(attack: Any, network: nn.Module, X: Tensor, labels: Tensor) -> Tensor:
+def _run_foolbox(make: Callable[[], Any], network: nn.Module, X: Tensor, labels: Tensor) -> Tensor:
     import foolbox
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = foolbox.PyTorchModel(network, bounds=(0, 1), device=X.device)
         criterion = foolbox.criteria.Misclassification(labels)
-        samples: Tensor = attack(model, X, criterion, epsilons=None)[1]
+        samples: Tensor = make()(model, X, criterion, epsilons=None)[1]
     return samples
 
 
