@@ -273,7 +273,7 @@ class Edge(nn.Module):
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_edges_between_regions_are_met(norm: str) -> None:
     x = torch.tensor([0.2, 0.1, 0.4], dtype=torch.float64).reshape(1, 1, 1, 3)
-    result = attack(Edge().eval(), x, norm=norm, budget=24)
+    result = attack(Edge().eval(), x, norm=norm, budget=100)
     corner = np.array([[1, 0, 0.3], [0, 0.9, -0.2]])
     need = np.array([0.8, 0.5]) - corner @ x.flatten().numpy()
     constraints = {"type": "ineq", "fun": lambda d: corner @ d - need}

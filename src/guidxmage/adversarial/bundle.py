@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-_NEWTON, _EXPANSIONS, _HALVINGS, _BISECTIONS = 30, 20, 30, 22
+_NEWTON, _TRIALS, _BISECTIONS = 30, 30, 22
 
 
 @dataclass(frozen=True)
@@ -114,22 +114,20 @@ class Bundle:
     ) -> Tensor:
         """How far along a step the dual rises, (n,): its slope falls and can be bisected."""
         moved, gain = torch.einsum("nk,nkd->nd", step, self.W), (step * d).sum(1)
-        room = torch.where(step < 0, beta / -step, torch.inf).amin(1)
-
-        def rises(length: Tensor) -> Tensor:
-            at = (raw + length[:, None] * moved).clamp(*box)
-            return gain > (moved * at).sum(1)
-
-        low, high = torch.zeros_like(room), room.clamp(max=1)
-        for _ in range(_EXPANSIONS):
-            onwards = rises(high) & (high < room)
-            if not bool(onwards.any()):
+        low = torch.zeros_like(gain)
+        high = torch.where(step < 0, beta / -step, torch.inf).amin(1)
+        length = high.clamp(max=1)
+        for trial in range(_TRIALS):
+            at = raw + length[:, None] * moved
+            free = (at > box[0]) & (at < box[1])
+            slope = gain - (moved * at.clamp(*box)).sum(1)
+            low = torch.where(slope > 0, length, low)
+            high = torch.where(slope > 0, high, length)
+            if bool(((slope.abs() <= 1e-13 * gain.abs()) | (low >= high)).all()):
                 break
-            low = torch.where(onwards, high, low)
-            high = torch.where(onwards, torch.minimum(4 * high, room), high)
-        low = torch.where(rises(high), high, low)
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            up = rises(middle)
-            low, high = torch.where(up, middle, low), torch.where(up, high, middle)
-        return high
+            newton = length + slope / (moved.square() * free).sum(1).clamp_min(1e-300)
+            # Newton's method alone may creep along the pieces; every other trial halves.
+            inside = (newton > low) & (newton < high.clamp(max=1e6)) & (trial % 2 == 0)
+            middle = torch.where(torch.isfinite(high), (low + high) / 2, 4 * length)
+            length = torch.where(inside, newton, middle)
+        return torch.where(low >= high, high, length)

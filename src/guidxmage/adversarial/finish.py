@@ -125,7 +125,13 @@ def _bisected(victim: Victim, problem: Problem, found: Found) -> Found:
 _ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-10}
 _SHARES = (1.0, 0.5, 0.25, 0.125)
 _PLACES = 6
-_BUNDLED = ("l2", "linf")
+# For linf every step with several models is a linear programme: small images only.
+_FEW = 512
+
+
+def _bundled(problem: Problem) -> bool:
+    """Whether the models of several regions are met together."""
+    return problem.norm == "l2" or (problem.norm == "linf" and problem.X[0].numel() <= _FEW)
 
 
 def polish(victim: Victim, problem: Problem, found: Found, steps: int) -> Found:
@@ -141,7 +147,7 @@ def polish(victim: Victim, problem: Problem, found: Found, steps: int) -> Found:
         return found
     part, best = problem.rows(rows), Found(found.Z[rows], found.size[rows])
     bundle = Bundle.empty(len(rows), part.X, _PLACES)
-    Z = best.Z
+    Z, stale, together = best.Z, torch.zeros_like(rows), _bundled(problem)
     for _ in range(steps):
         local = victim.local(Z, part.goal)
         need = dot(local.normal, Z - part.X) - local.value
@@ -150,18 +156,19 @@ def polish(victim: Victim, problem: Problem, found: Found, steps: int) -> Found:
         closest = _closest(part, bundle, (local.normal, need), best)
         before, best, reached = best, *_approach(victim, part, best, closest)
         improved = best.size < before.size * (1 - 1e-9)
-        if problem.norm not in _BUNDLED and not bool(improved.any()):
-            break
         # Models that do not bound the norm from below, or nothing but the last digits: begin anew.
-        useless = part.size(closest) >= best.size * (1 - 1e-9)
-        bundle = bundle.only_newest(reached | useless)
-        Z = torch.where(spread(reached | useless, Z), best.Z, closest)
+        again = reached | (part.size(closest) >= best.size * (1 - 1e-9))
+        bundle = bundle.only_newest(again)
+        Z = torch.where(spread(again, Z), best.Z, closest)
+        stale = torch.where(improved, 0, stale + (again | (not together)))
+        if bool((stale > together).all()):
+            break
     return found.better(_at(found, rows, best.Z, best.size))
 
 
 def _closest(part: Problem, bundle: Bundle, model: tuple[Tensor, Tensor], best: Found) -> Tensor:
     """The point closest to X that all models put on the boundary."""
-    if part.norm not in _BUNDLED:
+    if not _bundled(part):
         w, need = model
         return part.X + part.step(w, -need, part.X)
     if part.norm == "l2":

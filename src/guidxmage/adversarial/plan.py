@@ -91,7 +91,8 @@ def _from_l2(victim: Victim, problem: Problem, found: Found, budget: int, seed: 
     rounds = min(3, budget // 4)
     half = (budget - rounds) // 2
     easier = replace(problem, norm="l2")
-    dense = force(victim, easier, carry_out(victim, easier, Plan(0, 1, half - 1, 0, 0), seed))
+    dense = carry_out(victim, easier, Plan(0, 1, half - 1, 0, 0), seed)
+    dense = force(victim, easier, dense, 1)
     size = torch.where(torch.isfinite(dense.size), problem.size(dense.Z), torch.inf)
     sparse = take_back(victim, problem, Found(dense.Z, size), problem.X, rounds)
     settle = budget - rounds - half
