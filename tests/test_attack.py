@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
 
 from guidxmage import Explainer, InputError
@@ -258,6 +260,41 @@ class Nan(nn.Module):
         return self.network(x) + 0 * (white / (1 - white))
 
 
+class Edge(nn.Module):
+    """Class 1 wins where two planes are positive: its boundary has an edge towards the image."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b, c = x.flatten(1).unbind(1)
+        u, v = a + 0.3 * c - 0.8, 0.9 * b - 0.2 * c - 0.5
+        least = u - (u - v).relu()
+        return torch.stack([torch.zeros_like(least), least], 1)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_edges_between_regions_are_met(norm: str) -> None:
+    x = torch.tensor([0.2, 0.1, 0.4], dtype=torch.float64).reshape(1, 1, 1, 3)
+    result = attack(Edge().eval(), x, norm=norm, budget=100)
+    corner = np.array([[1, 0, 0.3], [0, 0.9, -0.2]])
+    need = np.array([0.8, 0.5]) - corner @ x.flatten().numpy()
+    constraints = {"type": "ineq", "fun": lambda d: corner @ d - need}
+    start = np.array([0.6, 0.6, 0.0])
+    if norm == "l2":
+        best = minimize(lambda d: d @ d, start, constraints=constraints, options={"ftol": 1e-15})
+        best_size = float(np.linalg.norm(best.x))
+    else:
+        rows = np.concatenate([np.pad(-corner, ((0, 0), (0, 1))), *_within_t(3)])
+        ends = np.concatenate([-need, np.zeros(6)])
+        bounds = [(None, None)] * 3 + [(0, None)]
+        best_size = float(linprog([0, 0, 0, 1], A_ub=rows, b_ub=ends, bounds=bounds).fun)
+    assert float(result.norm[0]) == pytest.approx(best_size, rel=2e-6)
+    assert float(result.norm[0]) >= best_size * (1 - 1e-9)
+
+
+def _within_t(n: int) -> tuple[np.ndarray, np.ndarray]:
+    ones = -np.ones((n, 1))
+    return np.hstack([np.eye(n), ones]), np.hstack([-np.eye(n), ones])
+
+
 def test_bad_images_leave_the_others_alone(network: nn.Module, samples: tuple) -> None:
     x, y = (part.clone() for part in samples)
     x[1] = 1.2
@@ -298,9 +335,14 @@ def test_the_network_and_the_random_state_are_left_alone(
 
 @pytest.mark.parametrize("budget", [1, 8, 23, 24, 40, 59, 60, 100, 400, 1000])
 @pytest.mark.parametrize("rivals", [1, 2, 9, 999])
-def test_a_plan_keeps_to_its_budget(budget: int, rivals: int) -> None:
-    plan = Plan.of(budget, rivals)
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_plan_keeps_to_its_budget(budget: int, rivals: int, masked: bool) -> None:
+    plan = Plan.of(budget, rivals, masked)
     spent = (
-        plan.ranked + plan.kept * (plan.sweep - (plan.ranked > 0)) + plan.settle + 40 * plan.jumps
+        plan.ranked
+        + plan.kept * (plan.sweep - (plan.ranked > 0))
+        + plan.settle
+        + 20 * plan.jumps
+        + plan.stroll
     )
     assert 0 < spent <= budget

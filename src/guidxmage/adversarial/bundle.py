@@ -1,0 +1,133 @@
+"""The smallest step across several half-spaces at once, within a box.
+
+Where the boundary of a class has an edge that points towards the image, the closest point lies on
+the edge, and the models of the regions on both sides are needed to find it (the cutting planes of
+Kelley 1960). All rows are solved together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+_NEWTON, _TRIALS, _BISECTIONS = 30, 30, 22
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Half-spaces ⟨W_k, δ⟩ ≥ d_k: W (n, K, D), d (n, K), the unused ones with d = −inf.
+
+    In float64 throughout: neighbouring regions have nearly parallel normals.
+    """
+
+    W: Tensor
+    d: Tensor
+
+    @classmethod
+    def empty(cls, rows: int, like: Tensor, places: int) -> Bundle:
+        """No half-spaces for perturbations of the size of `like` (n, C, H, W)."""
+        W = like.new_zeros(rows, places, like[0].numel(), dtype=torch.float64)
+        return cls(W, torch.full_like(W[:, :, 0], -torch.inf))
+
+    def add(self, w: Tensor, d: Tensor) -> Bundle:
+        """One more for every row, w (n, C, H, W) and d (n,); the oldest gives way."""
+        w, d = w.flatten(1).double(), d.double()
+        size = w.norm(dim=1).clamp_min(1e-30)
+        W = torch.cat([self.W[:, 1:], (w / size[:, None])[:, None]], 1)
+        return replace(self, W=W, d=torch.cat([self.d[:, 1:], (d / size)[:, None]], 1))
+
+    def only_newest(self, rows: Tensor) -> Bundle:
+        """Forget all but the newest half-space of some rows, bool (n,)."""
+        d = self.d.clone()
+        d[:, :-1] = torch.where(rows[:, None], -torch.inf, d[:, :-1])
+        return replace(self, d=d)
+
+    def least_l2(self, low: Tensor, high: Tensor) -> Tensor:
+        """The δ (n, D) of least l2 norm that reaches all, low ≤ δ ≤ high, or does what it can."""
+        return self._least_l2(low, high)[0]
+
+    def least_linf(self, low: Tensor, high: Tensor, known: Tensor) -> Tensor:
+        """The same for linf: of all that have the least norm, the one next to a known δ (n, D).
+
+        Nothing larger than the known one is looked for.
+        """
+        d = self.d - torch.einsum("nkd,nd->nk", self.W, known)
+        moved = replace(self, d=torch.where(torch.isfinite(self.d), d, self.d))
+
+        def within(size: Tensor) -> tuple[Tensor, Tensor]:
+            bound = size[:, None]
+            return moved._least_l2(low.maximum(-bound) - known, high.minimum(bound) - known)
+
+        large = known.abs().amax(1)
+        small = torch.zeros_like(large)
+        for _ in range(_BISECTIONS):
+            middle = (small + large) / 2
+            reached = within(middle)[1]
+            large = torch.where(reached, middle, large)
+            small = torch.where(reached, small, middle)
+        return (known + within(large)[0]).clamp(low, high)
+
+    def _least_l2(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Active-set Newton ascent on the dual; also whether all half-spaces are reached, (n,)."""
+        used = torch.isfinite(self.d)
+        d = torch.where(used, self.d, 0)
+        beta = torch.zeros_like(d)
+        slack = 1e-11 * (1 + d.abs())
+        most = torch.maximum(low.square(), high.square()).sum(1) / 2
+        for _ in range(_NEWTON):
+            raw = torch.einsum("nk,nkd->nd", beta, self.W)
+            delta = raw.clamp(low, high)
+            lacks = self._lacks(delta, used, d)
+            active = used & ((beta > 0) | (lacks > 0))
+            settled = ((lacks.abs() <= slack) | ~active).all(1)
+            # A dual value above that of any point in the box: nothing reaches all.
+            dual = (delta * (delta / 2 - raw)).sum(1) + (beta * d).sum(1)
+            if bool((settled | (dual > most)).all()):
+                break
+            gradient = torch.where(active, lacks, 0)
+            step = self._newton(gradient, active, (raw > low) & (raw < high))
+            step = torch.where((beta <= 0) & (step < 0), 0, step)
+            uphill = (step * gradient).sum(1, keepdim=True) > 0
+            step = torch.where(uphill, step, gradient)
+            step = torch.where((beta <= 0) & (step < 0), 0, step)
+            length = self._line_search(raw, step, beta, d, (low, high))
+            beta = (beta + length[:, None] * step).clamp_min(0)
+        delta = torch.einsum("nk,nkd->nd", beta, self.W).clamp(low, high)
+        return delta, (self._lacks(delta, used, d) <= 10 * slack).all(1)
+
+    def _lacks(self, delta: Tensor, used: Tensor, d: Tensor) -> Tensor:
+        """What each half-space lacks at δ, the gradient of the dual."""
+        return torch.where(used, d - torch.einsum("nkd,nd->nk", self.W, delta), 0)
+
+    def _newton(self, gradient: Tensor, active: Tensor, free: Tensor) -> Tensor:
+        eye = torch.eye(gradient.shape[1], dtype=gradient.dtype, device=gradient.device)
+        H = torch.einsum("nkd,njd->nkj", self.W * free[:, None], self.W)
+        H = torch.where(active[:, :, None] & active[:, None], H, 0)
+        H = H + eye * torch.where(active, 1e-10, 1.0)[:, None]
+        step: Tensor = torch.linalg.solve(H, gradient)
+        return step
+
+    def _line_search(
+        self, raw: Tensor, step: Tensor, beta: Tensor, d: Tensor, box: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """How far along a step the dual rises, (n,): its slope falls and can be bisected."""
+        moved, gain = torch.einsum("nk,nkd->nd", step, self.W), (step * d).sum(1)
+        low = torch.zeros_like(gain)
+        high = torch.where(step < 0, beta / -step, torch.inf).amin(1)
+        length = high.clamp(max=1)
+        for trial in range(_TRIALS):
+            at = raw + length[:, None] * moved
+            free = (at > box[0]) & (at < box[1])
+            slope = gain - (moved * at.clamp(*box)).sum(1)
+            low = torch.where(slope > 0, length, low)
+            high = torch.where(slope > 0, high, length)
+            if bool(((slope.abs() <= 1e-13 * gain.abs()) | (low >= high)).all()):
+                break
+            newton = length + slope / (moved.square() * free).sum(1).clamp_min(1e-300)
+            # Newton's method alone may creep along the pieces; every other trial halves.
+            inside = (newton > low) & (newton < high.clamp(max=1e6)) & (trial % 2 == 0)
+            middle = torch.where(torch.isfinite(high), (low + high) / 2, 4 * length)
+            length = torch.where(inside, newton, middle)
+        return torch.where(low >= high, high, length)
