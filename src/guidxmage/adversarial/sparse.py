@@ -15,6 +15,8 @@ from guidxmage.adversarial.victim import Victim
 
 # Gradients of one round: the model at the new point, and two rounds of putting pixels back.
 _ROUND = 3
+# Rounds from the best image itself; later ones start from parts of it.
+_SETTLED = 2
 
 
 def search_pixels(victim: Victim, problem: Problem, budget: int, rivals: int, seed: int) -> Found:
@@ -23,7 +25,8 @@ def search_pixels(victim: Victim, problem: Problem, budget: int, rivals: int, se
     A region model says how much every pixel gains when it goes to the end of the box (for "erase":
     to 0, which is exactly −A). The pixels that gain most are changed, as few as the network itself
     needs, and those that turn out not to be needed are put back; then the model of the region this
-    leads to, averaged with those before, ranks the pixels anew. Ranks start from X's own region,
+    leads to, averaged with those before, ranks the pixels anew; later, the models of regions where
+    a random part of the changed pixels is put back. Ranks start from X's own region,
     for the class that it reaches with fewest pixels, and from the smallest l1 perturbation, which
     is sparse too.
     """
@@ -38,12 +41,20 @@ def search_pixels(victim: Victim, problem: Problem, budget: int, rivals: int, se
         normal = victim.local(nearby.Z, problem.goal).normal
         left -= left // 2 + 1
         found = found.better(_fewest(victim, problem, normal))
-    while left > _ROUND:
-        local = victim.local(found.Z, problem.goal)
-        normal = (normal + local.normal) / 2
+    generator = torch.Generator(device=problem.X.device).manual_seed(seed)
+    for number in range(left // _ROUND):
+        at = found.Z if number < _SETTLED else _partly_back(problem, found, generator)
+        normal = (normal + victim.local(at, problem.goal).normal) / 2
         found = found.better(_fewest(victim, problem, normal))
-        left -= _ROUND
     return found
+
+
+def _partly_back(problem: Problem, found: Found, generator: torch.Generator) -> Tensor:
+    """The best images with a random part of their changed pixels put back."""
+    count, _, *sides = found.Z.shape
+    draw = torch.rand(count, 1, *sides, generator=generator, device=found.Z.device)
+    share = torch.rand(count, 1, 1, 1, generator=generator, device=found.Z.device)
+    return torch.where(draw < share, problem.X, found.Z)
 
 
 def _fewest(victim: Victim, problem: Problem, normal: Tensor) -> Found:
