@@ -8,14 +8,13 @@ ASE 2024).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from guidxmage.engine.program import Program
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer, untouched
 from guidxmage.hardening.series import Series
@@ -72,10 +71,24 @@ def suppress(
     scheme = scheme or Scheme()
     _check(images, masks, labels)
     with untouched(explainer.model):
-        background = _Background(explainer, scheme, images, masks, labels)
-        rows = explainer.batch_rows if background.program.batched else 1
-        parts = [background.series(rows) for rows in torch.arange(len(images)).split(rows)]
+        look, rows = _by_program(explainer, images, scheme)
+        background = _Background(look, scheme, images, masks, labels)
+        parts = [background.series(own) for own in torch.arange(len(images)).split(rows)]
     return Series.concatenate(parts)
+
+
+def suppress_by_gradient(
+    model: nn.Module, images: Tensor, masks: Tensor, labels: Tensor, *, scheme: Scheme
+) -> Tensor:
+    """Samples (B, S, C, H, W) as `suppress` makes them, with Δ from autograd, for use in training.
+
+    On a piecewise-linear network Δ is the gradient, so nothing has to be captured after each
+    optimiser step. model: in eval mode, on images in [0, 1]; its gradients are left alone. Raises
+    InputError as `suppress` does.
+    """
+    _check(images, masks, labels)
+    background = _Background(_by_gradient(model, scheme), scheme, images, masks, labels)
+    return background.series(torch.arange(len(images), device=images.device)).samples
 
 
 def background_contribution(
@@ -84,12 +97,12 @@ def background_contribution(
     """Σ over the background of A, (B,); arguments as for `suppress`."""
     _check(images, masks, labels)
     with untouched(explainer.model):
-        background = _Background(explainer, Scheme(), images, masks, labels)
-        rows = explainer.batch_rows if background.program.batched else 1
-        parts = []
-        for own in torch.arange(len(images)).split(rows):
-            look = background.explain(images[own], own)
-            parts.append(look.contribution)
+        look, rows = _by_program(explainer, images, Scheme())
+        background = _Background(look, Scheme(), images, masks, labels)
+        parts = [
+            background.explain(images[own], own).contribution
+            for own in torch.arange(len(images)).split(rows)
+        ]
     return torch.cat(parts)
 
 
@@ -123,36 +136,61 @@ class _Look:
     contribution: Tensor
 
 
+# Scores and Δ of images, from the labels that are known (n,).
+_Weigh = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+
+
+def _by_program(explainer: Explainer, images: Tensor, scheme: Scheme) -> tuple[_Weigh, int]:
+    """From the network's trail; and how many images to take at once."""
+    program = explainer.network(tuple(images.shape[1:])).program
+
+    def weigh(Z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        recording = program.record(explainer.to_input(Z), norms=False)
+        cotangent = _cotangent(recording.logits, labels, scheme.guide)
+        pulled = program.pull(recording.trail, cotangent)
+        return recording.logits, explainer.to_space(pulled.weights)
+
+    return weigh, explainer.batch_rows if program.batched else 1
+
+
+def _by_gradient(model: nn.Module, scheme: Scheme) -> _Weigh:
+    def weigh(Z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = Z.detach().requires_grad_(True)
+            logits = model(leaf)
+            score = (logits * _cotangent(logits.detach(), labels, scheme.guide)).sum()
+            (gradient,) = torch.autograd.grad(score, leaf)
+        return logits.detach(), gradient
+
+    return weigh
+
+
+def _cotangent(logits: Tensor, labels: Tensor | None, guide: Guide) -> Tensor:
+    own = logits.argmax(1) if labels is None else labels
+    cotangent = torch.zeros_like(logits).scatter_(1, own[:, None], 1)
+    if guide == "contrast":
+        rival = logits.scatter(1, own[:, None], -torch.inf).argmax(1)
+        cotangent.scatter_(1, rival[:, None], -1)
+    return cotangent
+
+
 class _Background:
-    """The part of each image that is changed, and the program that explains it."""
+    """The part of each image that is changed, and what explains it."""
 
     def __init__(
-        self,
-        explainer: Explainer,
-        scheme: Scheme,
-        images: Tensor,
-        masks: Tensor,
-        labels: Tensor | None,
+        self, weigh: _Weigh, scheme: Scheme, images: Tensor, masks: Tensor, labels: Tensor | None
     ) -> None:
-        self.explainer, self.scheme = explainer, scheme
+        self.weigh, self.scheme = weigh, scheme
         self.images, self.masks, self.labels = images, masks, labels
-        self.program: Program = explainer.network(tuple(images.shape[1:])).program
         self.free = (masks if scheme.part == "object" else ~masks)[:, None].expand_as(images)
         grid = torch.round(images * LEVELS) / LEVELS
         self.on_grid = bool(torch.equal(grid, images))
 
     def explain(self, Z: Tensor, rows: Tensor, labels: Tensor | None = None) -> _Look:
         """What part `rows` of all images, moved to Z, contribute now to their classes."""
-        recording = self.program.record(self.explainer.to_input(Z), norms=False)
-        logits = recording.logits
-        if labels is None:
-            labels = logits.argmax(1) if self.labels is None else self.labels[rows]
-        cotangent = torch.zeros_like(logits).scatter_(1, labels[:, None], 1)
-        if self.scheme.guide == "contrast":
-            rival = logits.scatter(1, labels[:, None], -torch.inf).argmax(1)
-            cotangent.scatter_(1, rival[:, None], -1)
-        pulled = self.program.pull(recording.trail, cotangent)
-        weights = self.explainer.to_space(pulled.weights)
+        if labels is None and self.labels is not None:
+            labels = self.labels[rows]
+        logits, weights = self.weigh(Z, labels)
         parts = torch.where(self.free[rows], weights * (Z - self.scheme.reference), 0)
         return _Look(logits, weights, parts.flatten(1).sum(1))
 
@@ -164,8 +202,8 @@ class _Background:
         look, Z, free = first, X, self.free[rows]
         curve, samples, kept, scores = [first.contribution], [], [], []
         for strength in self.scheme.strengths:
-            steps = torch.zeros(len(X), dtype=torch.long)
-            share = torch.ones(len(X), dtype=X.dtype)
+            steps = torch.zeros_like(labels)
+            share = torch.ones_like(X[:, 0, 0, 0])
             for _ in range(self.scheme.steps):
                 moved = self._move(X, Z, free, look.weights, (strength, share))
                 there = self.explain(moved, rows, labels)

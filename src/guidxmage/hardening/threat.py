@@ -136,11 +136,18 @@ def minimal(target: Target, *, budget: int, seed: int) -> Tensor:
 
 
 def autoattack(
-    target: Target, norm: Norm, eps: float, *, seed: int, attacks: list[str] | None = None
+    target: Target,
+    norm: Norm,
+    eps: float,
+    *,
+    seed: int,
+    attacks: list[str] | None = None,
+    queries: int | None = None,
 ) -> Tensor:
     """AutoAttack, standard version: which images withstand it within eps, (B,) bool.
 
-    `attacks` runs some of its attacks alone, such as ["square"], the black box.
+    `attacks` runs some of its attacks alone, such as ["square"], the black box, with at most
+    `queries` images shown to the network.
     """
     try:
         from pyautoattack import AutoAttack
@@ -162,6 +169,8 @@ def autoattack(
             **options,
         )
         runner.verbose = False
+        if queries is not None:
+            runner.square.n_queries = queries
         found = runner.run_standard_evaluation(
             target.images, target.labels, batch_size=len(target.images)
         )
