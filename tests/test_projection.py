@@ -15,7 +15,7 @@ from scipy.optimize import linprog, minimize
 from torch import Tensor
 
 from guidxmage.adversarial.bundle import Bundle
-from guidxmage.adversarial.projection import project
+from guidxmage.adversarial.projection import nearby_l1, project
 from guidxmage.errors import InputError
 from tests.test_laws import properties
 
@@ -196,6 +196,47 @@ def _solved(norm: str, W: Any, d: Any, low: Any, high: Any) -> float:
         options={"ftol": 1e-15, "maxiter": 1000},
     )
     return float(np.sqrt(found.fun))
+
+
+@given(seed=seeds, share=st.floats(0.05, 0.95), tau=st.sampled_from([0.01, 0.1, 1.0]))
+@properties
+def test_proximal_steps_agree_with_a_solver(seed: int, share: float, tau: float) -> None:
+    x, w, _ = problem(seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    delta = (torch.rand(x.shape, generator=generator, dtype=torch.float64) - x) * 0.7
+    need, taus = share * most(x, w), torch.full((len(x),), tau, dtype=torch.float64)
+    found = nearby_l1(x, delta, (w, need), taus, (0.0, 1.0))
+    assert bool(((x + found >= -1e-12) & (x + found <= 1 + 1e-12)).all())
+    assert bool(((w * found).flatten(1).sum(1) >= need - 1e-9).all())
+    cost = found.flatten(1).abs().sum(1) + (found - delta).flatten(1).square().sum(1) / (2 * tau)
+    for row in range(len(x)):
+        args = [part[row].flatten().numpy() for part in (x, w, delta)]
+        assert float(cost[row]) == pytest.approx(_proximal(*args, float(need[row]), tau), rel=1e-6)
+
+
+def _proximal(x: Any, w: Any, delta: Any, need: float, tau: float) -> float:
+    """The least value, δ′ = p − q with p, q ≥ 0, by a quadratic programme."""
+    n = len(x)
+
+    def value(z: Any) -> Any:
+        return z.sum() + ((z[:n] - z[n:] - delta) ** 2).sum() / (2 * tau)
+
+    def slope(z: Any) -> Any:
+        pull = (z[:n] - z[n:] - delta) / tau
+        return 1 + np.r_[pull, -pull]
+
+    rows = np.r_[w, -w]
+    reach = {"type": "ineq", "fun": lambda z: rows @ z - need, "jac": lambda z: rows}
+    solved = minimize(
+        value,
+        np.r_[np.where(w > 0, 1 - x, 0), np.where(w < 0, x, 0)],
+        jac=slope,
+        bounds=[(0, 1 - v) for v in x] + [(0, v) for v in x],
+        constraints=reach,
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 1000},
+    )
+    return float(solved.fun)
 
 
 def test_bundles_forget_the_oldest() -> None:

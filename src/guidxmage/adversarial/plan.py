@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.finish import force
-from guidxmage.adversarial.levels import take_back
 from guidxmage.adversarial.problem import Problem, norms, spread
 from guidxmage.adversarial.projection import project
-from guidxmage.adversarial.search import Found, Schedule, search, stroll
+from guidxmage.adversarial.search import Found, Schedule, search, stroll, thin_out
 from guidxmage.adversarial.victim import Local, Victim
 
 # Sizes of the jumps from the best point, in units of its own distance; one after the other.
 _JUMPS = (0.3, 1.5, 4.0, 0.7)
 _JUMP_STEPS = 20
 _STROLL = 8
+# Gradients for the two halves of a search for l1.
+_LEAST_L1, _MOST_L1 = 8, 50
 
 
 @dataclass(frozen=True)
@@ -59,44 +59,20 @@ class Plan:
 def spend(victim: Victim, problem: Problem, budget: int, rivals: int, seed: int) -> Found:
     """The best points for a convex norm within `budget` gradients an image.
 
-    The smallest l1 step of one region puts everything into a few pixels, where large networks stop
-    following the model; images that this leaves without an adversarial sample get a second search
-    for l1 that begins at the smallest l2 perturbation.
+    For l1 half of a small budget goes into a search for l2, whose result is then thinned out.
     """
     masked = problem.mask is not None and not bool(problem.mask.all())
-    if problem.norm != "l1" or budget < 8:
+    if problem.norm != "l1" or budget < _LEAST_L1:
         return carry_out(victim, problem, Plan.of(budget, rivals, masked), seed)
-    half = budget // 2
-    found = carry_out(victim, problem, Plan.of(half, rivals, masked), seed)
-    reached = torch.isfinite(found.size)
-    for rows, way in ((reached, _go_on), (~reached, _from_l2)):
-        index = rows.nonzero()[:, 0]
-        if len(index):
-            part = Found(found.Z[index], found.size[index])
-            part = way(victim, problem.rows(index), part, budget - half, seed)
-            found = Found(
-                found.Z.index_copy(0, index, part.Z), found.size.index_copy(0, index, part.size)
-            )
-    return found
-
-
-def _go_on(victim: Victim, problem: Problem, found: Found, budget: int, seed: int) -> Found:
-    settle = budget if budget < 2 * _JUMP_STEPS else budget % _JUMP_STEPS
-    return improve(
-        victim, problem, found, Plan(0, 0, 0, settle, (budget - settle) // _JUMP_STEPS), seed
-    )
-
-
-def _from_l2(victim: Victim, problem: Problem, found: Found, budget: int, seed: int) -> Found:
-    rounds = min(3, budget // 4)
-    half = (budget - rounds) // 2
+    dense = min(budget // 2, _MOST_L1)
+    thinning = min(budget - dense, _MOST_L1)
     easier = replace(problem, norm="l2")
-    dense = carry_out(victim, easier, Plan(0, 1, half - 1, 0, 0), seed)
-    dense = force(victim, easier, dense, 1)
-    size = torch.where(torch.isfinite(dense.size), problem.size(dense.Z), torch.inf)
-    sparse = take_back(victim, problem, Found(dense.Z, size), problem.X, rounds)
-    settle = budget - rounds - half
-    return improve(victim, problem, found.better(sparse), Plan(0, 0, 0, settle, 0), seed)
+    found = carry_out(victim, easier, Plan.of(dense, rivals, masked), seed)
+    found = thin_out(victim, problem, found, thinning)
+    left = budget - dense - thinning
+    settle = left if left < 2 * _JUMP_STEPS else left % _JUMP_STEPS
+    later = Plan(0, 0, 0, settle, (left - settle) // _JUMP_STEPS)
+    return improve(victim, problem, found, later, seed) if left else found
 
 
 def carry_out(victim: Victim, problem: Problem, plan: Plan, seed: int) -> Found:

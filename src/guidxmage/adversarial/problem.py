@@ -34,6 +34,10 @@ class Problem:
         mask = None if self.mask is None else self.mask[index]
         return replace(self, X=self.X[index], goal=self.goal.rows(index), mask=mask)
 
+    def free(self, w: Tensor) -> Tensor:
+        """w (n, C, H, W) where entries may change, 0 elsewhere."""
+        return w if self.mask is None else w * self.mask
+
     def size(self, Z: Tensor) -> Tensor:
         """The norm of Z − X, (n,)."""
         return norms(Z - self.X, self.norm)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from guidxmage.errors import InputError
 
+_EXPANSIONS, _BISECTIONS = 20, 30
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -105,6 +107,42 @@ def _fractions(gain: Tensor, need: Tensor) -> Tensor:
     before = gain.double().cumsum(1) - gain.double()
     left = need.double()[:, None] - before
     return (left / gain.double().clamp_min(1e-300)).clamp(0, 1).to(gain.dtype)
+
+
+def nearby_l1(
+    x: Tensor,
+    delta: Tensor,
+    half_space: tuple[Tensor, Tensor],
+    tau: Tensor,
+    box: tuple[float, float],
+) -> Tensor:
+    """Minimise ‖δ′‖₁ + ‖δ′ − δ‖² / 2τ subject to ⟨w, δ′⟩ ≥ need and the box (a proximal step).
+
+    x, delta (N, C, H, W); half_space: w (N, C, H, W), need (N,); tau (N,): the larger, the farther
+    δ′ may go from δ. The solution is a soft threshold of δ + τλw; λ is bisected. Where the box is
+    too small, δ′ does almost as much as it allows.
+    """
+    w, need = half_space
+    t = _spread(tau, x)
+    low, high = box[0] - x, box[1] - x
+
+    def moved(factor: Tensor) -> Tensor:
+        raw = delta + t * _spread(factor, x) * w
+        soft = raw.sign() * (raw.abs() - t).clamp_min(0)
+        return torch.minimum(torch.maximum(soft, low), high)
+
+    least = torch.zeros_like(need)
+    most = 1 / w.flatten(1).abs().amax(1).clamp_min(1e-30)
+    for _ in range(_EXPANSIONS):
+        reached = _dot(w, moved(most)) >= need
+        if bool(reached.all()):
+            break
+        least, most = torch.where(reached, least, most), torch.where(reached, most, 3 * most)
+    for _ in range(_BISECTIONS):
+        middle = (least + most) / 2
+        reached = _dot(w, moved(middle)) >= need
+        least, most = torch.where(reached, least, middle), torch.where(reached, middle, most)
+    return moved(most)
 
 
 def _l0(x: Tensor, w: Tensor, need: Tensor, box: tuple[float, float]) -> Tensor:

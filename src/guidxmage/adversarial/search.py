@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.problem import Problem, dot, spread
+from guidxmage.adversarial.problem import Problem, dot, norms, spread
+from guidxmage.adversarial.projection import nearby_l1
 from guidxmage.adversarial.victim import Local, Victim
 
 
@@ -113,7 +114,7 @@ def stroll(victim: Victim, problem: Problem, steps: int) -> Found:
         local = victim.local(Z, problem.goal, rival)
         found = _tighten(victim, problem, found, Z, local)
         margin = problem.goal.margin(local.logits)
-        uphill = local.normal if problem.mask is None else local.normal * problem.mask
+        uphill = problem.free(local.normal)
         stays = ((problem.low >= Z) & (uphill < 0)) | ((problem.high <= Z) & (uphill > 0))
         uphill = uphill.masked_fill(stays, 0)
         length = dot(uphill, uphill).sqrt().clamp_min(1e-30)
@@ -121,6 +122,41 @@ def stroll(victim: Victim, problem: Problem, steps: int) -> Found:
         step = torch.where(margin > 0, 0, stride) / length
         Z = (Z + spread(step, Z) * uphill).clamp(problem.low, problem.high)
     return Found(Z, found.size)
+
+
+# Threshold of the proximal steps, in units of the perturbation's typical entry.
+_THRESHOLD = Schedule(0, 2.0, 0.1)
+
+
+def thin_out(victim: Victim, problem: Problem, found: Found, steps: int) -> Found:
+    """Sparse points of small l1 norm from the dense ones of a search for l2.
+
+    The closest point for l1 of one region puts everything into a few entries, where large networks
+    have long left the region. Proximal steps (Parikh & Boyd 2014) go there little by little: each
+    shrinks all entries by a threshold and makes up for it where the region's model gains most.
+    """
+    Z, thresholds = found.Z, replace(_THRESHOLD, steps=steps)
+    found = Found(Z, torch.where(torch.isfinite(found.size), problem.size(Z), torch.inf))
+    rival = torch.full_like(problem.goal.classes, -1)
+    push = torch.full_like(found.size, _PUSH_START)
+    for number in range(steps):
+        local = victim.local(Z, problem.goal, rival)
+        beyond = problem.goal.margin(local.logits) > 0
+        found = _tighten(victim, problem, found, Z, local)
+        push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
+        push = push.clamp(_PUSH_LEAST, _PUSH_MOST)
+        delta = Z - problem.X
+        need = dot(local.normal, delta) - local.value
+        typical = dot(delta, delta) / norms(delta, "l1").clamp_min(1e-30)
+        moved = nearby_l1(
+            problem.X,
+            delta,
+            (problem.free(local.normal), need + push * need.abs()),
+            typical * thresholds.fraction(number),
+            (problem.low, problem.high),
+        )
+        Z = (problem.X + moved).clamp(problem.low, problem.high)
+    return found
 
 
 def _tighten(victim: Victim, problem: Problem, found: Found, Z: Tensor, local: Local) -> Found:
