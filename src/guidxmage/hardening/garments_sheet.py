@@ -46,9 +46,9 @@ Arrays of each `.npz`, N images:
 ## Collection and preparation
 
 Garments are those of Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017), 28×28 grey. The mask is what
-is brighter than {threshold} of 255, gaps of one or two pixels closed (3×3 closing). Garment and mask
-are scaled to a side of {smallest} to {largest} pixels and placed at random. The garment is tinted
-with a random colour. None of these draws depends on the class.
+is brighter than {threshold} of 255, gaps of one or two pixels closed (3×3 closing). Garment and
+mask are scaled to a side of {smallest} to {largest} pixels and placed at random. The garment is
+tinted with a random colour. None of these draws depends on the class.
 
 Each photo belongs to one class. With the probability {correlation} a background is cut from a
 photo of the image's own class, else from a photo of a class drawn from all, the own one included.
