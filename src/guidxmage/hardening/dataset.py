@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from guidxmage.errors import InputError
+
+# Object masks (B, H, W) bool for images (B, C, H, W) in [0, 1] and their labels (B,).
+MaskMaker = Callable[[Tensor, Tensor], Tensor]
 
 
 class Batch(NamedTuple):
@@ -72,6 +77,25 @@ class InMemory(ImageDataset):
     def name(self, index: int) -> str:
         """The prefix and the number."""
         return f"{self.prefix} {index}"
+
+    def with_masks(self, masks: Tensor | MaskMaker, rows: int = 64) -> InMemory:
+        """The same images with other masks (N, H, W) bool, or what makes them, `rows` at a time.
+
+        Raises InputError for masks that do not fit the images.
+        """
+        if callable(masks):
+            starts = range(0, len(self), rows)
+            batches = (
+                self.__getitems__(range(start, min(start + rows, len(self)))) for start in starts
+            )
+            masks = torch.cat([masks(batch.images, batch.labels) for batch in batches])
+        expected = (len(self), *self.images.shape[2:])
+        if tuple(masks.shape) != expected or masks.dtype != torch.bool:
+            raise InputError(
+                f"masks are bool {list(expected)} like the images, not {masks.dtype} "
+                f"{list(masks.shape)}"
+            )
+        return InMemory(self.images, self.labels, masks, self.classes, self.prefix)
 
 
 def as_it_is(batch: Batch) -> Batch:
