@@ -313,6 +313,25 @@ def test_scaling_agrees_with_floats():
         assert masks.sum() == size * size
 
 
+@pytest.mark.parametrize("size", [24, 27, 32])
+def test_a_pixel_that_is_half_covered_is_object(size):
+    blob = np.zeros((1, 28, 28), np.uint8)
+    blob[0, 3:17, 5:20] = blob[0, 10:25, 12:16] = 255
+    places = np.array([[32 - size, 0]])
+    masks = placing._scaled(blob, np.array([size]), places, 32)[1]
+
+    def weights(place: int) -> np.ndarray:
+        """Bilinear weights (32, 28) of the source's rows, by the distance of pixel centres."""
+        centres = (np.arange(32) - place + 0.5) * 28 / size - 0.5
+        return np.maximum(1 - np.abs(centres[:, None] - np.arange(28)), 0)
+
+    covered = weights(places[0, 0]) @ (blob[0] / 255) @ weights(0).T
+    sure = np.abs(covered - 0.5) > 2 / 64
+    assert sure.mean() > 0.9
+    assert ((covered > 0.1) & (covered < 0.9)).sum() > 20
+    assert np.array_equal(masks[0][sure], covered[sure] > 0.5)
+
+
 def test_existing_results_are_replaced_and_nothing_else(built, sources, tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match="holds something other"):

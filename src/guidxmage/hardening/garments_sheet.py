@@ -66,10 +66,10 @@ photo of any class.
 
 ## Licences
 
-Fashion-MNIST: MIT, © 2017 Zalando SE. The photos keep the licences of their owners: those that
-come with foolbox are from ImageNet, whose terms allow research that is not commercial; those that
-come with scikit-image are listed in its `skimage/data` with their authors. Nothing here grants
-rights to them, so build the data set where it is used rather than hand it on.
+Fashion-MNIST: MIT, © 2017 Zalando SE. The photos keep the licences of their owners. foolbox names
+its photos after ImageNet, whose terms allow research that is not commercial, and states no other
+licence for them; the documentation of `skimage.data` describes those of scikit-image. Nothing here
+grants rights to them, so build the data set where it is used rather than hand it on.
 
 {photos}
 
