@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.errors import InputError
-from guidxmage.hardening.dataset import Batch
+from guidxmage.hardening.dataset import Batch, ImageDataset, InMemory
 from guidxmage.hardening.series import Series
 from guidxmage.hardening.suppression import Guide, Scheme, suppress_by_gradient
-from guidxmage.hardening.training import Lesson, plain
+from guidxmage.hardening.pgd import PGD
+from guidxmage.hardening.recipe import Lesson
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ArmConfig:
     """What the arms share.
 
     strengths: how far background pixels may move, one of them drawn for each batch, the larger ones
@@ -50,15 +51,41 @@ class Recipe:
         return Scheme((self.strengths[chosen],), self.steps, self.guide)
 
 
-def lesson(arm: str, recipe: Recipe, series: Series | None = None) -> Lesson:
-    """What an arm learns from. series: for "series", its samples in the order of the data."""
-    if arm == "series":
-        if series is None:
-            raise InputError("the arm series needs a series of samples")
-        return _from_series(recipe, series)
-    if arm not in _LESSONS:
+    def perturbed(self, network: nn.Module, batch: Batch, draw: torch.Generator) -> Batch:
+        """The batch after PGD."""
+        attack = PGD("linf", self.eps, self.pgd_steps)
+        return batch._replace(images=attack(network, batch.images, batch.labels, draw))
+
+
+def lesson(arm: str, config: ArmConfig) -> Lesson | None:
+    """What an arm makes of each batch; None where it learns from the images as they are."""
+    if arm not in ARMS:
         raise InputError(f"arm {arm!r} is unknown; choose from {', '.join(ARMS)}")
-    return _LESSONS[arm](recipe)
+    make = _LESSONS.get(arm)
+    return None if make is None else make(config)
+
+
+def with_series(data: ImageDataset, series: Series) -> InMemory:
+    """The paper's training set: all images and all samples of them (X ∪ X′), in memory.
+
+    Samples were made once, by the network that retraining begins with, or by another one. Raises
+    InputError where the series is of other images.
+    """
+    if len(series) != len(data):
+        raise InputError(f"the series holds {len(series)} images, the data {len(data)}")
+    own = data.__getitems__(range(len(data)))
+    count = len(series.strengths)
+    samples = series.samples.transpose(0, 1).flatten(0, 1)
+    return InMemory(
+        _bytes(torch.cat([own.images, samples])),
+        own.labels.repeat(1 + count),
+        own.masks.repeat(1 + count, 1, 1),
+        data.classes,
+    )
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return (images * 255).round().to(torch.uint8)
 
 
 def suppressed(network: nn.Module, batch: Batch, scheme: Scheme) -> Tensor:
@@ -74,83 +101,62 @@ def suppressed(network: nn.Module, batch: Batch, scheme: Scheme) -> Tensor:
     return images
 
 
-def _chosen(batch: Batch, recipe: Recipe) -> Batch:
+def _chosen(batch: Batch, config: ArmConfig) -> Batch:
     """The first images of a batch, which is in random order, that samples take the place of."""
-    count = max(1, round(recipe.share * len(batch.labels)))
+    count = max(1, round(config.share * len(batch.labels)))
     return Batch(*(part[:count] for part in batch))
 
 
-def _with(batch: Batch, samples: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.cat([samples, batch.images[len(samples) :]]), batch.labels
+def _with(batch: Batch, samples: Tensor) -> Batch:
+    return batch._replace(images=torch.cat([samples, batch.images[len(samples) :]]))
 
 
-def _ours(recipe: Recipe) -> Lesson:
+def _ours(config: ArmConfig) -> Lesson:
     """Samples of the network as it is at this step: fresh ones, nothing stored."""
 
     def learn(
         network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-    ) -> tuple[Tensor, Tensor]:
-        part = _chosen(batch, recipe)
-        return _with(batch, suppressed(network, part, recipe.scheme(progress, draw)))
+    ) -> Batch:
+        part = _chosen(batch, config)
+        return _with(batch, suppressed(network, part, config.scheme(progress, draw)))
 
     return learn
 
 
-def _from_series(recipe: Recipe, series: Series) -> Lesson:
-    """The scheme of the paper: samples made once, by the network that retraining begins with."""
-
-    def learn(
-        _: nn.Module, batch: Batch, draw: torch.Generator, __: float
-    ) -> tuple[Tensor, Tensor]:
-        part = _chosen(batch, recipe)
-        rows = part.indices.cpu()
-        strength = torch.randint(len(series.strengths), (len(rows),), generator=draw)
-        delta = (series.samples[rows, strength] - series.originals[rows]).to(part.images)
-        return _with(batch, (part.images + _moved_along(delta, part, series, rows)).clamp(0, 1))
-
-    return learn
-
-
-def _moved_along(delta: Tensor, part: Batch, series: Series, rows: Tensor) -> Tensor:
-    """Perturbations of images that have been shifted or mirrored since: off."""
-    fits = (series.originals[rows].to(part.images) - part.images).flatten(1).abs().amax(1) < 1e-6
-    return delta * fits[:, None, None, None]
-
-
-def _noise(recipe: Recipe) -> Lesson:
+def _noise(config: ArmConfig) -> Lesson:
     """The same sizes at the same pixels as ours, with random signs."""
 
     def learn(
         network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-    ) -> tuple[Tensor, Tensor]:
-        part = _chosen(batch, recipe)
-        delta = suppressed(network, part, recipe.scheme(progress, draw)) - part.images
+    ) -> Batch:
+        part = _chosen(batch, config)
+        delta = suppressed(network, part, config.scheme(progress, draw)) - part.images
         signs = torch.randint(0, 2, delta.shape, generator=draw).to(delta) * 2 - 1
         return _with(batch, (part.images + delta.abs() * signs).clamp(0, 1))
 
     return learn
 
 
-def _object(recipe: Recipe) -> Lesson:
+def _object(config: ArmConfig) -> Lesson:
     """The same perturbation on the object instead of the background."""
 
     def learn(
         network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-    ) -> tuple[Tensor, Tensor]:
-        part = _chosen(batch, recipe)
+    ) -> Batch:
+        part = _chosen(batch, config)
         turned = part._replace(masks=~part.masks)
-        return _with(batch, suppressed(network, turned, recipe.scheme(progress, draw)))
+        return _with(batch, suppressed(network, turned, config.scheme(progress, draw)))
 
     return learn
 
 
-def _backgrounds(recipe: Recipe) -> Lesson:
+def _backgrounds(config: ArmConfig) -> Lesson:
     """Objects before the backgrounds of other images of the batch."""
 
     def learn(
         _: nn.Module, batch: Batch, draw: torch.Generator, __: float
-    ) -> tuple[Tensor, Tensor]:
-        part = _chosen(batch, recipe)
+    ) -> Batch:
+        part = _chosen(batch, config)
         other = torch.randperm(len(batch.labels), generator=draw)[: len(part.labels)]
         other = other.to(part.labels.device)
         scenery = emptied(batch.images[other], batch.masks[other])
@@ -166,53 +172,26 @@ def emptied(images: Tensor, masks: Tensor) -> Tensor:
     return torch.where(masks[:, None], mean[:, :, None, None], images)
 
 
-def _adversarial(recipe: Recipe) -> Lesson:
+def _adversarial(config: ArmConfig) -> Lesson:
     """PGD adversarial training on all pixels (Madry et al. 2018)."""
 
-    def learn(
-        network: nn.Module, batch: Batch, draw: torch.Generator, _: float
-    ) -> tuple[Tensor, Tensor]:
-        return perturbed(network, batch.images, batch.labels, recipe, draw), batch.labels
+    def learn(network: nn.Module, batch: Batch, draw: torch.Generator, _: float) -> Batch:
+        return config.perturbed(network, batch, draw)
 
     return learn
 
 
-def _both(recipe: Recipe) -> Lesson:
+def _both(config: ArmConfig) -> Lesson:
     """PGD adversarial training on a batch part of which is ours."""
-    ours = _ours(recipe)
+    ours = _ours(config)
 
-    def learn(
-        network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-    ) -> tuple[Tensor, Tensor]:
-        images, labels = ours(network, batch, draw, progress)
-        return perturbed(network, images, labels, recipe, draw), labels
+    def learn(network: nn.Module, batch: Batch, draw: torch.Generator, progress: float) -> Batch:
+        return config.perturbed(network, ours(network, batch, draw, progress), draw)
 
     return learn
 
 
-def perturbed(
-    network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, draw: torch.Generator
-) -> Tensor:
-    """l∞ PGD within eps and [0, 1] from a random start, the network in the mode it is in."""
-    start = torch.rand(images.shape, generator=draw).to(images) * 2 - 1
-    low, high = (images - recipe.eps).clamp(min=0), (images + recipe.eps).clamp(max=1)
-    Z = torch.minimum(torch.maximum(images + recipe.eps * start, low), high)
-    size = 2.5 * recipe.eps / recipe.pgd_steps
-    for _ in range(recipe.pgd_steps):
-        with torch.enable_grad():
-            leaf = Z.detach().requires_grad_(True)
-            loss = nn.functional.cross_entropy(network(leaf), labels)
-            (gradient,) = torch.autograd.grad(loss, leaf)
-        Z = torch.minimum(torch.maximum(Z + size * gradient.sign(), low), high)
-    return Z.detach()
-
-
-def _plain(_: Recipe) -> Lesson:
-    return plain
-
-
-_LESSONS: dict[str, Callable[[Recipe], Lesson]] = {
-    "longer": _plain,
+_LESSONS: dict[str, Callable[[ArmConfig], Lesson]] = {
     "noise": _noise,
     "object": _object,
     "backgrounds": _backgrounds,
@@ -220,4 +199,6 @@ _LESSONS: dict[str, Callable[[Recipe], Lesson]] = {
     "ours": _ours,
     "ours+adversarial": _both,
 }
-ARMS = ("plain", *_LESSONS, "series")
+# The rest learns from images as they are: "plain" is the network that all others begin with, "longer"
+# has as many optimiser steps as they have, "series" has the samples in its data.
+ARMS = ("plain", "longer", *_LESSONS, "series")

@@ -1,0 +1,278 @@
+"""The whole of hardening: train, make samples, retrain in arms, attack, and write it all down.
+
+Everything lands in one folder, and every part that is there already is not made again, so that a run
+that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from guidxmage.errors import InputError
+from guidxmage.explainer import Explainer
+from guidxmage.hardening import networks
+from guidxmage.hardening.arms import ARMS, ArmConfig, lesson, with_series
+from guidxmage.hardening.checkpoint import read_weights
+from guidxmage.hardening.dataset import Batch, ImageDataset
+from guidxmage.hardening.masking import masking_checks
+from guidxmage.hardening.reliance import accuracy, reliance
+from guidxmage.hardening.recipe import Shuffled
+from guidxmage.hardening.robustness import Effort, attack_part
+from guidxmage.hardening.schedule import TrainingConfig
+from guidxmage.hardening.series import Series
+from guidxmage.hardening.suppression import STRENGTHS, Scheme, suppress
+from guidxmage.hardening.training import FINAL, train
+
+SCHEMA = "guid-xmage/hardening/1"
+EVALUATION = "evaluation.json"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data: train, validation, test; same and mixed, the test objects on other backgrounds."""
+
+    train: ImageDataset
+    validation: ImageDataset
+    test: ImageDataset
+    same: ImageDataset | None = None
+    mixed: ImageDataset | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is run; see docs/hardening.md for the file that states it.
+
+    networks: names or "module:function"; width: of the named ones. plain_steps, retrain_steps:
+    optimiser steps of the first training and of each arm; plain_lr, retrain_lr: peak learning
+    rates. transfer: also retrain each network with the series of each other one.
+    """
+
+    networks: tuple[str, ...] = ("alexnet", "resnet20", "densenet")
+    arms: tuple[str, ...] = ARMS
+    seeds: tuple[int, ...] = (0, 1, 2)
+    width: float = 1.0
+    batch: int = 128
+    crop: int = 2
+    flip: bool = True
+    plain_steps: int = 3000
+    retrain_steps: int = 1000
+    plain_lr: float = 0.1
+    retrain_lr: float = 0.05
+    transfer: bool = True
+    arm: ArmConfig = field(default_factory=ArmConfig)
+    series: Scheme = field(default_factory=lambda: Scheme(STRENGTHS, guide="contrast"))
+    effort: Effort = field(default_factory=Effort)
+
+    def __post_init__(self) -> None:
+        for arm in self.arms:
+            if arm not in ARMS:
+                raise InputError(f"arm {arm!r} is unknown; choose from {', '.join(ARMS)}")
+        if not self.networks or not self.seeds:
+            raise InputError("an experiment needs at least one network and one seed")
+
+    def config(self, seed: int, *, plain: bool) -> TrainingConfig:
+        """How a network is trained first, or in an arm."""
+        steps = self.plain_steps if plain else self.retrain_steps
+        return TrainingConfig(
+            steps,
+            learning_rate=self.plain_lr if plain else self.retrain_lr,
+            schedule="one-cycle",
+            seed=2 * seed + (not plain),
+            checkpoint_every=max(1, steps // 5),
+            evaluate_every=max(1, steps // 10),
+        )
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One trained network: its arm, and where its samples came from."""
+
+    network: str
+    seed: int
+    arm: str
+    source: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """Its folder's name."""
+        name = f"{self.network.replace(':', '-').replace('/', '-')}-{self.seed}"
+        origin = f"-from-{self.source}" if self.source else ""
+        return f"{name}/{self.arm}{origin}"
+
+
+def units(experiment: Experiment) -> Iterator[Unit]:
+    """All trainings, seed by seed, so that a run that is stopped has whole seeds."""
+    for seed in experiment.seeds:
+        for network in experiment.networks:
+            yield Unit(network, seed, "plain")
+            for arm in experiment.arms:
+                if arm != "plain":
+                    yield Unit(network, seed, arm)
+        if experiment.transfer and "series" in experiment.arms:
+            for network in experiment.networks:
+                for source in experiment.networks:
+                    if source != network:
+                        yield Unit(network, seed, "series", source)
+
+
+def run(experiment: Experiment, data: Splits, out: Path, say: Say = print) -> list[dict[str, Any]]:
+    """Do what is missing in the folder; the evaluations of all units. Raises InputError."""
+    _claim(out, experiment)
+    work = _Work(experiment, data, out, say)
+    found = []
+    for unit in units(experiment):
+        file = out / unit.folder / EVALUATION
+        if not file.is_file():
+            write_json(file, work.evaluate(unit))
+        found.append(json.loads(file.read_text(encoding="utf-8")))
+    return found
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Whole or not at all."""
+    partial = file.with_suffix(".partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+        os.replace(partial, file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(
+            f"{file} cannot be written: {error.strerror}; make room and run the same again"
+        ) from error
+
+
+def _claim(out: Path, experiment: Experiment) -> None:
+    """The folder belongs to one experiment; arms, networks and seeds may be added to it."""
+    own = json.loads(json.dumps(asdict(experiment)))
+    file = out / "experiment.json"
+    if file.is_file():
+        theirs = json.loads(file.read_text(encoding="utf-8"))
+        for name in set(own) - {"networks", "arms", "seeds", "transfer"}:
+            if theirs.get(name) != own[name]:
+                raise InputError(
+                    f"{out} holds an experiment with {name} {theirs.get(name)}, not {own[name]}; "
+                    "choose another folder"
+                )
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} holds something other than an experiment; choose another folder")
+    write_json(file, own)
+
+
+class _Work:
+    """Trainings and evaluations, each from the files of those it needs."""
+
+    def __init__(self, experiment: Experiment, data: Splits, out: Path, say: Say) -> None:
+        self.experiment, self.data, self.out, self.say = experiment, data, out, say
+
+    def evaluate(self, unit: Unit) -> dict[str, Any]:
+        """All figures of one unit."""
+        network, told = self.trained(unit)
+        self.say(f"{unit.folder}: attacks")
+        began = time.perf_counter()
+        effort = self.experiment.effort
+        batch = first_images(self.data.test, effort.images, effort.seed)
+        results = tuple(attack_part(network, batch, part, effort) for part in effort.parts)
+        checks = masking_checks(network, batch, results, effort)
+        leaning = reliance(network, self.data.test, self.data.same, self.data.mixed, batch)
+        return {
+            "schema": SCHEMA,
+            "unit": asdict(unit),
+            "training": told,
+            "reliance": leaning.to_json(),
+            "parts": [result.to_json() for result in results],
+            "masking": checks.to_json(),
+            "seconds": time.perf_counter() - began,
+        }
+
+    def trained(self, unit: Unit) -> tuple[nn.Module, dict[str, Any]]:
+        """The network of a unit, in eval mode, trained if its weights are not there yet."""
+        folder = self.out / unit.folder
+        network = self.start(unit)
+        file = folder / "training.json"
+        if not file.is_file():
+            write_json(file, self._train(unit, network, folder))
+        network.load_state_dict(read_weights(folder / FINAL))
+        told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return network.eval(), told
+
+    def start(self, unit: Unit) -> nn.Module:
+        """What training begins with: a new network, or the plainly trained one."""
+        if unit.arm != "plain":
+            return self.trained(Unit(unit.network, unit.seed, "plain"))[0]
+        classes = len(self.data.train.classes)
+        width = self.experiment.width
+        return networks.build(unit.network, classes, width=width, seed=unit.seed)
+
+    def _train(self, unit: Unit, network: nn.Module, folder: Path) -> dict[str, Any]:
+        own = self.experiment
+        data: ImageDataset = self.data.train
+        if unit.arm == "series":
+            data = with_series(data, self.series(unit))
+        self.say(f"{unit.folder}: training")
+        config = own.config(unit.seed, plain=unit.arm == "plain")
+        shuffled = Shuffled(
+            data,
+            own.batch,
+            seed=config.seed,
+            crop=own.crop,
+            flip=own.flip,
+            lesson=lesson(unit.arm, own.arm),
+        )
+        began = time.process_time()
+        result = train(
+            network,
+            shuffled,
+            config,
+            folder=folder,
+            evaluate=lambda trained: accuracy(trained, self.data.validation),
+        )
+        return {
+            "steps": result.steps,
+            "seconds": result.seconds,
+            "processor_seconds": time.process_time() - began,
+            "validation": result.curves.get("score", []),
+        }
+
+    def series(self, unit: Unit) -> Series:
+        """The samples of the plainly trained source network, for all training images."""
+        source = Unit(unit.source or unit.network, unit.seed, "plain")
+        folder = self.out / source.folder / "series"
+        if not (folder / "manifest.json").is_file():
+            network, _ = self.trained(source)
+            self.say(f"{source.folder}: samples of {len(self.data.train)} images")
+            explainer = Explainer(network, batch_rows=256)
+            parts = []
+            for rows in torch.arange(len(self.data.train)).split(2048):
+                batch = self.data.train.__getitems__(rows.tolist())
+                parts.append(
+                    suppress(
+                        explainer,
+                        batch.images,
+                        batch.masks,
+                        batch.labels,
+                        scheme=self.experiment.series,
+                    )
+                )
+            Series.concatenate(parts).save(folder, network=source.network, seed=source.seed)
+        return Series.load(folder)
+
+
+def first_images(data: ImageDataset, count: int, seed: int) -> Batch:
+    """Some images, drawn once and for all; those without an object or a background are left out."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    batch = data.__getitems__(order[: 2 * count].tolist())
+    share = batch.masks.flatten(1).float().mean(1)
+    rows = ((share > 0) & (share < 1)).nonzero()[:count, 0]
+    return Batch(*(part[rows] for part in batch))
