@@ -1,0 +1,215 @@
+"""What a training run learns from: batches by step number, so that a run can go on anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from guidxmage.errors import InputError
+from guidxmage.hardening.dataset import Batch, ImageDataset
+from guidxmage.hardening.streams import stream
+
+# (network, images, labels, generator) → images
+Adversary = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+
+
+class Recipe(Protocol):
+    """Supplies the batch of every step; equal arguments give equal batches.
+
+    steps_per_epoch: how often the network is evaluated unless the configuration says otherwise.
+    adversarial: None, or what moves the images before the network learns from them; it is called
+    with the network in evaluation mode. `describe` returns what the batches depend on as JSON
+    values: a run is continued only with the same.
+    """
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until every image was seen about once."""
+        ...
+
+    @property
+    def adversarial(self) -> Adversary | None:
+        """What moves the images, or None."""
+        ...
+
+    def batch(
+        self, step: int, rank: int, world: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) in [0, 1] and labels (B,) int64 for one of `world` processes.
+
+        The generator is seeded by the run's seed, the step and the rank.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What the batches depend on."""
+        ...
+
+
+class Shuffled:
+    """A dataset in a new order every epoch, with random crops and flips.
+
+    batch_size counts the images of all processes together; images that do not fill a last batch
+    wait for the next epoch. crop: by how many pixels the images are padded with black before a crop
+    of their size is taken, 0 for none. flip: mirror every other image, by chance. workers:
+    processes that read ahead; the dataset returns the same for the same number in each.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batch_size: int,
+        *,
+        seed: int,
+        crop: int = 4,
+        flip: bool = True,
+        adversarial: Adversary | None = None,
+        workers: int = 0,
+    ) -> None:
+        if not 1 <= batch_size <= len(dataset):
+            raise InputError(
+                f"a batch of {batch_size} images cannot be taken from {len(dataset)}; "
+                f"choose a batch size from 1 to {len(dataset)}"
+            )
+        if crop < 0 or workers < 0:
+            raise InputError("crop and workers are counts; give 0 or more")
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.crop, self.flip, self.workers = crop, flip, workers
+        self._adversarial = adversarial
+        self._order: tuple[int, Tensor] | None = None
+        self._ahead: tuple[tuple[int, int, int], Iterator[Any]] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in the dataset."""
+        return len(self.dataset) // self.batch_size
+
+    @property
+    def adversarial(self) -> Adversary | None:
+        """What moves the images before the network learns from them."""
+        return self._adversarial
+
+    def describe(self) -> dict[str, Any]:
+        """What the batches depend on."""
+        return {
+            "images": len(self.dataset),
+            "classes": len(self.dataset.classes),
+            "batch_size": self.batch_size,
+            "order_seed": self.seed,
+            "crop": self.crop,
+            "flip": self.flip,
+            "adversarial": None if self._adversarial is None else repr(self._adversarial),
+        }
+
+    def batch(
+        self, step: int, rank: int, world: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """A process's share of the step's batch, cropped and flipped.
+
+        Raises InputError for an image that cannot be read, and where the processes cannot share the
+        batch evenly.
+        """
+        read = (
+            self._read_ahead(step, rank, world) if self.workers else self._read(step, rank, world)
+        )
+        return augmented(read.images, self.crop, self.flip, generator), read.labels
+
+    def rows(self, step: int, rank: int, world: int) -> list[int]:
+        """The numbers of the images that a process learns from in a step."""
+        if self.batch_size % world:
+            raise InputError(
+                f"{world} processes cannot share batches of {self.batch_size} images evenly; "
+                f"choose a batch size that is a multiple of {world}"
+            )
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            draw = stream(self.seed, "epoch", epoch)
+            self._order = epoch, torch.randperm(len(self.dataset), generator=draw)
+        share = self.batch_size // world
+        first = place * self.batch_size + rank * share
+        return [int(row) for row in self._order[1][first : first + share]]
+
+    def _read(self, step: int, rank: int, world: int) -> Batch:
+        return self.dataset.__getitems__(self.rows(step, rank, world))
+
+    def _read_ahead(self, step: int, rank: int, world: int) -> Batch:
+        """The batch from the workers, who are set anew where the steps do not follow each other."""
+        here = (step, rank, world)
+        if self._ahead is None or self._ahead[0] != here:
+            self._ahead = here, iter(self._loader(step, rank, world))
+        following = self._ahead[1]
+        self._ahead = None
+        try:
+            read = next(following)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"reading images ahead failed: {reason}; use fewer workers") from error
+        if isinstance(read, _Refusal):
+            raise InputError(read.sentence)
+        self._ahead = (step + 1, rank, world), following
+        assert isinstance(read, Batch)
+        return read
+
+    def _loader(self, step: int, rank: int, world: int) -> DataLoader[Any]:
+        return DataLoader(
+            _Guarded(self.dataset),
+            batch_sampler=_Rows(self, step, rank, world),
+            collate_fn=_unchanged,
+            num_workers=self.workers,
+            # Without it the loader draws from the global generator.
+            generator=stream(self.seed, "workers", step, rank),
+        )
+
+
+def augmented(images: Tensor, crop: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Crops of the padded images, some of them mirrored, (B, C, H, W) as before."""
+    count, _, height, width = images.shape
+    if crop:
+        corners = torch.randint(2 * crop + 1, (2, count, 1), generator=generator)
+        y = (torch.arange(height) + corners[0])[:, None, :, None]
+        x = (torch.arange(width) + corners[1])[:, None, None, :]
+        rows = torch.arange(count)[:, None, None, None]
+        channels = torch.arange(images.shape[1])[None, :, None, None]
+        images = nn.functional.pad(images, (crop,) * 4)[rows, channels, y, x]
+    if flip:
+        mirrored = torch.rand(count, generator=generator) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    return images
+
+
+class _Refusal(NamedTuple):
+    """An error as a value: raised in a worker, it would arrive wrapped in a traceback's text."""
+
+    sentence: str
+
+
+class _Guarded(Dataset[Any]):
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch | _Refusal:
+        try:
+            return self.dataset.__getitems__(indices)
+        except InputError as error:
+            return _Refusal(str(error))
+
+
+class _Rows:
+    """The rows of all steps from one on, without end."""
+
+    def __init__(self, recipe: Shuffled, step: int, rank: int, world: int) -> None:
+        self.recipe, self.step, self.rank, self.world = recipe, step, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self.step
+        while True:
+            yield self.recipe.rows(step, self.rank, self.world)
+            step += 1
+
+
+def _unchanged(read: Any) -> Any:
+    return read
