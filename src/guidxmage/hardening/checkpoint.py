@@ -70,13 +70,14 @@ def clear_checkpoints(folder: Path, *, after: int = -1) -> None:
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
-    """Write named tensors as safetensors, `about` as its metadata. Raises InputError."""
+    """Write named tensors as safetensors, `about` as JSON in its metadata. Raises InputError."""
     safetensors = _safetensors()
     # Copies, since the format refuses tensors that share memory.
     plain = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
     content = safetensors.save(
         {name: tensor.contiguous() for name, tensor in plain.items()},
-        metadata={name: json.dumps(value) for name, value in about.items()},
+        # In one entry, since the format writes several in an order that changes.
+        metadata={"about": json.dumps(about)},
     )
     write_atomically(path, content)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,11 +43,15 @@ class Processes:
         """
         if self.count == 1:
             return network
-        # By default the first step rearranges the buckets of gradients, which changes the order of
-        # the sums and so the rounding; a resumed run would have its first step elsewhere.
-        return DistributedDataParallel(
-            network, broadcast_buffers=False, find_unused_parameters=True
-        )
+        with warnings.catch_warnings():
+            # The name that replaces broadcast_buffers is unknown to older versions.
+            warnings.simplefilter("ignore", FutureWarning)
+            # Looking for unused parameters keeps the buckets of gradients as they are. Otherwise
+            # the first step rearranges them, which changes the order of the sums and so the
+            # rounding, and a resumed run has its first step elsewhere.
+            return DistributedDataParallel(
+                network, broadcast_buffers=False, find_unused_parameters=True
+            )
 
     def share_buffers(self, network: nn.Module) -> None:
         """Give every process the first one's buffers, batch-norm's averages for instance."""
@@ -68,7 +73,13 @@ class Processes:
             return float(value), ok
         sums = torch.tensor([0.0, 0.0], dtype=torch.float64, device=self.device)
         sums[0], sums[1] = value, not ok
-        dist.all_reduce(sums)
+        try:
+            dist.all_reduce(sums)
+        except RuntimeError as error:
+            raise InputError(
+                f"another process of this run is gone ({str(error).splitlines()[0]}); "
+                "start the run again to go on from its last checkpoint"
+            ) from error
         total, failures = sums.tolist()
         return total, failures == 0
 
@@ -118,6 +129,8 @@ def processes(device: str | None) -> Iterator[Processes]:
     dist.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
+        # Nobody hangs up while another one still listens.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 

@@ -128,11 +128,12 @@ class _Run:
         self.resumed = False
         self.best: tuple[int, float] | None = None
         self.metrics: Metrics | None = None
+        self.parallel = self.network
+        self.earlier, self.begun = 0.0, time.monotonic()
 
     def start(self, *, resume: bool, log: Log | None) -> None:
         """Read the newest checkpoint, if there is one to go on from, and open the log."""
         team = self.team
-        self.earlier, self.begun = 0.0, time.monotonic()
         if resume and (state := load_checkpoint(self.folder)) is not None:
             self._restore(state)
         if not team.agree(self.step):
@@ -155,6 +156,8 @@ class _Run:
             self._save()
 
     def close(self) -> None:
+        """Let go of the log and of what is connected to other processes."""
+        self.parallel = self.network
         if self.metrics is not None:
             self.metrics.close()
 
