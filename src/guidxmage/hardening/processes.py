@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -131,6 +132,9 @@ def processes(device: str | None) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
         # Nobody hangs up while another one still listens.
         dist.barrier()
+        # gloo's threads need the interpreter once more to drop what they worked on. Where it is
+        # shutting down by then, which happens to scripts that end here, they abort the process.
+        time.sleep(0.2)
     finally:
         dist.destroy_process_group()
 
@@ -144,7 +148,8 @@ def _device(name: str | None) -> torch.device:
                 device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    # A torch without CUDA stops with an AttributeError.
+    except (RuntimeError, AssertionError, AttributeError) as error:
         raise InputError(
             f"device {name!r} is not available: {str(error).splitlines()[0]}"
         ) from error
