@@ -161,7 +161,7 @@ def test_a_finished_run_is_not_repeated(whole: Path, tmp_path: Path) -> None:
     again = train(net, stopping(0), config(), folder=tmp_path, evaluate=score)
     assert again.resumed_from == again.steps == STEPS
     assert (again.best_step, again.curves) == (first.best_step, first.curves)
-    assert again.seconds >= first.seconds
+    assert again.seconds >= first.seconds / 2
     assert same(dict(net.state_dict()), weights(whole))
 
 

@@ -80,13 +80,13 @@ class Shuffled:
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.crop, self.flip, self.workers = crop, flip, workers
         self._adversarial = adversarial
-        self._order: tuple[int, Tensor] | None = None
+        self._order = _Order(len(dataset), batch_size, seed)
         self._ahead: tuple[tuple[int, int, int], Iterator[Any]] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
         """Full batches in the dataset."""
-        return len(self.dataset) // self.batch_size
+        return self._order.steps_per_epoch
 
     @property
     def adversarial(self) -> Adversary | None:
@@ -120,18 +120,7 @@ class Shuffled:
 
     def rows(self, step: int, rank: int, world: int) -> list[int]:
         """The numbers of the images that a process learns from in a step."""
-        if self.batch_size % world:
-            raise InputError(
-                f"{world} processes cannot share batches of {self.batch_size} images evenly; "
-                f"choose a batch size that is a multiple of {world}"
-            )
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            draw = stream(self.seed, "epoch", epoch)
-            self._order = epoch, torch.randperm(len(self.dataset), generator=draw)
-        share = self.batch_size // world
-        first = place * self.batch_size + rank * share
-        return [int(row) for row in self._order[1][first : first + share]]
+        return self._order.rows(step, rank, world)
 
     def _read(self, step: int, rank: int, world: int) -> Batch:
         return self.dataset.__getitems__(self.rows(step, rank, world))
@@ -157,7 +146,7 @@ class Shuffled:
     def _loader(self, step: int, rank: int, world: int) -> DataLoader[Any]:
         return DataLoader(
             _Guarded(self.dataset),
-            batch_sampler=_Rows(self, step, rank, world),
+            batch_sampler=_Rows(self._order, step, rank, world),
             collate_fn=_unchanged,
             num_workers=self.workers,
             # Without it the loader draws from the global generator.
@@ -198,16 +187,40 @@ class _Guarded(Dataset[Any]):
             return _Refusal(str(error))
 
 
+class _Order:
+    """Which images belong to which step."""
+
+    def __init__(self, images: int, batch_size: int, seed: int) -> None:
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.steps_per_epoch = images // batch_size
+        self._epoch: tuple[int, Tensor] | None = None
+
+    def rows(self, step: int, rank: int, world: int) -> list[int]:
+        if self.batch_size % world:
+            raise InputError(
+                f"{world} processes cannot share batches of {self.batch_size} images evenly; "
+                f"choose a batch size that is a multiple of {world}"
+            )
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            draw = stream(self.seed, "epoch", epoch)
+            self._epoch = epoch, torch.randperm(self.images, generator=draw)
+        share = self.batch_size // world
+        first = place * self.batch_size + rank * share
+        return [int(row) for row in self._epoch[1][first : first + share]]
+
+
 class _Rows:
     """The rows of all steps from one on, without end."""
 
-    def __init__(self, recipe: Shuffled, step: int, rank: int, world: int) -> None:
-        self.recipe, self.step, self.rank, self.world = recipe, step, rank, world
+    # Not of the recipe: it holds the workers, who end at once only outside a cycle of references.
+    def __init__(self, order: _Order, step: int, rank: int, world: int) -> None:
+        self.order, self.step, self.rank, self.world = order, step, rank, world
 
     def __iter__(self) -> Iterator[list[int]]:
         step = self.step
         while True:
-            yield self.recipe.rows(step, self.rank, self.world)
+            yield self.order.rows(step, self.rank, self.world)
             step += 1
 
 
