@@ -137,9 +137,11 @@ def test_goes_on_after_sigkill(whole: Path, tmp_path: Path) -> None:
     assert same(weights(folder), weights(whole))
 
 
-def test_goes_on_after_one_of_several_is_killed(tmp_path: Path) -> None:
-    assert started(tmp_path / "whole", "never", count=2) == 0
-    assert started(tmp_path / "killed", "1:6", count=2) == 0
+# Only with three does the order of a sum matter, and so how the gradients are put together.
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_goes_on_after_one_of_several_is_killed(tmp_path: Path, count: int) -> None:
+    assert started(tmp_path / "whole", "never", count=count) == 0
+    assert started(tmp_path / "killed", "1:6", count=count) == 0
     assert (tmp_path / "killed.died").exists()
     assert (tmp_path / "killed.resumed").read_text() == "4"
     assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
