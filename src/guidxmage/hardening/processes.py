@@ -132,10 +132,10 @@ def processes(device: str | None) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
         # Nobody hangs up while another one still listens.
         dist.barrier()
+    finally:
         # gloo's threads need the interpreter once more to drop what they worked on. Where it is
         # shutting down by then, which happens to scripts that end here, they abort the process.
         time.sleep(0.2)
-    finally:
         dist.destroy_process_group()
 
 
