@@ -40,6 +40,36 @@ def atomic_folder(path: Path, *, mark: str = MANIFEST) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all, also when the machine loses power.
+
+    Raises InputError when it cannot be written; an earlier file of that name is then as it was.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last, where the system can do so."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def check_replaceable(path: Path, *, mark: str = MANIFEST) -> None:
     """Raise InputError where `atomic_folder` would not replace what is there."""
     if not path.exists():

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from guidxmage.errors import InputError
 from guidxmage.hardening.dataset import Batch, ImageDataset, InMemory
+from guidxmage.hardening.pgd import PGD
 from guidxmage.hardening.series import Series
 from guidxmage.hardening.suppression import Guide, Scheme, suppress_by_gradient
-from guidxmage.hardening.pgd import PGD
-from guidxmage.hardening.recipe import Lesson
 
 
 @dataclass(frozen=True)
@@ -51,18 +50,25 @@ class ArmConfig:
         return Scheme((self.strengths[chosen],), self.steps, self.guide)
 
 
-    def perturbed(self, network: nn.Module, batch: Batch, draw: torch.Generator) -> Batch:
-        """The batch after PGD."""
-        attack = PGD("linf", self.eps, self.pgd_steps)
-        return batch._replace(images=attack(network, batch.images, batch.labels, draw))
+@dataclass(frozen=True)
+class ArmLesson:
+    """What an arm makes of each batch, a `Lesson` for `train`; equal values do the same."""
+
+    arm: str
+    config: ArmConfig
+
+    def __call__(
+        self, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
+    ) -> Batch:
+        """The batch that the network, in eval mode, is to learn from; labels stay."""
+        return _LESSONS[self.arm](self.config, network, batch, draw, progress)
 
 
-def lesson(arm: str, config: ArmConfig) -> Lesson | None:
-    """What an arm makes of each batch; None where it learns from the images as they are."""
+def lesson(arm: str, config: ArmConfig) -> ArmLesson | None:
+    """The lesson of an arm; None where it learns from the images as they are."""
     if arm not in ARMS:
         raise InputError(f"arm {arm!r} is unknown; choose from {', '.join(ARMS)}")
-    make = _LESSONS.get(arm)
-    return None if make is None else make(config)
+    return ArmLesson(arm, config) if arm in _LESSONS else None
 
 
 def with_series(data: ImageDataset, series: Series) -> InMemory:
@@ -111,58 +117,42 @@ def _with(batch: Batch, samples: Tensor) -> Batch:
     return batch._replace(images=torch.cat([samples, batch.images[len(samples) :]]))
 
 
-def _ours(config: ArmConfig) -> Lesson:
+def _ours(
+    config: ArmConfig, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
+) -> Batch:
     """Samples of the network as it is at this step: fresh ones, nothing stored."""
-
-    def learn(
-        network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-    ) -> Batch:
-        part = _chosen(batch, config)
-        return _with(batch, suppressed(network, part, config.scheme(progress, draw)))
-
-    return learn
+    part = _chosen(batch, config)
+    return _with(batch, suppressed(network, part, config.scheme(progress, draw)))
 
 
-def _noise(config: ArmConfig) -> Lesson:
+def _noise(
+    config: ArmConfig, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
+) -> Batch:
     """The same sizes at the same pixels as ours, with random signs."""
-
-    def learn(
-        network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-    ) -> Batch:
-        part = _chosen(batch, config)
-        delta = suppressed(network, part, config.scheme(progress, draw)) - part.images
-        signs = torch.randint(0, 2, delta.shape, generator=draw).to(delta) * 2 - 1
-        return _with(batch, (part.images + delta.abs() * signs).clamp(0, 1))
-
-    return learn
+    part = _chosen(batch, config)
+    delta = suppressed(network, part, config.scheme(progress, draw)) - part.images
+    signs = torch.randint(0, 2, delta.shape, generator=draw).to(delta) * 2 - 1
+    return _with(batch, (part.images + delta.abs() * signs).clamp(0, 1))
 
 
-def _object(config: ArmConfig) -> Lesson:
+def _object(
+    config: ArmConfig, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
+) -> Batch:
     """The same perturbation on the object instead of the background."""
-
-    def learn(
-        network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-    ) -> Batch:
-        part = _chosen(batch, config)
-        turned = part._replace(masks=~part.masks)
-        return _with(batch, suppressed(network, turned, config.scheme(progress, draw)))
-
-    return learn
+    part = _chosen(batch, config)
+    turned = part._replace(masks=~part.masks)
+    return _with(batch, suppressed(network, turned, config.scheme(progress, draw)))
 
 
-def _backgrounds(config: ArmConfig) -> Lesson:
+def _backgrounds(
+    config: ArmConfig, _: nn.Module, batch: Batch, draw: torch.Generator, __: float
+) -> Batch:
     """Objects before the backgrounds of other images of the batch."""
-
-    def learn(
-        _: nn.Module, batch: Batch, draw: torch.Generator, __: float
-    ) -> Batch:
-        part = _chosen(batch, config)
-        other = torch.randperm(len(batch.labels), generator=draw)[: len(part.labels)]
-        other = other.to(part.labels.device)
-        scenery = emptied(batch.images[other], batch.masks[other])
-        return _with(batch, torch.where(part.masks[:, None], part.images, scenery))
-
-    return learn
+    part = _chosen(batch, config)
+    other = torch.randperm(len(batch.labels), generator=draw)[: len(part.labels)]
+    other = other.to(part.labels.device)
+    scenery = emptied(batch.images[other], batch.masks[other])
+    return _with(batch, torch.where(part.masks[:, None], part.images, scenery))
 
 
 def emptied(images: Tensor, masks: Tensor) -> Tensor:
@@ -172,26 +162,23 @@ def emptied(images: Tensor, masks: Tensor) -> Tensor:
     return torch.where(masks[:, None], mean[:, :, None, None], images)
 
 
-def _adversarial(config: ArmConfig) -> Lesson:
+def _adversarial(
+    config: ArmConfig, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
+) -> Batch:
     """PGD adversarial training on all pixels (Madry et al. 2018)."""
-
-    def learn(network: nn.Module, batch: Batch, draw: torch.Generator, _: float) -> Batch:
-        return config.perturbed(network, batch, draw)
-
-    return learn
+    return PGD("linf", config.eps, config.pgd_steps)(network, batch, draw, progress)
 
 
-def _both(config: ArmConfig) -> Lesson:
+def _both(
+    config: ArmConfig, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
+) -> Batch:
     """PGD adversarial training on a batch part of which is ours."""
-    ours = _ours(config)
-
-    def learn(network: nn.Module, batch: Batch, draw: torch.Generator, progress: float) -> Batch:
-        return config.perturbed(network, ours(network, batch, draw, progress), draw)
-
-    return learn
+    return _adversarial(
+        config, network, _ours(config, network, batch, draw, progress), draw, progress
+    )
 
 
-_LESSONS: dict[str, Callable[[ArmConfig], Lesson]] = {
+_LESSONS: dict[str, Callable[[ArmConfig, nn.Module, Batch, torch.Generator, float], Batch]] = {
     "noise": _noise,
     "object": _object,
     "backgrounds": _backgrounds,
@@ -199,6 +186,6 @@ _LESSONS: dict[str, Callable[[ArmConfig], Lesson]] = {
     "ours": _ours,
     "ours+adversarial": _both,
 }
-# The rest learns from images as they are: "plain" is the network that all others begin with, "longer"
-# has as many optimiser steps as they have, "series" has the samples in its data.
+# The rest learns from images as they are: "plain" is the network that all others begin with,
+# "longer" has as many optimiser steps as they have, "series" has the samples in its data.
 ARMS = ("plain", "longer", *_LESSONS, "series")

@@ -1,7 +1,7 @@
 """The whole of hardening: train, make samples, retrain in arms, attack, and write it all down.
 
-Everything lands in one folder, and every part that is there already is not made again, so that a run
-that was stopped goes on where it was.
+Everything lands in one folder, and every part that is there already is not made again, so that a
+run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.hardening import networks
 from guidxmage.hardening.arms import ARMS, ArmConfig, lesson, with_series
-from guidxmage.hardening.checkpoint import read_weights
 from guidxmage.hardening.dataset import Batch, ImageDataset
 from guidxmage.hardening.masking import masking_checks
-from guidxmage.hardening.reliance import accuracy, reliance
 from guidxmage.hardening.recipe import Shuffled
+from guidxmage.hardening.reliance import accuracy, reliance
 from guidxmage.hardening.robustness import Effort, attack_part
 from guidxmage.hardening.schedule import TrainingConfig
 from guidxmage.hardening.series import Series
 from guidxmage.hardening.suppression import STRENGTHS, Scheme, suppress
 from guidxmage.hardening.training import FINAL, train
+from guidxmage.models.weights import read_weights
 
 SCHEMA = "guid-xmage/hardening/1"
 EVALUATION = "evaluation.json"
@@ -57,7 +57,7 @@ class Experiment:
     rates. transfer: also retrain each network with the series of each other one.
     """
 
-    networks: tuple[str, ...] = ("alexnet", "resnet20", "densenet")
+    networks: tuple[str, ...] = ("alexnet", "resnet20", "densenet22")
     arms: tuple[str, ...] = ARMS
     seeds: tuple[int, ...] = (0, 1, 2)
     width: float = 1.0

@@ -1,68 +1,104 @@
-"""What a training run reports: one JSON line a step, and TensorBoard where it is wanted."""
+"""What a training run measured: a line of JSON each, and TensorBoard where it is asked for."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.files import write_atomically
 
-FILE = "metrics.jsonl"
+METRICS = "metrics.jsonl"
+Curves = dict[str, list[tuple[int, float]]]
+Log = Callable[[dict[str, float]], None]
 
 
 class Metrics:
-    """Writes metrics.jsonl, from where an earlier run was stopped."""
+    """Writes numbers by step to metrics.jsonl, to TensorBoard and to the caller's `log`.
 
-    def __init__(self, folder: Path, tensorboard: Any) -> None:
-        self._file = (folder / FILE).open("a", encoding="utf-8")
-        self._tensorboard = tensorboard
+    What an interrupted run wrote beyond `step` is taken back. Raises InputError when the file
+    cannot be written, MissingExtraError where tensorboard is not installed but asked for.
+    """
 
-    @classmethod
-    def open(cls, folder: Path, step: int, tensorboard: bool) -> Metrics:
-        """Drop what an earlier run wrote after the step that this one goes on from."""
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / FILE
-        kept = [line for line in _lines(file) if line["step"] <= step]
-        try:
-            file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{file} cannot be written: {error.strerror}") from error
-        return cls(folder, _summary_writer(folder, step) if tensorboard else None)
+    def __init__(self, folder: Path, step: int, *, tensorboard: bool, log: Log | None) -> None:
+        self.path, self._log = folder / METRICS, log
+        kept = [line for line in read_metrics(folder) if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_atomically(self.path, text.encode())
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 -- closed by close
+        self._writer: Any = None
+        if tensorboard:
+            self._writer = _summary_writer()(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """The values of a step."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        if "score" in values:
-            self._file.flush()
-        if self._tensorboard is not None:
+    def add(self, step: int, **values: float) -> None:
+        """Note the values after a step."""
+        line = {"step": step, **values}
+        self._written(lambda: self._file.write(json.dumps(line) + "\n"))
+        self._written(self._file.flush)
+        if self._writer is not None:
             for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
+                self._writer.add_scalar(name, value, step)
+        if self._log is not None:
+            self._log(dict(line))
+
+    def keep(self) -> None:
+        """Bring what was noted to the disk."""
+        self._written(lambda: os.fsync(self._file.fileno()))
+        if self._writer is not None:
+            self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """End writing."""
         self._file.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        if self._writer is not None:
+            self._writer.close()
 
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    """All whole lines; a kill may have cut the last one."""
-    found: list[dict[str, Any]] = []
-    if not file.is_file():
-        return found
-    for line in file.read_text(encoding="utf-8").splitlines():
+    def _written(self, write: Callable[[], object]) -> None:
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return found
+            write()
+        except OSError as error:
+            raise InputError(f"cannot write {self.path}: {error.strerror or error}") from error
 
 
-def _summary_writer(folder: Path, step: int) -> Any:
+def check_tensorboard() -> None:
+    """Raise MissingExtraError where tensorboard is not installed."""
+    _summary_writer()
+
+
+def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtraError("tensorboard", "train") from error
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+    except ImportError:
+        raise MissingExtraError("tensorboard", "train") from None
+    return SummaryWriter
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl, if there is one; a line that a kill cut short is left out."""
+    path = folder / METRICS
+    lines: list[dict[str, float]] = []
+    if not path.is_file():
+        return lines
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines()
+        for text in texts:
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                continue
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    return [line for line in lines if isinstance(line, dict) and "step" in line]
+
+
+def curves(folder: Path) -> Curves:
+    """The noted values by name: pairs of step and value, in order."""
+    found: Curves = {}
+    for line in read_metrics(folder):
+        for name, value in line.items():
+            if name != "step":
+                found.setdefault(name, []).append((int(line["step"]), value))
+    return found

@@ -1,141 +1,212 @@
-"""Networks for small images (CIFAR size), piecewise linear, with their normalisation inside."""
+"""Piecewise-linear networks for 32×32 RGB images, by name, and networks of the user's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from guidxmage.errors import InputError
-from guidxmage.models.python_models import load_python_model
+from guidxmage.models.python_models import call_factory
 from guidxmage.models.torchvision_import import import_torchvision
 
-# Means and deviations of CIFAR-10's channels, which many photographs share roughly.
-_MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+# Mean and standard deviation of the channels of CIFAR-10's training images.
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-def build(name: str, classes: int, *, seed: int = 0, width: float = 1.0) -> nn.Module:
-    """A new network for images (B, 3, H, W) in [0, 1], in eval mode: see NETWORKS.
+class Normalise(nn.Module):
+    """Subtract a mean and divide by a standard deviation, channel by channel, (B, C, H, W)."""
 
-    Or one of your own, as "module:function" or "file.py:function", called without arguments. width
-    scales the numbers of channels. Raises InputError for other names, MissingExtraError where
-    torchvision is needed. The global random state is left untouched.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if name in NETWORKS:
-            return nn.Sequential(_Normalise(), NETWORKS[name](classes, width)).eval()
-        if ":" in name:
-            return load_python_model(name).model
-    raise InputError(
-        f"network {name!r} is unknown; choose from {', '.join(NETWORKS)} or give module:function"
-    )
-
-
-class _Normalise(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None])
-        self.register_buffer("std", torch.tensor(_STD)[:, None, None])
+        if len(mean) != len(std) or not mean or not all(value > 0 for value in std):
+            raise InputError(
+                "the normalisation needs one mean and one positive standard deviation per channel"
+            )
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The images as the network behind it expects them."""
         return (x - self.mean) / self.std
 
 
+def names() -> list[str]:
+    """The names `build` knows; "module:function" is taken too."""
+    return list(_BUILDERS)
+
+
+def build(
+    name: str,
+    classes: int,
+    *,
+    width: float = 1.0,
+    seed: int,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> nn.Module:
+    """A network from images (B, 3, 32, 32) in [0, 1] to scores (B, classes), with random weights.
+
+    The normalisation (mean, std) is its first layer. `width` multiplies the numbers of channels.
+    "module:function" or "file.py:function" calls the user's own function with the number of
+    classes; its network normalises by itself and has no width. The seed decides the weights, and
+    the global random state stays as it is. Raises InputError for an unknown name, a network whose
+    width is fixed, or an unusable function; MissingExtraError where torchvision is needed.
+    """
+    if classes < 2:
+        raise InputError(f"a classifier needs at least 2 classes, not {classes}")
+    if not 0 < width < float("inf"):
+        raise InputError(f"the width is a positive factor, not {width}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if ":" in name:
+            return _own(name, classes, width)
+        if name not in _BUILDERS:
+            raise InputError(
+                f"there is no network {name!r}; choose one of {', '.join(_BUILDERS)}, "
+                "or name your own as 'module:function'"
+            )
+        normalise = Normalise(mean, std)
+        body = _BUILDERS[name](classes, width)
+        return nn.Sequential(OrderedDict(normalise=normalise, body=body))
+
+
+def _own(spec: str, classes: int, width: float) -> nn.Module:
+    _refuse_width(spec, width)
+    made = call_factory(spec, classes)
+    if not isinstance(made, nn.Module):
+        raise InputError(f"{spec} returned a {type(made).__name__} where an nn.Module is expected")
+    return made
+
+
+def _refuse_width(name: str, width: float) -> None:
+    if width != 1:
+        raise InputError(f"{name} has no width to choose; leave the width at 1")
+
+
+def _channels(count: int, width: float) -> int:
+    return max(1, round(count * width))
+
+
+# --- AlexNet -------------------------------------------------------------------------------------
+
+
 def _alexnet(classes: int, width: float) -> nn.Module:
-    """AlexNet's five convolutions and overlapping pools at strides for 32 × 32."""
-    a, b, c = _scaled(width, 64, 128, 256)
-    return nn.Sequential(
-        *(nn.Conv2d(3, a, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(b, c, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(c, b, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(b, b, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()),
-        *(nn.Dropout(0.2), nn.Linear(4 * b, 2 * c), nn.ReLU()),
-        *(nn.Dropout(0.2), nn.Linear(2 * c, classes)),
-    )
+    """AlexNet's five convolutions and three overlapping max-pools, with small first kernels."""
+    c1, c2, c3, c4, hidden = (_channels(count, width) for count in (64, 192, 384, 256, 1024))
 
+    def pool() -> nn.Module:
+        return nn.MaxPool2d(3, stride=2)
 
-class _Block(nn.Module):
-    """Two convolutions and a shortcut, which drops every other pixel and adds empty channels."""
-
-    def __init__(self, into: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(into, out, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out)
-        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out)
-        self.stride, self.missing = stride, out - into
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x[:, :, :: self.stride, :: self.stride]
-        if self.missing:
-            shortcut = nn.functional.pad(shortcut, (0, 0, 0, 0, 0, self.missing))
-        y = torch.relu(self.bn1(self.conv1(x)))
-        return torch.relu(self.bn2(self.conv2(y)) + shortcut)
-
-
-def _resnet20(classes: int, width: float) -> nn.Module:
-    """He et al. 2016, section 4.2: three stages of three blocks, shortcuts without weights."""
-    sizes = _scaled(width, 16, 32, 64)
     layers: list[nn.Module] = [
-        nn.Conv2d(3, sizes[0], 3, 1, 1, bias=False),
-        nn.BatchNorm2d(sizes[0]),
-        nn.ReLU(),
-    ]
-    into = sizes[0]
-    for stage, out in enumerate(sizes):
-        for number in range(3):
-            layers.append(_Block(into, out, 2 if stage and not number else 1))
-            into = out
-    network = nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(into, classes)
-    )
+        *_rectified(3, c1, 5), pool(),
+        *_rectified(c1, c2, 5), pool(),
+        *_rectified(c2, c3, 3), *_rectified(c3, c4, 3), *_rectified(c4, c4, 3), pool(),
+        nn.Flatten(),
+        nn.Dropout(), nn.Linear(c4 * 9, hidden), nn.ReLU(),
+        nn.Dropout(), nn.Linear(hidden, hidden), nn.ReLU(),
+        nn.Linear(hidden, classes),
+    ]  # fmt: skip
+    return _initialised(nn.Sequential(*layers))
+
+
+def _rectified(inputs: int, outputs: int, kernel: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), nn.ReLU()
+
+
+def _initialised(network: nn.Module) -> nn.Module:
+    """He et al.'s initialisation, without which convolutions without batch-norm hardly start."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return network
 
 
-def _resnet18(classes: int, width: float) -> nn.Module:
-    """torchvision's, with a stem that keeps the size, as usual on CIFAR."""
-    import_torchvision()
-    from torchvision.models.resnet import BasicBlock, ResNet
+# --- ResNet --------------------------------------------------------------------------------------
 
-    if width != 1.0:
-        raise InputError("resnet18 has one width; choose resnet20 for a narrower network")
-    network: nn.Module = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=classes)
-    network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+
+class _Block(nn.Module):
+    """Two convolutions and a shortcut without parameters (option A of He et al. 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(*_normed(inputs, outputs, stride), nn.ReLU())
+        self.second = nn.Sequential(*_normed(outputs, outputs, 1))
+        self.stride, self.extra = stride, outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        if self.stride > 1:
+            shortcut = shortcut[:, :, :: self.stride, :: self.stride]
+        if self.extra:
+            before = self.extra // 2
+            shortcut = nn.functional.pad(shortcut, (0, 0, 0, 0, before, self.extra - before))
+        both: Tensor = self.second(self.first(x)) + shortcut
+        return nn.functional.relu(both)
+
+
+def _normed(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    return convolution, nn.BatchNorm2d(outputs)
+
+
+def _cifar_resnet(blocks: int, classes: int, width: float) -> nn.Module:
+    """The ResNet of section 4.2 of He et al. 2016, 6·blocks + 2 layers deep."""
+    widths = [_channels(count, width) for count in (16, 32, 64)]
+    layers: list[nn.Module] = [*_normed(3, widths[0], 1), nn.ReLU()]
+    inputs = widths[0]
+    for stage, outputs in enumerate(widths):
+        for block in range(blocks):
+            layers.append(_Block(inputs, outputs, 2 if stage and not block else 1))
+            inputs = outputs
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)]
+    return _initialised(nn.Sequential(*layers))
+
+
+def _resnet18(classes: int, width: float) -> nn.Module:
+    """torchvision's ResNet-18 with the usual start for small images: 3×3, stride 1, no pool."""
+    _refuse_width("resnet18", width)
+    network: nn.Module = import_torchvision().models.resnet18(weights=None, num_classes=classes)
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()
     return network
 
 
-def _densenet(classes: int, width: float) -> nn.Module:
-    """torchvision's DenseNet with growth 12 and three blocks (Huang et al. 2017, for CIFAR)."""
-    import_torchvision()
-    from torchvision.models.densenet import DenseNet
+# --- DenseNet ------------------------------------------------------------------------------------
 
-    (growth,) = _scaled(width, 12)
-    network: nn.Module = DenseNet(growth, (4, 4, 4), 2 * growth, bn_size=4, num_classes=classes)
-    features = network.get_submodule("features")
-    features.conv0 = nn.Conv2d(3, 2 * growth, 3, 2, 1, bias=False)
-    features.pool0 = nn.Identity()
+
+def _densenet(layers: int, classes: int, width: float) -> nn.Module:
+    """DenseNet-BC, growth 12: torchvision's class with a start for small images."""
+    growth = _channels(12, width)
+    network: nn.Module = import_torchvision().models.DenseNet(
+        growth_rate=growth,
+        block_config=(layers,) * 3,
+        num_init_features=2 * growth,
+        num_classes=classes,
+    )
+    features = network.features
+    assert isinstance(features, nn.Sequential)
+    start = nn.Conv2d(3, 2 * growth, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(start.weight)
+    features.conv0 = start
+    for absent in ("norm0", "relu0", "pool0"):
+        delattr(features, absent)
     return network
 
 
-def _scaled(width: float, *channels: int) -> list[int]:
-    if not width > 0:
-        raise InputError(f"width is {width}; give a factor above 0")
-    return [max(1, round(width * count)) for count in channels]
-
-
-NETWORKS: dict[str, Callable[[int, float], nn.Module]] = {
+_BUILDERS: dict[str, Callable[[int, float], nn.Module]] = {
     "alexnet": _alexnet,
-    "resnet20": _resnet20,
+    "resnet20": partial(_cifar_resnet, 3),
     "resnet18": _resnet18,
-    "densenet": _densenet,
+    "densenet22": partial(_densenet, 3),
+    "densenet40": partial(_densenet, 6),
 }

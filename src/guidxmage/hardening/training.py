@@ -1,8 +1,4 @@
-"""Training in plain PyTorch: one process, or many under torchrun; resumed exactly after a kill.
-
-Every random draw belongs to a (seed, step, process), and none depends on what was drawn before. So
-a run that goes on from a checkpoint ends with the same weights, bit for bit, as one never stopped.
-"""
+"""Training that goes on where it was stopped, bit for bit; one process, or several by torchrun."""
 
 from __future__ import annotations
 
@@ -10,292 +6,367 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from guidxmage.errors import InputError
-from guidxmage.hardening.augmentation import augmented
-from guidxmage.hardening.checkpoint import load_checkpoint, save_checkpoint
-from guidxmage.hardening.dataset import Batch, ImageDataset
-from guidxmage.hardening.metrics import Metrics
-from guidxmage.hardening.processes import Processes
+from guidxmage.hardening.checkpoint import (
+    check_weights_can_be_saved,
+    clear_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
+from guidxmage.hardening.dataset import Batch
+from guidxmage.hardening.metrics import Curves, Log, Metrics, check_tensorboard, curves
+from guidxmage.hardening.processes import Processes, processes
+from guidxmage.hardening.recipe import Recipe
+from guidxmage.hardening.schedule import TrainingConfig, learning_rate
+from guidxmage.hardening.streams import global_draws_from, stream, stream_seed
 
-# What a training step learns from: (network in eval mode, clean batch, generator, progress 0–1).
-Lesson = Callable[[nn.Module, Batch, torch.Generator, float], tuple[Tensor, Tensor]]
-Score = Callable[[nn.Module], float]
-_PRIME = 1_000_003
+BEST, FINAL = "best.safetensors", "final.safetensors"
+Evaluation = Callable[[nn.Module], float]
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Course:
-    """How a network is trained: SGD with Nesterov momentum, one learning-rate cycle.
+class TrainingResult:
+    """A finished run.
 
-    steps: optimiser steps; batch: images of a step over all processes; lr: the peak, reached after
-    the share `warm_up` of all steps, then falling to 0 along a cosine; crop: pixels of padding
-    before random crops; flip: mirror at random; mixed: bfloat16 on a GPU; score_every,
-    save_every: steps between scores on the held-out split and between checkpoints, 0 for at the end
-    only.
+    steps: optimiser steps in all; resumed_from: the step this call went on from, 0 for a new run;
+    seconds: of all calls together. best_step, best_score, best_weights: the evaluation with the
+    highest score, the first of equals; None without evaluations. curves: step and value by name.
     """
 
     steps: int
-    batch: int = 128
-    lr: float = 0.1
-    warm_up: float = 0.2
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    crop: int = 2
-    flip: bool = True
-    mixed: bool = False
-    score_every: int = 0
-    save_every: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; give at least 1")
-        if not self.lr > 0:
-            raise InputError(f"lr is {self.lr}; give a learning rate above 0")
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, 0 ≤ step < steps."""
-        rise = max(1, round(self.warm_up * self.steps))
-        if step < rise:
-            return self.lr * (step + 1) / rise
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What training ended with; the network holds the weights of the best step, in eval mode.
-
-    scores: (step, score) on the held-out split; images: shown to the network, over all processes.
-    """
-
-    best_step: int
-    best_score: float
-    scores: list[tuple[int, float]] = field(default_factory=list)
-    steps: int = 0
-    images: int = 0
-    seconds: float = 0.0
-
-
-def plain(_: nn.Module, batch: Batch, __: torch.Generator, ___: float) -> tuple[Tensor, Tensor]:
-    """The lesson of plain training: the images as they are."""
-    return batch.images, batch.labels
+    resumed_from: int
+    seconds: float
+    best_step: int | None
+    best_score: float | None
+    best_weights: Path | None
+    final_weights: Path
+    curves: Curves
 
 
 def train(
     network: nn.Module,
-    data: ImageDataset,
-    course: Course,
+    recipe: Recipe,
+    config: TrainingConfig,
     *,
-    lesson: Lesson = plain,
-    score: Score | None = None,
-    folder: Path | None = None,
-    about: str = "",
-    tensorboard: bool = False,
-) -> Outcome:
-    """Train a network in place; under torchrun, together with the other processes.
+    folder: str | Path,
+    evaluate: Evaluation | None = None,
+    log: Log | None = None,
+    resume: bool = True,
+) -> TrainingResult:
+    """Train the network in place; it ends with the last step's weights and in evaluation mode.
 
-    lesson: turns a clean batch into what is learned from it. score: of the network on a held-out
-    split, the higher the better; the best weights are kept. folder: checkpoints and metrics.jsonl,
-    from which the same call goes on. about: what else tells this training from others (the lesson,
-    the data). Raises InputError for a loss that is not finite, a folder of another training, a
-    disk that is full, and images that cannot be read. The global random state is left untouched.
+    The folder gets checkpoints, metrics.jsonl, final.safetensors and, with `evaluate` (network in
+    evaluation mode → score, higher is better), best.safetensors; under torchrun all processes see
+    the same folder, and the first one evaluates. Started again after an interruption, the run goes
+    on from the newest intact checkpoint and ends with the same weights, bit for bit, on the same
+    kind of machine; `resume=False` starts anew. Every random draw is seeded by the configuration's
+    seed, the step and the rank; the global random state stays as it is.
+    Raises InputError for a batch that does not fit, a loss or weights that are not finite, a full
+    disk, a checkpoint of another configuration; MissingExtraError for an absent package.
     """
-    digest = _digest(course, data, about)
-    with Processes.joined(network) as processes:
-        run = _Run(network, data, course, lesson, processes)
-        if folder is not None:
-            found = load_checkpoint(folder, digest) if processes.first else None
-            if (state := processes.shared(found)) is not None:
-                run.restore(state)
-        writes = folder is not None and processes.first
-        metrics = Metrics.open(folder, run.step, tensorboard) if writes and folder else None
-        began = time.perf_counter()
-        run.network.train()
-        while run.step < course.steps:
-            loss = run.advance()
-            _report(run, course, score, metrics, loss)
-            if folder is not None and _due(run.step, course.save_every, course.steps):
-                if processes.first:
-                    save_checkpoint(folder, {**run.state(), "digest": digest})
-                processes.wait()
-        run.finish()
-        if metrics is not None:
-            metrics.close()
-    return Outcome(
-        best_step=run.best_step,
-        best_score=run.best_score,
-        scores=run.scores,
-        steps=course.steps,
-        images=course.steps * course.batch,
-        seconds=time.perf_counter() - began,
-    )
-
-
-def _digest(course: Course, data: ImageDataset, about: str) -> str:
-    told = json.dumps([asdict(course), len(data), data.classes, about], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
-
-
-def _due(step: int, every: int, last: int) -> bool:
-    return step == last or (every > 0 and step % every == 0)
-
-
-def _report(
-    run: _Run, course: Course, score: Score | None, metrics: Metrics | None, loss: float
-) -> None:
-    """Score the network where it is due, the same in all processes, and write it down."""
-    values = {"loss": loss, "lr": course.rate(run.step - 1)}
-    if score is not None and _due(run.step, course.score_every, course.steps):
-        values["score"] = run.keep_best(score)
-    if metrics is not None:
-        metrics.write(run.step, values)
+    check_weights_can_be_saved()
+    if config.tensorboard:
+        check_tensorboard()
+    with processes(config.device) as team, ExitStack() as stack:
+        if config.precision in _AUTOCAST and team.device.type != "cuda":
+            raise InputError(
+                f"precision {config.precision} needs a GPU; use precision='float32' on the "
+                f"{team.device.type.upper()}"
+            )
+        # cuDNN's fastest algorithms differ from run to run.
+        stack.enter_context(
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+        )
+        run = _Run(network, recipe, config, folder=Path(folder), team=team, evaluate=evaluate)
+        stack.callback(run.close)
+        run.start(resume=resume, log=log)
+        return run.finish()
 
 
 class _Run:
-    """A training under way."""
+    """One call of `train`."""
 
     def __init__(
         self,
         network: nn.Module,
-        data: ImageDataset,
-        course: Course,
-        lesson: Lesson,
-        processes: Processes,
+        recipe: Recipe,
+        config: TrainingConfig,
+        *,
+        folder: Path,
+        team: Processes,
+        evaluate: Evaluation | None,
     ) -> None:
-        if course.batch % processes.world:
-            raise InputError(
-                f"a batch of {course.batch} cannot be split among {processes.world} processes"
-            )
-        if not len(data):
-            raise InputError("there are no images to train on")
-        self.network, self.data, self.course, self.lesson = network, data, course, lesson
-        self.processes = processes
-        self.device = next(network.parameters()).device
-        self.wrapped: nn.Module = network
-        if processes.world > 1:
-            self.wrapped = DistributedDataParallel(network)
-        self.optimizer = torch.optim.SGD(
-            network.parameters(),
-            course.lr,
-            momentum=course.momentum,
-            weight_decay=course.weight_decay,
-            nesterov=course.momentum > 0,
+        self.recipe, self.config, self.folder, self.team = recipe, config, folder, team
+        self.evaluate = evaluate
+        self.network = network.to(team.device)
+        if config.channels_last:
+            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        trained = [p for p in network.parameters() if p.requires_grad]
+        if not trained:
+            raise InputError("the network has no parameters to train; set requires_grad on some")
+        self.optimiser = torch.optim.SGD(
+            trained,
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
         )
-        self.step, self.best_step, self.best_score = 0, 0, -math.inf
-        self.best: dict[str, Tensor] = {}
-        self.scores: list[tuple[int, float]] = []
+        self.scaler = torch.amp.GradScaler(team.device.type, enabled=config.precision == "fp16")
+        self.identity = _identity(network, recipe, config, team.count)
+        self.step = self.resumed_from = 0
+        self.resumed = False
+        self.best: tuple[int, float] | None = None
+        self.metrics: Metrics | None = None
+        self.parallel = self.network
+        self.earlier, self.begun = 0.0, time.monotonic()
 
-    def advance(self) -> float:
-        """One optimiser step; returns this process's loss."""
-        course = self.course
-        draw = self._generator()
-        batch = self._batch(draw)
-        self.network.eval()
-        images, labels = self.lesson(self.network, batch, draw, self.step / course.steps)
-        self.network.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = course.rate(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        with _seeded(draw), self._precision():
-            scores = self.wrapped(images)
-            loss = nn.functional.cross_entropy(
-                scores.float(), labels, label_smoothing=course.label_smoothing
-            )
-        loss.backward()
-        value = float(loss.detach())
-        if not math.isfinite(value):
+    def start(self, *, resume: bool, log: Log | None) -> None:
+        """Read the newest checkpoint, if there is one to go on from, and open the log."""
+        team = self.team
+        if resume and (state := load_checkpoint(self.folder)) is not None:
+            self._restore(state)
+        if not team.agree(self.step):
             raise InputError(
-                f"the loss of step {self.step + 1} is {value}; lower the learning rate "
-                f"({course.lr:g}) or look for bad images"
+                f"the processes see different checkpoints in {self.folder}; use a folder that all "
+                "of them share"
             )
-        self.optimizer.step()
+        team.first_does(lambda: self._open(log))
+        self.parallel = team.shared(self.network)
+
+    def _open(self, log: Log | None) -> None:
+        # A damaged checkpoint must not outlive the run that goes on from the one before it.
+        clear_checkpoints(self.folder, after=self.step if self.resumed else -1)
+        since = self.step if self.resumed else -1
+        self.metrics = Metrics(self.folder, since, tensorboard=self.config.tensorboard, log=log)
+        if not self.resumed:
+            for name in (BEST, FINAL):
+                (self.folder / name).unlink(missing_ok=True)
+            # Also where it is stopped at once, a run goes on from the weights it was begun with.
+            self._save()
+
+    def close(self) -> None:
+        """Let go of the log and of what is connected to other processes."""
+        self.parallel = self.network
+        if self.metrics is not None:
+            self.metrics.close()
+
+    def finish(self) -> TrainingResult:
+        """Do the steps that are left."""
+        while self.step < self.config.steps:
+            self._advance()
+        self.network.eval()
+        self.team.first_does(self._save_final)
+        return TrainingResult(
+            steps=self.step,
+            resumed_from=self.resumed_from,
+            seconds=self._seconds(),
+            best_step=self.best[0] if self.best else None,
+            best_score=self.best[1] if self.best else None,
+            best_weights=self.folder / BEST if self.best else None,
+            final_weights=self.folder / FINAL,
+            curves=curves(self.folder),
+        )
+
+    # --- a step ------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        config, team = self.config, self.team
+        seed = stream_seed(config.seed, "global", self.step, team.rank)
+        with global_draws_from(seed, team.device):
+            loss = self._learn()
         self.step += 1
-        return value
+        last = self.step == config.steps
+        if self.step % config.log_every == 0 or last:
+            self._note(loss=loss, learning_rate=learning_rate(config, self.step - 1))
+        every = config.evaluate_every or self.recipe.steps_per_epoch
+        if self.evaluate is not None and (self.step % every == 0 or last):
+            self._select(self.evaluate)
+        if self.step % config.checkpoint_every == 0 or last:
+            team.first_does(self._save)
 
-    def _generator(self) -> torch.Generator:
-        """The random numbers of this step and process."""
-        key = (self.course.seed * _PRIME + self.step) * _PRIME + self.processes.rank
-        return torch.Generator().manual_seed(key % (2**63 - 1))
+    def _learn(self) -> float:
+        """One optimiser step; the loss, averaged over the processes."""
+        rate = learning_rate(self.config, self.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        loss, failure = None, None
+        try:
+            loss = self._loss()
+        except Exception as error:  # raised below, once the other processes know
+            failure = error
+        total, ok = self.team.total(0 if loss is None else loss.detach(), ok=failure is None)
+        mean = total / self.team.count
+        if failure is not None:
+            raise failure
+        if not ok:
+            raise InputError(
+                f"another process of this run stopped at step {self.step}; its own message says why"
+            )
+        if not math.isfinite(mean):
+            raise InputError(
+                f"the loss became {mean} at step {self.step}; lower the learning rate "
+                f"(it was {rate:.3g} there)"
+            )
+        assert loss is not None
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.team.share_buffers(self.network)
+        return mean
 
-    def _batch(self, draw: torch.Generator) -> Batch:
-        """The part of the step's batch that is ours: epochs follow each other without a gap."""
-        share = self.course.batch // self.processes.world
-        start = self.step * self.course.batch + self.processes.rank * share
-        rows = [self._image(number) for number in range(start, start + share)]
-        batch = self.data.__getitems__(rows)
-        batch = augmented(batch, self.course.crop, self.course.flip, draw)
-        return Batch(*(part.to(self.device) for part in batch))
+    def _loss(self) -> Tensor:
+        config, team = self.config, self.team
+        place = (self.step, team.rank)
+        read = self.recipe.batch(
+            self.step, team.rank, team.count, stream(config.seed, "batch", *place)
+        )
+        _check_batch(read.images, read.labels)
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        batch = Batch(*(part.to(team.device) for part in read))
+        with self._autocast():
+            if self.recipe.lesson is not None:
+                self.network.eval()
+                draw = stream(config.seed, "lesson", *place)
+                batch = self.recipe.lesson(self.network, batch, draw, self.step / config.steps)
+            self.network.train()
+            inputs = batch.images.detach().contiguous(memory_format=layout)
+            scores: Tensor = self.parallel(inputs)
+        _check_scores(scores, read.labels)
+        return nn.functional.cross_entropy(
+            scores.float(), batch.labels, label_smoothing=config.label_smoothing
+        )
 
-    def _image(self, number: int) -> int:
-        """Which image is the number-th one shown, counted from the start of training."""
-        epoch, place = divmod(number, len(self.data))
-        if getattr(self, "_epoch", None) != epoch:
-            generator = torch.Generator().manual_seed(self.course.seed * _PRIME + epoch)
-            self._epoch = epoch
-            self._order = torch.randperm(len(self.data), generator=generator)
-        return int(self._order[place])
+    def _autocast(self) -> torch.autocast:
+        kind = _AUTOCAST.get(self.config.precision)
+        return torch.autocast(self.team.device.type, dtype=kind, enabled=kind is not None)
 
-    def _precision(self) -> Any:
-        if self.course.mixed and self.device.type == "cuda":
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return nullcontext()
+    # --- evaluation and files ----------------------------------------------------------------
 
-    def keep_best(self, score: Score) -> float:
-        """Score the network and keep a copy of its weights if it is the best so far."""
-        self.processes.align(self.network)
-        self.network.eval()
-        value = score(self.network)
-        self.network.train()
-        self.scores.append((self.step, value))
-        if value > self.best_score:
-            self.best_step, self.best_score = self.step, value
-            self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        return value
+    def _select(self, evaluate: Evaluation) -> None:
+        """Keep the weights if they are the best so far."""
 
-    def finish(self) -> None:
-        """Leave the best weights in the network."""
-        if self.best:
-            self.network.load_state_dict(self.best)
-        else:
-            self.best_step = self.step
-        self.network.eval()
+        def work() -> float:
+            seed = stream_seed(self.config.seed, "evaluation", self.step)
+            with torch.no_grad(), global_draws_from(seed, self.team.device):
+                score = float(evaluate(self.network.eval()))
+            if math.isnan(score):
+                raise InputError(f"the evaluation at step {self.step} returned NaN, not a score")
+            if self.best is None or score > self.best[1]:
+                about = {"step": self.step, "score": score}
+                save_weights(self.folder / BEST, self.network.state_dict(), about)
+            return score
 
-    def state(self) -> dict[str, Any]:
-        """All that the rest of the training depends on."""
-        return {
+        score = self.team.first_does(work)
+        # Every process counts along, so that all of them return the same.
+        score, _ = self.team.total(score or 0)
+        if self.best is None or score > self.best[1]:
+            self.best = self.step, score
+        self._note(score=score)
+
+    def _note(self, **values: float) -> None:
+        def work() -> None:
+            if self.metrics is not None:
+                self.metrics.add(self.step, **values)
+
+        self.team.first_does(work)
+
+    def _save(self) -> None:
+        weights = self.network.state_dict()
+        if not all(t.isfinite().all() for t in weights.values() if t.is_floating_point()):
+            raise InputError(
+                f"the weights are no longer finite at step {self.step}; lower the learning rate"
+            )
+        if self.metrics is not None:
+            self.metrics.keep()
+        state = {
             "step": self.step,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best": self.best,
-            "best_step": self.best_step,
-            "best_score": self.best_score,
-            "scores": self.scores,
+            "identity": json.dumps(self.identity),
+            "network": weights,
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": list(self.best) if self.best else None,
+            "seconds": self._seconds(),
         }
+        save_checkpoint(self.folder, self.step, state)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+    def _save_final(self) -> None:
+        about = {"step": self.step, "identity": self.identity}
+        save_weights(self.folder / FINAL, self.network.state_dict(), about)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        _refuse_other(self.folder, json.loads(state["identity"]), self.identity)
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.best = state["step"], state["best"]
-        self.best_step, self.best_score = state["best_step"], state["best_score"]
-        self.scores = [(int(step), float(value)) for step, value in state["scores"]]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = self.resumed_from = int(state["step"])
+        self.resumed = True
+        self.earlier = float(state["seconds"])
+        if state["best"] is not None:
+            step, score = state["best"]
+            self.best = int(step), float(score)
+
+    def _seconds(self) -> float:
+        return self.earlier + time.monotonic() - self.begun
 
 
-@contextmanager
-def _seeded(draw: torch.Generator) -> Iterator[None]:
-    """Dropout's random numbers from the step's own; the global state is put back afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=draw)))
-        yield
+# --- what a run is -----------------------------------------------------------------------------
+
+
+def _identity(
+    network: nn.Module, recipe: Recipe, config: TrainingConfig, count: int
+) -> dict[str, Any]:
+    """What the final weights depend on besides the initial ones, as JSON values."""
+    shapes = [(name, list(tensor.shape)) for name, tensor in network.state_dict().items()]
+    own = {
+        **config.describe(),
+        **{f"recipe {name}": value for name, value in recipe.describe().items()},
+        "network": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16],
+        "processes": count,
+    }
+    found: dict[str, Any] = json.loads(json.dumps(own))
+    return found
+
+
+def _refuse_other(folder: Path, theirs: dict[str, Any], own: dict[str, Any]) -> None:
+    for name in {**theirs, **own}:
+        if theirs.get(name) != own.get(name):
+            raise InputError(
+                f"the checkpoint in {folder} belongs to another run ({name} {theirs.get(name)!r}, "
+                f"not {own.get(name)!r}); choose another folder, or start anew with resume=False"
+            )
+
+
+def _check_batch(images: Tensor, labels: Tensor) -> None:
+    if images.ndim != 4 or not images.is_floating_point() or not len(images):
+        raise InputError(
+            "a batch holds images (B, C, H, W) of floating point, not "
+            f"{tuple(images.shape)} of {images.dtype}"
+        )
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise InputError(
+            f"a batch of {len(images)} images needs as many int64 labels, not "
+            f"{tuple(labels.shape)} of {labels.dtype}"
+        )
+
+
+def _check_scores(scores: Tensor, labels: Tensor) -> None:
+    if scores.ndim != 2 or len(scores) != len(labels):
+        raise InputError(f"a classifier returns (B, classes), not {tuple(scores.shape)}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= scores.shape[1]:
+        raise InputError(
+            f"label {low if low < 0 else high} is not among the network's {scores.shape[1]} classes"
+        )

@@ -27,6 +27,25 @@ def load_python_model(spec: str) -> LoadedModel:
     folder where a module is named. Raises InputError when the spec or what the code returns cannot
     be used.
     """
+    made = call_factory(spec)
+    model, preprocessing = _parts(made, spec)
+    if preprocessing is not None and not callable(preprocessing):
+        raise InputError(f"the preprocessing that {spec} returned cannot be called with an image")
+    return LoadedModel(
+        model=model.eval(),
+        name=spec.rpartition(":")[2],
+        preprocessing=describe_preprocessing(preprocessing) or preprocessing,
+        labels=None,
+        weights=f"made by {spec}",
+    )
+
+
+def call_factory(spec: str, *arguments: Any) -> Any:
+    """What the user's "package.module:callable" or "file.py:callable" returns for the arguments.
+
+    A network in place of the callable is returned as it is. Raises InputError when the spec cannot
+    be used or the code fails.
+    """
     where, _, name = spec.rpartition(":")
     if not where or not name:
         raise InputError(
@@ -38,17 +57,7 @@ def load_python_model(spec: str) -> LoadedModel:
         factory = _attribute(_module(where), name, where)
         if not callable(factory):
             raise InputError(f"{name!r} in {where} is not a function that makes a network")
-        made = _called(factory, spec)
-    model, preprocessing = _parts(made, spec)
-    if preprocessing is not None and not callable(preprocessing):
-        raise InputError(f"the preprocessing that {spec} returned cannot be called with an image")
-    return LoadedModel(
-        model=model.eval(),
-        name=name,
-        preprocessing=describe_preprocessing(preprocessing) or preprocessing,
-        labels=None,
-        weights=f"made by {spec}",
-    )
+        return _called(factory, spec, *arguments)
 
 
 @contextmanager
@@ -100,12 +109,12 @@ def _attribute(module: ModuleType, name: str, where: str) -> Any:
     return found
 
 
-def _called(factory: Callable[[], Any], spec: str) -> Any:
+def _called(factory: Callable[..., Any], spec: str, *arguments: Any) -> Any:
     # A module-level network is callable too, but with images.
     if isinstance(factory, nn.Module):
         return factory
     try:
-        return factory()
+        return factory(*arguments)
     except (Exception, SystemExit) as error:  # the user's code raises what it likes
         raise InputError(f"{spec} failed: {_said(error)}") from error
 
