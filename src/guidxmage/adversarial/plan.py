@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from guidxmage.adversarial.finish import force
 from guidxmage.adversarial.problem import Problem, norms, spread
 from guidxmage.adversarial.projection import project
 from guidxmage.adversarial.search import Found, Schedule, search, stroll, thin_out
@@ -59,7 +60,8 @@ class Plan:
 def spend(victim: Victim, problem: Problem, budget: int, rivals: int, seed: int) -> Found:
     """The best points for a convex norm within `budget` gradients an image.
 
-    For l1 half of a small budget goes into a search for l2, whose result is then thinned out.
+    For l1 half of a small budget goes into a search for l2, whose result is then thinned out; what
+    is left of a large one goes into closest points for l1 themselves.
     """
     masked = problem.mask is not None and not bool(problem.mask.all())
     if problem.norm != "l1" or budget < _LEAST_L1:
@@ -67,9 +69,12 @@ def spend(victim: Victim, problem: Problem, budget: int, rivals: int, seed: int)
     dense = min(budget // 2, _MOST_L1)
     thinning = min(budget - dense, _MOST_L1)
     easier = replace(problem, norm="l2")
-    found = carry_out(victim, easier, Plan.of(dense, rivals, masked), seed)
-    found = thin_out(victim, problem, found, thinning)
+    found = carry_out(victim, easier, Plan.of(dense - 1, rivals, masked), seed)
+    found = thin_out(victim, problem, force(victim, easier, found, 1), thinning)
     left = budget - dense - thinning
+    if left >= 2 * _JUMP_STEPS:
+        fresh = carry_out(victim, problem, Plan.of(left // 2, rivals, masked), seed)
+        found, left = found.better(fresh), left - left // 2
     settle = left if left < 2 * _JUMP_STEPS else left % _JUMP_STEPS
     later = Plan(0, 0, 0, settle, (left - settle) // _JUMP_STEPS)
     return improve(victim, problem, found, later, seed) if left else found
