@@ -1,4 +1,4 @@
-"""The command line: guid-xmage explain, attack, ray, models. One module per command."""
+"""The command line: guid-xmage explain, attack, ray, harden and so on. One module per command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from guidxmage import __version__
-from guidxmage.cli import attack, explain, models, ray
+from guidxmage.cli import attack, explain, garments, harden, models, ray
 
 app = typer.Typer(
     help="Explains, pixel by pixel and exactly, why a convolutional network gives an image its "
@@ -38,6 +38,8 @@ def root(
 app.command(epilog=explain.EXAMPLES)(explain.explain)
 app.command(epilog=attack.EXAMPLES)(attack.attack)
 app.command(epilog=ray.EXAMPLES)(ray.ray)
+app.command(epilog=harden.EXAMPLES)(harden.harden)
+app.command(epilog=garments.EXAMPLES)(garments.garments)
 app.command(epilog=models.EXAMPLES)(models.models)
 
 

@@ -78,6 +78,11 @@ class InMemory(ImageDataset):
         """The prefix and the number."""
         return f"{self.prefix} {index}"
 
+    def subset(self, rows: Tensor) -> InMemory:
+        """Some of the images, by number."""
+        parts = (self.images[rows], self.labels[rows], self.masks[rows])
+        return InMemory(*parts, self.classes, self.prefix)
+
     def with_masks(self, masks: Tensor | MaskMaker, rows: int = 64) -> InMemory:
         """The same images with other masks (N, H, W) bool, or what makes them, `rows` at a time.
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
+from guidxmage.files import MANIFEST
 from guidxmage.hardening import networks
 from guidxmage.hardening.arms import ARMS, ArmConfig, lesson, with_series
 from guidxmage.hardening.dataset import Batch, ImageDataset
@@ -28,31 +29,22 @@ from guidxmage.hardening.reliance import accuracy, reliance
 from guidxmage.hardening.robustness import Effort, attack_part
 from guidxmage.hardening.schedule import TrainingConfig
 from guidxmage.hardening.series import Series
+from guidxmage.hardening.splits import Splits
 from guidxmage.hardening.suppression import STRENGTHS, Scheme, suppress
 from guidxmage.hardening.training import FINAL, train
 from guidxmage.models.weights import read_weights
 
 SCHEMA = "guid-xmage/hardening/1"
-EVALUATION = "evaluation.json"
+EVALUATION, TRAINING = "evaluation.json", "training.json"
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The data: train, validation, test; same and mixed, the test objects on other backgrounds."""
-
-    train: ImageDataset
-    validation: ImageDataset
-    test: ImageDataset
-    same: ImageDataset | None = None
-    mixed: ImageDataset | None = None
 
 
 @dataclass(frozen=True)
 class Experiment:
     """What is run; see docs/hardening.md for the file that states it.
 
-    networks: names or "module:function"; width: of the named ones. plain_steps, retrain_steps:
+    networks: names or "module:function"; width: of the named ones; size: of
+    photos in folders, which are scaled to it. plain_steps, retrain_steps:
     optimiser steps of the first training and of each arm; plain_lr, retrain_lr: peak learning
     rates. transfer: also retrain each network with the series of each other one.
     """
@@ -61,6 +53,7 @@ class Experiment:
     arms: tuple[str, ...] = ARMS
     seeds: tuple[int, ...] = (0, 1, 2)
     width: float = 1.0
+    size: int = 32
     batch: int = 128
     crop: int = 2
     flip: bool = True
@@ -126,15 +119,25 @@ def units(experiment: Experiment) -> Iterator[Unit]:
 
 
 def run(experiment: Experiment, data: Splits, out: Path, say: Say = print) -> list[dict[str, Any]]:
-    """Do what is missing in the folder; the evaluations of all units. Raises InputError."""
-    _claim(out, experiment)
-    work = _Work(experiment, data, out, say)
+    """Do what is missing in the folder; the evaluations of all units. Raises InputError.
+
+    Under torchrun all processes train together; the first one does the rest, and the others return
+    nothing.
+    """
+    first = int(os.environ.get("RANK", "0")) == 0
+    if first:
+        _claim(out, experiment)
+    work = _Work(experiment, data, out, say, first)
+    for unit in units(experiment):
+        work.train(unit)
+    if not first:
+        return []
     found = []
     for unit in units(experiment):
         file = out / unit.folder / EVALUATION
         if not file.is_file():
             write_json(file, work.evaluate(unit))
-        found.append(json.loads(file.read_text(encoding="utf-8")))
+        found.append(_read(file))
     return found
 
 
@@ -158,7 +161,7 @@ def _claim(out: Path, experiment: Experiment) -> None:
     own = json.loads(json.dumps(asdict(experiment)))
     file = out / "experiment.json"
     if file.is_file():
-        theirs = json.loads(file.read_text(encoding="utf-8"))
+        theirs = _read(file)
         for name in set(own) - {"networks", "arms", "seeds", "transfer"}:
             if theirs.get(name) != own[name]:
                 raise InputError(
@@ -173,12 +176,15 @@ def _claim(out: Path, experiment: Experiment) -> None:
 class _Work:
     """Trainings and evaluations, each from the files of those it needs."""
 
-    def __init__(self, experiment: Experiment, data: Splits, out: Path, say: Say) -> None:
+    def __init__(
+        self, experiment: Experiment, data: Splits, out: Path, say: Say, first: bool
+    ) -> None:
         self.experiment, self.data, self.out, self.say = experiment, data, out, say
+        self.first = first
 
     def evaluate(self, unit: Unit) -> dict[str, Any]:
         """All figures of one unit."""
-        network, told = self.trained(unit)
+        network = self.trained(unit)
         self.say(f"{unit.folder}: attacks")
         began = time.perf_counter()
         effort = self.experiment.effort
@@ -189,31 +195,40 @@ class _Work:
         return {
             "schema": SCHEMA,
             "unit": asdict(unit),
-            "training": told,
+            "training": _read(self.out / unit.folder / TRAINING),
             "reliance": leaning.to_json(),
             "parts": [result.to_json() for result in results],
             "masking": checks.to_json(),
             "seconds": time.perf_counter() - began,
         }
 
-    def trained(self, unit: Unit) -> tuple[nn.Module, dict[str, Any]]:
-        """The network of a unit, in eval mode, trained if its weights are not there yet."""
+    def train(self, unit: Unit) -> None:
+        """Train the network of a unit if its weights are not there yet."""
         folder = self.out / unit.folder
-        network = self.start(unit)
-        file = folder / "training.json"
-        if not file.is_file():
-            write_json(file, self._train(unit, network, folder))
-        network.load_state_dict(read_weights(folder / FINAL))
-        told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return network.eval(), told
+        if (folder / TRAINING).is_file():
+            return
+        told = self._train(unit, self.start(unit), folder)
+        if self.first:
+            write_json(folder / TRAINING, told)
+
+    def trained(self, unit: Unit) -> nn.Module:
+        """The network of a unit, in eval mode."""
+        self.train(unit)
+        network = networks.build(
+            unit.network,
+            len(self.data.train.classes),
+            width=self.experiment.width,
+            seed=unit.seed,
+        )
+        network.load_state_dict(read_weights(self.out / unit.folder / FINAL))
+        return network.eval()
 
     def start(self, unit: Unit) -> nn.Module:
         """What training begins with: a new network, or the plainly trained one."""
         if unit.arm != "plain":
-            return self.trained(Unit(unit.network, unit.seed, "plain"))[0]
+            return self.trained(Unit(unit.network, unit.seed, "plain"))
         classes = len(self.data.train.classes)
-        width = self.experiment.width
-        return networks.build(unit.network, classes, width=width, seed=unit.seed)
+        return networks.build(unit.network, classes, width=self.experiment.width, seed=unit.seed)
 
     def _train(self, unit: Unit, network: nn.Module, folder: Path) -> dict[str, Any]:
         own = self.experiment
@@ -249,24 +264,28 @@ class _Work:
         """The samples of the plainly trained source network, for all training images."""
         source = Unit(unit.source or unit.network, unit.seed, "plain")
         folder = self.out / source.folder / "series"
-        if not (folder / "manifest.json").is_file():
-            network, _ = self.trained(source)
+        if not (folder / MANIFEST).is_file() and self.first:
+            network = self.trained(source)
             self.say(f"{source.folder}: samples of {len(self.data.train)} images")
-            explainer = Explainer(network, batch_rows=256)
-            parts = []
-            for rows in torch.arange(len(self.data.train)).split(2048):
-                batch = self.data.train.__getitems__(rows.tolist())
-                parts.append(
-                    suppress(
-                        explainer,
-                        batch.images,
-                        batch.masks,
-                        batch.labels,
-                        scheme=self.experiment.series,
-                    )
-                )
-            Series.concatenate(parts).save(folder, network=source.network, seed=source.seed)
+            self._samples(network).save(folder, network=source.network, seed=source.seed)
+        while not (folder / MANIFEST).is_file():  # the first process is making them
+            time.sleep(1)
         return Series.load(folder)
+
+    def _samples(self, network: nn.Module) -> Series:
+        explainer, scheme = Explainer(network, batch_rows=256), self.experiment.series
+        parts = []
+        for rows in torch.arange(len(self.data.train)).split(2048):
+            batch = self.data.train.__getitems__(rows.tolist())
+            parts.append(
+                suppress(explainer, batch.images, batch.masks, batch.labels, scheme=scheme)
+            )
+        return Series.concatenate(parts)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
 
 
 def first_images(data: ImageDataset, count: int, seed: int) -> Batch:
