@@ -214,12 +214,7 @@ class _Work:
     def trained(self, unit: Unit) -> nn.Module:
         """The network of a unit, in eval mode."""
         self.train(unit)
-        network = networks.build(
-            unit.network,
-            len(self.data.train.classes),
-            width=self.experiment.width,
-            seed=unit.seed,
-        )
+        network = self.untrained(unit)
         network.load_state_dict(read_weights(self.out / unit.folder / FINAL))
         return network.eval()
 
@@ -227,8 +222,13 @@ class _Work:
         """What training begins with: a new network, or the plainly trained one."""
         if unit.arm != "plain":
             return self.trained(Unit(unit.network, unit.seed, "plain"))
+        return self.untrained(unit)
+
+    def untrained(self, unit: Unit) -> nn.Module:
+        """A new network of the unit's kind."""
+        width = 1.0 if ":" in unit.network else self.experiment.width
         classes = len(self.data.train.classes)
-        return networks.build(unit.network, classes, width=self.experiment.width, seed=unit.seed)
+        return networks.build(unit.network, classes, width=width, seed=unit.seed)
 
     def _train(self, unit: Unit, network: nn.Module, folder: Path) -> dict[str, Any]:
         own = self.experiment

@@ -22,7 +22,8 @@ def read_settings(file: Path) -> Experiment:
     """The experiment that a file states; what it does not name has its default.
 
     Keys are the fields of `Experiment`; the tables arm, series and effort hold those of
-    `ArmConfig`, `Scheme` and `Effort`. Sizes of pixels may be written "8/255". Raises InputError, naming the key, for anything else.
+    `ArmConfig`, `Scheme` and `Effort`. Sizes of pixels may be written "8/255". Raises InputError,
+    naming the key, for anything else.
     """
     content = _read(file)
     values: dict[str, Any] = {}
