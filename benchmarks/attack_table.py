@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 
 from measured import Row, against, best_known, summarise
 
 OURS = "guid-xmage"
-BEGIN, END = "<!-- attacks: begin -->", "<!-- attacks: end -->"
+TABLES = "<!-- attacks: begin -->", "<!-- attacks: end -->"
+SUMMARY = "<!-- attack summary -->", "<!-- end -->"
 
 _HEAD = (
     "| attack | success | median | mean | gap | best | forward | backward | seconds |\n"
@@ -73,14 +74,50 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def insert(page: Path, rows: Sequence[Row]) -> None:
-    """Write the tables between the page's markers."""
-    text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{page} has no lines {BEGIN} and {END}")
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{markdown(rows)}\n\n{END}{after}", encoding="utf-8")
+_SUMMARY = (
+    "| network | norm | 40 gradients | most gradients | best other attack, with its gradients |\n"
+    "| --- | --- | ---: | ---: | --- |"
+)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Median norm and, in brackets, gap: ours with two budgets, and the best other attack."""
+    lines = [_SUMMARY]
+    for network, norm, group in groups(rows):
+        best = best_known(group)
+        ours = {int(row.attack): row for row in group if row.library == OURS}
+        others = [row for row in group if row.library != OURS]
+        if not others or min(ours, default=0) == max(ours, default=0):
+            continue
+        other = min(others, key=lambda row: summarise(row, best).gap if all_found(row) else inf)
+        few, many = min(ours, key=lambda budget: abs(budget - 40)), max(ours)
+        lines.append(
+            f"| {network} | {norm} | {_brief(ours[few], best)} | {_brief(ours[many], best)} "
+            f"with {many} | {_brief(other, best)} {other.library} {other.attack} "
+            f"with {other.backwards:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def all_found(row: Row) -> bool:
+    """Whether the attack succeeded on every image."""
+    return all(value is not None and isfinite(value) for value in row.norms)
+
+
+def _brief(row: Row, best: list[float]) -> str:
+    found = summarise(row, best)
+    return f"{_number(found.median)} ({_share(found.gap)})"
+
+
+def insert(page: Path, text: str, marks: tuple[str, str]) -> None:
+    """Write a text between the page's markers."""
+    begin, end = marks
+    whole = page.read_text(encoding="utf-8")
+    if begin not in whole or end not in whole.split(begin, 1)[-1]:
+        raise SystemExit(f"{page} has no lines {begin} and {end}")
+    before, rest = whole.split(begin, 1)
+    after = rest.split(end, 1)[1]
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def _number(value: float) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attack_table import OURS, insert, markdown
+from attack_table import OURS, SUMMARY, TABLES, insert, markdown, summary
 from competitors import NORMS, competitors, versions
 from measured import Row, checked, measure
 from subjects import NAMES, Subject, subject
@@ -136,7 +136,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--samples", type=int, help="the first so many images (default all)")
     parser.add_argument("--json", type=Path, help="results; rows that are not run are kept")
-    parser.add_argument("--readme", action="store_true", help="also rewrite the README's tables")
+    parser.add_argument(
+        "--readme", action="store_true", help="also rewrite the tables of the READMEs"
+    )
     parser.add_argument("--tables", action="store_true", help="run nothing, write the tables")
     return parser.parse_args(argv)
 
@@ -167,7 +169,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for line in sorted(missing):
         print(f"left out: {line}")
     if arguments.readme:
-        insert(README, content["rows"])
+        insert(README, markdown(content["rows"]), TABLES)
+        insert(README.parents[1] / "README.md", summary(content["rows"]), SUMMARY)
 
 
 if __name__ == "__main__":

@@ -346,3 +346,20 @@ def test_a_plan_keeps_to_its_budget(budget: int, rivals: int, masked: bool) -> N
         + plan.stroll
     )
     assert 0 < spent <= budget
+
+
+@pytest.mark.parametrize("budget", [8, 12, 24, 40, 60, 100])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_under_a_mask_an_affine_network_gives_up_its_optimum(budget: int, norm: str) -> None:
+    class Mean(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            mean = x.flatten(1).mean(1)
+            return torch.stack([mean, 0.5 + 0 * mean], 1)
+
+    X = torch.full((2, 3, 8, 8), 0.55)
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[2:] = True
+    found = attack(Mean().eval(), X, mask=mask, norm=norm, budget=budget)
+    # Three quarters of the entries have to fall by 0.05 · 4/3 each.
+    least = {"linf": 0.05 * 4 / 3, "l2": 0.05 * 4 / 3 * 144**0.5}[norm]
+    assert found.norm.tolist() == pytest.approx([least] * 2, rel=2e-4)

@@ -221,16 +221,17 @@ def test_table_is_sorted_and_says_how_often_an_attack_fails(bench: dict[str, Mod
 def test_tables_go_between_the_markers(bench: dict[str, ModuleType], tmp_path: Path) -> None:
     page = bench["attack_table"]
     file = tmp_path / "README.md"
-    file.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n", encoding="utf-8")
-    page.insert(file, [row(bench["measured"], "one", [1.0])])
+    begin, end = page.TABLES
+    file.write_text(f"before\n{begin}\nold\n{end}\nafter\n", encoding="utf-8")
+    page.insert(file, page.markdown([row(bench["measured"], "one", [1.0])]), page.TABLES)
     text = file.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{page.BEGIN}\n")
-    assert text.endswith(f"{page.END}\nafter\n")
+    assert text.startswith(f"before\n{begin}\n")
+    assert text.endswith(f"{end}\nafter\n")
     assert "lib one" in text
     assert "old" not in text
     file.write_text("nothing", encoding="utf-8")
     with pytest.raises(SystemExit, match="has no lines"):
-        page.insert(file, [])
+        page.insert(file, "", page.TABLES)
 
 
 # --- the command ---------------------------------------------------------------------------------

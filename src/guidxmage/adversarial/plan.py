@@ -94,11 +94,11 @@ def carry_out(victim: Victim, problem: Problem, plan: Plan, seed: int) -> Found:
 def improve(victim: Victim, problem: Problem, found: Found, plan: Plan, seed: int) -> Found:
     """Go on from the best points: the plan's steps from there, then its jumps nearby."""
     rival = torch.full_like(problem.goal.classes, -1)
-    begin = found
+    start = found.Z
     if plan.stroll:
-        begin = stroll(victim, problem, plan.stroll)
-        found = found.better(begin)
-    found = found.better(search(victim, problem, Schedule(plan.settle, 0.5), begin.Z, rival))
+        start, passed = stroll(victim, problem, plan.stroll)
+        found = found.better(passed)
+    found = found.better(search(victim, problem, Schedule(plan.settle, 0.5), start, rival))
     generator = torch.Generator(device=found.Z.device).manual_seed(seed)
     for number in range(plan.jumps):
         start = _jump(problem, found, _JUMPS[number % len(_JUMPS)], generator)

@@ -100,12 +100,12 @@ def search(  # noqa: PLR0917
 _STRIDE = 0.35
 
 
-def stroll(victim: Victim, problem: Problem, steps: int) -> Found:
+def stroll(victim: Victim, problem: Problem, steps: int) -> tuple[Tensor, Found]:
     """Short steps from X along each region's normal until the boundary is crossed.
 
     Where box and mask leave little room, the closest point of X's own boundary model is a far
-    corner; a search that begins there ends in a poor basin. Points not beyond the boundary have
-    size inf.
+    corner; a search that begins there ends in a poor basin. Returns where the steps ended, and the
+    best points on the way.
     """
     Z, found = problem.X, Found.nothing(problem)
     rival = torch.full_like(problem.goal.classes, -1)
@@ -121,7 +121,7 @@ def stroll(victim: Victim, problem: Problem, steps: int) -> Found:
         stride = stride if number else -margin / length * _STRIDE
         step = torch.where(margin > 0, 0, stride) / length
         Z = (Z + spread(step, Z) * uphill).clamp(problem.low, problem.high)
-    return Found(Z, found.size)
+    return Z, found
 
 
 # Threshold of the proximal steps, in units of the perturbation's typical entry.
