@@ -149,9 +149,11 @@ def _backgrounds(
 ) -> Batch:
     """Objects before the backgrounds of other images of the batch."""
     part = _chosen(batch, config)
-    other = torch.randperm(len(batch.labels), generator=draw)[: len(part.labels)]
-    other = other.to(part.labels.device)
-    scenery = emptied(batch.images[other], batch.masks[other])
+    offset = int(torch.randint(1, max(2, len(batch.labels)), (1,), generator=draw))
+    images, masks = (
+        whole.roll(offset, 0)[: len(part.labels)] for whole in (batch.images, batch.masks)
+    )
+    scenery = emptied(images, masks)
     return _with(batch, torch.where(part.masks[:, None], part.images, scenery))
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Part = Literal["all", "background", "object"]
 Norm = Literal["linf", "l2"]
+# AutoAttack's targeted loss compares with the third of the other classes.
+_DLR_CLASSES = 4
 PARTS: tuple[Part, ...] = ("all", "background", "object")
 
 
@@ -146,8 +148,9 @@ def autoattack(
 ) -> Tensor:
     """AutoAttack, standard version: which images withstand it within eps, (B,) bool.
 
-    `attacks` runs some of its attacks alone, such as ["square"], the black box, with at most
-    `queries` images shown to the network.
+    Below four classes its two targeted attacks have no meaning, and APGD on the cross-entropy, FAB
+    and Square are run. `attacks` runs some of its attacks alone, such as ["square"], the black box,
+    with at most `queries` images shown to the network.
     """
     try:
         from pyautoattack import AutoAttack
@@ -158,6 +161,8 @@ def autoattack(
         right: Tensor = network(target.images).argmax(1) == target.labels
     if not bool(right.any()):
         return torch.zeros_like(target.labels, dtype=torch.bool)
+    if attacks is None and network(target.images[:1]).shape[1] < _DLR_CLASSES:
+        attacks = ["apgd-ce", "fab", "square"]
     options: dict[str, Any] = {"version": "custom", "attacks": attacks} if attacks else {}
     with seeded(seed):
         runner = AutoAttack(
