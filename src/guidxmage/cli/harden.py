@@ -19,7 +19,6 @@ EXAMPLES = """**Examples**
 
 `torchrun --nproc-per-node 2 -m guidxmage.cli harden --data data` — each training on two processes
 """
-REPORT = "REPORT.md"
 
 
 @one_sentence
@@ -46,7 +45,7 @@ def harden(  # noqa: PLR0917
     from dataclasses import replace
 
     from guidxmage.hardening.experiment import Experiment, run
-    from guidxmage.hardening.report import report
+    from guidxmage.hardening.publication import publish
     from guidxmage.hardening.settings import read_settings
     from guidxmage.hardening.splits import load_splits
 
@@ -60,10 +59,9 @@ def harden(  # noqa: PLR0917
     first = int(os.environ.get("RANK", "0")) == 0
     splits = load_splits(data, experiment.size)
     found = run(experiment, splits, out, lambda line: typer.echo(line, err=True) if first else None)
-    text = report(found, f"Hardening on {data.name}")
     if first:
-        (out / REPORT).write_text(text, encoding="utf-8")
-        typer.echo(json.dumps(found, indent=1) if as_json else f"{out / REPORT}")
+        written = publish(out, experiment, splits, found, f"Hardening on {data.name}")
+        typer.echo(json.dumps(found, indent=1) if as_json else str(written))
 
 
 def _number(text: str) -> int:

@@ -148,13 +148,23 @@ def _backgrounds(
     config: ArmConfig, _: nn.Module, batch: Batch, draw: torch.Generator, __: float
 ) -> Batch:
     """Objects before the backgrounds of other images of the batch."""
+    return _with(batch, composited(batch, len(_chosen(batch, config).labels), draw))
+
+
+def _ours_elsewhere(
+    config: ArmConfig, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
+) -> Batch:
+    """Objects before other backgrounds, which are then suppressed."""
     part = _chosen(batch, config)
+    part = part._replace(images=composited(batch, len(part.labels), draw))
+    return _with(batch, suppressed(network, part, config.scheme(progress, draw)))
+
+
+def composited(batch: Batch, count: int, draw: torch.Generator) -> Tensor:
+    """The first objects of a batch before the emptied backgrounds of others, (count, C, H, W)."""
     offset = int(torch.randint(1, max(2, len(batch.labels)), (1,), generator=draw))
-    images, masks = (
-        whole.roll(offset, 0)[: len(part.labels)] for whole in (batch.images, batch.masks)
-    )
-    scenery = emptied(images, masks)
-    return _with(batch, torch.where(part.masks[:, None], part.images, scenery))
+    scenery = emptied(batch.images.roll(offset, 0), batch.masks.roll(offset, 0))
+    return torch.where(batch.masks[:count, None], batch.images[:count], scenery[:count])
 
 
 def emptied(images: Tensor, masks: Tensor) -> Tensor:
@@ -186,6 +196,7 @@ _LESSONS: dict[str, Callable[[ArmConfig, nn.Module, Batch, torch.Generator, floa
     "backgrounds": _backgrounds,
     "adversarial": _adversarial,
     "ours": _ours,
+    "ours+backgrounds": _ours_elsewhere,
     "ours+adversarial": _both,
 }
 # The rest learns from images as they are: "plain" is the network that all others begin with,

@@ -26,6 +26,7 @@ from guidxmage.hardening.dataset import Batch, ImageDataset
 from guidxmage.hardening.masking import masking_checks
 from guidxmage.hardening.recipe import Shuffled
 from guidxmage.hardening.reliance import accuracy, reliance
+from guidxmage.hardening.report import file_name
 from guidxmage.hardening.robustness import Effort, attack_part
 from guidxmage.hardening.schedule import TrainingConfig
 from guidxmage.hardening.series import Series
@@ -98,8 +99,8 @@ class Unit:
     @property
     def folder(self) -> str:
         """Its folder's name."""
-        name = f"{self.network.replace(':', '-').replace('/', '-')}-{self.seed}"
-        origin = f"-from-{self.source}" if self.source else ""
+        name = f"{file_name(self.network)}-{self.seed}"
+        origin = f"-from-{file_name(self.source)}" if self.source else ""
         return f"{name}/{self.arm}{origin}"
 
 
@@ -127,7 +128,7 @@ def run(experiment: Experiment, data: Splits, out: Path, say: Say = print) -> li
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
         _claim(out, experiment)
-    work = _Work(experiment, data, out, say, first)
+    work = Work(experiment, data, out, say, first)
     for unit in units(experiment):
         work.train(unit)
     if not first:
@@ -173,7 +174,7 @@ def _claim(out: Path, experiment: Experiment) -> None:
     write_json(file, own)
 
 
-class _Work:
+class Work:
     """Trainings and evaluations, each from the files of those it needs."""
 
     def __init__(

@@ -53,7 +53,8 @@ def median_size(found: Evaluation, name: str, attack: str) -> float:
     return nan if value is None else float(value)
 
 
-def _bounds(found: Sequence[Evaluation], name: str, attack: str, norm: str) -> list[float]:
+def bounds(found: Sequence[Evaluation], name: str, attack: str, norm: str) -> list[float]:
+    """The ε of an attack on a part, ascending; empty where it was not run."""
     for one in found:
         for curve in part(one, name).get("curves", []):
             if (curve["attack"], curve["norm"]) == (attack, norm):
@@ -92,16 +93,30 @@ LEANING = (
 )
 
 
-def report(found: Sequence[Evaluation], title: str = "Hardening") -> str:
-    """The whole report in Markdown."""
+def report(
+    found: Sequence[Evaluation], title: str = "Hardening", figures: Sequence[str] = ()
+) -> str:
+    """The whole report in Markdown; figures: files named <network>-<what it shows>.png."""
     sections = [f"# {title}", _introduction(found)]
     for network in dict.fromkeys(one["unit"]["network"] for one in found):
         own = [one for one in found if one["unit"]["network"] == network]
         direct = [one for one in own if not one["unit"]["source"]]
-        sections += [f"## {network}", *_network(direct)]
+        sections += [f"## {network}", *_pictures(network, figures), *_network(direct)]
     if any(one["unit"]["source"] for one in found):
         sections += ["## Samples from other networks", _transfer(found)]
     return "\n\n".join(sections) + "\n"
+
+
+def _pictures(network: str, figures: Sequence[str]) -> Iterator[str]:
+    for file in figures:
+        name = file.rsplit("/", 1)[-1]
+        if name.startswith(f"{file_name(network)}-"):
+            yield f"![{name.removesuffix('.png')}]({file})"
+
+
+def file_name(network: str) -> str:
+    """A network's name as a part of file names."""
+    return network.replace(":", "-").replace("/", "-")
 
 
 def _introduction(found: Sequence[Evaluation]) -> str:
@@ -116,7 +131,8 @@ def _introduction(found: Sequence[Evaluation]) -> str:
         "random signs; `object`: the object changed instead of the background; `backgrounds`: "
         "objects before other images' backgrounds; `adversarial`: PGD training on all pixels; "
         "`ours`: the background's contribution suppressed, samples made anew at each step; "
-        "`ours+adversarial`: both; `series`: samples made once, before the retraining."
+        "`ours+adversarial`, `ours+backgrounds`: both; `series`: samples made once, before the "
+        "retraining."
     )
 
 
@@ -127,7 +143,7 @@ def _network(found: Sequence[Evaluation]) -> Iterator[str]:
             Column(f"{label} {norm} {_bound(eps, norm)}", _robust(name, attack, norm, eps))
             for attack, label in (("pgd", "PGD"), ("autoattack", "AutoAttack"))
             for norm in ("linf", "l2")
-            for eps in _bounds(found, name, attack, norm)
+            for eps in bounds(found, name, attack, norm)
         ]
         columns += [
             Column(f"median l2, {label}", _size(name, attack), share=False)
@@ -184,10 +200,10 @@ def _average(checks: Sequence[dict[str, Any]], name: str) -> str:
 
 def _transfer(found: Sequence[Evaluation]) -> str:
     """Accuracy under background attacks after retraining with another network's series."""
-    bounds = _bounds(found, "background", "pgd", "linf")
-    if not bounds:
+    levels = bounds(found, "background", "pgd", "linf")
+    if not levels:
         return "No attack on the background was run."
-    eps = bounds[len(bounds) // 2]
+    eps = levels[len(levels) // 2]
     names = list(dict.fromkeys(one["unit"]["network"] for one in found))
     figure = Column("", _robust("background", "pgd", "linf", eps))
     lines = [

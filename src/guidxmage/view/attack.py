@@ -56,7 +56,7 @@ def attack_figure(before: Side, after: Side, title: str, lines: list[str]) -> Fi
     delta = after.image - before.image
     factor = amplification(delta)
     scale = shared_scale(maps) if maps else 0.0
-    pictures = [_picture(before.image), _picture(0.5 + factor * delta), _picture(after.image)]
+    pictures = [picture(before.image), picture(0.5 + factor * delta), picture(after.image)]
     pictures += [_map(values, scale) for values in maps]
     for letter, left, words in zip(
         "abcde", columns, _captions(before, after, factor), strict=False
@@ -111,7 +111,8 @@ def amplification(delta: npt.NDArray[np.floating]) -> float:
     return float(max(step * power for step in (1, 2, 5) if step * power <= max(wanted, 1)))
 
 
-def _picture(image: npt.NDArray[np.floating]) -> RGB:
+def picture(image: npt.NDArray[np.floating]) -> RGB:
+    """An image (H, W, C) in [0, 1] as colours; grey ones as three equal channels."""
     grey = image.repeat(3, axis=2) if image.shape[2] == 1 else image
     pixels: RGB = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
     return pixels

@@ -1,0 +1,67 @@
+"""The report of an experiment as files: Markdown, and the figures it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from guidxmage.explainer import Explainer
+from guidxmage.files import write_atomically
+from guidxmage.hardening.experiment import Experiment, Unit, Work, first_images
+from guidxmage.hardening.pictures import picture_curves, picture_samples
+from guidxmage.hardening.report import Evaluation, file_name, report
+from guidxmage.hardening.splits import Splits
+from guidxmage.hardening.suppression import suppress
+from guidxmage.view import save_figure
+
+REPORT, FIGURES = "REPORT.md", "figures"
+_SHOWN = 5
+
+
+def publish(
+    out: Path, experiment: Experiment, data: Splits, found: Sequence[Evaluation], title: str
+) -> Path:
+    """Write REPORT.md and figures/ into an experiment's folder; the report's file.
+
+    Samples are shown for the first seed, by the network that was trained plainly.
+    """
+    (out / FIGURES).mkdir(exist_ok=True)
+    files = []
+    for network in experiment.networks:
+        own = [one for one in found if one["unit"]["network"] == network]
+        direct = [one for one in own if not one["unit"]["source"]]
+        name = f"{FIGURES}/{file_name(network)}"
+        save_figure(
+            picture_curves(direct, f"{network}: robust accuracy"), out / f"{name}-curves.png"
+        )
+        work = Work(experiment, data, out, lambda _: None, first=True)
+        unit = Unit(network, experiment.seeds[0], "plain")
+        _samples(work, unit, out / f"{name}-samples.png")
+        files += [f"{name}-curves.png", f"{name}-samples.png"]
+    text = report(found, title, files)
+    write_atomically(out / REPORT, text.encode())
+    return out / REPORT
+
+
+def _samples(work: Work, unit: Unit, file: Path) -> None:
+    """A few test images of different classes, their samples and the maps of both."""
+    batch = first_images(work.data.test, 50 * _SHOWN, 0)
+    seen: dict[int, int] = {}
+    for row, label in enumerate(batch.labels.tolist()):
+        seen.setdefault(label, row)
+    rows = torch.tensor(sorted(seen.values())[:_SHOWN])
+    explainer = Explainer(work.trained(unit))
+    series = suppress(
+        explainer,
+        batch.images[rows],
+        batch.masks[rows],
+        batch.labels[rows],
+        scheme=work.experiment.series,
+    )
+    names = [work.data.test.classes[int(label)] for label in series.labels]
+    save_figure(
+        picture_samples(explainer, series, names, f"Samples of {unit.network}, trained plainly"),
+        file,
+    )
