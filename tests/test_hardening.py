@@ -15,7 +15,16 @@ from typer.testing import CliRunner
 from guidxmage.cli import app
 from guidxmage.errors import InputError
 from guidxmage.hardening import threat
-from guidxmage.hardening.arms import ARMS, ArmConfig, emptied, lesson, with_series
+from guidxmage.hardening.arms import (
+    ARMS,
+    ArmConfig,
+    displaced,
+    emptied,
+    grown,
+    lesson,
+    shrunk,
+    with_series,
+)
 from guidxmage.hardening.dataset import Batch, InMemory
 from guidxmage.hardening.experiment import Experiment, Unit, first_images, run, units
 from guidxmage.hardening.masking import masking_checks
@@ -104,8 +113,10 @@ def test_arms_change_what_they_say(arm: str, batch: Batch, untrained: nn.Module)
     moved = (found.images != batch.images).any(1)
     first = torch.arange(24) < 12
     inside = batch.masks
-    if arm in ("noise", "ours", "backgrounds", "ours+backgrounds"):
+    if arm in ("noise", "ours", "backgrounds", "ours+backgrounds", "ours-grown"):
         assert not (moved & inside).any()
+    if arm in ("ours-shrunk", "ours-displaced"):
+        assert (moved & inside).any()
     if arm == "object":
         assert not (moved & ~inside).any()
     if "adversarial" not in arm:
@@ -128,6 +139,14 @@ def test_noise_is_as_large_as_ours_pixel_by_pixel(batch: Batch, untrained: nn.Mo
         found = learn(untrained, batch, torch.Generator().manual_seed(1), 1.0)
         sizes.append((found.images - batch.images).abs())
     assert torch.allclose(*sizes, atol=1e-6)
+
+
+def test_wrong_masks() -> None:
+    mask = torch.zeros(1, 12, 12, dtype=torch.bool)
+    mask[0, 3:9, 3:9] = True
+    for change, rows in ((grown, (1, 11)), (shrunk, (5, 7)), (displaced, (7, 13))):
+        found = change(mask)[0].any(1).nonzero()[:, 0].tolist()
+        assert found == sorted(row % 12 for row in range(*rows)), change.__name__
 
 
 def test_objects_are_painted_over_in_the_mean_of_the_background() -> None:

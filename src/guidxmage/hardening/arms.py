@@ -17,6 +17,9 @@ from guidxmage.hardening.pgd import PGD
 from guidxmage.hardening.series import Series
 from guidxmage.hardening.suppression import Guide, Scheme, suppress_by_gradient
 
+# What an arm makes of a batch: (config, network, batch, generator, progress) → batch.
+_Learn = Callable[["ArmConfig", nn.Module, Batch, torch.Generator, float], Batch]
+
 
 @dataclass(frozen=True)
 class ArmConfig:
@@ -160,6 +163,33 @@ def _ours_elsewhere(
     return _with(batch, suppressed(network, part, config.scheme(progress, draw)))
 
 
+def grown(masks: Tensor) -> Tensor:
+    """Masks (B, H, W) that also hold what is up to two pixels from the object."""
+    return nn.functional.max_pool2d(masks[:, None].float(), 5, 1, 2)[:, 0] > 0
+
+
+def shrunk(masks: Tensor) -> Tensor:
+    """Masks without the object's outer two pixels."""
+    return ~grown(~masks)
+
+
+def displaced(masks: Tensor) -> Tensor:
+    """Masks four pixels too far to the right and below; what leaves comes in on the other side."""
+    return masks.roll((4, 4), (1, 2))
+
+
+def _ours_by(change: Callable[[Tensor], Tensor]) -> _Learn:
+    """Ours with wrong masks."""
+
+    def learn(
+        config: ArmConfig, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
+    ) -> Batch:
+        wrong = batch._replace(masks=change(batch.masks))
+        return _ours(config, network, wrong, draw, progress)._replace(masks=batch.masks)
+
+    return learn
+
+
 def composited(batch: Batch, count: int, draw: torch.Generator) -> Tensor:
     """The first objects of a batch before the emptied backgrounds of others, (count, C, H, W)."""
     offset = int(torch.randint(1, max(2, len(batch.labels)), (1,), generator=draw))
@@ -190,7 +220,7 @@ def _both(
     )
 
 
-_LESSONS: dict[str, Callable[[ArmConfig, nn.Module, Batch, torch.Generator, float], Batch]] = {
+_LESSONS: dict[str, _Learn] = {
     "noise": _noise,
     "object": _object,
     "backgrounds": _backgrounds,
@@ -198,7 +228,12 @@ _LESSONS: dict[str, Callable[[ArmConfig, nn.Module, Batch, torch.Generator, floa
     "ours": _ours,
     "ours+backgrounds": _ours_elsewhere,
     "ours+adversarial": _both,
+    "ours-grown": _ours_by(grown),
+    "ours-shrunk": _ours_by(shrunk),
+    "ours-displaced": _ours_by(displaced),
 }
 # The rest learns from images as they are: "plain" is the network that all others begin with,
 # "longer" has as many optimiser steps as they have, "series" has the samples in its data.
 ARMS = ("plain", "longer", *_LESSONS, "series")
+# Ours with wrong masks: how much hangs on them.
+WRONG_MASKS = tuple(name for name in _LESSONS if name.startswith("ours-"))

@@ -21,7 +21,7 @@ from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.files import MANIFEST
 from guidxmage.hardening import networks
-from guidxmage.hardening.arms import ARMS, ArmConfig, lesson, with_series
+from guidxmage.hardening.arms import ARMS, WRONG_MASKS, ArmConfig, lesson, with_series
 from guidxmage.hardening.dataset import Batch, ImageDataset
 from guidxmage.hardening.masking import masking_checks
 from guidxmage.hardening.recipe import Shuffled
@@ -51,7 +51,7 @@ class Experiment:
     """
 
     networks: tuple[str, ...] = ("alexnet", "resnet20", "densenet22")
-    arms: tuple[str, ...] = ARMS
+    arms: tuple[str, ...] = tuple(arm for arm in ARMS if arm not in WRONG_MASKS)
     seeds: tuple[int, ...] = (0, 1, 2)
     width: float = 1.0
     size: int = 32

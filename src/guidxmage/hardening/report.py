@@ -132,7 +132,8 @@ def _introduction(found: Sequence[Evaluation]) -> str:
         "objects before other images' backgrounds; `adversarial`: PGD training on all pixels; "
         "`ours`: the background's contribution suppressed, samples made anew at each step; "
         "`ours+adversarial`, `ours+backgrounds`: both; `series`: samples made once, before the "
-        "retraining."
+        "retraining; `ours-grown`, `ours-shrunk`, `ours-displaced`: ours with masks that are two "
+        "pixels too large, too small, or four pixels off."
     )
 
 
