@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from math import inf, isnan
 from pathlib import Path
@@ -349,6 +352,25 @@ def test_the_series_of_another_network_is_learned_from(data: Splits, tmp_path: P
     text = report(found)
     assert "## Samples from other networks" in text
     assert all(one["training"]["steps"] in (3, 6) for one in found)
+
+
+def test_two_processes_train_together(tmp_path: Path) -> None:
+    pytest.importorskip("pyautoattack")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ended = subprocess.run(
+        [*command, "-m", "tests.hardening_runs", str(out)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    arms = sorted(file.parent.name for file in out.glob("*/*/evaluation.json"))
+    assert arms == ["longer", "ours", "plain", "series"]
+    assert ended.stdout.count("longer: training") == 2, "both processes train"
 
 
 def test_the_enlarged_data_hold_images_and_samples(

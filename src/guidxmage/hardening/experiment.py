@@ -24,6 +24,7 @@ from guidxmage.hardening import networks
 from guidxmage.hardening.arms import ARMS, WRONG_MASKS, ArmConfig, lesson, with_series
 from guidxmage.hardening.dataset import Batch, ImageDataset
 from guidxmage.hardening.masking import masking_checks
+from guidxmage.hardening.processes import processes
 from guidxmage.hardening.recipe import Shuffled
 from guidxmage.hardening.reliance import accuracy, reliance
 from guidxmage.hardening.report import file_name
@@ -129,8 +130,9 @@ def run(experiment: Experiment, data: Splits, out: Path, say: Say = print) -> li
     if first:
         _claim(out, experiment)
     work = Work(experiment, data, out, say, first)
-    for unit in units(experiment):
-        work.train(unit)
+    with processes(None):  # one group for all trainings; the others leave before the attacks
+        for unit in units(experiment):
+            work.train(unit)
     if not first:
         return []
     found = []
@@ -182,6 +184,7 @@ class Work:
     ) -> None:
         self.experiment, self.data, self.out, self.say = experiment, data, out, say
         self.first = first
+        self.done: set[Unit] = set()
 
     def evaluate(self, unit: Unit) -> dict[str, Any]:
         """All figures of one unit."""
@@ -206,11 +209,13 @@ class Work:
     def train(self, unit: Unit) -> None:
         """Train the network of a unit if its weights are not there yet."""
         folder = self.out / unit.folder
-        if (folder / TRAINING).is_file():
+        # The first process may not have written the file yet when another one looks for it.
+        if unit in self.done or (folder / TRAINING).is_file():
             return
         told = self._train(unit, self.start(unit), folder)
         if self.first:
             write_json(folder / TRAINING, told)
+        self.done.add(unit)
 
     def trained(self, unit: Unit) -> nn.Module:
         """The network of a unit, in eval mode."""
