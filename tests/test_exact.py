@@ -16,6 +16,7 @@ from guidxmage import Explainer, InputError, UnsupportedOperatorError
 from guidxmage.adversarial import Certificate, certify
 from guidxmage.adversarial.enclosure import Enclosure
 from guidxmage.adversarial.nearest import Box, length, nearest
+from tests.blobs import trained_on_blobs
 from tests.networks import SMALL_NETWORKS
 
 Array = NDArray[np.float64]
@@ -196,33 +197,15 @@ def test_a_grid_agrees_for_pools_and_clamps(seed: int, norm: str) -> None:
 # --- the search ----------------------------------------------------------------------------------
 
 
+def _convolution() -> nn.Module:
+    layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2, 1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
 @pytest.fixture(scope="module")
 def trained() -> tuple[Explainer, Tensor]:
     """A small network trained on noisy blobs, and images of them."""
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.rand(4, 1, 5, 5, generator=generator)
-    y = torch.randint(0, 4, (400,), generator=generator)
-    noise = torch.randn(400, 1, 5, 5, generator=generator)
-    x = (centres[y] * 0.5 + 0.25 + 0.25 * noise).clamp(0, 1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(1, 3, 3),
-            nn.BatchNorm2d(3),
-            nn.ReLU(),
-            nn.AvgPool2d(2, 1),
-            nn.Flatten(),
-            nn.Linear(12, 16),
-            nn.ReLU(),
-            nn.Linear(16, 4),
-        )
-        optimiser = torch.optim.Adam(model.parameters(), 1e-2)
-        for _ in range(150):
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
-            optimiser.step()
-    model = model.eval().requires_grad_(False)
-    return Explainer(model, dtype=torch.float64), x[model(x).argmax(1) == y].double()
+    return trained_on_blobs(_convolution, 5)
 
 
 def test_bounds_close_in_monotonically(trained: tuple[Explainer, Tensor]) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from guidxmage import Explainer
 from guidxmage.adversarial import attack, certify
+from tests.blobs import trained_on_blobs
 
 
 class _Residual(nn.Module):
@@ -44,30 +44,11 @@ def _pooled() -> nn.Module:
 TINY: tuple[Callable[[], nn.Module], ...] = (_dense, _conv, _pooled, _Residual)
 
 
-def trained(make: Callable[[], nn.Module]) -> tuple[Explainer, Tensor]:
-    """A network trained on noisy blobs, and images of them that it gets right."""
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.rand(4, 1, 6, 6, generator=generator)
-    y = torch.randint(0, 4, (400,), generator=generator)
-    noise = torch.randn(400, 1, 6, 6, generator=generator)
-    x = (centres[y] * 0.5 + 0.25 + 0.25 * noise).clamp(0, 1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = make()
-        optimiser = torch.optim.Adam(model.parameters(), 1e-2)
-        for _ in range(150):
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
-            optimiser.step()
-    model = model.eval().requires_grad_(False)
-    return Explainer(model, dtype=torch.float64), x[model(x).argmax(1) == y].double()
-
-
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_the_attack_finds_the_certified_optimum(norm: str) -> None:
     excess = []
     for make in TINY:
-        explainer, images = trained(make)
+        explainer, images = trained_on_blobs(make, 6)
         X = images[:10]
         found = attack(explainer, X, norm=norm, budget=300)
         for row, one in enumerate(X):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -103,6 +103,6 @@ class InMemory(ImageDataset):
         return InMemory(self.images, self.labels, masks, self.classes, self.prefix)
 
 
-def as_it_is(batch: Batch) -> Batch:
+def as_it_is(batch: Any) -> Any:
     """The collate function for a DataLoader whose dataset fetches whole batches."""
     return batch

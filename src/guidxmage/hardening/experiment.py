@@ -27,7 +27,6 @@ from guidxmage.hardening.masking import masking_checks
 from guidxmage.hardening.processes import processes
 from guidxmage.hardening.recipe import Shuffled
 from guidxmage.hardening.reliance import accuracy, reliance
-from guidxmage.hardening.report import file_name
 from guidxmage.hardening.robustness import Effort, attack_part
 from guidxmage.hardening.schedule import TrainingConfig
 from guidxmage.hardening.series import Series
@@ -100,8 +99,8 @@ class Unit:
     @property
     def folder(self) -> str:
         """Its folder's name."""
-        name = f"{file_name(self.network)}-{self.seed}"
-        origin = f"-from-{file_name(self.source)}" if self.source else ""
+        name = f"{networks.file_name(self.network)}-{self.seed}"
+        origin = f"-from-{networks.file_name(self.source)}" if self.source else ""
         return f"{name}/{self.arm}{origin}"
 
 

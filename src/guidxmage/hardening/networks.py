@@ -77,6 +77,11 @@ def build(
         return nn.Sequential(OrderedDict(normalise=normalise, body=body))
 
 
+def file_name(name: str) -> str:
+    """A network's name as a part of file names."""
+    return name.replace(":", "-").replace("/", "-")
+
+
 def _own(spec: str, classes: int, width: float) -> nn.Module:
     _refuse_width(spec, width)
     made = call_factory(spec, classes)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from guidxmage.errors import InputError
-from guidxmage.hardening.dataset import Batch, ImageDataset
+from guidxmage.hardening.dataset import Batch, ImageDataset, as_it_is
 from guidxmage.hardening.streams import stream
 
 # (network in evaluation mode, batch, generator, how much of the training is over, 0–1) → batch
@@ -142,7 +142,7 @@ class Shuffled:
         return DataLoader(
             _Guarded(self.dataset),
             batch_sampler=_Rows(self._order, step, rank, world),
-            collate_fn=_unchanged,
+            collate_fn=as_it_is,
             num_workers=self.workers,
             # Without it the loader draws from the global generator.
             generator=stream(self.seed, "workers", step, rank),
@@ -220,7 +220,3 @@ class _Rows:
         while True:
             yield self.order.rows(step, self.rank, self.world)
             step += 1
-
-
-def _unchanged(read: Any) -> Any:
-    return read

@@ -8,6 +8,8 @@ from math import isfinite, nan
 from statistics import mean, stdev
 from typing import Any
 
+from guidxmage.hardening.networks import file_name
+
 # An evaluation as `experiment.run` returns it.
 Evaluation = dict[str, Any]
 Figure = Callable[[Evaluation], float]
@@ -112,11 +114,6 @@ def _pictures(network: str, figures: Sequence[str]) -> Iterator[str]:
         name = file.rsplit("/", 1)[-1]
         if name.startswith(f"{file_name(network)}-"):
             yield f"![{name.removesuffix('.png')}]({file})"
-
-
-def file_name(network: str) -> str:
-    """A network's name as a part of file names."""
-    return network.replace(":", "-").replace("/", "-")
 
 
 def _introduction(found: Sequence[Evaluation]) -> str:

@@ -59,20 +59,15 @@ class Series:
         """Images whose background's contribution could not be lowered at all, bool (B,)."""
         return self.kept.sum(1) == 0
 
-    def take(self, rows: Tensor) -> Series:
-        """The series of some images, chosen by number or mask."""
-        return self._with({name: getattr(self, name)[rows] for name in _TENSORS})
-
-    def _with(self, tensors: dict[str, Any]) -> Series:
-        return replace(self, **tensors)
-
     @classmethod
     def concatenate(cls, parts: list[Series]) -> Series:
         """Series of the same scheme one after the other."""
         if not parts:
             raise InputError("there are no images to make samples of")
-        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
-        return replace(parts[0]._with(joined), on_grid=all(part.on_grid for part in parts))
+        joined: dict[str, Any] = {
+            name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS
+        }
+        return replace(parts[0], **joined, on_grid=all(part.on_grid for part in parts))
 
     def summary(self) -> dict[str, Any]:
         """Counts and medians in words and numbers, ready for JSON."""
