@@ -19,7 +19,7 @@ from torch import nn
 
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
-from guidxmage.files import MANIFEST
+from guidxmage.files import MANIFEST, write_atomically
 from guidxmage.hardening import networks
 from guidxmage.hardening.arms import ARMS, WRONG_MASKS, ArmConfig, lesson, with_series
 from guidxmage.hardening.dataset import Batch, ImageDataset
@@ -138,24 +138,15 @@ def run(experiment: Experiment, data: Splits, out: Path, say: Say = print) -> li
     for unit in units(experiment):
         file = out / unit.folder / EVALUATION
         if not file.is_file():
-            write_json(file, work.evaluate(unit))
+            _write(file, work.evaluate(unit))
         found.append(_read(file))
     return found
 
 
-def write_json(file: Path, content: Any) -> None:
-    """Whole or not at all."""
-    partial = file.with_suffix(".partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            f"{file} cannot be written: {error.strerror}; make room and run the same again"
-        ) from error
+def _write(file: Path, content: Any) -> None:
+    """JSON, whole or not at all."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(file, f"{text}\n".encode())
 
 
 def _claim(out: Path, experiment: Experiment) -> None:
@@ -172,7 +163,7 @@ def _claim(out: Path, experiment: Experiment) -> None:
                 )
     elif out.exists() and any(out.iterdir()):
         raise InputError(f"{out} holds something other than an experiment; choose another folder")
-    write_json(file, own)
+    _write(file, own)
 
 
 class Work:
@@ -213,7 +204,7 @@ class Work:
             return
         told = self._train(unit, self.start(unit), folder)
         if self.first:
-            write_json(folder / TRAINING, told)
+            _write(folder / TRAINING, told)
         self.done.add(unit)
 
     def trained(self, unit: Unit) -> nn.Module:
