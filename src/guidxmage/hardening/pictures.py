@@ -29,13 +29,15 @@ def picture_samples(
         explainer.explain(images, torch.as_tensor(series.labels)).contributions.sum(1)
         for images in (before, after)
     ]
+    outside = ~series.masks
+    sums = [(drawn * outside).flatten(1).sum(1) for drawn in maps]
     rows = [
         Sample(
             name=names[row],
             before=before[row].permute(1, 2, 0).numpy(),
             after=after[row].permute(1, 2, 0).numpy(),
             maps=(maps[0][row].double().numpy(), maps[1][row].double().numpy()),
-            background=(float(series.before[row]), float(series.after[row, -1])),
+            background=(float(sums[0][row]), float(sums[1][row])),
         )
         for row in range(len(series))
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -54,12 +55,14 @@ def _samples(work: Work, unit: Unit, file: Path) -> None:
         seen.setdefault(label, row)
     rows = torch.tensor(sorted(seen.values())[:_SHOWN])
     explainer = Explainer(work.trained(unit))
+    # The maps are of the class, so what falls in the picture is what it contributes to that.
+    scheme = replace(work.experiment.series, guide="class")
     series = suppress(
         explainer,
         batch.images[rows],
         batch.masks[rows],
         batch.labels[rows],
-        scheme=work.experiment.series,
+        scheme=scheme,
     )
     names = [work.data.test.classes[int(label)] for label in series.labels]
     save_figure(
