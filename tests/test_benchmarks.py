@@ -121,6 +121,99 @@ def test_speed_refuses_to_compare_different_explanations(monkeypatch: pytest.Mon
         speed.compare("small", small_network(), torch.rand(1, 3, 24, 24), repeats=1)
 
 
+# --- peers ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def peers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    pytest.importorskip("captum")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return script("benchmarks/peers.py")
+
+
+def test_peak_memory_is_what_is_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    allocations = script("benchmarks/allocations.py")
+    assert allocations.highest([3, 4, -3, 2, -6]) == 7
+
+    def run() -> None:
+        one = torch.ones(1000, 1000)  # 4 MB
+        two = one + 1
+        del one
+        three = two + 1
+        del two, three
+
+    assert 8e6 <= allocations.peak_bytes(run) < 8.2e6
+
+
+def test_slow_methods_take_part_in_fewer_rounds(
+    peers: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {peers.OURS: 1.0, "slow": 9.0, "same": 7.0}
+    monkeypatch.setattr(peers, "timed", lambda run, _: seconds[run()])
+    runs = {name: (lambda name=name: name) for name in seconds}
+    found = peers.in_turns(runs, 16, torch.device("cpu"))
+    assert {name: len(times) for name, times in found.items()} == (
+        {peers.OURS: 16, "slow": 2, "same": 16}
+    )
+
+
+def test_peers_are_shown_beside_ours(peers: ModuleType, tmp_path: Path) -> None:
+    lines = [
+        peers.Line("net", peers.OURS, 1, 1, (0.1, 0.2, 0.3), 10.0),
+        peers.Line("net", "other", 1, 1, (0.5,), 40.0),
+        peers.Line("net", "broken", 1, 1, failure="ValueError: no layer"),
+        peers.Line("net", "other", 8, 1, (0.5,), 40.0),
+    ]
+    rows = peers.table(lines).splitlines()[2:]
+    assert rows == [
+        "| net | 1 | 1 | guid-Xmage | 200.0 | 1.00 | 10.0 | 1.00 |",
+        "| net | 1 | 1 | other | 500.0 | 2.50 | 40.0 | 4.00 |",
+        "| net | 1 | 1 | broken | ValueError: no layer | | | |",
+        "| net | 8 | 1 | other | 500.0 |  | 40.0 |  |",
+    ]
+    peers.plot(lines, tmp_path / "peers.png")
+    assert (tmp_path / "peers.png").stat().st_size > 1000
+
+
+def test_peers_command(peers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = small_network()
+    monkeypatch.setattr(
+        peers, "load_model", lambda name, weights: type("Loaded", (), {"model": network})
+    )
+    file = tmp_path / "peers.json"
+    methods = f"{peers.OURS},autograd,Captum InputXGradient,pytorch-grad-cam GradCAM"
+    arguments = ["--networks", "small", "--batches", "2", "--targets", "3", "--rounds", "2"]
+    peers.main([*arguments, "--methods", methods, "--json", str(file)])
+    written = json.loads(file.read_text(encoding="utf-8"))["lines"]
+    measured = {(one["method"], one["targets"]) for one in written if one["seconds"]}
+    assert {(peers.OURS, 1), (peers.OURS, 3), ("autograd", 3)} <= measured
+    failed = [one for one in written if one["failure"]]
+    assert {one["method"] for one in failed} == {"pytorch-grad-cam GradCAM"}  # one convolution only
+    with pytest.raises(SystemExit):
+        peers.main(["--methods", "magic"])
+
+
+# --- scaling -------------------------------------------------------------------------------------
+
+
+def test_scaling_fits_the_exponent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    scaling = script("benchmarks/scaling.py")
+    at = (1.0, 2.0, 4.0)
+    square = scaling.Curve("size", "pixels", at, (0.1, 0.4, 1.6), ((0.1, 0.1),) * 3)
+    assert square.exponent == pytest.approx(2.0)
+    scaling.plot([square, square], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    calls: list[int] = []
+    points = iter([(3.0, lambda: calls.append(1)), (6.0, lambda: calls.append(2))])
+    found = scaling.curve("targets", "targets", points, rounds=2)
+    assert found.at == (3.0, 6.0)
+    assert calls == [1, 1, 1, 2, 2, 2]
+    with pytest.raises(SystemExit):
+        scaling.main(["--curves", "width"])
+
+
 # --- memory --------------------------------------------------------------------------------------
 
 
@@ -166,10 +259,28 @@ def test_operator_table_is_up_to_date() -> None:
     assert page.PAGE.read_text(encoding="utf-8") == page.page(), "run docs/make_operators.py"
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
+def test_table1_is_the_one_that_was_measured(page: str) -> None:
+    measured = (ROOT / "benchmarks/results/table1/REPORT.md").read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
+    table = text.split("<!-- table1 -->")[1].split("<!-- end -->")[0]
+    rows = [line for line in table.splitlines() if line]
+    assert len(rows) > 8
+    assert set(rows) <= set(measured.splitlines())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    ["python.md", "formats.md", "attacks.md", "certified.md", "hardening.md", "path-conditions.md"],
+    [
+        "python.md",
+        "formats.md",
+        "attacks.md",
+        "certified.md",
+        "evaluation.md",
+        "hardening.md",
+        "path-conditions.md",
+    ],
 )
 def test_examples_give_what_the_page_shows(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from math import inf, isnan
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,11 +29,12 @@ from guidxmage.hardening.arms import (
     shrunk,
     with_series,
 )
+from guidxmage.hardening.comparison import summary
 from guidxmage.hardening.dataset import Batch, InMemory
 from guidxmage.hardening.experiment import Experiment, Unit, first_images, run, units
 from guidxmage.hardening.masking import masking_checks
 from guidxmage.hardening.reliance import accuracy, background_share, reliance
-from guidxmage.hardening.report import report
+from guidxmage.hardening.report import _transfer, report
 from guidxmage.hardening.robustness import Effort, attack_part
 from guidxmage.hardening.settings import read_settings
 from guidxmage.hardening.splits import Splits, load_splits
@@ -258,8 +260,9 @@ def test_efforts_that_make_no_sense() -> None:
         Effort(linf=(0.2, 0.1))
     with pytest.raises(InputError, match="part 'sky' is unknown"):
         Effort(parts=("sky",))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="at least one image"):
-        Effort(images=0)
+    for none in ({"images": 0}, {"least_images": 0}):
+        with pytest.raises(InputError, match="at least one image"):
+            Effort(**none)  # type: ignore[arg-type]
 
 
 # --- reliance ------------------------------------------------------------------------------------
@@ -402,6 +405,64 @@ def test_units_are_whole_seeds() -> None:
     assert Unit("resnet20", 1, "series", "alexnet").folder == "resnet20-1/series-from-alexnet"
 
 
+def test_widths_are_for_all_networks_or_by_name() -> None:
+    for width, expected in ((0.5, (0.5, 0.5, 1)), ({"alexnet": 0.25}, (0.25, 1, 1))):
+        experiment = Experiment(width=width)
+        names = ("alexnet", "resnet20", "own.py:build")
+        assert tuple(map(experiment.width_of, names)) == expected
+
+
+def invented(arm: str, seed: int, clean: float, robust: float, source: str | None = None) -> Any:
+    """An evaluation with chosen figures."""
+    curve = {
+        "attack": "pgd", "norm": "linf", "images": 10, "eps": [8 / 255], "accuracy": [robust],
+    }  # fmt: skip
+    parts = [{"part": "background", "curves": [curve], "median_l2": {"guid-xmage": robust}}]
+    return {
+        "unit": {"network": "alexnet", "seed": seed, "arm": arm, "source": source},
+        "training": {"processor_seconds": 10.0 * (1 + seed)},
+        "reliance": {"clean": clean, "gap": 0.02 * (1 + seed)},
+        "parts": parts,
+    }
+
+
+def test_the_summary_compares_seed_by_seed() -> None:
+    found = [
+        invented("plain", 0, 0.80, 0.2), invented("plain", 1, 0.90, 0.4),
+        invented("ours", 0, 0.79, 0.5), invented("ours", 1, 0.91, 0.8),
+        invented("ours", 2, 0.1, 0.1), invented("ours", 0, 0.1, 0.1, source="resnet20"),
+    ]  # fmt: skip
+    lines = summary(found).splitlines()
+    assert lines[0] == "|  |  | alexnet |"
+    assert "| clean accuracy, points | `ours` against `plain` | +0.0 ± 1.4 |" in lines
+    assert (
+        "| background alone, PGD l∞ 8/255, points | `ours` against `plain` | +35.0 ± 7.1 |" in lines
+    )
+    assert (
+        "| background alone, median least l2, ratio | `ours` against `plain` | 2.25 ± 0.35 |"
+        in lines
+    )
+    assert "| gap between backgrounds, points | `plain` | 3.0 ± 1.4 |" in lines
+    assert not any("noise" in line or "adversarial" in line for line in lines)
+    assert summary([found[0]]).count("\n") == 2  # the gap alone
+
+
+def test_what_is_kept_with_the_samples_of_others() -> None:
+    found = []
+    for target, source, robust in (
+        ("alexnet", None, 0.6), ("alexnet", "resnet20", 0.5), ("resnet20", None, 0.3),
+        ("resnet20", "alexnet", 0.4),
+    ):  # fmt: skip
+        one = invented("series", 0, 0.8, robust, source)
+        one["unit"]["network"] = target
+        found.append(one)
+    longer = [invented("longer", 0, 0.8, 0.2), invented("longer", 0, 0.8, 0.35)]
+    longer[1]["unit"]["network"] = "resnet20"
+    lines = _transfer([*found, *longer]).splitlines()
+    assert "| alexnet | – | 20.0 | 60.0 | 50.0 | 75 % |" in lines
+    assert "| resnet20 | – | 35.0 | 40.0 | 30.0 | – |" in lines  # its own samples gain nothing
+
+
 # --- settings, splits, the command line ----------------------------------------------------------
 
 
@@ -423,6 +484,7 @@ def test_settings(tmp_path: Path) -> None:
         ("arm = 3", "arm is a table"),
         ("= 3", "no TOML"),
         ('arms = ["best"]', "arm 'best' is unknown"),
+        ("width = {resnet = 0.5}", "width names 'resnet'; choose from alexnet"),
     ):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match=sentence):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ Say = Callable[[str], None]
 class Experiment:
     """What is run; see docs/hardening.md for the file that states it.
 
-    networks: names or "module:function"; width: of the named ones; size: of
-    photos in folders, which are scaled to it. plain_steps, retrain_steps:
+    networks: names or "module:function"; width: of the named ones, a factor for all or one by name;
+    size: of photos in folders, which are scaled to it. plain_steps, retrain_steps:
     optimiser steps of the first training and of each arm; plain_lr, retrain_lr: peak learning
     rates. transfer: also retrain each network with the series of each other one.
     """
@@ -53,7 +53,7 @@ class Experiment:
     networks: tuple[str, ...] = ("alexnet", "resnet20", "densenet22")
     arms: tuple[str, ...] = tuple(arm for arm in ARMS if arm not in WRONG_MASKS)
     seeds: tuple[int, ...] = (0, 1, 2)
-    width: float = 1.0
+    width: float | Mapping[str, float] = 1.0
     size: int = 32
     batch: int = 128
     crop: int = 2
@@ -73,6 +73,18 @@ class Experiment:
                 raise InputError(f"arm {arm!r} is unknown; choose from {', '.join(ARMS)}")
         if not self.networks or not self.seeds:
             raise InputError("an experiment needs at least one network and one seed")
+        if isinstance(self.width, Mapping):
+            for name in self.width:
+                if name not in networks.names():
+                    raise InputError(
+                        f"width names {name!r}; choose from {', '.join(networks.names())}"
+                    )
+
+    def width_of(self, network: str) -> float:
+        """The factor of a network's numbers of channels; networks of the user's own have none."""
+        if ":" in network:
+            return 1.0
+        return self.width.get(network, 1.0) if isinstance(self.width, Mapping) else self.width
 
     def config(self, seed: int, *, plain: bool) -> TrainingConfig:
         """How a network is trained first, or in an arm."""
@@ -222,7 +234,7 @@ class Work:
 
     def untrained(self, unit: Unit) -> nn.Module:
         """A new network of the unit's kind."""
-        width = 1.0 if ":" in unit.network else self.experiment.width
+        width = self.experiment.width_of(unit.network)
         classes = len(self.data.train.classes)
         return networks.build(unit.network, classes, width=width, seed=unit.seed)
 

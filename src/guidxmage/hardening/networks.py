@@ -135,6 +135,23 @@ def _initialised(network: nn.Module) -> nn.Module:
     return network
 
 
+# --- VGG -----------------------------------------------------------------------------------------
+
+
+def _vgg8(classes: int, width: float) -> nn.Module:
+    """The first three stages of configuration B of Simonyan & Zisserman 2015, and two linears."""
+    layers: list[nn.Module] = []
+    inputs = 3
+    for count in (64, 128, 256):
+        outputs = _channels(count, width)
+        layers += [*_rectified(inputs, outputs, 3), *_rectified(outputs, outputs, 3)]
+        layers.append(nn.MaxPool2d(2))
+        inputs = outputs
+    hidden = _channels(1024, width)
+    layers += [nn.Flatten(), nn.Dropout(), nn.Linear(inputs * 16, hidden), nn.ReLU()]
+    return _initialised(nn.Sequential(*layers, nn.Dropout(), nn.Linear(hidden, classes)))
+
+
 # --- ResNet --------------------------------------------------------------------------------------
 
 
@@ -210,6 +227,7 @@ def _densenet(layers: int, classes: int, width: float) -> nn.Module:
 
 _BUILDERS: dict[str, Callable[[int, float], nn.Module]] = {
     "alexnet": _alexnet,
+    "vgg8": _vgg8,
     "resnet20": partial(_cifar_resnet, 3),
     "resnet18": _resnet18,
     "densenet22": partial(_densenet, 3),

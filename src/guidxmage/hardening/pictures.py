@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from guidxmage.explainer import Explainer
-from guidxmage.hardening.report import Evaluation, bounds, robust_accuracy
+from guidxmage.hardening.measurements import Evaluation, bounds, robust_accuracy
 from guidxmage.hardening.series import Series
 from guidxmage.view.curves import Line, curves_figure
 from guidxmage.view.samples import Sample, samples_figure

@@ -11,9 +11,10 @@ import torch
 from guidxmage.explainer import Explainer
 from guidxmage.files import write_atomically
 from guidxmage.hardening.experiment import Experiment, Unit, Work, first_images
+from guidxmage.hardening.measurements import Evaluation
 from guidxmage.hardening.networks import file_name
 from guidxmage.hardening.pictures import picture_curves, picture_samples
-from guidxmage.hardening.report import Evaluation, report
+from guidxmage.hardening.report import report
 from guidxmage.hardening.splits import Splits
 from guidxmage.hardening.suppression import suppress
 from guidxmage.view import save_figure

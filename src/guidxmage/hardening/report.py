@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import isfinite, nan
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
+from guidxmage.hardening.comparison import summary
+from guidxmage.hardening.measurements import (
+    NONE,
+    Evaluation,
+    Figure,
+    bound_name,
+    bounds,
+    leaning,
+    median_size,
+    of_arm,
+    robust_accuracy,
+    spread,
+)
 from guidxmage.hardening.networks import file_name
-
-# An evaluation as `experiment.run` returns it.
-Evaluation = dict[str, Any]
-Figure = Callable[[Evaluation], float]
 
 
 @dataclass(frozen=True)
@@ -25,51 +33,12 @@ class Column:
 
     def text(self, found: Sequence[Evaluation]) -> str:
         """Mean ± standard deviation over seeds."""
-        values = [value for one in found if isfinite(value := self.figure(one))]
-        if not values:
-            return "–"
-        scale = 100 if self.share else 1
-        digits = 1 if self.share else 3
-        spread = f" ± {scale * stdev(values):.{digits}f}" if len(values) > 1 else ""
-        return f"{scale * mean(values):.{digits}f}{spread}"
-
-
-def part(found: Evaluation, name: str) -> dict[str, Any]:
-    """What attacks on one part of the image achieved; empty where they were not run."""
-    return next((one for one in found["parts"] if one["part"] == name), {})
-
-
-def robust_accuracy(found: Evaluation, name: str, attack: str, norm: str, eps: float) -> float:
-    """Of one curve at one bound; NaN where it was not measured."""
-    for curve in part(found, name).get("curves", []):
-        if (curve["attack"], curve["norm"]) == (attack, norm):
-            for bound, value in zip(curve["eps"], curve["accuracy"], strict=True):
-                if abs(bound - eps) < 1e-9:
-                    return float(value)
-    return nan
-
-
-def median_size(found: Evaluation, name: str, attack: str) -> float:
-    """The median l2 norm of a minimal attack; NaN where there is none."""
-    value = part(found, name).get("median_l2", {}).get(attack)
-    return nan if value is None else float(value)
-
-
-def bounds(found: Sequence[Evaluation], name: str, attack: str, norm: str) -> list[float]:
-    """The ε of an attack on a part, ascending; empty where it was not run."""
-    for one in found:
-        for curve in part(one, name).get("curves", []):
-            if (curve["attack"], curve["norm"]) == (attack, norm):
-                return [float(bound) for bound in curve["eps"]]
-    return []
+        scale, digits = (100, 1) if self.share else (1, 3)
+        return spread([self.figure(one) for one in found], scale, digits)
 
 
 def _leaning(name: str) -> Figure:
-    def figure(found: Evaluation) -> float:
-        value = found["reliance"][name]
-        return nan if value is None else float(value)
-
-    return figure
+    return lambda found: leaning(found, name)
 
 
 def _robust(name: str, attack: str, norm: str, eps: float) -> Figure:
@@ -100,6 +69,8 @@ def report(
 ) -> str:
     """The whole report in Markdown; figures: files named <network>-<what it shows>.png."""
     sections = [f"# {title}", _introduction(found)]
+    if short := summary(found):
+        sections += ["## In short", short]
     for network in dict.fromkeys(one["unit"]["network"] for one in found):
         own = [one for one in found if one["unit"]["network"] == network]
         direct = [one for one in own if not one["unit"]["source"]]
@@ -138,7 +109,7 @@ def _network(found: Sequence[Evaluation]) -> Iterator[str]:
     yield "### Accuracy, and how much the background counts\n\n" + _table(found, LEANING)
     for name in ("background", "object", "all"):
         columns = [
-            Column(f"{label} {norm} {_bound(eps, norm)}", _robust(name, attack, norm, eps))
+            Column(f"{label} {norm} {bound_name(eps, norm)}", _robust(name, attack, norm, eps))
             for attack, label in (("pgd", "PGD"), ("autoattack", "AutoAttack"))
             for norm in ("linf", "l2")
             for eps in bounds(found, name, attack, norm)
@@ -152,10 +123,6 @@ def _network(found: Sequence[Evaluation]) -> Iterator[str]:
         )
         yield f"### Attacks on {what}\n\n" + _table(found, columns)
     yield "### Checks for masked gradients\n\n" + _masking(found)
-
-
-def _bound(eps: float, norm: str) -> str:
-    return f"{eps * 255:g}/255" if norm == "linf" else f"{eps:g}"
 
 
 def _arms(found: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
@@ -203,28 +170,36 @@ def _transfer(found: Sequence[Evaluation]) -> str:
         return "No attack on the background was run."
     eps = levels[len(levels) // 2]
     names = list(dict.fromkeys(one["unit"]["network"] for one in found))
-    figure = Column("", _robust("background", "pgd", "linf", eps))
+    figure = _robust("background", "pgd", "linf", eps)
     lines = [
-        f"Robust accuracy, PGD linf {_bound(eps, 'linf')} on the background alone. Rows: the "
-        "network that is retrained; columns: without samples, then the network that made them.",
+        f"Robust accuracy, PGD linf {bound_name(eps, 'linf')} on the background alone. Rows: the "
+        "network that is retrained; columns: without samples, then the network that made them. "
+        "Kept: the gain over `longer` with the samples of others, as a share of the gain with its "
+        "own.",
         "",
-        "| retrained | plain | longer | " + " | ".join(names) + " |",
-        "| --- |" + " ---: |" * (2 + len(names)),
+        "| retrained | plain | longer | " + " | ".join(names) + " | kept |",
+        "| --- |" + " ---: |" * (3 + len(names)),
     ]
     for target in names:
         own = [one for one in found if one["unit"]["network"] == target]
-        cells = [figure.text([one for one in own if one["unit"]["arm"] == "plain"])]
-        cells.append(figure.text([one for one in own if one["unit"]["arm"] == "longer"]))
-        for source in names:
-            cells.append(
-                figure.text(
-                    [
-                        one
-                        for one in own
-                        if one["unit"]["arm"] == "series"
-                        and (one["unit"]["source"] or target) == source
-                    ]
-                )
-            )
-        lines.append(f"| {target} | " + " | ".join(cells) + " |")
+        groups = [of_arm(own, "plain"), of_arm(own, "longer"), *(_from(own, n) for n in names)]
+        values = [[figure(one) for one in group] for group in groups]
+        cells = [spread(group, 100, 1) for group in values]
+        others = [v for n, v in zip(names, values[2:], strict=True) if n != target]
+        kept = _kept(values[1], values[2 + names.index(target)], others)
+        lines.append(f"| {target} | " + " | ".join(cells) + f" | {kept} |")
     return "\n".join(lines)
+
+
+def _from(own: Sequence[Evaluation], source: str) -> list[Evaluation]:
+    """Retrained with the series of one network, which may be the network itself."""
+    series = [one for one in own if one["unit"]["arm"] == "series"]
+    return [one for one in series if (one["unit"]["source"] or one["unit"]["network"]) == source]
+
+
+def _kept(longer: Sequence[float], own: Sequence[float], others: Sequence[Sequence[float]]) -> str:
+    """The mean gain with the samples of others over that with its own."""
+    foreign = [value for group in others for value in group]
+    if not (longer and own and foreign) or mean(own) <= mean(longer):
+        return NONE
+    return f"{(mean(foreign) - mean(longer)) / (mean(own) - mean(longer)):.0%}".replace("%", " %")

@@ -20,8 +20,9 @@ class Effort:
 
     images: how many test images are attacked; parts: where; linf, l2: bounds of PGD, ascending;
     auto_linf, auto_l2: bounds of AutoAttack, standard version, on `auto_images` images and
-    `auto_parts`; budget: gradients of the project's own attack; ddn_steps: of an independent
-    minimal attack. Zero steps leave an attack out.
+    `auto_parts`; least_images: for the three attacks that look for the smallest change, which are
+    the project's own with `budget` gradients, DDN and Carlini & Wagner. Zero steps leave an attack
+    out.
     """
 
     images: int = 256
@@ -30,6 +31,7 @@ class Effort:
     l2: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
     pgd_steps: int = 40
     pgd_restarts: int = 2
+    least_images: int = 256
     cw_steps: int = 500
     cw_searches: int = 6
     budget: int = 100
@@ -42,8 +44,10 @@ class Effort:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.images < 1 or self.auto_images < 0:
-            raise InputError("at least one image has to be attacked; raise `images`")
+        if self.images < 1 or self.least_images < 1 or self.auto_images < 0:
+            raise InputError(
+                "at least one image has to be attacked; raise `images` and `least_images`"
+            )
         for name in ("linf", "l2", "auto_linf", "auto_l2"):
             bounds = getattr(self, name)
             if list(bounds) != sorted(set(bounds)) or any(bound <= 0 for bound in bounds):
@@ -120,9 +124,8 @@ def attack_part(model: nn.Module, batch: Batch, part: Part, effort: Effort) -> P
         small = _target(model, batch, part, effort.auto_images)
         for norm, bounds in (("linf", effort.auto_linf), ("l2", effort.auto_l2)):
             curves.append(_auto_curve(small, norm, bounds, effort))  # type: ignore[arg-type]
-    return PartResult(
-        part, tuple(curve for curve in curves if curve.accuracy), _sizes(target, effort)
-    )
+    sizes = _sizes(_target(model, batch, part, min(effort.images, effort.least_images)), effort)
+    return PartResult(part, tuple(curve for curve in curves if curve.accuracy), sizes)
 
 
 def _target(model: nn.Module, batch: Batch, part: Part, count: int) -> Target:
