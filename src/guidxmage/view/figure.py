@@ -81,8 +81,11 @@ class Row:
         """What the first picture is, or the shape of an input that is none."""
         if self.panel.image is not None:
             return "input"
-        shape = "×".join(map(str, np.shape(self.panel.contributions)))
-        return f"no picture of this {shape} input"
+        shape = self.panel.shape or np.shape(self.panel.contributions)
+        size = "×".join(map(str, shape))
+        if len(shape) > 3:
+            return f"{size}, sums over {shape[-3]} frames"
+        return f"no picture of this {size} input"
 
     def names(self) -> dict[int, str]:
         """The names of the objects that have bars, by label."""

@@ -1,0 +1,1 @@
+"""Evaluation: explanation methods side by side on the same images, with the same measures."""

@@ -1,0 +1,126 @@
+"""The preset table1: the paper's Table 1 on whatever networks can be had, in parts of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from guidxmage.errors import InputError
+from guidxmage.evaluation.figures import Row
+from guidxmage.evaluation.page import write_report
+from guidxmage.evaluation.photos import read_photos
+from guidxmage.evaluation.publication import publish
+from guidxmage.evaluation.report import CARE, PAPER, Piece, seen
+from guidxmage.evaluation.run import Network, run
+from guidxmage.evaluation.settings import Settings, all_measures, all_methods
+from guidxmage.evaluation.table import paper_table
+from guidxmage.evaluation.views import view_numbers
+
+COMPARED = (
+    "guid-xmage",
+    "grad-cam",
+    "grad-cam++",
+    "score-cam",
+    "input-x-gradient",
+    "random",
+    "edges",
+)
+"""The rows of the paper's table, and what says how to read them."""
+VIEWS = 10
+"""Of each of 20 photos: as many images as the paper's steps of 0.5 % imply."""
+PUBLISHED = ("alexnet", "vgg16", "resnet50")
+"""The paper's networks; their weights have to be downloaded or given."""
+TRAINED = ("alexnet", "vgg8", "resnet20")
+"""Small networks that configs/table1-networks.toml trains on garments."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Networks that are evaluated on the same photos with the same settings."""
+
+    name: str
+    title: str
+    networks: tuple[str, ...]
+    data: str
+    limit: int
+    settings: Settings
+
+
+def parts(garments: Path | None, views: int = VIEWS) -> list[Part]:
+    """The parts of the preset; the small networks' only with the garments to show them.
+
+    views: of each ImageNet photo.
+    """
+    found = [
+        Part(
+            "imagenet",
+            "ImageNet photos, all measures",
+            ("efficientnet_lite0", *PUBLISHED),
+            "imagenet",
+            20,
+            Settings(
+                all_methods(),
+                all_measures(),
+                views=views,
+                all_views=COMPARED,
+                deep=20,
+                pixels=4_000_000_000,
+            ),
+        ),
+        Part(
+            "imagenet-more",
+            "ImageNet photos, further networks",
+            ("efficientnet_lite1", "efficientnet_lite2"),
+            "imagenet",
+            20,
+            # score-CAM would take minutes for each of these photos.
+            Settings(
+                tuple(name for name in COMPARED if name != "score-cam"),
+                ("directional", "completeness", "complexity"),
+            ),
+        ),
+    ]
+    if garments is not None:
+        settings = Settings(all_methods(), all_measures(), deep=60, costs=10)
+        title = "Garments, true masks, all measures"
+        found.append(Part("garments", title, TRAINED, str(garments), 200, settings))
+    return found
+
+
+def evaluate_table1(
+    chosen: Sequence[Part],
+    load: Callable[[Part, str], Network],
+    out: Path,
+    started: Callable[[Part, int], Callable[[], None]],
+) -> tuple[Path, list[Row]]:
+    """Run parts into subfolders and write the table over all of them; its path and the figures.
+
+    load: a part's network by its name; InputError where it cannot be had, which the report states.
+    started: told of a part and how many views it has, returns what is called after each.
+    """
+    rows: list[Row] = []
+    content: list[Piece] = ["# Table 1: interpretive accuracy as directional agreement"]
+    notes = []
+    for part in chosen:
+        networks = []
+        for name in part.networks:
+            try:
+                networks.append(load(part, name))
+            except InputError as error:
+                notes.append(f"`{name}` was not evaluated: {error}.")
+        photos = read_photos(part.data, part.limit)
+        views = len(view_numbers(photos, part.settings.views)) * len(networks)
+        folder = out / part.name
+        data = part.data if part.name != "garments" else "garments"
+        records = run(part.settings, networks, photos, data, folder, started(part, views))
+        _, found = publish(folder, part.settings, records, photos, part.title)
+        rows += found
+        content += [
+            f"## {part.title}",
+            f"{len(photos)} photos, {seen(part.settings.views)}. All figures: "
+            f"[{part.name}/REPORT.md]({part.name}/REPORT.md).",
+            paper_table(found),
+        ]
+    content += ["## The paper", PAPER, *notes, "## Read with care", CARE]
+    return write_report(out, content, rows), rows
