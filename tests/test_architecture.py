@@ -19,10 +19,11 @@ FLOORS = [
     ["models"],
     ["engine"],
     ["inputs", "targets"],
-    ["explanation", "archive", "explainer", "ray"],
+    ["wrapped", "explanation", "archive", "assembly", "spaces", "joint", "explainer", "ray"],
+    ["interfaces"],
     ["view"],
     ["adversarial"],
-    ["hardening"],
+    ["hardening", "evaluation"],
     ["batch"],
     ["cli"],
 ]

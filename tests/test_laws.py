@@ -44,8 +44,18 @@ def conv(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
         return {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims](*args, **kwargs).double()
 
 
-def batch_norm() -> nn.Module:
-    norm = nn.BatchNorm2d(3).double().eval()
+def conv_transpose(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
+    kinds = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return kinds[dims](*args, **kwargs).double()
+
+
+NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+def batch_norm(kind: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Module:
+    norm = kind(3).double().eval()
     for number, tensor in enumerate((norm.weight, norm.bias, norm.running_mean, norm.running_var)):
         tensor.data = random_like((3,), number + 9)
     norm.running_var = norm.running_var.abs() + 0.5
@@ -68,6 +78,10 @@ def upsample(**kwargs: Any) -> Callable[[], nn.Module]:
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     **{f"conv{d}d": (lambda d=d: conv(d, 3, 4, 3, padding=1), DIMS[d]) for d in DIMS},
     **{f"conv{d}d same": (lambda d=d: conv(d, 3, 4, 3, padding="same"), DIMS[d]) for d in DIMS},
+    **{
+        f"conv_transpose{d}d": (lambda d=d: conv_transpose(d, 3, 4, 3, 2, 1, 1), DIMS[d])
+        for d in DIMS
+    },
     "linear": (lambda: nn.Linear(4, 5), ROW),
     "linear on 3-d": (of(lambda m, x: F.linear(x, m.square, m.square[0])), (3, 6)),
     "addmm": (of(lambda m, x: torch.addmm(m.w[:, 0], x, m.w.t())), ROW),
@@ -75,6 +89,25 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "matmul": (of(lambda m, x: x @ m.square), IMAGE),
     "matmul left": (of(lambda m, x: m.square @ x), IMAGE),
     "batch_norm": (batch_norm, IMAGE),
+    "batch_norm 1d": (lambda: batch_norm(nn.BatchNorm1d), LINE),
+    "batch_norm of rows": (lambda: batch_norm(nn.BatchNorm1d), (3,)),
+    "batch_norm 3d": (lambda: batch_norm(nn.BatchNorm3d), VOLUME),
+    **{
+        f"batch_norm after conv_transpose{d}d": (
+            lambda d=d: nn.Sequential(
+                conv_transpose(d, 3, 3, 2, 2), batch_norm(NORMS[d]), nn.ReLU()
+            ),
+            DIMS[d],
+        )
+        for d in DIMS
+    },
+    **{
+        f"conv_transpose{d}d after batch_norm": (
+            lambda d=d: nn.Sequential(batch_norm(NORMS[d]), nn.ReLU(), conv_transpose(d, 3, 2, 2)),
+            DIMS[d],
+        )
+        for d in DIMS
+    },
     "add constant": (of(lambda m, x: m.c + x + 0.25), IMAGE),
     "add scaled": (of(lambda m, x: torch.add(x, x * 2, alpha=3)), IMAGE),
     "add broadcast": (of(lambda m, x: x + x.mean((2, 3), keepdim=True)), IMAGE),
@@ -135,6 +168,13 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         for d in DIMS
     },
     **{
+        f"max_pool{d}d with indices": (
+            of(lambda m, x, d=d: getattr(F, f"max_pool{d}d")(x, 2, 1, return_indices=True)[0]),
+            DIMS[d],
+        )
+        for d in DIMS
+    },
+    **{
         f"adaptive_max_pool{d}d": (
             of(lambda m, x, d=d: getattr(F, f"adaptive_max_pool{d}d")(x, 3)),
             DIMS[d],
@@ -145,6 +185,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "nearest 2d": (upsample(mode="nearest"), IMAGE),
     "nearest 3d": (upsample(mode="nearest"), VOLUME),
     "nearest exact": (upsample(mode="nearest-exact"), IMAGE),
+    "nearest exact 1d": (upsample(mode="nearest-exact"), LINE),
+    "nearest exact 3d": (upsample(mode="nearest-exact"), VOLUME),
     "linear 1d": (upsample(mode="linear"), LINE),
     "bilinear": (upsample(mode="bilinear"), IMAGE),
     "trilinear": (upsample(mode="trilinear"), VOLUME),
@@ -249,6 +291,83 @@ def test_convolutions(groups, per_group, kernel, stride, padding, dilation, bias
         2, channels, 2 * groups, kernel, stride, padding, dilation, groups=groups, bias=bias
     )
     check_all(nn.Sequential(module, nn.ReLU()), random_like((2, channels, *size), 3))
+
+
+@given(
+    dims=st.sampled_from([1, 3]),
+    groups=st.integers(1, 2),
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    dilation=st.integers(1, 2),
+)
+@properties
+def test_convolutions_of_lines_and_volumes(dims, groups, kernel, stride, padding, dilation) -> None:
+    size = (7,) if dims == 1 else (5, 3, 4)
+    assume(min(size) + 2 * padding > dilation * (kernel - 1))
+    module = conv(dims, groups, 2 * groups, kernel, stride, padding, dilation, groups=groups)
+    check_all(nn.Sequential(module, nn.ReLU()), random_like((2, groups, *size), 3))
+
+
+@given(
+    dims=st.integers(1, 3),
+    groups=st.integers(1, 2),
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    output_padding=st.integers(0, 2),
+    dilation=st.integers(1, 3),
+    bias=st.booleans(),
+)
+@properties
+def test_transposed_convolutions(
+    dims, groups, kernel, stride, padding, output_padding, dilation, bias
+) -> None:
+    size = {1: (5,), 2: (4, 3), 3: (3, 2, 3)}[dims]
+    assume(output_padding < max(stride, dilation))
+    reach = dilation * (kernel - 1) + output_padding + 1 - 2 * padding
+    assume((min(size) - 1) * stride + reach > 0)
+    module = conv_transpose(
+        dims, 2 * groups, groups, kernel, stride, padding, output_padding, groups, bias, dilation
+    )
+    check_all(nn.Sequential(module, nn.ReLU()), random_like((2, 2 * groups, *size), 3))
+
+
+@given(
+    dims=st.sampled_from([1, 3]),
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 3),
+    dilation=st.integers(1, 2),
+    ceil_mode=st.booleans(),
+    average=st.booleans(),
+    include=st.booleans(),
+)
+@properties
+def test_pools_of_lines_and_volumes(
+    dims, kernel, stride, dilation, ceil_mode, average, include
+) -> None:
+    size, padding = ((8,) if dims == 1 else (5, 4, 3)), kernel // 2
+    if average:
+        kind = {1: nn.AvgPool1d, 3: nn.AvgPool3d}[dims]
+        pool = kind(kernel, stride, padding, ceil_mode, include)
+    else:
+        assume(min(size) + 2 * padding > dilation * (kernel - 1))
+        kind = {1: nn.MaxPool1d, 3: nn.MaxPool3d}[dims]
+        pool = kind(kernel, stride, padding, dilation, ceil_mode=ceil_mode)
+    check_all(pool, random_like((2, 2, *size), 4))
+
+
+def test_a_transposed_convolution_by_hand() -> None:
+    """Stride 2 lays the kernel (1, 10) at every other place: x = (2, 3) gives (2, 20, 3, 30)."""
+    module = nn.ConvTranspose1d(1, 1, 2, 2).double()
+    module.weight.data = torch.tensor([[[1.0, 10.0]]], dtype=torch.float64)
+    module.bias.data.fill_(0.5)
+    x = torch.tensor([[[2.0, 3.0]]], dtype=torch.float64)
+    program, recording = captured(module, x)
+    assert recording.logits.tolist() == [[2.5, 20.5, 3.5, 30.5]]
+    pulled = program.pull(recording.trail, torch.tensor([[1.0, 2.0, 0.0, 3.0]]).double())
+    assert pulled.weights.tolist() == [[[21.0, 30.0]]]
+    assert [v.tolist() for v in pulled.bias_by_site.values()] == [[3.0]]
 
 
 @given(

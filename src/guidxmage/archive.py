@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from guidxmage import __version__
-from guidxmage.engine.symbolic import Network, SymbolicModel
+from guidxmage.engine.symbolic import SymbolicModel
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.explanation import TENSORS, Explanation
@@ -106,20 +106,19 @@ def _arrays(explanation: Explanation) -> dict[str, Any]:
     return {**arrays, **explanation.trail.to_arrays()}
 
 
-def read_explanation(
-    folder: Path, network: Callable[[Sequence[int]], Network] | None = None
-) -> Explanation:
-    """Read what `write_explanation` wrote; `network` captures the network for an input shape.
+def read_explanation(folder: Path, schema: str = SCHEMA) -> Explanation:
+    """Read what `write_explanation` wrote; the symbolic model is without its network.
 
-    Raises InputError when the folder holds no explanation or a damaged one.
+    schema: what the manifest must say. Raises InputError when the folder holds no explanation, a
+    damaged one, or one of another schema.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["schema"] != SCHEMA:
-            raise InputError(f"{folder} holds {manifest['schema']!r}, not {SCHEMA!r}")
+        if manifest["schema"] != schema:
+            raise InputError(f"{folder} holds {manifest['schema']!r}, not {schema!r}")
         with np.load(folder / ARRAYS, allow_pickle=False) as stored:
             arrays = dict(stored)
-        return _restored(manifest, arrays, network)
+        return _restored(manifest, arrays)
     except (FileNotFoundError, NotADirectoryError) as error:
         name = Path(error.filename).name
         raise InputError(f"{folder} holds no saved explanation with arrays: no {name}") from error
@@ -129,11 +128,7 @@ def read_explanation(
         raise InputError(f"the explanation in {folder} is damaged: {error}") from error
 
 
-def _restored(
-    manifest: dict[str, Any],
-    arrays: dict[str, Any],
-    network: Callable[[Sequence[int]], Network] | None,
-) -> Explanation:
+def _restored(manifest: dict[str, Any], arrays: dict[str, Any]) -> Explanation:
     tensors = {name: torch.from_numpy(arrays[name]) for name in TENSORS}
     trail = Trail.from_arrays(arrays)
     sites = json.loads(arrays["bias_sites"].tobytes().decode())
@@ -153,7 +148,6 @@ def _restored(
             cotangent=torch.from_numpy(arrays["cotangent"]),
             batched=manifest["batched"],
             several=manifest["several"],
-            network=None if network is None else network(manifest["input_shape"]),
             input=tensors["input"],
         ),
         pictures=tuple(_picture(arrays.get(f"picture.{n}")) for n in range(trail.rows)),

@@ -16,6 +16,7 @@ from guidxmage.files import atomic_folder, free_name
 
 if TYPE_CHECKING:
     from guidxmage.objects import ObjectTable
+    from guidxmage.spaces import Space
     from guidxmage.view import Style
 
 FIGURE = "figure.png"
@@ -25,11 +26,15 @@ SALIENCY = "saliency.png"
 
 @dataclass(frozen=True)
 class Job:
-    """How every photo is explained. objects: "auto", "none", or masks as `read_regions` takes."""
+    """How every photo is explained.
+
+    objects: "auto", "none", or masks as `read_regions` takes; space: as `Explainer.explain` has it.
+    """
 
     target: Any = "top1"
     objects: Any = "auto"
     reference: Any = None
+    space: Space | None = None
     scale: float | None = None
     style: Style = "bands"
     arrays: bool = True
@@ -72,7 +77,9 @@ def shared_scale_of(explainer: Explainer, photos: Iterable[Path], job: Job) -> f
     scales = []
     for photo in photos:
         try:
-            explanation = explainer.explain(photo, job.target, reference=job.reference)
+            explanation = explainer.explain(
+                photo, job.target, reference=job.reference, space=job.space
+            )
         except InputError:
             continue
         maps = [part.pixel_contributions().cpu().numpy() for part in explanation.split()]
@@ -82,7 +89,7 @@ def shared_scale_of(explainer: Explainer, photos: Iterable[Path], job: Job) -> f
 
 def _explain_photo(explainer: Explainer, photo: Path, folder: Path, job: Job) -> dict[str, Any]:
     started = time.perf_counter()
-    explanation = explainer.explain(photo, job.target, reference=job.reference)
+    explanation = explainer.explain(photo, job.target, reference=job.reference, space=job.space)
     seconds = time.perf_counter() - started
     regions = None
     if job.objects != "none":

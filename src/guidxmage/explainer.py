@@ -5,29 +5,29 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from guidxmage.assembly import Origin, Part, assembled
 from guidxmage.engine.capture import capture
-from guidxmage.engine.program import Program, Recording
-from guidxmage.engine.symbolic import Network, SymbolicModel, drop_axes, joined, pull_targets
+from guidxmage.engine.program import Program
+from guidxmage.engine.symbolic import Network, pull_targets
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.explanation import Explanation
-from guidxmage.inputs import Batch, Images, InputSpace
+from guidxmage.inputs import Batch, Images, InputSpace, dtype_and_device
+from guidxmage.joint import JointExplanation, explain_together, is_several
 from guidxmage.preprocessing import Preprocessing
-from guidxmage.targets import Targets, choose_targets
+from guidxmage.spaces import Space, explained_in
+from guidxmage.targets import choose_targets
+from guidxmage.wrapped import Shapes, Wrapped
 
 if TYPE_CHECKING:
     from guidxmage.ray import Ray
-
-# How far the residual may lie from zero, in standard deviations of the modelled rounding error.
-ROUNDING_DEVIATIONS = 6.0
 
 
 class Explainer:
@@ -63,6 +63,7 @@ class Explainer:
         self.weights_source = ""
         self._programs: dict[tuple[int, ...], Program] = {}
         self._fingerprint: tuple[Any, ...] = ()
+        self._of_inputs: dict[Shapes, Explainer] = {}
 
     @property
     def space(self) -> str:
@@ -91,32 +92,75 @@ class Explainer:
         explainer.weights_source = loaded.weights
         return explainer
 
+    @overload
+    def explain(
+        self,
+        image: tuple[Tensor, ...],
+        target: Any = "top1",
+        *,
+        reference: Any = None,
+        space: Space | None = None,
+    ) -> JointExplanation: ...
+
+    @overload
     def explain(
         self,
         image: Images,
         target: Any = "top1",
         *,
         reference: Tensor | float | None = None,
-    ) -> Explanation:
+        space: Space | None = None,
+    ) -> Explanation: ...
+
+    def explain(
+        self,
+        image: Any,
+        target: Any = "top1",
+        *,
+        reference: Any = None,
+        space: Space | None = None,
+    ) -> Explanation | JointExplanation:
         """Explain one image (path, PIL, NumPy H×W×C, tensor C×H×W) or a batch.
 
         A batch is a sequence of images that come out at one size, or a tensor (B, C, H, W). Tensors
         are in the explained space: pixel values in [0, 1] where the preprocessing is known, else
         network inputs. target: see `choose_targets`. reference: R in the explained space (a number,
-        or a tensor that broadcasts to C×H×W); contributions are then Δ ⊙ (X − R).
+        or a tensor that broadcasts to C×H×W); contributions are then Δ ⊙ (X − R). space: by default
+        the explainer's own; "photo" explains a single photo at its own size, in its own pixels in
+        [0, 1], "input" what the network is given after the normalisation.
+
+        A tuple of tensors (B, …) is for a network with that many inputs, see `JointExplanation`;
+        reference is then a number or one for each input.
 
         Every result has an image axis if and only if a batch was given, then a target axis if and
         only if a list of targets was asked for: weights ([B,] [K,] C, H, W), score ([B,] [K]).
         Raises InputError or UnsupportedOperatorError; the model is left untouched in any case.
         """
+        if is_several(image):
+            return self._explain_together(image, target, reference, space)
+        if space not in (None, self.space):
+            return explained_in(space, self, image, target, reference)
         with untouched(self.model):
-            batch = self._space.read(image)
-            program = self._program(batch.tensor.shape[1:])
-            parts = [
-                self._explain_chunk(program, X, target, batch.batched, first)
-                for first, X in _chunks(batch.tensor, self.batch_rows if program.batched else 1)
-            ]
-            return self._assemble(program, batch, parts, reference)
+            return self.explain_batch(self._space.read(image), target, reference)
+
+    def explain_batch(
+        self, batch: Batch, target: Any = "top1", reference: Tensor | float | None = None
+    ) -> Explanation:
+        """What `explain` returns for images that are read already; called inside `untouched`."""
+        network = self.network(batch.tensor.shape[1:])
+        parts = [
+            self._explain_chunk(network.program, X, target, batch.batched, first)
+            for first, X in _chunks(batch.tensor, self.batch_rows if network.program.batched else 1)
+        ]
+        R = self._space.reference(reference, batch.tensor)
+        origin = Origin(
+            space=self._space.name,
+            labels=self.labels,
+            model_name=self.name,
+            weights_source=self.weights_source,
+            preprocessing=self._space.preprocessing,
+        )
+        return assembled(parts, batch, R, network, origin)
 
     def logits(self, image: Images) -> Tensor:
         """The network's class scores, ([B,] classes), exactly as it computes them by itself."""
@@ -181,9 +225,43 @@ class Explainer:
 
     # --- the run -----------------------------------------------------------------------------
 
+    def _explain_together(
+        self, inputs: tuple[Tensor, ...], target: Any, reference: Any, space: Space | None
+    ) -> JointExplanation:
+        if (
+            self.space != "input"
+            or self._space.preprocessing is None
+            or space not in (None, "input")
+        ):
+            raise InputError(
+                "several inputs are explained as the network takes them; build the Explainer "
+                "without preprocessing and leave space out"
+            )
+        dtype, device = dtype_and_device(self.model)
+        like = torch.empty(0, dtype=dtype, device=device)
+        with untouched(self.model):
+            return explain_together(self.of_inputs, inputs, target, reference, like)
+
+    def of_inputs(self, shapes: Shapes) -> Explainer:
+        """The explainer of the same network for several inputs of these shapes, laid end to end."""
+        if shapes not in self._of_inputs:
+            if len(self._of_inputs) >= 4:
+                self._of_inputs.pop(next(iter(self._of_inputs)))
+            own = Explainer(
+                Wrapped(self.model, shapes),
+                labels=self.labels,
+                name=self.name,
+                batch_rows=self.batch_rows,
+            )
+            own.weights_source = self.weights_source
+            self._of_inputs[shapes] = own
+        own = self._of_inputs[shapes]
+        own.model.training = self.model.training
+        return own
+
     def _explain_chunk(
         self, program: Program, X: Tensor, target: Any, batched: bool, first: int
-    ) -> _Part:
+    ) -> Part:
         recording = program.record(self._space.to_input(X))
         _refuse_nonfinite(recording.logits, first)
         if batched and isinstance(target, list | tuple | Tensor | np.ndarray):
@@ -196,68 +274,7 @@ class Explainer:
         bias = dict(pulled.bias_by_site)
         if shift is not None:
             bias = {"preprocessing": shift, **bias}
-        return _Part(recording, targets, weights, bias, pulled.variance)
-
-    def _assemble(
-        self,
-        program: Program,
-        batch: Batch,
-        parts: list[_Part],
-        reference: Tensor | float | None,
-    ) -> Explanation:
-        X = batch.tensor
-        R = self._space.reference(reference, X)
-        logits = joined([part.recording.logits for part in parts])
-        trail = Trail.concatenate([part.recording.trail for part in parts])
-        cotangent = joined([part.targets.cotangent for part in parts], dim=1)
-        weights = joined([part.weights for part in parts])
-        by_site = {site: joined([part.bias[site] for part in parts]) for site in parts[0].bias}
-        variance = joined([part.variance for part in parts])
-        model_bias = sum(by_site.values(), torch.zeros_like(variance))
-        contributions = weights * (X if R is None else X - R)[:, None]
-        if R is not None:
-            by_site = {**by_site, "reference": _moved(weights, R)}
-        bias = sum(by_site.values(), torch.zeros_like(model_bias))
-        score = (cotangent * logits).sum(-1).t()
-        residual = score.double() - contributions.flatten(2).sum(2, dtype=torch.float64) - bias
-        bound = _rounding_bound(variance, score, contributions, by_site, weights.dtype)
-        several = parts[0].targets.several
-
-        def shaped(tensor: Tensor) -> Tensor:
-            return drop_axes(tensor, batch.batched, several)
-
-        return Explanation(
-            logits=logits if batch.batched else logits[0],
-            target=shaped(joined([p.targets.classes for p in parts], dim=1).t()),
-            against=shaped(joined([p.targets.against for p in parts], dim=1).t()),
-            score=shaped(score),
-            weights=shaped(weights),
-            contributions=shaped(contributions),
-            bias=shaped(bias),
-            bias_by_layer={site: shaped(value) for site, value in by_site.items()},
-            residual=shaped(residual),
-            residual_bound=shaped(bound),
-            exactness="on region",
-            trail=trail,
-            symbolic_model=SymbolicModel(
-                weights=shaped(weights),
-                bias=shaped(model_bias),
-                trail=trail,
-                cotangent=cotangent,
-                batched=batch.batched,
-                several=several,
-                network=Network(program, self._space.to_input),
-                input=X if batch.batched else X[0],
-            ),
-            input=X if batch.batched else X[0],
-            pictures=batch.pictures,
-            photo_sizes=batch.photo_sizes,
-            space=self._space.name,
-            labels=self.labels,
-            model_name=self.name,
-            weights_source=self.weights_source,
-            preprocessing=self._space.preprocessing,
-        )
+        return Part(recording, targets, weights, bias, pulled.variance)
 
     def to_input(self, X: Tensor) -> Tensor:
         """Images (B, C, H, W) of the explained space as the network takes them."""
@@ -284,41 +301,6 @@ class Explainer:
     def network(self, shape: Sequence[int]) -> Network:
         """The captured network for images of one shape (C, H, W), with the way into its input."""
         return Network(self._program(shape), self._space.to_input)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One chunk of images, explained: weights (B, K, C, H, W), bias by site (B, K)."""
-
-    recording: Recording
-    targets: Targets
-    weights: Tensor
-    bias: dict[str, Tensor]
-    variance: Tensor
-
-
-def _moved(weights: Tensor, R: Tensor) -> Tensor:
-    """⟨Δ, R⟩, what a reference moves from the pixels to the bias, (B, K) float64."""
-    return (weights.double() * R.double()[:, None]).flatten(2).sum(2)
-
-
-def _rounding_bound(
-    variance: Tensor,
-    score: Tensor,
-    contributions: Tensor,
-    by_site: dict[str, Tensor],
-    dtype: torch.dtype,
-) -> Tensor:
-    """What rounding explains of the residual, (B, K) float64.
-
-    `variance` covers the layers; to it come the roundings of the products Δ·x, of the printed
-    score, and of the bias entries.
-    """
-    norms: Tensor = torch.linalg.vector_norm(contributions.flatten(2), dim=2)
-    products = norms.double().square() * 4
-    biases = torch.stack([variance * 0, *by_site.values()]).square().sum(0)
-    total = variance + products + biases + score.double().square()
-    return total.sqrt() * (ROUNDING_DEVIATIONS * torch.finfo(dtype).eps / 2)
 
 
 def _chunks(X: Tensor, size: int) -> list[tuple[int, Tensor]]:

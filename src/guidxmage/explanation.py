@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -54,7 +55,8 @@ class Explanation:
     bias_by_layer: call site → its part. residual = score − Σ contributions − bias, beside
     residual_bound, what rounding explains. exactness: "on region" when the symbolic model is exact
     wherever the trail is followed. trail: the decisions taken. symbolic_model: f(Z) = ⟨Δ, Z⟩ + b.
-    input: X in the explained `space` ("pixels" in [0, 1], or the network's "input").
+    input: X in the explained `space`: "pixels" in [0, 1] as the network sees them, the "photo" at
+    its own size, or the network's "input" after the normalisation.
     """
 
     logits: Tensor
@@ -183,8 +185,15 @@ class Explanation:
         return self.pictures[0] or displayable(self.input)
 
     def pixel_contributions(self) -> Tensor:
-        """Contributions summed over channels, ([B,] [K,] H, W)."""
+        """Contributions summed over channels, ([B,] [K,] H, W); of videos for every frame."""
         return self.contributions.sum(self.batched + self.several)
+
+    def _planes(self) -> NDArray[Any]:
+        """What is drawn of a single result: (channels, H, W), a video's frames among them."""
+        contributions = self.contributions
+        flat = contributions.flatten(0, -3) if contributions.ndim > 3 else contributions
+        planes: NDArray[Any] = flat.double().cpu().numpy()
+        return planes
 
     def objects(self, regions: Any = "auto") -> ObjectTable | list[ObjectTable]:
         """Contribution of each object of a single image (a list of tables for several targets).
@@ -198,7 +207,7 @@ class Explanation:
             return [part.objects(regions) for part in self]  # type: ignore[misc]
         from guidxmage.objects import object_table
 
-        return object_table(self.contributions.cpu().numpy(), self.regions(regions))
+        return object_table(self._planes(), self.regions(regions))
 
     def regions(self, regions: Any = "auto", photo: Path | None = None) -> Regions:
         """Objects as regions of the network's input, for `objects()` and `figure()`.
@@ -244,6 +253,7 @@ class Explanation:
     ) -> Figure:
         """Input, distribution map, saliency map and values of the objects; a row for each target.
 
+        Channels are summed, and so are the frames of a video or the slices of a volume.
         regions: as for `objects()`. scale: shares one colour scale between several figures.
         """
         from guidxmage.view import figure
@@ -257,11 +267,12 @@ class Explanation:
 
         panels = []
         for part in self.split():
-            contributions = part.contributions.double().cpu().numpy()
+            contributions = part._planes()
             found = None if regions is None else part.regions(regions)
             panels.append(
                 Panel(
                     image=part.picture(),
+                    shape=tuple(part.contributions.shape),
                     contributions=contributions,
                     class_name=str(part.target_name),
                     target=int(part.target) if int(part.target) >= 0 else None,
@@ -308,6 +319,9 @@ class Explanation:
         Raises InputError when the folder holds no explanation or a damaged one.
         """
         from guidxmage.archive import read_explanation
+        from guidxmage.spaces import with_network
 
-        network = None if explainer is None else explainer.network
-        return read_explanation(Path(path), network)
+        found = read_explanation(Path(path))
+        if explainer is None:
+            return found
+        return with_network(found, explainer.network, explainer.space)

@@ -183,4 +183,4 @@ def _check_array_shape(shape: tuple[int, ...]) -> None:
     if len(shape) == 3 and shape[2] not in (1, 3, 4):
         if shape[0] in (1, 3, 4):
             raise InputError(f"{order}, which looks channels-first; use array.transpose(1, 2, 0)")
-        raise InputError(f"{order}; give 1, 3 or 4 channels")
+        raise InputError(f"{order}; give 1, 3 or 4 channels, or a tensor for any other number")

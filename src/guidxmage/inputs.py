@@ -70,6 +70,11 @@ class InputSpace:
         if isinstance(image, Sequence) and not isinstance(image, str):
             if not image:
                 raise InputError("the batch is empty; give at least one image")
+            if any(isinstance(one, Tensor) for one in image):
+                raise InputError(
+                    "a batch of tensors is one tensor (batch, channels, height, width); a tuple of "
+                    "a network's several inputs is for explain() alone"
+                )
             return self._stacked([self._read_photo(one) for one in image], batched=True)
         return self._stacked([self._read_photo(image)], batched=False)
 

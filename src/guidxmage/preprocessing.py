@@ -33,7 +33,9 @@ class Preprocessing:
     ``resize``: int (shorter side; the aspect ratio is kept) or (height, width), or None.
     ``crop``: int (square) or (height, width) of the centre crop, or None; a photo that is smaller
     is padded with black. ``mean`` and ``std``: one value per channel, for pixels in [0, 1].
-    Bilinear and bicubic resizing is antialiased (Pillow). Invalid values raise InputError.
+    Bilinear and bicubic resizing is antialiased (Pillow). ``crop_starts``: where an odd number of
+    pixels is cut off, half of it is rounded to "even" (torchvision) or "down" (transformers).
+    Invalid values raise InputError.
     """
 
     resize: int | Size | None = None
@@ -42,16 +44,17 @@ class Preprocessing:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     interpolation: Interpolation = "bilinear"
     name: str = ""
+    crop_starts: Literal["even", "down"] = "even"
 
     def __post_init__(self) -> None:
         for field in ("resize", "crop"):
             object.__setattr__(self, field, _checked_size(field, getattr(self, field)))
         for field in ("mean", "std"):
             object.__setattr__(self, field, _checked_numbers(field, getattr(self, field)))
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+        if len(self.mean) != len(self.std) or not self.mean:
             raise InputError(
-                f"mean has {len(self.mean)} and std {len(self.std)} values; give 3 of each "
-                "for colour or 1 of each for grey images"
+                f"mean has {len(self.mean)} and std {len(self.std)} values; give 3 of each for "
+                "colour, 1 of each for grey images, one of each for every channel of others"
             )
         if min(self.std) <= 0:
             raise InputError(f"std is {self.std}; every value must be above 0")
@@ -59,10 +62,20 @@ class Preprocessing:
             raise InputError(
                 f"interpolation is {self.interpolation!r}; choose one of {', '.join(_RESAMPLING)}"
             )
+        if self.crop_starts not in ("even", "down"):
+            raise InputError(f"crop_starts is {self.crop_starts!r}; choose 'even' or 'down'")
 
     @property
     def mode(self) -> Literal["RGB", "L"]:
-        """Pillow mode of the images that the network takes: "RGB" or "L" (grey)."""
+        """Pillow mode of the images that the network takes: "RGB" or "L" (grey).
+
+        Raises InputError for other numbers of channels, which no photo has.
+        """
+        if len(self.mean) not in (1, 3):
+            raise InputError(
+                f"the network takes images of {len(self.mean)} channels and photos have 1 or 3; "
+                "give a tensor (channels, height, width)"
+            )
         return "RGB" if len(self.mean) == 3 else "L"
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
@@ -106,6 +119,37 @@ class Preprocessing:
         y, x = inside_y.start - top, inside_x.start - left
         cropped[y : y + visible.shape[0], x : x + visible.shape[1]] = visible
         return cropped
+
+    def resize_matrices(self, size: Size) -> tuple[torch.Tensor, torch.Tensor]:
+        """Resize and crop of a photo P (height, width) = ``size`` as matrices: seen = V P Hᵀ.
+
+        V (crop height, height) and H (crop width, width), float64; rows of the padding are 0. What
+        Pillow computes differs from this by the rounding to whole grey levels, and by the clipping
+        to 0–255 where a bicubic overshoots.
+        """
+        resized = self._resized(size)
+        top, left, crop_height, crop_width = self._crop_box(resized)
+        sides = zip(size, resized, (top, left), (crop_height, crop_width), strict=True)
+        vertical, horizontal = (self._side_matrix(*side) for side in sides)
+        return vertical, horizontal
+
+    def _side_matrix(self, size: int, new_size: int, start: int, length: int) -> torch.Tensor:
+        inside = torch.arange(max(start, 0), min(start + length, new_size))
+        matrix = torch.zeros(length, size, dtype=torch.float64)
+        matrix[inside - start] = self._resize_matrix(size, new_size)[inside]
+        return matrix
+
+    def _resize_matrix(self, size: int, new_size: int) -> torch.Tensor:
+        """(New size, size); torch's antialiased resize follows Pillow's."""
+        eye = torch.eye(size, dtype=torch.float64)
+        if new_size == size:
+            return eye
+        if self.interpolation == "nearest":
+            return eye[torch.from_numpy(_nearest(size, new_size)).long()]
+        resized = torch.nn.functional.interpolate(
+            eye[None, None], (new_size, size), mode=self.interpolation, antialias=True
+        )
+        return resized[0, 0]
 
     def to_pixels(self, x: torch.Tensor) -> torch.Tensor:
         """Network input (…, C, H, W) → pixels in [0, 1], same shape and dtype."""
@@ -162,7 +206,9 @@ class Preprocessing:
         if self.crop is None:
             return 0, 0, *size
         height, width = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
-        return _crop_start(size[0], height), _crop_start(size[1], width), height, width
+        down = self.crop_starts == "down"
+        top, left = (_crop_start(n, m, down) for n, m in zip(size, (height, width), strict=True))
+        return top, left, height, width
 
     def _per_channel(self, values: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
         """Values as a (C, 1, 1) tensor that fits ``like``."""
@@ -289,9 +335,11 @@ def _nearest(size: int, new_size: int) -> npt.NDArray[np.int32]:
     return resized.reshape(-1)
 
 
-def _crop_start(size: int, crop: int) -> int:
-    # torchvision's roundings: half to even when cutting, half down when padding.
-    return round((size - crop) / 2) if crop <= size else -((crop - size) // 2)
+def _crop_start(size: int, crop: int, down: bool) -> int:
+    # Both libraries round half down when padding.
+    if crop > size:
+        return -((crop - size) // 2)
+    return (size - crop) // 2 if down else round((size - crop) / 2)
 
 
 def _checked_size(field: str, value: Any) -> int | Size | None:

@@ -1,4 +1,4 @@
-"""The command line: guid-xmage explain, attack, ray, harden and so on. One module per command."""
+"""The command line: guid-xmage explain, attack, harden and so on. One module per command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from guidxmage import __version__
-from guidxmage.cli import attack, explain, garments, harden, models, ray
+from guidxmage.cli import attack, evaluate, explain, garments, harden, models, ray
 
 app = typer.Typer(
     help="Explains, pixel by pixel and exactly, why a convolutional network gives an image its "
@@ -39,6 +39,7 @@ app.command(epilog=explain.EXAMPLES)(explain.explain)
 app.command(epilog=attack.EXAMPLES)(attack.attack)
 app.command(epilog=ray.EXAMPLES)(ray.ray)
 app.command(epilog=harden.EXAMPLES)(harden.harden)
+app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=garments.EXAMPLES)(garments.garments)
 app.command(epilog=models.EXAMPLES)(models.models)
 

@@ -38,8 +38,8 @@ class Precision(str, Enum):
 Model = Annotated[
     str,
     typer.Option(
-        help="A name from `guid-xmage models`, or your own factory as file.py:function or "
-        "package.module:function."
+        help="A name from `guid-xmage models`, a folder saved by Hugging Face transformers, or "
+        "your own factory as file.py:function or package.module:function."
     ),
 ]
 Weights = Annotated[

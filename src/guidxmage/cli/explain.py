@@ -34,6 +34,14 @@ class Style(str, Enum):
     continuous = "continuous"
 
 
+class Space(str, Enum):
+    """What is explained."""
+
+    photo = "photo"
+    pixels = "pixels"
+    input = "input"
+
+
 EXAMPLES = """**Examples**
 
 `guid-xmage explain cat.jpg` — the bundled ImageNet network, its best class
@@ -43,6 +51,8 @@ EXAMPLES = """**Examples**
 `guid-xmage explain cat.jpg --target tabby --rather-than "tiger cat"`
 
 `guid-xmage explain photos/ --model resnet50 --weights resnet50.pth --out results --json`
+
+`guid-xmage explain cat.jpg --space photo` — contributions of the photo's own pixels
 
 `guid-xmage explain x.png --model mynet.py:build`
 """
@@ -73,6 +83,13 @@ def explain(  # noqa: PLR0917
         float | None,
         typer.Option(help="Reference value of every pixel (0 black … 1 white); default 0."),
     ] = None,
+    space: Annotated[
+        Space | None,
+        typer.Option(
+            help="photo: its own pixels at its own size; pixels: those the network sees; input: "
+            "after the normalisation."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results, one folder a photo.")] = Path(
         "explanations"
     ),
@@ -101,6 +118,7 @@ def explain(  # noqa: PLR0917
         target=target_of(target, rather_than),
         objects=objects if objects in ("auto", "none") else Path(objects),
         reference=reference,
+        space=None if space is None else space.value,
         scale=None,
         style=cast("Any", style.value),
         arrays=arrays,

@@ -124,7 +124,8 @@ def _chain_concatenations(calls: Sequence[Call]) -> Iterator[Call]:
 
 
 def _is_convolution(call: Call) -> bool:
-    return call.op.startswith("aten.conv") and len(call.inputs) == 1
+    plain = ("aten.conv1d.", "aten.conv2d.", "aten.conv3d.")  # a transposed weight lies otherwise
+    return call.op.startswith(plain) and len(call.inputs) == 1
 
 
 def _merged(convolution: Call, norm: Call) -> Call:

@@ -1,6 +1,7 @@
 """Where networks, their preprocessing and their class names come from."""
 
 from guidxmage.models.calibration import calibrate_batch_norm
+from guidxmage.models.huggingface import load_huggingface
 from guidxmage.models.labels import (
     CIFAR10_LABELS,
     FASHION_MNIST_LABELS,
@@ -22,6 +23,7 @@ __all__ = [
     "calibrate_batch_norm",
     "imagenet_labels",
     "import_torchvision",
+    "load_huggingface",
     "load_model",
     "load_python_model",
     "read_labels",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from guidxmage.models.calibration import (
     natural_like_images,
     vary_weights,
 )
+from guidxmage.models.huggingface import CONFIG, load_huggingface
 from guidxmage.models.labels import imagenet_labels, read_labels
 from guidxmage.models.loaded import LoadedModel
 from guidxmage.models.torchvision_models import torchvision_architecture, torchvision_names
@@ -73,6 +74,7 @@ def load_model(
 ) -> LoadedModel:
     """A classifier by name (see ``available_models``), in evaluation mode, on the CPU, float32.
 
+    ``name`` may also be a folder that Hugging Face transformers has saved a classifier in.
     ``weights``: "default" for the published ones, the path of a .pth, .pt or .safetensors file with
     a state dict (it also tells the number of classes), or "none" (None, as in torchvision) for
     random weights drawn with ``seed``, with realistic batch-norm statistics. ``labels``: class
@@ -80,6 +82,10 @@ def load_model(
     Raises InputError for an unknown name, and for weights or labels that cannot be had or do not
     fit.
     """
+    if _is_folder(name):
+        if weights != "default":
+            raise InputError(f"the folder {name} brings its own weights; leave weights out")
+        return _labelled(load_huggingface(Path(name)), labels)
     architecture = _architecture(name)
     if weights is None:
         weights = "none"
@@ -102,6 +108,26 @@ def load_model(
         labels=_labels(labels, _classes(model.state_dict())),
         weights=description,
     )
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a saved folder is meant: it is written as a path, or is none of the known names."""
+    path = Path(name)
+    if not name or not path.is_dir():
+        return False
+    if len(path.parts) != 1 or name.startswith(".") or name.endswith(os.sep):
+        return True
+    known = name.lower().replace("-", "_") in [*bundled_names(), *_torchvision_names()]
+    return not known and (path / CONFIG).exists()
+
+
+def _labelled(
+    loaded: LoadedModel, labels: Sequence[str] | str | os.PathLike[str] | None
+) -> LoadedModel:
+    if labels is None:
+        return loaded
+    names = read_labels(labels) if isinstance(labels, (str, os.PathLike)) else tuple(labels)
+    return replace(loaded, labels=_labels(names, len(loaded.labels or names)))
 
 
 def _torchvision_names() -> list[str]:

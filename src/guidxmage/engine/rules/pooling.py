@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Frame, Hole, is_channels_last
+from guidxmage.engine.call import Call, Frame, Hole, is_channels_last
 from guidxmage.engine.rules import crossing
 from guidxmage.engine.rules.crossing import Crossings, halves
 from guidxmage.engine.rules.table import Rule, linear, register, transpose_of
@@ -48,7 +48,8 @@ register(
 register(
     "aten.avg_pool1d.default aten.avg_pool3d.default"
     " aten.upsample_nearest1d.vec aten.upsample_nearest2d.vec aten.upsample_nearest3d.vec"
-    " aten._upsample_nearest_exact2d.vec aten.upsample_linear1d.vec aten.upsample_bilinear2d.vec"
+    " aten._upsample_nearest_exact1d.vec aten._upsample_nearest_exact2d.vec"
+    " aten._upsample_nearest_exact3d.vec aten.upsample_linear1d.vec aten.upsample_bilinear2d.vec"
     " aten.upsample_trilinear3d.vec aten.upsample_bicubic2d.vec"
     " aten._upsample_bilinear2d_aa.vec aten._upsample_bicubic2d_aa.vec",
     linear(_applied, terms=_window_terms),
@@ -242,6 +243,10 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
     return Rule("decision", push, pull, record=record, crossings=crossings)
 
 
+def _refuse_positions(call: Call) -> str | None:
+    return "the positions of its maxima are used as values" if call.output else None
+
+
 def _scatter_add_2d(g: Tensor, index: Tensor, x: Hole, args: Sequence[Any]) -> Tensor:
     """PyTorch's own parallel scatter-add kernel; of its input it reads only the shape."""
     defaults: list[Any] = [None, [], [0], [1], False]
@@ -251,9 +256,10 @@ def _scatter_add_2d(g: Tensor, index: Tensor, x: Hole, args: Sequence[Any]) -> T
 
 for _dims in (1, 2, 3):
     _adaptive = getattr(aten, f"adaptive_max_pool{_dims}d").default
+    _strided = getattr(aten, f"max_pool{_dims}d_with_indices").default
     register(
-        f"aten.max_pool{_dims}d.default",
-        _max_pool(_dims, getattr(aten, f"max_pool{_dims}d_with_indices").default, strided_windows),
+        f"aten.max_pool{_dims}d.default aten.max_pool{_dims}d_with_indices.default",
+        replace(_max_pool(_dims, _strided, strided_windows), refuse=_refuse_positions),
     )
     register(
         f"aten.adaptive_max_pool{_dims}d.default",

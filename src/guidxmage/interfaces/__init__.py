@@ -1,0 +1,1 @@
+"""Explanations through the call conventions of other attribution libraries."""
