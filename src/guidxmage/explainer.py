@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from guidxmage.assembly import Origin, Part, assembled
 from guidxmage.engine.capture import capture
+from guidxmage.engine.footprint import read_budget, rows_within
 from guidxmage.engine.program import Program
 from guidxmage.engine.symbolic import Network, pull_targets
 from guidxmage.engine.trail import Trail
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
     from guidxmage.ray import Ray
 
 
+# Fixed, not what happens to be free: how rows are grouped moves the last digits of a result.
+MEMORY_BUDGET = "4 GiB"
+# What `Explainer.load` hands on.
+_OPTIONS = ("device", "dtype", "batch_rows", "memory_budget")
+
+
 class Explainer:
     """Explains a classifier pixel by pixel and exactly.
 
@@ -38,8 +45,9 @@ class Explainer:
     preset, or any callable from a PIL image to a (C, H, W) tensor. With a preprocessing whose
     normalisation is known, pixels in [0, 1] are explained (`space == "pixels"`), otherwise the
     network's own input (`space == "input"`). labels: class names. device, dtype: explain a copy of
-    the model there; by default the model itself where it is. batch_rows bounds the memory: how many
-    images or image-target pairs are run at once.
+    the model there; by default the model itself where it is. batch_rows: how many images or
+    image-target pairs are run at once at most; memory_budget, in bytes or as "4 GiB": how much a
+    run may take beside the weights and the results, where one image alone does not take more.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class Explainer:
         dtype: torch.dtype | None = None,
         name: str | None = None,
         batch_rows: int = 32,
+        memory_budget: int | str = MEMORY_BUDGET,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"a torch.nn.Module is expected, not {type(model).__name__}")
@@ -60,6 +69,7 @@ class Explainer:
         self.labels = tuple(labels) if labels is not None else None
         self._space = InputSpace(self.model, preprocessing)
         self.batch_rows = batch_rows
+        self.memory_budget = read_budget(memory_budget)
         self.weights_source = ""
         self._programs: dict[tuple[int, ...], Program] = {}
         self._fingerprint: tuple[Any, ...] = ()
@@ -80,7 +90,7 @@ class Explainer:
         """An explainer for a network by name; options go to `load_model` and to `Explainer`."""
         from guidxmage.models import load_model
 
-        own = {key: options.pop(key) for key in ("device", "dtype", "batch_rows") if key in options}
+        own = {key: options.pop(key) for key in _OPTIONS if key in options}
         loaded = load_model(name, **options)
         explainer = cls(
             loaded.model,
@@ -150,7 +160,7 @@ class Explainer:
         network = self.network(batch.tensor.shape[1:])
         parts = [
             self._explain_chunk(network.program, X, target, batch.batched, first)
-            for first, X in _chunks(batch.tensor, self.batch_rows if network.program.batched else 1)
+            for first, X in _chunks(batch.tensor, self.rows(network.program))
         ]
         R = self._space.reference(reference, batch.tensor)
         origin = Origin(
@@ -252,12 +262,17 @@ class Explainer:
                 labels=self.labels,
                 name=self.name,
                 batch_rows=self.batch_rows,
+                memory_budget=self.memory_budget,
             )
             own.weights_source = self.weights_source
             self._of_inputs[shapes] = own
         own = self._of_inputs[shapes]
         own.model.training = self.model.training
         return own
+
+    def rows(self, program: Program) -> int:
+        """How many rows of a program are run at once."""
+        return rows_within(program, self.memory_budget, self.batch_rows)
 
     def _explain_chunk(
         self, program: Program, X: Tensor, target: Any, batched: bool, first: int
@@ -268,7 +283,7 @@ class Explainer:
             target = _targets_of_rows(target, first, len(X))
         targets = choose_targets(target, recording.logits, self.labels, batched=batched)
         pulled = pull_targets(
-            program, recording.trail, targets.cotangent, recording.norms, rows=self.batch_rows
+            program, recording.trail, targets.cotangent, recording.norms, rows=self.rows(program)
         )
         weights, shift = self._space.to_space(pulled.weights)
         bias = dict(pulled.bias_by_site)

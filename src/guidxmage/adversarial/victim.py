@@ -89,8 +89,9 @@ class Victim:
     @property
     def chunk(self) -> int:
         """How many rows are run at once."""
-        batched = self.network is None or self.network.program.batched
-        return self.explainer.batch_rows if batched else 1
+        if self.network is None:
+            return self.explainer.batch_rows
+        return self.explainer.rows(self.network.program)
 
     @torch.no_grad()
     def logits(self, X: Tensor) -> Tensor:

@@ -127,6 +127,12 @@ class Program:
             self._shapes[rows] = {0: (rows, *self.input_shape), **known}
         return self._shapes[rows]
 
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns, kept under a name from the first time on."""
+        if name not in self._prepared:
+            self._prepared[name] = make()
+        return self._prepared[name]
+
     @torch.no_grad()
     def record(self, images: Tensor, *, norms: bool = True) -> Recording:
         """Run the network for real on images (B, *input shape) and note every decision.

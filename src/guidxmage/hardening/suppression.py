@@ -150,7 +150,7 @@ def _by_program(explainer: Explainer, images: Tensor, scheme: Scheme) -> tuple[_
         pulled = program.pull(recording.trail, cotangent)
         return recording.logits, explainer.to_space(pulled.weights)
 
-    return weigh, explainer.batch_rows if program.batched else 1
+    return weigh, explainer.rows(program)
 
 
 def _by_gradient(model: nn.Module, scheme: Scheme) -> _Weigh:
