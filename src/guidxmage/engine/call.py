@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guidxmage.engine.gates import Gates
 from guidxmage.engine.trail import Decisions
 
 
@@ -45,7 +46,8 @@ class Call:
     """One operator call. Constant tensors stand in `args` themselves.
 
     `output` selects from operators that return several values. `offsets` are constants per output
-    channel, with the call site they come from, that folding has moved here.
+    channel, with the call site they come from, that folding has moved here. `gating`: ids of active
+    inputs that come from a sigmoid, a softmax or the like and scale what they are multiplied with.
     """
 
     id: int
@@ -57,6 +59,7 @@ class Call:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     output: int | None = None
     offsets: tuple[tuple[str, Tensor], ...] = ()
+    gating: frozenset[int] = frozenset()
 
     @cached_property
     def changing(self) -> tuple[int, ...]:
@@ -100,6 +103,7 @@ class Frame:
     """What a rule may know of the call it treats: the call, the rows of this run, the decisions.
 
     `owned` tells a pull that nothing else uses its cotangent, so that it may be overwritten.
+    `convention` tells `record` how a smooth operator is to be made affine.
     `ties` tells `crossings` that decisions which stay on their limit all along a line are to flip
     where the trail has them on the wrong side.
     """
@@ -109,6 +113,8 @@ class Frame:
     shape: tuple[int, ...]
     prepared: dict[Any, Any]
     decisions: Decisions | None = None
+    gates: Gates | None = None
+    convention: str = ""
     owned: bool = False
     ties: bool = True
 
@@ -124,6 +130,16 @@ class Frame:
         if self.decisions is None:
             raise LookupError(f"the trail holds no decisions for {self.call.site}")
         return self.decisions
+
+    def numbers(self) -> tuple[Tensor, ...]:
+        """The gates recorded at this call, with its output's first dimension."""
+        return self.smooth().tensors
+
+    def smooth(self) -> Gates:
+        """What was recorded at this smooth operator."""
+        if self.gates is None:
+            raise LookupError(f"the trail holds no gates for {self.call.site}")
+        return self.gates
 
     def plane(self, like: Tensor, number: int = 0) -> Tensor:
         """One plane of the decisions recorded here, in the memory layout of `like`."""
@@ -142,7 +158,8 @@ class Frame:
 
     def for_rows(self, recorded: Tensor) -> Tensor:
         """A recorded tensor (B, …) repeated for every row of this run."""
-        repeats = self.rows // len(recorded)
+        entry = self.decisions or self.gates
+        repeats = self.rows // (entry.images if entry else len(recorded))
         return recorded.repeat(repeats, *[1] * (recorded.ndim - 1)) if repeats > 1 else recorded
 
 

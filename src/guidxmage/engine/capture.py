@@ -6,6 +6,7 @@ import operator
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sympy
@@ -16,25 +17,52 @@ from torch.export.graph_signature import InputKind
 
 from guidxmage.engine.call import BatchSize, Call, Ref
 from guidxmage.engine.fold import fold
+from guidxmage.engine.gates import Conventions, conventions
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.errors import InputError, UnsupportedOperatorError
 
+# They take nothing but dtype and device from their first argument.
+_NEW = ("aten.new_zeros.", "aten.new_ones.", "aten.new_full.", "aten.new_empty.")
+# What gates the values it is multiplied with, and what hands it on unchanged.
+_GATES = frozenset(
+    f"aten.{name}"
+    for name in ("sigmoid.default", "hardsigmoid.default", "softmax.int", "_softmax.default")
+)
+_CARRYING = frozenset(
+    f"aten.{name}"
+    for name in (
+        "clone.default", "view.default", "reshape.default", "expand.default", "permute.default",
+        "transpose.int", "unsqueeze.default", "squeeze.dim", "squeeze.dims", "dropout.default",
+        "contiguous.default", "slice.Tensor", "select.int", "split.Tensor", "unbind.int",
+        "flatten.using_ints", "unflatten.int", "_unsafe_view.default", "mean.dim", "chunk.default",
+    )
+)  # fmt: skip
 
-def capture(model: nn.Module, input_shape: Sequence[int]) -> Program:
+
+def capture(
+    model: nn.Module, input_shape: Sequence[int], gates: str | Conventions = "secant"
+) -> Program:
     """Capture a classifier for images of `input_shape` (without the batch dimension).
 
+    gates: the convention for smooth operators, see `engine.gates`. A network that does not keep the
+    images of a batch apart in the first dimension is captured for one image at a time.
     Raises InputError when the model is unfit (training mode, NaN weights, not a classifier) and
     UnsupportedOperatorError when an operator has no rule.
     """
     dtype, device = check_model(model)
+    chosen = conventions(gates)
     exported, batched = _export(model, tuple(input_shape), dtype, device)
     reader = _GraphReader(exported, model)
     calls, result = reader.read()
+    if batched and not _rows_stay_apart(calls):
+        batched = False
+        example = torch.zeros(1, *input_shape, dtype=dtype, device=device)
+        exported = _exported(model, example, None)
+        reader = _GraphReader(exported, model)
+        calls, result = reader.read()
     _refuse_unknown(calls)
     classes = _check_output(reader.output_shape, batched)
-    if batched:
-        _check_rows_stay_apart(calls)
     return Program(
         calls=tuple(calls),
         symbolic_calls=fold(calls, result),
@@ -44,12 +72,14 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> Program:
         dtype=dtype,
         device=device,
         batched=batched,
+        conventions=chosen,
         header={
             "dtype": str(dtype).removeprefix("torch."),
             "device": device.type,
             "input_shape": list(input_shape),
             "torch": str(torch.__version__),
             "tf32": bool(device.type == "cuda" and torch.backends.cudnn.allow_tf32),
+            **_stated(calls, chosen),
         },
     )
 
@@ -90,18 +120,28 @@ def _export(
     failures: list[Exception] = []
     # A batch of 2: size 1 would be specialised.
     for rows, dims in ((2, {0: Dim.DYNAMIC}), (1, None)):
-        example = torch.zeros(rows, *shape, dtype=dtype, device=device)
         try:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")
-                exported = torch.export.export(
-                    model, (example,), dynamic_shapes=(dims,), strict=False
-                )
-                # The empty table makes the graph functional and keeps operators whole.
-                return exported.run_decompositions({}), rows > 1
+            example = torch.zeros(rows, *shape, dtype=dtype, device=device)
+            return _exported(model, example, dims), rows > 1
         except Exception as error:  # torch.export raises whatever the model's code raises
             failures.append(error)
     raise InputError(_export_failure(model, shape, failures[-1])) from failures[-1]
+
+
+def _exported(model: nn.Module, example: torch.Tensor, dims: Any) -> ExportedProgram:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(model, (example,), dynamic_shapes=(dims,), strict=False)
+        # The empty table makes the graph functional and keeps operators whole.
+        return exported.run_decompositions({})
+
+
+def _stated(calls: Sequence[Call], chosen: Conventions) -> dict[str, Any]:
+    """The conventions in use, where there are smooth operators."""
+    rules = [rule for rule in map(rule_of, calls) if rule is not None]
+    if not any(rule.kind == "gate" for rule in rules):
+        return {}
+    return {"gates": {rule.family: chosen[rule.family] for rule in rules if rule.family}}
 
 
 def _export_failure(model: nn.Module, shape: tuple[int, ...], error: Exception) -> str:
@@ -122,6 +162,7 @@ class _GraphReader:
         self.sites: Counter[str] = Counter()
         self.output_shape: tuple[Any, ...] = ()
         self.symbol: Any = None
+        self.gating: set[int] = set()
 
     def read(self) -> tuple[list[Call], int]:
         """All calls in order and the id of the one that computes the logits."""
@@ -155,6 +196,8 @@ class _GraphReader:
             return None  # an assertion that the export has written down, such as a tensor's dtype
         args = tuple(_mapped(arg, self.values) for arg in node.args)
         kwargs = {name: _mapped(arg, self.values) for name, arg in node.kwargs.items()}
+        if str(node.target).startswith(_NEW) and isinstance(meaning, torch.Tensor):
+            args = (torch.empty(0, dtype=meaning.dtype, device=meaning.device), *args[1:])
         if not _depends_on_image_or_batch((args, kwargs)):
             with torch.no_grad():
                 return node.target(*args, **kwargs)  # type: ignore[operator]
@@ -191,6 +234,9 @@ class _GraphReader:
             kwargs=kwargs,
             output=output,
         )
+        call = replace(call, gating=frozenset(self.gating.intersection(call.inputs)))
+        if call.op in _GATES or (call.gating and call.op in _CARRYING and len(call.inputs) == 1):
+            self.gating.add(call.id)
         self.calls.append(call)
         return Ref(call.id)
 
@@ -294,12 +340,10 @@ def _check_output(shape: tuple[Any, ...], batched: bool) -> int:
     return int(shape[1])
 
 
-def _check_rows_stay_apart(calls: Sequence[Call]) -> None:
-    """Every value must keep the images of a batch apart, in its first dimension."""
-    for call in calls:
-        head, *tail = call.shape or (0,)
-        if not isinstance(head, BatchSize) or any(isinstance(n, BatchSize) for n in tail):
-            raise UnsupportedOperatorError(
-                f"this network cannot be explained: {call.op} at '{call.site}' mixes or moves "
-                "the images of a batch"
-            )
+def _rows_stay_apart(calls: Sequence[Call]) -> bool:
+    """Whether every value keeps the images of a batch apart, in its first dimension."""
+    shapes = [call.shape or (0,) for call in calls]
+    return all(
+        isinstance(head, BatchSize) and not any(isinstance(n, BatchSize) for n in tail)
+        for head, *tail in shapes
+    )

@@ -38,14 +38,14 @@ class Biases:
         self._summed: list[Tensor] = []
         self._vectors: list[Tensor] = []
 
-    def add(self, g: Tensor, constants: list[Constant]) -> None:
-        """The share of one call whose output has cotangent g (R, …)."""
+    def add(self, g: Tensor, constants: list[Constant], rows: int) -> None:
+        """The share of one call whose output has cotangent g (R, …), or (R·parts, …)."""
         summed = None
         for constant in reversed(constants):
             self._sites.append(constant.site)
             vector = constant.channels
-            if vector is None or g.ndim < 2 or len(vector) != g.shape[1]:
-                self._known[constant.site] = inner(g, constant.value)
+            if vector is None or g.ndim < 2 or len(vector) != g.shape[1] or len(g) != rows:
+                self._known[constant.site] = inner(*by_row(g, constant.value, rows))
                 continue
             if summed is None:
                 summed = g.sum(list(range(2, g.ndim))) if g.ndim > 2 else g
@@ -65,6 +65,14 @@ class Biases:
             for site in self._sites
         ]
         return dict(reversed(entries))
+
+
+def by_row(g: Tensor, constant: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Both with one entry a row, where parts of images share the first dimension."""
+    if len(g) == rows:
+        return g, constant
+    parts = constant[None] if len(constant) == 1 else constant.unflatten(0, (rows, -1))
+    return g.unflatten(0, (rows, -1)), parts
 
 
 def inner(g: Tensor, constant: Tensor) -> Tensor:
@@ -111,8 +119,10 @@ class Rounding:
         return (terms * (cotangents * sizes).square()).sum(0)
 
 
-def row_norms(values: Tensor) -> Tensor:
+def row_norms(values: Tensor, rows: int) -> Tensor:
     """The 2-norm of every row, (R,), whatever the memory layout."""
+    if len(values) != rows:
+        values = values.unflatten(0, (rows, -1))
     return torch.linalg.vector_norm(values, dim=tuple(range(1, values.ndim)))
 
 

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole, Ref
-from guidxmage.engine.ledger import Biases, Constant, Rounding, position_map, row_norms, spread_of
+from guidxmage.engine.gates import Conventions, Gates
+from guidxmage.engine.ledger import (
+    Biases,
+    Constant,
+    Rounding,
+    by_row,
+    position_map,
+    row_norms,
+    spread_of,
+)
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.table import Rule
 from guidxmage.engine.trail import Decisions, Trail
@@ -75,6 +84,7 @@ class Program:
     dtype: torch.dtype
     device: torch.device
     batched: bool = True
+    conventions: Conventions = field(default_factory=dict)
     header: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -115,6 +125,11 @@ class Program:
         )
 
     @cached_property
+    def smooth(self) -> tuple[str, ...]:
+        """Call sites whose operators are smooth: where there are any, there are no regions."""
+        return tuple(call.site for call in self.calls if _rule(call).kind == "gate")
+
+    @cached_property
     def _measured(self) -> frozenset[int]:
         return frozenset(call.id for call in self.symbolic_calls if _rule(call).terms)
 
@@ -142,23 +157,29 @@ class Program:
         rows = len(images)
         values: dict[int, Tensor] = {0: images}
         decisions: dict[str, Decisions] = {}
+        gates: dict[str, Gates] = {}
         sizes: dict[int, Tensor] = {}
         for call, expired in zip(self.calls, self._expired, strict=True):
             args = call.arguments(values, rows)
-            record = _rule(call).record
+            rule = _rule(call)
+            record = rule.record
             if record is None:
                 value = call.run(*args)
             else:
                 frame = self._frame(call, rows, owned=call.id in self._overwritable)
+                frame.convention = self.conventions.get(rule.family, "")
                 value = record(frame, *args, **call.kwargs)
                 if isinstance(value, tuple):
-                    value, decisions[call.site] = value
+                    value, noted = value
+                    entries: dict[str, Any] = gates if isinstance(noted, Gates) else decisions
+                    entries[call.site] = noted.per_image(rows)
             if norms and call.id in self._measured:
-                sizes[call.id] = row_norms(value)
+                sizes[call.id] = row_norms(value, rows)
             values[call.id] = value
             for id_ in expired:
                 del values[id_]
-        return Recording(values[self.result], Trail(decisions, dict(self.header), rows), sizes)
+        trail = Trail(decisions, dict(self.header), rows, gates)
+        return Recording(values[self.result], trail, sizes)
 
     @torch.no_grad()
     def push(self, trail: Trail, direction: Tensor, *, affine: bool = False) -> Tensor:
@@ -207,13 +228,19 @@ class Program:
                 continue
             frame = self._frame(call, rows, trail, owned)
             constants = self._step_constants(step, frame)
-            bias.add(g, constants)
+            bias.add(g, constants, rows)
             if maps:
-                bias_maps.update((c.site, position_map(g, c.value)) for c in reversed(constants))
+                bias_maps.update(
+                    (c.site, position_map(*by_row(g, c.value, rows))) for c in reversed(constants)
+                )
             if norms is not None and call.id in norms:
-                rounding.add(row_norms(g), norms[call.id], *self._noise(frame, step, constants))
+                rounding.add(
+                    row_norms(g, rows), norms[call.id], *self._noise(frame, step, constants)
+                )
             pulled = step.rule.pull(frame, g, *step.holes, **call.kwargs)
             for id_, g_in in zip(call.inputs, pulled, strict=True):
+                if g_in is None:  # frozen: nothing flows here
+                    continue
                 alone = not shares_memory(g, g_in) or (owned and len(pulled) == 1)
                 pending.add(id_, g_in, owned=alone and _is_dense(g_in))
         weights, _ = pending.pop(0)
@@ -296,12 +323,15 @@ class Program:
     def _frame(
         self, call: Call, rows: int, trail: Trail | None = None, owned: bool = False
     ) -> Frame:
-        taken = trail.decisions.get(call.site) if trail is not None else None
-        return Frame(call, rows, self.shapes(rows)[call.id], self._prepared, taken, owned)
+        frame = Frame(call, rows, self.shapes(rows)[call.id], self._prepared, owned=owned)
+        if trail is not None:
+            frame.decisions = trail.decisions.get(call.site)
+            frame.gates = trail.gates.get(call.site)
+        return frame
 
     def _step_constants(self, step: _Step, frame: Frame) -> list[Constant]:
         """The call's constants, kept where they do not depend on the decisions."""
-        if step.rule.kind == "decision":
+        if step.rule.kind != "affine":
             return self._constants(frame, step.holes)
         if step.constants is None:
             step.constants = self._constants(frame, step.holes)

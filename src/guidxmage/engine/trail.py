@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.distance import Distance
+from guidxmage.engine.gates import Gates
 from guidxmage.errors import InputError
 
 _BIT_WEIGHTS = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -73,12 +74,14 @@ class Decisions:
 
     `kind` is "bits" (one plane: on/off or first/second; two planes: inside, above) or "index"
     (which operand of a window or reduction was taken, one plane per binary digit, lowest first).
-    `shape` is the shape per image; `planes` holds packed bytes, each (B, ⌈n/8⌉).
+    `shape` is the shape per image; `planes` holds packed bytes, each (B, ⌈n/8⌉). `merged`: the
+    operator has parts of images in its first dimension, and unpacked planes have them there too.
     """
 
     kind: str
     shape: tuple[int, ...]
     planes: tuple[Tensor, ...]
+    merged: bool = False
 
     @classmethod
     def from_bits(cls, *planes: Tensor) -> Decisions:
@@ -117,7 +120,16 @@ class Decisions:
         """One plane of bits as uint8 zeros and ones, shape (B, *shape)."""
         if channels_last and len(self.shape) == 3:
             return unpack_channels_last(self.planes[number], self.shape)
-        return unpack_bits(self.planes[number], self.shape)
+        bits = unpack_bits(self.planes[number], self.shape)
+        return bits.flatten(0, 1) if self.merged else bits
+
+    def per_image(self, rows: int) -> Decisions:
+        """The same with one entry for each of `rows` images."""
+        if self.images == rows:
+            return self
+        shape = (self.images // rows, *self.shape)
+        planes = (unpack_bits(plane, self.shape).reshape(rows, *shape) for plane in self.planes)
+        return Decisions(self.kind, shape, tuple(pack_bits(p.bool()) for p in planes), merged=True)
 
     def index(self) -> Tensor:
         """The chosen operands as int64, shape (B, *shape)."""
@@ -180,11 +192,14 @@ class Trail(Mapping[str, Decisions]):
     """All decisions of B images, keyed by call site in order of execution.
 
     `header` states what the trail was recorded with: dtype, device, input shape, versions.
+    `gates`: the numbers recorded at smooth operators; where there are any, no other image follows
+    the trail unless it has the same numbers.
     """
 
     decisions: dict[str, Decisions]
     header: dict[str, Any] = field(default_factory=dict)
     rows: int = 1
+    gates: dict[str, Gates] = field(default_factory=dict)
 
     def __getitem__(self, site: str) -> Decisions:
         return self.decisions[site]
@@ -209,7 +224,7 @@ class Trail(Mapping[str, Decisions]):
     @property
     def nbytes(self) -> int:
         """Bytes stored, all images together."""
-        return sum(entry.nbytes for entry in self.values())
+        return sum(entry.nbytes for entry in (*self.values(), *self.gates.values()))
 
     def image(self, index: int) -> Trail:
         """The trail of one image, as a trail of one row."""
@@ -230,7 +245,13 @@ class Trail(Mapping[str, Decisions]):
             for plane, news in zip(planes, other[site].planes, strict=True):
                 plane[rows] = news
             decisions[site] = entry.with_planes(planes)
-        return replace(self, decisions=decisions)
+        gates = {}
+        for site, gate in self.gates.items():
+            planes = tuple(plane.clone() for plane in gate.planes)
+            for plane, news in zip(planes, other.gates[site].planes, strict=True):
+                plane[rows] = news
+            gates[site] = gate.with_planes(planes)
+        return replace(self, decisions=decisions, gates=gates)
 
     def flipped(self, site: Sequence[str | None], position: Tensor, choice: Tensor) -> Trail:
         """A new trail in which one decision of every image is another.
@@ -254,7 +275,11 @@ class Trail(Mapping[str, Decisions]):
             site: entry.with_planes(tuple(change(plane) for plane in entry.planes))
             for site, entry in self.items()
         }
-        return Trail(changed, self.header, rows)
+        gates = {
+            site: gate.with_planes(tuple(change(plane) for plane in gate.planes))
+            for site, gate in self.gates.items()
+        }
+        return Trail(changed, self.header, rows, gates)
 
     def same(self, other: Trail) -> Tensor:
         """Whether T(X) = T(Z), bool (B,); one row on either side is compared with every row."""
@@ -262,6 +287,8 @@ class Trail(Mapping[str, Decisions]):
         verdict = torch.ones(max(self.rows, other.rows), dtype=torch.bool)
         for site, entry in self.items():
             verdict &= entry.same(other[site]).cpu()
+        for site, gate in self.gates.items():
+            verdict &= gate.same(other.gates[site])
         return verdict
 
     def hamming(self, other: Trail) -> dict[str, Tensor]:
@@ -291,7 +318,7 @@ class Trail(Mapping[str, Decisions]):
         return found
 
     def _check_sites(self, other: Trail) -> None:
-        if list(self) != list(other):
+        if list(self) != list(other) or list(self.gates) != list(other.gates):
             raise InputError("the two trails come from different networks")
 
     def _check_comparable(self, other: Trail) -> None:
@@ -305,16 +332,14 @@ class Trail(Mapping[str, Decisions]):
         first = trails[0]
         if len(trails) == 1:
             return first
-        joined = {
-            site: entry.with_planes(
-                tuple(
-                    torch.cat([trail[site].planes[number] for trail in trails])
-                    for number in range(len(entry.planes))
-                )
-            )
-            for site, entry in first.items()
-        }
-        return cls(joined, first.header, sum(trail.rows for trail in trails))
+
+        def joined(parts: Sequence[Any]) -> Any:
+            planes = zip(*(part.planes for part in parts), strict=True)
+            return parts[0].with_planes(tuple(torch.cat(own) for own in planes))
+
+        decisions = {site: joined([trail[site] for trail in trails]) for site in first}
+        gates = {site: joined([trail.gates[site] for trail in trails]) for site in first.gates}
+        return cls(decisions, first.header, sum(trail.rows for trail in trails), gates)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The trail as plain arrays: one JSON text and the packed bytes of every plane."""
@@ -324,25 +349,45 @@ class Trail(Mapping[str, Decisions]):
                 "kind": entry.kind,
                 "shape": list(entry.shape),
                 "planes": len(entry.planes),
+                "merged": entry.merged,
             }
             for site, entry in self.items()
         ]
-        text = json.dumps({"header": self.header, "rows": self.rows, "sites": sites})
+        gates = [
+            {
+                "site": site,
+                "convention": gate.convention,
+                "planes": len(gate.planes),
+                "merged": gate.merged,
+            }
+            for site, gate in self.gates.items()
+        ]
+        described = {"header": self.header, "rows": self.rows, "sites": sites, "gates": gates}
+        text = json.dumps(described)
         arrays = {"trail": np.frombuffer(text.encode(), dtype=np.uint8)}
         for number, entry in enumerate(self.values()):
             for plane, packed in enumerate(entry.planes):
                 arrays[f"trail.{number}.{plane}"] = packed.cpu().numpy()
+        for number, gate in enumerate(self.gates.values()):
+            for plane, values in enumerate(gate.planes):
+                arrays[f"gates.{number}.{plane}"] = values.cpu().numpy()
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Trail:
         """Inverse of `to_arrays`."""
         described = json.loads(arrays["trail"].tobytes().decode())
-        decisions = {}
+
+        def planes(name: str, number: int, count: int) -> tuple[Tensor, ...]:
+            found = (np.array(arrays[f"{name}.{number}.{plane}"]) for plane in range(count))
+            return tuple(map(torch.from_numpy, found))
+
+        decisions, gates = {}, {}
         for number, site in enumerate(described["sites"]):
-            planes = tuple(
-                torch.from_numpy(np.array(arrays[f"trail.{number}.{plane}"]))
-                for plane in range(site["planes"])
-            )
-            decisions[site["site"]] = Decisions(site["kind"], tuple(site["shape"]), planes)
-        return cls(decisions, described["header"], described["rows"])
+            own = planes("trail", number, site["planes"])
+            merged = site.get("merged", False)
+            decisions[site["site"]] = Decisions(site["kind"], tuple(site["shape"]), own, merged)
+        for number, site in enumerate(described.get("gates", ())):
+            own = planes("gates", number, site["planes"])
+            gates[site["site"]] = Gates(site["convention"], own, site["merged"])
+        return cls(decisions, described["header"], described["rows"], gates)

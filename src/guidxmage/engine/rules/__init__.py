@@ -1,6 +1,27 @@
 """One table of rules, grouped by family; importing this package fills it."""
 
-from guidxmage.engine.rules import affine, convolution, decisions, pooling, shapes
-from guidxmage.engine.rules.table import RULES, rule_of
+from guidxmage.engine.rules import (
+    activations,
+    affine,
+    convolution,
+    decisions,
+    normalisation,
+    pooling,
+    products,
+    shapes,
+)
+from guidxmage.engine.rules.table import PRODUCTS, RULES, rule_of
 
-__all__ = ["RULES", "affine", "convolution", "decisions", "pooling", "rule_of", "shapes"]
+__all__ = [
+    "PRODUCTS",
+    "RULES",
+    "activations",
+    "affine",
+    "convolution",
+    "decisions",
+    "normalisation",
+    "pooling",
+    "products",
+    "rule_of",
+    "shapes",
+]

@@ -227,6 +227,29 @@ register("aten.clamp_min.default", _three_pieces(lambda low: (low, inf), closed=
 register("aten.clamp_max.default", _three_pieces(lambda high: (-inf, high), closed=True))
 
 
+def _record_hardsigmoid(f: Frame, x: Tensor) -> tuple[Tensor, Decisions]:
+    above = x >= 3
+    return f.call.run(x), Decisions.from_bits((x > -3) & ~above, above)
+
+
+def _hardsigmoid_constant(f: Frame, x: Hole) -> Tensor:
+    inside, above = (f.taken().plane(number).to(x.dtype) for number in (0, 1))
+    return f.for_rows(inside / 2 + above)
+
+
+_between = _three_pieces(lambda: (-3, 3), closed=False)
+register(
+    "aten.hardsigmoid.default",
+    replace(
+        _between,
+        push=lambda f, x: _between.push(f, x) / 6,
+        pull=lambda f, g, x: [_between.pull(f, g, x)[0] / 6],
+        record=_record_hardsigmoid,
+        constant=_hardsigmoid_constant,
+    ),
+)
+
+
 # --- the larger or smaller of two ----------------------------------------------------------------
 
 

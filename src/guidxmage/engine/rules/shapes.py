@@ -95,6 +95,19 @@ def _refuse_row_index(call: Call) -> str | None:
 register("aten.index.Tensor", linear(_selection, refuse=_refuse_row_index))
 
 
+# --- constants in the shape of a value -----------------------------------------------------------
+
+register(
+    "aten.zeros_like.default aten.ones_like.default aten.full_like.default",
+    Rule(
+        "affine",
+        push=lambda f, x, *args, **kw: torch.zeros_like(x),
+        pull=lambda f, g, x, *args, **kw: [None],
+        constant=lambda f, x, *args, **kw: f.call.run(x.zeros(), *args),
+    ),
+)
+
+
 # --- joining -------------------------------------------------------------------------------------
 
 

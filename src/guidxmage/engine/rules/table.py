@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole
+from guidxmage.engine.call import Call, Frame, Hole, Ref
 
 Function = Callable[..., Any]
 
@@ -37,7 +37,8 @@ class Rule:
     `terms` is the number of products summed for one output value (it enters the rounding bound);
     `refuse` returns why a particular call cannot be treated, or None. `choices` names what a
     decision may choose, by number; where it is empty the choice is a position. `jumps` tells
-    whether a call's value jumps where its decision flips.
+    whether a call's value jumps where its decision flips. `family`: of smooth operators that share
+    a convention; `pull` may give None for an input that the convention freezes.
     """
 
     kind: str
@@ -50,17 +51,20 @@ class Rule:
     crossings: Function | None = None
     choices: tuple[str, ...] = ()
     jumps: Callable[[Call], bool] | None = None
+    family: str = ""
 
 
 RULES: dict[str, Rule] = {}
+# Rules for calls in which several operands depend on the image, by operator.
+PRODUCTS: dict[str, Rule] = {}
 
 
-def register(names: str, rule: Rule) -> None:
+def register(names: str, rule: Rule, table: dict[str, Rule] = RULES) -> None:
     """Enter a rule for each operator name, e.g. "aten.relu.default"; names are space-separated."""
     for name in names.split():
-        if name in RULES:
+        if name in table:
             raise KeyError(f"{name} already has a rule")
-        RULES[name] = rule
+        table[name] = rule
 
 
 # A constant that takes its shape from the batch size: it depends on no image.
@@ -74,7 +78,16 @@ _SOURCE = Rule(
 
 def rule_of(call: Call) -> Rule | None:
     """The rule for a call, None where its operator has none."""
-    return RULES.get(call.op) if call.inputs else _SOURCE
+    if not call.inputs:
+        return _SOURCE
+    if call.op in PRODUCTS and _is_product(call):
+        return PRODUCTS[call.op]
+    return RULES.get(call.op)
+
+
+def _is_product(call: Call) -> bool:
+    """More than one operand depends on the image, or what is divided by does."""
+    return len(call.inputs) > 1 or (".div." in call.op and not isinstance(call.args[0], Ref))
 
 
 def holes(args: Sequence[Any]) -> list[Hole]:

@@ -1,0 +1,99 @@
+"""Smooth activations, element by element: GELU, SiLU, sigmoid, tanh, powers and the like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidxmage.engine.call import Call, Frame, Hole
+from guidxmage.engine.gates import Gates
+from guidxmage.engine.rules.affine import leading
+from guidxmage.engine.rules.smooth import scaled, tangent
+from guidxmage.engine.rules.table import Rule, register
+
+
+def _slope(f: Frame, x: Tensor, *args: Any) -> Tensor:
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        return torch.autograd.grad(f.call.run(leaf, *args).sum(), leaf)[0]
+
+
+def _at_origin(f: Frame, x: Tensor | Hole, *args: Any) -> tuple[float, float]:
+    """The operator's value and slope at 0."""
+
+    def make() -> tuple[float, float]:
+        zero = torch.zeros(1, dtype=x.dtype, device=x.device)
+        return float(f.call.run(zero, *args)), float(_slope(f, zero, *args))
+
+    found: tuple[float, float] = f.prepare("origin", make)
+    return found
+
+
+def _secant(f: Frame, x: Tensor, value: Tensor, *args: Any) -> Tensor:
+    """(f(x) − f(0)) / x; near 0, where the quotient loses its digits, the slope there."""
+    at_zero, slope = _at_origin(f, x, *args)
+    near = torch.finfo(x.dtype).tiny if at_zero == 0 else torch.finfo(x.dtype).eps ** 0.5
+    quotient = (value - at_zero) / x
+    slope = slope if abs(slope) < float("inf") else 0.0
+    return torch.where(x.abs() > near, quotient, slope)
+
+
+def _record(f: Frame, x: Tensor, *args: Any, **kw: Any) -> tuple[Tensor, Gates]:
+    value = f.call.run(x, *args)
+    if f.convention == "secant":
+        return value, Gates("secant", (_secant(f, x, value, *args),))
+    slope = _slope(f, x, *args)
+    return value, Gates("tangent", (slope, value - slope * x))
+
+
+def _constant(f: Frame, x: Hole, *args: Any, **kw: Any) -> Tensor | None:
+    if f.smooth().convention == "tangent":
+        return f.for_rows(f.numbers()[1])
+    at_zero = _at_origin(f, x, *args)[0]
+    return leading(at_zero, f, x) if at_zero else None
+
+
+_ACTIVATION = Rule(
+    "gate",
+    push=lambda f, x, *args, **kw: scaled(f, x, f.numbers()[0]),
+    pull=lambda f, g, x, *args, **kw: [scaled(f, g, f.numbers()[0])],
+    record=_record,
+    constant=_constant,
+    terms=lambda f, x, *args, **kw: 8,
+    family="activations",
+)
+register(
+    "aten.silu.default aten.gelu.default aten.hardswish.default aten.mish.default"
+    " aten.elu.default aten.selu.default aten.celu.default aten.softplus.default"
+    " aten.sigmoid.default aten.tanh.default aten.log_sigmoid.default aten.exp.default"
+    " aten.expm1.default aten.sin.default aten.cos.default aten.erf.default aten.atan.default"
+    " aten.square.default aten.sqrt.default",
+    _ACTIVATION,
+)
+
+
+def _refuse_power_of_image(call: Call) -> str | None:
+    exponent = call.args[1]
+    return None if isinstance(exponent, int | float) else "its exponent is not a number"
+
+
+# Without a value at 0 there is no secant from there.
+register(
+    "aten.log.default aten.log1p.default aten.log2.default aten.rsqrt.default"
+    " aten.reciprocal.default",
+    tangent(family="activations"),
+)
+register(
+    "aten.pow.Tensor_Scalar",
+    tangent(family="activations", refuse=_refuse_power_of_image),
+)
+
+# Several numbers into one: no convention but the tangent.
+register(
+    "aten.softmax.int aten._softmax.default aten.log_softmax.int aten._log_softmax.default"
+    " aten.logsumexp.default aten.var.correction aten.std.correction"
+    " aten.linalg_vector_norm.default aten.norm.ScalarOpt_dim aten.prod.dim_int",
+    tangent(),
+)

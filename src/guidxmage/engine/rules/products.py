@@ -1,0 +1,240 @@
+"""Products of two values that both depend on the image: gated channels, attention.
+
+x·y is made affine as α·x·y₀ + β·x₀·y (x₀, y₀ on X), plus a constant where α + β ≠ 1. The tangent
+has α = β = 1. By default one factor is frozen: the one that comes from a sigmoid or a softmax, else, of
+two values that are multiplied element by element, the smaller one; where neither stands out, each
+has half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidxmage.engine.call import Call, Frame, Hole
+from guidxmage.engine.gates import Gates
+from guidxmage.engine.rules.smooth import active_values, applied, scaled, tangent, transposed
+from guidxmage.engine.rules.table import PRODUCTS, Rule, holes, linear, register
+
+aten = torch.ops.aten
+Shares = tuple[float, float]
+
+
+def _shares(f: Frame, convention: str, shapes: list[Any], elementwise: bool) -> Shares:
+    """α and β."""
+    if convention == "tangent":
+        return 1, 1
+    first, second = (id_ in f.call.gating for id_ in f.call.inputs)
+    if first != second:
+        return (0, 1) if first else (1, 0)
+    sizes = [prod(shape) for shape in shapes]
+    if elementwise and sizes[0] != sizes[1]:
+        return (0, 1) if sizes[0] < sizes[1] else (1, 0)
+    return 0.5, 0.5
+
+
+def _product(elementwise: bool) -> Rule:
+    def record(f: Frame, *args: Any, **kw: Any) -> tuple[Tensor, Gates]:
+        x, y = active_values(f, args)
+        shares = _shares(f, f.convention, [x.shape, y.shape], elementwise)
+        kept = [v.clone() for v, share in zip((x, y), reversed(shares), strict=True) if share]
+        return f.call.run(*args), Gates(f.convention, tuple(kept))
+
+    def factors(f: Frame, shares: Shares) -> tuple[Tensor | None, Tensor | None]:
+        """x₀ and y₀ for the images, as far as they were kept."""
+        kept = iter(f.numbers())
+        return (next(kept) if shares[1] else None), (next(kept) if shares[0] else None)
+
+    def push(f: Frame, *args: Any, **kw: Any) -> Tensor:
+        x, y = active_values(f, args)
+        shares = _shares(f, f.smooth().convention, [x.shape, y.shape], elementwise)
+        x0, y0 = factors(f, shares)
+        parts = []
+        if y0 is not None:
+            parts.append(shares[0] * applied(f, [x, f.for_rows(y0)]))
+        if x0 is not None:
+            parts.append(shares[1] * applied(f, [f.for_rows(x0), y]))
+        return sum(parts[1:], parts[0])
+
+    def pull(f: Frame, g: Tensor, *args: Any, **kw: Any) -> list[Tensor | None]:
+        x, y = holes(args)
+        shares = _shares(f, f.smooth().convention, [x.shape, y.shape], elementwise)
+        x0, y0 = factors(f, shares)
+        found: list[Tensor | None] = [None, None]
+        if y0 is not None:
+            found[0] = _pulled(f, g, x, y0, 0, elementwise) * shares[0]
+        if x0 is not None:
+            found[1] = _pulled(f, g, y, x0, 1, elementwise) * shares[1]
+        return found
+
+    def constant(f: Frame, *args: Any, **kw: Any) -> Tensor | None:
+        if f.smooth().convention != "tangent":
+            return None
+        return -applied(f, [f.for_rows(value) for value in f.numbers()])
+
+    def refuse(call: Call) -> str | None:
+        return None if len(call.inputs) == 2 else "it multiplies more than two values"
+
+    return Rule(
+        "gate",
+        push,
+        pull,
+        record=record,
+        constant=constant,
+        terms=lambda f, *args, **kw: 4 if elementwise else 2 * holes(args)[0].shape[-1],
+        refuse=refuse,
+        family="products",
+    )
+
+
+def _pulled(
+    f: Frame, g: Tensor, hole: Hole, other: Tensor, place: int, elementwise: bool
+) -> Tensor:
+    """The cotangent of one factor, the other one frozen."""
+    if elementwise:
+        return scaled(f, g, other).sum_to_size(hole.shape)
+    fixed = f.for_rows(other)
+
+    def factor(v: Tensor) -> Tensor:
+        return applied(f, [v, fixed] if place == 0 else [fixed, v])
+
+    return transposed(factor, [hole.zeros()], g)[0]
+
+
+register("aten.mul.Tensor", _product(elementwise=True), PRODUCTS)
+register(
+    "aten.matmul.default aten.bmm.default aten.mm.default aten.einsum.default",
+    _product(elementwise=False),
+    PRODUCTS,
+)
+register("aten.bmm.default", linear(lambda f, a, b: a @ b, terms=lambda f, a, b: 2 * a.shape[-1]))
+register(
+    "aten.einsum.default",
+    linear(lambda f, equation, operands: aten.einsum.default(equation, operands)),
+)
+
+
+# --- quotients -----------------------------------------------------------------------------------
+
+_TANGENT = tangent()
+
+
+def _kept_denominator(f: Frame) -> bool:
+    """Whether the denominator is frozen: both parts depend on the image and no tangent is asked."""
+    return len(f.call.inputs) == 2 and (f.gates.convention if f.gates else f.convention) == "secant"
+
+
+def _record_quotient(f: Frame, x: Any, y: Tensor, **kw: Any) -> tuple[Tensor, Gates]:
+    if not _kept_denominator(f):
+        found: tuple[Tensor, Gates] = _TANGENT.record(f, x, y)  # type: ignore[misc]
+        return found
+    return f.call.run(x, y), Gates("secant", (y.reciprocal().expand(f.shape),))
+
+
+register(
+    "aten.div.Tensor",
+    Rule(
+        "gate",
+        push=lambda f, x, y: (
+            scaled(f, x.expand(f.shape), f.numbers()[0])
+            if _kept_denominator(f)
+            else _TANGENT.push(f, x, y)
+        ),
+        pull=lambda f, g, x, y: (
+            [scaled(f, g, f.numbers()[0]).sum_to_size(x.shape), None]
+            if _kept_denominator(f)
+            else _TANGENT.pull(f, g, x, y)
+        ),
+        record=_record_quotient,
+        constant=lambda f, x, y: (
+            None if _kept_denominator(f) else _TANGENT.constant(f, x, y)  # type: ignore[misc]
+        ),
+        terms=lambda f, x, y: 4,
+        family="products",
+    ),
+    PRODUCTS,
+)
+
+
+# --- attention -----------------------------------------------------------------------------------
+
+
+def _weights(q: Tensor, k: Tensor, mask: Any, causal: bool, scale: float | None) -> Tensor:
+    """softmax(scale·q·kᵀ + mask), (…, L, S)."""
+    logits = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if causal:
+        kept = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        logits = logits.masked_fill(~kept, -torch.inf)
+    if mask is not None:
+        logits = (
+            logits + mask if mask.is_floating_point() else logits.masked_fill(~mask, -torch.inf)
+        )
+    return logits.softmax(-1)
+
+
+def _settings(args: Sequence[Any], kw: Any) -> tuple[Any, bool, float | None]:
+    """Mask, causality and scale, from the arguments after q, k and v: mask, dropout, causality."""
+    mask, _, causal = [*args, *[None, 0.0, False][len(args) :]]
+    return mask, bool(causal), kw.get("scale")
+
+
+def _attended(f: Frame, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    mask, causal, scale = _settings(f.call.args[3:], f.call.kwargs)
+    return _weights(q, k, mask, causal, scale) @ v
+
+
+_TANGENT_ATTENTION = tangent(_attended)
+
+
+def _record_attention(
+    f: Frame, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kw: Any
+) -> tuple[Tensor, Gates]:
+    if f.convention == "tangent":
+        found: tuple[Tensor, Gates] = _TANGENT_ATTENTION.record(f, q, k, v, *args)  # type: ignore
+        return found
+    value = f.call.run(q, k, v, *args)
+    return value, Gates("secant", (_weights(q, k, *_settings(args, kw)),))
+
+
+def _frozen(f: Frame) -> bool:
+    return f.smooth().convention == "secant"
+
+
+def _refuse_attention(call: Call) -> str | None:
+    dropout = call.args[4] if len(call.args) > 4 else 0.0
+    if dropout:
+        return "it drops attention at random"
+    if call.kwargs.get("enable_gqa"):
+        return "it shares keys between groups of queries"
+    if len(call.inputs) != 3:
+        return "its mask or one of its inputs does not come from the image as expected"
+    return None
+
+
+register(
+    "aten.scaled_dot_product_attention.default",
+    Rule(
+        "gate",
+        push=lambda f, q, k, v, *args, **kw: (
+            f.for_rows(f.numbers()[0]) @ v
+            if _frozen(f)
+            else _TANGENT_ATTENTION.push(f, q, k, v, *args)
+        ),
+        pull=lambda f, g, q, k, v, *args, **kw: (
+            [None, None, f.for_rows(f.numbers()[0]).transpose(-2, -1) @ g]
+            if _frozen(f)
+            else _TANGENT_ATTENTION.pull(f, g, q, k, v, *args)
+        ),
+        record=_record_attention,
+        constant=lambda f, q, k, v, *args, **kw: (
+            None if _frozen(f) else _TANGENT_ATTENTION.constant(f, q, k, v, *args)  # type: ignore
+        ),
+        terms=lambda f, q, k, v, *args, **kw: 2 * (q.shape[-1] + k.shape[-2]),
+        refuse=_refuse_attention,
+        family="products",
+    ),
+)
