@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from guidxmage.engine.rules import RULES
+from guidxmage.engine.rules import PRODUCTS, RULES
 from guidxmage.engine.rules.table import Rule
 
 PAGE = Path(__file__).with_name("operators.md")
@@ -17,6 +17,9 @@ FAMILIES = {
     "convolution": "Convolutions",
     "affine": "Weights and arithmetic",
     "decisions": "Decisions",
+    "activations": "Smooth activations",
+    "normalisation": "Normalisation by the image's own statistics",
+    "products": "Products of two values that depend on the image",
     "pooling": "Pooling and resampling",
     "shapes": "Shapes",
 }
@@ -29,11 +32,11 @@ any other operator is refused, and the message names the operator and the module
 
 - **kind** – *affine*: the operator is applied as it is, and its constants go to the bias.
   *decision*: what it decided on the image is written into the trail, and what is left is affine.
+  *gate*: the operator is smooth; numbers written into the trail make it affine at the image.
 - **constant** – whether a call may add something to the bias.
 - **transpose** – *written* by hand, or *derived* from the forward rule as its vector-Jacobian
   product.
-- **refused** – whether some calls are refused, for example a product of two values that both
-  depend on the image, or active dropout.
+- **refused** – whether some calls are refused, for example active dropout.
 
 Operators in one row share one rule. The rules are in `src/guidxmage/engine/rules/`.
 """
@@ -42,7 +45,7 @@ HEADINGS = ("operator", "kind", "constant", "transpose", "refused")
 
 def page() -> str:
     """The whole page."""
-    sections = [INTRODUCTION.format(count=len(RULES))]
+    sections = [INTRODUCTION.format(count=len({*RULES, *PRODUCTS}))]
     for module, title in FAMILIES.items():
         lines = [HEADINGS, ("---",) * len(HEADINGS), *_rows(module)]
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -54,7 +57,7 @@ def _rows(module: str) -> Iterable[tuple[str, ...]]:
     """One row for each rule of a module, in the order of the table."""
     names: dict[int, list[str]] = {}
     rules: dict[int, Rule] = {}
-    for name, rule in RULES.items():
+    for name, rule in (*RULES.items(), *PRODUCTS.items()):
         if _module(rule) == module:
             names.setdefault(id(rule), []).append(name)
             rules[id(rule)] = rule
@@ -70,12 +73,15 @@ def _rows(module: str) -> Iterable[tuple[str, ...]]:
 
 
 def _module(rule: Rule) -> str:
-    return rule.push.__module__.rpartition(".")[2]
+    module = rule.push.__module__.rpartition(".")[2]
+    return "activations" if module == "smooth" else module
 
 
 def main(arguments: list[str]) -> int:
     """Write the page; with --check only tell whether it is up to date."""
-    homeless = {name for name, rule in RULES.items() if _module(rule) not in FAMILIES}
+    homeless = {
+        name for name, rule in (*RULES.items(), *PRODUCTS.items()) if _module(rule) not in FAMILIES
+    }
     assert not homeless, f"no section of the page holds {sorted(homeless)}"
     if "--check" in arguments:
         current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page()

@@ -643,8 +643,8 @@ def _bad(name: str, make: Callable[[], nn.Module], *, training: bool = False) ->
 
 _bad("tuple_output", lambda: _Wrapped(lambda y: (y, y)))
 _bad("dict_output", lambda: _Wrapped(lambda y: {"scores": y, "features": y}))
-_bad("sigmoid", lambda: _Wrapped(torch.sigmoid))
-_bad("product_of_activations", _Product)
+_bad("log_gamma", lambda: _Wrapped(torch.lgamma))
+_bad("product_of_three", lambda: _Wrapped(lambda y: torch.einsum("bi,bi,bi->bi", y, y, y)))
 _bad("data_dependent_control_flow", _Branching)
 _bad("output_of_rank_3", lambda: _Wrapped(lambda y: y.unsqueeze(2)))
 _bad("output_of_rank_1", lambda: _Wrapped(lambda y: y.sum(1)))

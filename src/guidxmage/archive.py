@@ -51,6 +51,7 @@ def manifest_of(explanation: Explanation) -> dict[str, Any]:
         "trail": {
             "call_sites": len(trail),
             "decisions_per_image": trail.count,
+            "gates_per_image": sum(gate.count for gate in trail.gates.values()),
             "bytes": trail.nbytes,
             **trail.header,
         },

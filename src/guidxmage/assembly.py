@@ -78,7 +78,7 @@ def assembled(
         bias_by_layer={site: shaped(value) for site, value in by_site.items()},
         residual=shaped(residual),
         residual_bound=shaped(bound),
-        exactness="on region",
+        exactness="at input" if trail.gates else "on region",
         trail=trail,
         symbolic_model=SymbolicModel(
             weights=shaped(weights),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -14,7 +12,9 @@ from torch import Tensor, nn
 
 from guidxmage.assembly import Origin, Part, assembled
 from guidxmage.engine.capture import capture
+from guidxmage.engine.deployment import copied_to, state_of, untouched
 from guidxmage.engine.footprint import read_budget, rows_within
+from guidxmage.engine.gates import conventions
 from guidxmage.engine.program import Program
 from guidxmage.engine.symbolic import Network, pull_targets
 from guidxmage.engine.trail import Trail
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # Fixed, not what happens to be free: how rows are grouped moves the last digits of a result.
 MEMORY_BUDGET = "4 GiB"
 # What `Explainer.load` hands on.
-_OPTIONS = ("device", "dtype", "batch_rows", "memory_budget")
+_OPTIONS = ("device", "dtype", "batch_rows", "memory_budget", "gates")
 
 
 class Explainer:
@@ -48,6 +48,8 @@ class Explainer:
     the model there; by default the model itself where it is. batch_rows: how many images or
     image-target pairs are run at once at most; memory_budget, in bytes or as "4 GiB": how much a
     run may take beside the weights and the results, where one image alone does not take more.
+    gates: how smooth operators are made affine, "secant" or "tangent", or a dict with one of them
+    for "activations", "normalisation", "products" (docs/concepts.md).
     """
 
     def __init__(
@@ -61,18 +63,20 @@ class Explainer:
         name: str | None = None,
         batch_rows: int = 32,
         memory_budget: int | str = MEMORY_BUDGET,
+        gates: str | Mapping[str, str] = "secant",
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"a torch.nn.Module is expected, not {type(model).__name__}")
-        self.model = _copied_to(model, device, dtype)
+        self.model = copied_to(model, device, dtype)
         self.name = name or type(model).__name__
         self.labels = tuple(labels) if labels is not None else None
         self._space = InputSpace(self.model, preprocessing)
         self.batch_rows = batch_rows
         self.memory_budget = read_budget(memory_budget)
+        self.gates = conventions(gates)
         self.weights_source = ""
         self._programs: dict[tuple[int, ...], Program] = {}
-        self._fingerprint: tuple[Any, ...] = ()
+        self._state: tuple[Any, ...] = ()
         self._of_inputs: dict[Shapes, Explainer] = {}
 
     @property
@@ -263,6 +267,7 @@ class Explainer:
                 name=self.name,
                 batch_rows=self.batch_rows,
                 memory_budget=self.memory_budget,
+                gates=self.gates,
             )
             own.weights_source = self.weights_source
             self._of_inputs[shapes] = own
@@ -302,15 +307,15 @@ class Explainer:
     # --- captured programs -------------------------------------------------------------------
 
     def _program(self, shape: Sequence[int]) -> Program:
-        fingerprint = _fingerprint(self.model)
-        if fingerprint != self._fingerprint:  # trained on, moved or re-loaded since the capture
+        state = state_of(self.model)
+        if state != self._state:  # trained on, moved or re-loaded since the capture
             self._programs.clear()
-            self._fingerprint = fingerprint
+            self._state = state
         key = tuple(shape)
         if key not in self._programs:
             if len(self._programs) >= 4:
                 self._programs.pop(next(iter(self._programs)))
-            self._programs[key] = capture(self.model, key)
+            self._programs[key] = capture(self.model, key, self.gates)
         return self._programs[key]
 
     def network(self, shape: Sequence[int]) -> Network:
@@ -335,56 +340,3 @@ def _refuse_nonfinite(logits: Tensor, first: int) -> None:
     bad = (~torch.isfinite(logits)).any(1).nonzero()
     if len(bad):
         raise InputError(f"the network returns NaN or Inf for image {first + int(bad[0])}")
-
-
-def _copied_to(
-    model: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None
-) -> nn.Module:
-    """The model itself, or a converted copy of it when it is asked for elsewhere."""
-    if dtype not in (None, torch.float32, torch.float64):
-        raise InputError(f"dtype {dtype} is too coarse; use torch.float32 or torch.float64")
-    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
-    try:
-        target = None if device is None else torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device {device!r} is not available: {str(error).splitlines()[0]}"
-        ) from error
-    stays = all(
-        (dtype is None or t.dtype == dtype) and (target is None or t.device == target)
-        for t in tensors
-    )
-    return model if stays else copy.deepcopy(model).to(device=target, dtype=dtype)
-
-
-def _fingerprint(model: nn.Module) -> tuple[Any, ...]:
-    """Changes whenever a weight is replaced, moved or changed in place, or the mode changes."""
-    seen: set[nn.Module] = set()
-    waiting: list[nn.Module | None] = [model]
-    found: list[Any] = []
-    while waiting:  # one walk: Module.parameters() and its kin take milliseconds on deep networks
-        module = waiting.pop()
-        if module is None or module in seen:
-            continue
-        seen.add(module)
-        found.append(module.training)
-        for tensors in (module._parameters, module._buffers):
-            for tensor in tensors.values():
-                if tensor is not None:
-                    found += (id(tensor), tensor.data_ptr(), _version(tensor))
-        waiting.extend(module._modules.values())
-    return tuple(found)
-
-
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
-
-
-def untouched(model: nn.Module) -> ExitStack:
-    """A context for runs that autocast, inference mode and gradient tracking do not reach."""
-    device = next((p.device.type for p in model.parameters()), "cpu")
-    stack = ExitStack()
-    stack.enter_context(torch.inference_mode(False))
-    stack.enter_context(torch.no_grad())
-    stack.enter_context(torch.autocast(device, enabled=False))
-    return stack

@@ -54,7 +54,8 @@ class Explanation:
     contribution matrix A_t = Δ_t ⊙ (X − R). bias ([B,] [K]) float64: the rest of the score, and
     bias_by_layer: call site → its part. residual = score − Σ contributions − bias, beside
     residual_bound, what rounding explains. exactness: "on region" when the symbolic model is exact
-    wherever the trail is followed. trail: the decisions taken. symbolic_model: f(Z) = ⟨Δ, Z⟩ + b.
+    wherever the trail is followed, "at input" when smooth operators make it a model of X alone.
+    trail: the decisions taken. symbolic_model: f(Z) = ⟨Δ, Z⟩ + b.
     input: X in the explained `space`: "pixels" in [0, 1] as the network sees them, the "photo" at
     its own size, or the network's "input" after the normalisation.
     """

@@ -16,9 +16,10 @@ from guidxmage.adversarial.result import AttackResult, Optimality
 from guidxmage.adversarial.search import Found
 from guidxmage.adversarial.sparse import search_pixels
 from guidxmage.adversarial.victim import Victim, as_explainer
+from guidxmage.engine.deployment import untouched
 from guidxmage.engine.region import walk
 from guidxmage.errors import InputError
-from guidxmage.explainer import Explainer, untouched
+from guidxmage.explainer import Explainer
 from guidxmage.inputs import Images
 
 NORMS = ("l2", "linf", "l1", "l0", "erase")

@@ -20,9 +20,10 @@ from guidxmage.adversarial.enclosure import Enclosure
 from guidxmage.adversarial.nearest import Box, length
 from guidxmage.adversarial.relaxation import Bounds, tightened
 from guidxmage.adversarial.victim import Goal, as_explainer
+from guidxmage.engine.deployment import untouched
 from guidxmage.engine.relu_form import ReluForm, relu_form
 from guidxmage.errors import InputError
-from guidxmage.explainer import Explainer, untouched
+from guidxmage.explainer import Explainer
 from guidxmage.inputs import Images
 
 Array = NDArray[np.float64]

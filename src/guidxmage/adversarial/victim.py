@@ -64,8 +64,8 @@ class Local:
 class Victim:
     """A classifier on images in [low, high], with counts of the rows run forward and backward.
 
-    A network that has operators without a rule is attacked all the same, with PyTorch's own
-    gradient; `piecewise_linear` is then False and no statement about regions is made.
+    A network with operators that are smooth or have no rule is attacked all the same, with
+    PyTorch's own gradient; `piecewise_linear` is then False and no statement about regions is made.
     """
 
     def __init__(self, explainer: Explainer, shape: tuple[int, ...]) -> None:
@@ -77,6 +77,10 @@ class Victim:
             self.network = explainer.network(shape)
         except UnsupportedOperatorError as error:
             self.reason = str(error)
+        if self.network is not None and self.network.program.smooth:
+            call = self.network.program.smooth[0]
+            self.reason = f"{call.op} at '{call.site}' is smooth: there are no regions"
+            self.network = None
         self.to_input = explainer.to_input
         self.forwards = 0
         self.backwards = 0

@@ -35,6 +35,13 @@ class Precision(str, Enum):
     float64 = "float64"
 
 
+class GateConvention(str, Enum):
+    """How smooth operators are made affine."""
+
+    secant = "secant"
+    tangent = "tangent"
+
+
 Model = Annotated[
     str,
     typer.Option(
@@ -48,6 +55,10 @@ Weights = Annotated[
 Labels = Annotated[Path | None, typer.Option(help="File with the class names: lines, or JSON.")]
 Dtype = Annotated[Precision, typer.Option(help="Precision to run in.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …")]
+Gates = Annotated[
+    GateConvention,
+    typer.Option(help="How smooth operators (GELU, attention …) are made affine."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
 
@@ -69,9 +80,14 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def load_explainer(
-    model: str, weights: str, labels: Path | None, dtype: str, device: str = "cpu"
+    model: str,
+    weights: str,
+    labels: Path | None,
+    dtype: str,
+    device: str = "cpu",
+    **options: Any,
 ) -> Explainer:
-    """The explainer for --model and its companions."""
+    """The explainer for --model and its companions; other options go to `Explainer`."""
     import torch
 
     from guidxmage.explainer import Explainer
@@ -79,7 +95,8 @@ def load_explainer(
 
     precision = {"float32": torch.float32, "float64": torch.float64}[dtype]
     if ":" not in model:
-        return Explainer.load(model, weights=weights, labels=labels, dtype=precision, device=device)
+        place = {"dtype": precision, "device": device}
+        return Explainer.load(model, weights=weights, labels=labels, **place, **options)
     if weights != "default":
         raise InputError(
             f"--weights {weights} does not go with --model {model}: load the weights in your own "
@@ -93,6 +110,7 @@ def load_explainer(
         name=loaded.name,
         dtype=precision,
         device=device,
+        **options,
     )
     explainer.weights_source = loaded.weights
     return explainer

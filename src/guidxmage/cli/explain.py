@@ -13,6 +13,8 @@ from guidxmage.cli.common import (
     BAD_INPUT,
     AsJson,
     Device,
+    GateConvention,
+    Gates,
     Labels,
     Model,
     Precision,
@@ -102,6 +104,7 @@ def explain(  # noqa: PLR0917
     ] = True,
     dtype: Annotated[Precision, typer.Option(help="Precision to run in.")] = Precision.float32,
     device: Device = "cpu",
+    gates: Gates = GateConvention.secant,
     as_json: AsJson = False,
 ) -> None:
     """Explain photos: a figure, a manifest and arrays for each.
@@ -113,7 +116,7 @@ def explain(  # noqa: PLR0917
     from guidxmage.images import find_images
 
     found = find_images(photos)
-    explainer = load_explainer(model, weights, labels, dtype.value, device)
+    explainer = load_explainer(model, weights, labels, dtype.value, device, gates=gates.value)
     job = Job(
         target=target_of(target, rather_than),
         objects=objects if objects in ("auto", "none") else Path(objects),
@@ -150,6 +153,12 @@ def _with_scale(job: Job, scale: float) -> Job:
     return replace(job, scale=scale)
 
 
+def _convention(manifest: dict[str, Any]) -> str:
+    """How smooth operators were made affine, where there are any."""
+    used = set(manifest["trail"].get("gates", {}).values())
+    return f", {' and '.join(sorted(used))}" if used else ""
+
+
 def _print_outcome(outcome: Outcome) -> None:
     """The result of one photo in a few lines."""
     manifest = outcome.manifest
@@ -159,7 +168,7 @@ def _print_outcome(outcome: Outcome) -> None:
             f"  {result['name']}: score {result['score']:.4f} = Σ pixels "
             f"{result['contribution_sum']:+.4f} + bias {result['bias']:+.4f}   "
             f"(residual {result['residual']:.1e}, bound {result['residual_bound']:.1e}; "
-            f"exact {manifest['exactness']})"
+            f"exact {manifest['exactness']}{_convention(manifest)})"
         )
         for row in manifest.get("objects", [{}] * (number + 1))[number].get("rows", []):
             typer.echo(f"    {row['name']:<24} {row['sum']:+10.4f}   {row['pixels']:>8} pixels")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -21,9 +20,6 @@ EXAMPLES = """**Examples**
 
 @one_sentence
 def models(
-    everything: Annotated[
-        bool, typer.Option("--all", help="Also list networks that cannot be explained yet.")
-    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the networks that can be explained by name."""
@@ -31,7 +27,7 @@ def models(
 
     from guidxmage.models import available_models
 
-    found = [info for info in available_models() if everything or info.piecewise_linear]
+    found = available_models()
     if as_json:
         typer.echo(json.dumps([asdict(info) for info in found], indent=2))
         return
@@ -44,6 +40,6 @@ def models(
             info.source,
             f"{info.input_size}²",
             "yes" if info.available_offline else "no",
-            "on region" if info.piecewise_linear else "not explained yet",
+            "on region" if info.piecewise_linear else "at input",
         )
     Console().print(table)

@@ -57,6 +57,7 @@ def capture(
     calls, result = reader.read()
     if batched and not _rows_stay_apart(calls):
         batched = False
+        _refuse_mixing(model, (2, *input_shape), dtype, device)
         example = torch.zeros(1, *input_shape, dtype=dtype, device=device)
         exported = _exported(model, example, None)
         reader = _GraphReader(exported, model)
@@ -162,7 +163,8 @@ class _GraphReader:
         self.sites: Counter[str] = Counter()
         self.output_shape: tuple[Any, ...] = ()
         self.symbol: Any = None
-        self.gating: set[int] = set()
+        self.gating: set[int] = set()  # values that scale others and are frozen then
+        self.constant: set[int] = set()  # those that depend on the number of images alone
 
     def read(self) -> tuple[list[Call], int]:
         """All calls in order and the id of the one that computes the logits."""
@@ -235,7 +237,10 @@ class _GraphReader:
             output=output,
         )
         call = replace(call, gating=frozenset(self.gating.intersection(call.inputs)))
-        if call.op in _GATES or (call.gating and call.op in _CARRYING and len(call.inputs) == 1):
+        constant = all(id_ in self.constant for id_ in call.inputs)
+        if constant:
+            self.constant.add(call.id)
+        if constant or call.op in _GATES or (call.gating and call.op in _CARRYING and len(call.inputs) == 1):
             self.gating.add(call.id)
         self.calls.append(call)
         return Ref(call.id)
@@ -338,6 +343,21 @@ def _check_output(shape: tuple[Any, ...], batched: bool) -> int:
             "expected; wrap it in a module that returns them"
         )
     return int(shape[1])
+
+
+def _refuse_mixing(
+    model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
+    """Two random images must have the scores together that they have alone."""
+    generator = torch.Generator().manual_seed(0)
+    pair = torch.rand(shape, generator=generator, dtype=dtype).to(device)
+    with torch.no_grad():
+        together = model(pair)
+        alone = torch.cat([model(pair[:1]), model(pair[1:])])
+    if not torch.allclose(together, alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max())):
+        raise UnsupportedOperatorError(
+            "this network cannot be explained: it mixes the images of a batch"
+        )
 
 
 def _rows_stay_apart(calls: Sequence[Call]) -> bool:

@@ -21,8 +21,8 @@ def row_bytes(program: Program) -> int:
     """Bytes that recording one image, or pulling one target of it, takes at most beyond weights."""
 
     def held() -> int:
-        forward = _held(program.calls, program, forwards=True)
-        backward = _held(program.symbolic_calls, program, forwards=False)
+        forward = _held(program.calls, program, forwards=True) + _gates(program)
+        backward = _held(program.symbolic_calls, program, forwards=False) + _gates(program)
         return _WORKING_SPACE * max(forward, backward)
 
     return int(program.once("row_bytes", held))
@@ -48,6 +48,12 @@ def read_budget(budget: int | str) -> int:
             f'memory_budget is {budget!r}; give a number of bytes, or a text such as "2 GiB"'
         )
     return found
+
+
+def _gates(program: Program) -> int:
+    """About what smooth operators leave on the trail."""
+    shapes = program.shapes(1)
+    return sum(prod(shapes[call.id]) for call in program.smooth) * program.dtype.itemsize
 
 
 def _held(calls: Sequence[Call], program: Program, *, forwards: bool) -> int:

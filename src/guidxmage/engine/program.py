@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole, Ref
+from guidxmage.engine.cotangents import Cotangents, is_dense, shares_memory
 from guidxmage.engine.gates import Conventions, Gates
 from guidxmage.engine.ledger import (
     Biases,
@@ -125,9 +126,9 @@ class Program:
         )
 
     @cached_property
-    def smooth(self) -> tuple[str, ...]:
-        """Call sites whose operators are smooth: where there are any, there are no regions."""
-        return tuple(call.site for call in self.calls if _rule(call).kind == "gate")
+    def smooth(self) -> tuple[Call, ...]:
+        """Calls whose operators are smooth: where there are any, there are no regions."""
+        return tuple(call for call in self.calls if _rule(call).kind == "gate")
 
     @cached_property
     def _measured(self) -> frozenset[int]:
@@ -217,7 +218,7 @@ class Program:
         (from the recording) switch on the rounding variance, `maps` the per-position bias maps.
         """
         rows = len(cotangent)
-        pending = _Cotangents(self.result, cotangent)
+        pending = Cotangents(self.result, cotangent)
         bias = Biases()
         bias_maps: dict[str, Tensor] = {}
         rounding = Rounding()
@@ -242,7 +243,7 @@ class Program:
                 if g_in is None:  # frozen: nothing flows here
                     continue
                 alone = not shares_memory(g, g_in) or (owned and len(pulled) == 1)
-                pending.add(id_, g_in, owned=alone and _is_dense(g_in))
+                pending.add(id_, g_in, owned=alone and is_dense(g_in))
         weights, _ = pending.pop(0)
         if weights is None:
             weights = cotangent.new_zeros(rows, *self.input_shape)
@@ -378,28 +379,6 @@ def _rule(call: Call) -> Rule:
     return rule
 
 
-class _Cotangents:
-    """Cotangents waiting for their call, summed where a value was used more than once.
-
-    An owned one shares its memory with nothing else and may be overwritten.
-    """
-
-    def __init__(self, id_: int, g: Tensor) -> None:
-        self._waiting: dict[int, tuple[Tensor, bool]] = {id_: (g, False)}
-
-    def pop(self, id_: int) -> tuple[Tensor | None, bool]:
-        return self._waiting.pop(id_, (None, False))
-
-    def add(self, id_: int, g: Tensor, owned: bool) -> None:
-        if id_ not in self._waiting:
-            self._waiting[id_] = (g, owned)
-            return
-        other, other_owned = self._waiting[id_]
-        target, addend = (g, other) if owned and not other_owned else (other, g)
-        total = target.add_(addend) if owned or other_owned else target + addend
-        self._waiting[id_] = (total, True)
-
-
 def last_uses(calls: Sequence[Call], result: int) -> tuple[tuple[int, ...], ...]:
     """For each call the ids of the values that nothing needs after it."""
     last = {id_: number for number, call in enumerate(calls) for id_ in call.inputs}
@@ -411,13 +390,3 @@ def last_uses(calls: Sequence[Call], result: int) -> tuple[tuple[int, ...], ...]
         if id_ != result:
             expired[number].append(id_)
     return tuple(tuple(ids) for ids in expired)
-
-
-def shares_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors lie in one storage."""
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    last = torch.channels_last
-    return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=last))

@@ -103,6 +103,7 @@ class SymbolicModel:
         images, single = self._images(Z)
         if check:
             trail = self._network().record(images)[1]
+            self._refuse_other_gates(trail)
             for row, difference in enumerate(trail.first_difference(self.trail)):
                 if difference is not None:
                     raise OffTrailError(
@@ -112,6 +113,14 @@ class SymbolicModel:
                     )
         scores = self._evaluate(images)
         return scores[0] if single else scores
+
+    def _refuse_other_gates(self, trail: Trail) -> None:
+        if self.trail.gates and not bool(trail.same(self.trail).all()):
+            raise OffTrailError(
+                f"this model is exact at its own image alone: {next(iter(self.trail.gates))} and "
+                f"{len(self.trail.gates) - 1} more operators are smooth; use replay() to compare "
+                "it with the network, or check=False to evaluate the affine function all the same"
+            )
 
     def follows(self, Z: Tensor) -> Tensor:
         """Whether images Z follow the trail, T(Z) = T(X): bool, 0-d for one image, else (n,)."""

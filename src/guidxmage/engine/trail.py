@@ -224,7 +224,8 @@ class Trail(Mapping[str, Decisions]):
     @property
     def nbytes(self) -> int:
         """Bytes stored, all images together."""
-        return sum(entry.nbytes for entry in (*self.values(), *self.gates.values()))
+        gates = sum(gate.nbytes for gate in self.gates.values())
+        return gates + sum(entry.nbytes for entry in self.values())
 
     def image(self, index: int) -> Trail:
         """The trail of one image, as a trail of one row."""
@@ -295,7 +296,8 @@ class Trail(Mapping[str, Decisions]):
         """Number of decisions that differ, per call site, int64 (B,)."""
         self._check_comparable(other)
         return {
-            site: entry.differs(other[site]).flatten(1).sum(1).cpu() for site, entry in self.items()
+            site: entry.differs(other[site]).reshape(-1, entry.count).sum(1).cpu()
+            for site, entry in self.items()
         }
 
     def distance(self, other: Trail) -> Distance:

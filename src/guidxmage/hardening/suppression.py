@@ -15,8 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from guidxmage.engine.deployment import untouched
 from guidxmage.errors import InputError
-from guidxmage.explainer import Explainer, untouched
+from guidxmage.explainer import Explainer
 from guidxmage.hardening.series import Series
 
 Guide = Literal["class", "contrast"]

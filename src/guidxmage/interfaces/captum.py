@@ -8,8 +8,9 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from guidxmage.engine.deployment import untouched
 from guidxmage.errors import InputError
-from guidxmage.explainer import Explainer, untouched
+from guidxmage.explainer import Explainer
 from guidxmage.inputs import Batch, dtype_and_device
 from guidxmage.wrapped import (
     Shapes,

@@ -1,9 +1,8 @@
 """Products of two values that both depend on the image: gated channels, attention.
 
 x·y is made affine as α·x·y₀ + β·x₀·y (x₀, y₀ on X), plus a constant where α + β ≠ 1. The tangent
-has α = β = 1. By default one factor is frozen: the one that comes from a sigmoid or a softmax, else, of
-two values that are multiplied element by element, the smaller one; where neither stands out, each
-has half.
+has α = β = 1. By default one factor is frozen: the one that comes from a sigmoid or a softmax;
+failing that, of two values multiplied element by element, the smaller one; else each has half.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole
+from guidxmage.engine.call import Call, Frame, Hole, is_active
 from guidxmage.engine.gates import Gates
 from guidxmage.engine.rules.smooth import active_values, applied, scaled, tangent, transposed
 from guidxmage.engine.rules.table import PRODUCTS, Rule, holes, linear, register
@@ -102,7 +101,9 @@ def _pulled(
     def factor(v: Tensor) -> Tensor:
         return applied(f, [v, fixed] if place == 0 else [fixed, v])
 
-    return transposed(factor, [hole.zeros()], g)[0]
+    (found,) = transposed(factor, [hole.zeros()], g)
+    assert found is not None
+    return found
 
 
 register("aten.mul.Tensor", _product(elementwise=True), PRODUCTS)
@@ -178,12 +179,14 @@ def _weights(q: Tensor, k: Tensor, mask: Any, causal: bool, scale: float | None)
 
 def _settings(args: Sequence[Any], kw: Any) -> tuple[Any, bool, float | None]:
     """Mask, causality and scale, from the arguments after q, k and v: mask, dropout, causality."""
-    mask, _, causal = [*args, *[None, 0.0, False][len(args) :]]
+    given: list[Any] = [*args, *[None, 0.0, False][len(args) :]]
+    mask, _, causal = given[:3]
     return mask, bool(causal), kw.get("scale")
 
 
-def _attended(f: Frame, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    mask, causal, scale = _settings(f.call.args[3:], f.call.kwargs)
+def _attended(f: Frame, q: Tensor, k: Tensor, v: Tensor, mask: Any = None) -> Tensor:
+    fixed, causal, scale = _settings(f.call.args[3:], f.call.kwargs)
+    mask = fixed if mask is None else mask
     return _weights(q, k, mask, causal, scale) @ v
 
 
@@ -210,9 +213,14 @@ def _refuse_attention(call: Call) -> str | None:
         return "it drops attention at random"
     if call.kwargs.get("enable_gqa"):
         return "it shares keys between groups of queries"
-    if len(call.inputs) != 3:
-        return "its mask or one of its inputs does not come from the image as expected"
+    if not all(is_active(arg) for arg in call.args[:3]):
+        return "one of its inputs does not depend on the image"
     return None
+
+
+def _mask(f: Frame) -> list[None]:
+    """What flows to a mask that is computed at run time: nothing."""
+    return [None] * (len(f.call.inputs) - 3)
 
 
 register(
@@ -225,7 +233,7 @@ register(
             else _TANGENT_ATTENTION.push(f, q, k, v, *args)
         ),
         pull=lambda f, g, q, k, v, *args, **kw: (
-            [None, None, f.for_rows(f.numbers()[0]).transpose(-2, -1) @ g]
+            [None, None, f.for_rows(f.numbers()[0]).transpose(-2, -1) @ g, *_mask(f)]
             if _frozen(f)
             else _TANGENT_ATTENTION.pull(f, g, q, k, v, *args)
         ),

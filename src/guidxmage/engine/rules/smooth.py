@@ -56,11 +56,15 @@ def active_values(f: Frame, args: Sequence[Any]) -> list[Tensor]:
     return found
 
 
-def transposed(function: Callable[..., Tensor], at: Sequence[Tensor], g: Tensor) -> list[Tensor]:
-    """The vector-Jacobian product of a function at some inputs."""
+def transposed(
+    function: Callable[..., Tensor], at: Sequence[Tensor], g: Tensor
+) -> list[Tensor | None]:
+    """The vector-Jacobian product of a function at some inputs; None for a mask."""
     with torch.enable_grad():
-        leaves = [value.detach().requires_grad_() for value in at]
-        return list(torch.autograd.grad(function(*leaves), leaves, g))
+        leaves = [value.detach() for value in at]
+        moving = [leaf.requires_grad_() for leaf in leaves if leaf.is_floating_point()]
+        found = iter(torch.autograd.grad(function(*leaves), moving, g))
+    return [next(found) if leaf.requires_grad else None for leaf in leaves]
 
 
 def tangent(function: Callable[..., Tensor] | None = None, **extras: Any) -> Rule:
@@ -76,19 +80,27 @@ def tangent(function: Callable[..., Tensor] | None = None, **extras: Any) -> Rul
         return lambda *values: function(f, *values)
 
     def slope(f: Frame, at: Sequence[Tensor], directions: Sequence[Tensor]) -> Tensor:
-        result: Tensor = torch.func.jvp(of(f), tuple(at), tuple(directions))[1]
+        """Of what is a number; a mask stays as it is."""
+        moving = [n for n, part in enumerate(at) if part.is_floating_point()]
+
+        def moved(*values: Tensor) -> Tensor:
+            changed = dict(zip(moving, values, strict=True))
+            return of(f)(*(changed.get(n, part) for n, part in enumerate(at)))
+
+        ends = tuple(at[n] for n in moving), tuple(directions[n] for n in moving)
+        result: Tensor = torch.func.jvp(moved, *ends)[1]
         return result
 
     def record(f: Frame, *args: Any, **kw: Any) -> tuple[Tensor, Gates]:
-        value, at = f.call.run(*args), active_values(f, args)
-        at = [part.clone() for part in at]
+        value = f.call.run(*args)
+        at = [part.clone() for part in active_values(f, args)]
         return value, Gates("tangent", (*at, value - slope(f, at, at)))
 
     def push(f: Frame, *args: Any, **kw: Any) -> Tensor:
         at = [f.for_rows(part) for part in f.numbers()[:-1]]
         return slope(f, at, active_values(f, args))
 
-    def pull(f: Frame, g: Tensor, *args: Any, **kw: Any) -> list[Tensor]:
+    def pull(f: Frame, g: Tensor, *args: Any, **kw: Any) -> list[Tensor | None]:
         return transposed(of(f), [f.for_rows(part) for part in f.numbers()[:-1]], g)
 
     def constant(f: Frame, *args: Any, **kw: Any) -> Tensor:
