@@ -363,7 +363,24 @@ def _refuse_mixing(
 def _rows_stay_apart(calls: Sequence[Call]) -> bool:
     """Whether every value keeps the images of a batch apart, in its first dimension."""
     shapes = [call.shape or (0,) for call in calls]
-    return all(
+    first_alone = all(
         isinstance(head, BatchSize) and not any(isinstance(n, BatchSize) for n in tail)
         for head, *tail in shapes
     )
+    return first_alone and not any(map(_runs_along_rows, calls))
+
+
+# Operators that keep the shape and work along dimensions: which argument names these.
+_ALONG = {"softmax": 1, "_softmax": 1, "log_softmax": 1, "_log_softmax": 1, "flip": 1, "roll": 2}
+
+
+def _runs_along_rows(call: Call) -> bool:
+    """Whether an operator works along the first dimension, which its shape does not tell."""
+    name, ndim = call.op.split(".")[1], len(call.shape)
+    if name == "scaled_dot_product_attention":
+        return ndim < 3
+    if name not in _ALONG:
+        return False
+    dims = call.args[_ALONG[name]] if len(call.args) > _ALONG[name] else []
+    listed = [dims] if isinstance(dims, int) else list(dims)
+    return not listed or any(dim % ndim == 0 for dim in listed)

@@ -110,7 +110,8 @@ def _layer(
 
 def _rms(x: Tensor | Hole, shape: Any, weight: Any = None, eps: float | None = None) -> _Norm:
     found = _layer(x, shape, weight)
-    return _Norm(found.view, found.weight, None, eps or torch.finfo(x.dtype).eps, centred=False)
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    return _Norm(found.view, found.weight, None, eps, centred=False)
 
 
 def _group(

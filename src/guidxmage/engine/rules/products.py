@@ -174,7 +174,9 @@ def _weights(q: Tensor, k: Tensor, mask: Any, causal: bool, scale: float | None)
         logits = (
             logits + mask if mask.is_floating_point() else logits.masked_fill(~mask, -torch.inf)
         )
-    return logits.softmax(-1)
+    # Who may look at nothing gets 0, as from the kernels; a plain softmax would be 0/0.
+    blind = (logits == -torch.inf).all(-1, keepdim=True)
+    return logits.masked_fill(blind, 0).softmax(-1).masked_fill(blind, 0)
 
 
 def _settings(args: Sequence[Any], kw: Any) -> tuple[Any, bool, float | None]:
