@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from guidxmage.engine.capture import capture
 from guidxmage.engine.gates import CONVENTIONS
 from guidxmage.errors import UnsupportedOperatorError
+from guidxmage.models import load_model
 from tests.laws import check_jacobian, check_push, close, random_like
 
 IMAGE = (4, 4, 4)
@@ -76,3 +77,19 @@ def test_rms_norm_without_epsilon() -> None:
     x = random_like((2, *IMAGE), 4) * 1e-9
     recording = program.record(x)
     close(program.push(recording.trail, x, affine=True), recording.logits)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0"])
+def test_the_sum_closes_where_the_image_reaches_the_score(name: str, convention: str) -> None:
+    """Relative to the pixels' own sum: with plain random weights it would be 1e-11 of the score,
+    and a wrong sum would not be noticed; with calibrated batch-norm statistics it is."""
+    program = capture(load_model(name, weights="none").model.double(), (3, 64, 64), convention)
+    x = random_like((1, 3, 64, 64), 5)
+    recording = program.record(x)
+    cotangent = torch.zeros_like(recording.logits)
+    cotangent[:, 0] = 1
+    pulled = program.pull(recording.trail, cotangent)
+    pixels = float((pulled.weights * x).sum())
+    bias = float(sum(pulled.bias_by_site.values(), torch.zeros(1)))
+    assert abs(float(recording.logits[0, 0]) - pixels - bias) <= 1e-10 * abs(pixels)
