@@ -43,12 +43,12 @@ def chain(
     """All steps of the proof that the target is `claim` for every Z that follows the trail."""
     names = Names(network.inputs)
     state = _start(network, cotangent)
-    steps = []
+    steps: list[Step] = []
     for layer in reversed(network.layers):
         lines = network.decided(layer, choices)
         after = _replaced(state, layer, lines)
         if _outputs(state, layer, len(lines)):
-            steps.append(_step(len(steps), layer, lines, state, after, names))
+            steps.append(_step(len(steps), (layer, lines), (state, after), names))
         state = after
     steps.append(_last(len(steps), state, claim, names))
     return steps
@@ -78,15 +78,17 @@ def _replaced(state: Line, layer: Layer, lines: Sequence[Line]) -> Line:
 
 
 def _step(
-    number: int, layer: Layer, lines: Sequence[Line], before: Line, after: Line, names: Names
+    number: int,
+    replaced: tuple[Layer, Sequence[Line]],
+    states: tuple[Line, Line],
+    names: Names,
 ) -> Step:
+    (layer, lines), (before, after) = replaced, states
     weights = _outputs(before, layer, len(lines))
     used = {n: lines[n - layer.first] for n in weights}
     inputs = sorted({n for line in used.values() for n in line.row})
     commands = [f"(declare-fun {names[n]} () Real)" for n in inputs]
-    commands += [
-        f"(define-fun {names[n]} () Real {term(line, names)})" for n, line in used.items()
-    ]
+    commands += [f"(define-fun {names[n]} () Real {term(line, names)})" for n, line in used.items()]
     left = Line({**weights, **_of(before.row, inputs)})
     right = Line(_of(after.row, inputs), after.constant - before.constant)
     commands.append(f"(assert (not (= {term(left, names)} {term(right, names)})))")

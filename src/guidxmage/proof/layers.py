@@ -31,15 +31,67 @@ from guidxmage.proof.pieces import Decision
 
 # Operators whose rule, applied to a unit vector, rounds nothing.
 _EXACT = frozenset(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear addmm matmul "
-    "mm _native_batch_norm_legit_no_training add sub rsub mul neg sum clone contiguous alias detach "
-    "lift_fresh_copy dropout feature_dropout view reshape flatten unflatten _unsafe_view squeeze "
-    "unsqueeze permute transpose t expand slice select split split_with_sizes chunk unbind narrow "
-    "index_select index cat stack constant_pad_nd pad".split()
+    [
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "linear",
+        "addmm",
+        "matmul",
+        "mm",
+        "_native_batch_norm_legit_no_training",
+        "add",
+        "sub",
+        "rsub",
+        "mul",
+        "neg",
+        "sum",
+        "clone",
+        "contiguous",
+        "alias",
+        "detach",
+        "lift_fresh_copy",
+        "dropout",
+        "feature_dropout",
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "_unsafe_view",
+        "squeeze",
+        "unsqueeze",
+        "permute",
+        "transpose",
+        "t",
+        "expand",
+        "slice",
+        "select",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "unbind",
+        "narrow",
+        "index_select",
+        "index",
+        "cat",
+        "stack",
+        "constant_pad_nd",
+        "pad",
+    ]
 )
 _AVERAGES = frozenset(
-    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "adaptive_avg_pool3d mean".split()
+    [
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_avg_pool3d",
+        "mean",
+    ]
 )
 _UNITS = 256
 

@@ -62,8 +62,8 @@ def _clamps(low: float | None, high: float | None, closed: bool) -> Callable[...
             raise UnsupportedOperatorError(f"{call.op} at '{call.site}': bounds must be numbers")
         if a is not None and b is not None:
             a = min(a, b)  # as torch: the upper bound wins
-        bounds = [None if n is None or isinf(n) else Fraction(n) for n in (a, b)]
-        return [Clamp(n, *bounds, closed) for n in v[0].flatten().tolist()]
+        first, second = (None if n is None or isinf(n) else Fraction(n) for n in (a, b))
+        return [Clamp(n, first, second, closed) for n in v[0].flatten().tolist()]
 
     return make
 
@@ -95,9 +95,7 @@ def _larger(sign: int) -> Callable[..., list[Decision]]:
 def _extreme(sign: int) -> Callable[..., list[Decision]]:
     """Along dimensions, counted with that of the batch."""
 
-    def make(
-        call: Call, v: list[Tensor], out: Shape, dims: Any = (), *rest: Any
-    ) -> list[Decision]:
+    def make(call: Call, v: list[Tensor], out: Shape, dims: Any = (), *rest: Any) -> list[Decision]:
         x = v[0][None]
         listed = [dims] if isinstance(dims, int) else list(dims or range(1, x.ndim))
         reduced = sorted(d % x.ndim for d in listed)
