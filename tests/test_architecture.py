@@ -20,6 +20,7 @@ FLOORS = [
     ["engine"],
     ["inputs", "targets"],
     ["wrapped", "explanation", "archive", "assembly", "spaces", "joint", "explainer", "ray"],
+    ["proof"],
     ["interfaces"],
     ["view"],
     ["adversarial"],

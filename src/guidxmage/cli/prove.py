@@ -1,0 +1,168 @@
+"""guid-xmage prove: the exactness of an explanation as formulas that any SMT solver checks."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from guidxmage.cli.common import (
+    AsJson,
+    Labels,
+    Model,
+    Weights,
+    load_explainer,
+    one_sentence,
+    target_of,
+)
+
+if TYPE_CHECKING:
+    from guidxmage.proof.smt import Printed, Proof
+
+EXAMPLES = """**Examples**
+
+`guid-xmage prove photo.png --model small.py:build` — a chain of identities, one for each layer
+
+`guid-xmage prove photo.png --model tiny.py:build --one-formula --timeout 300`
+
+`guid-xmage prove photo.png --model small.py:build --format vnnlib --eps 0.01`
+"""
+RESULT, FILES = "proof.json", "smt"
+NOT_PROVED = 1
+
+
+class Format(str, Enum):
+    """What is written."""
+
+    smt2 = "smt2"
+    vnnlib = "vnnlib"
+
+
+@one_sentence
+def prove(  # noqa: PLR0917
+    photo: Annotated[Path, typer.Argument(help="A photo.")],
+    model: Model,
+    weights: Weights = "default",
+    labels: Labels = None,
+    target: Annotated[
+        str, typer.Option(help="The class, index or name; by default the best.")
+    ] = "top1",
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("proof"),
+    file_format: Annotated[
+        Format, typer.Option("--format", help="smt2: the proof. vnnlib: queries for verifiers.")
+    ] = Format.smt2,
+    one_formula: Annotated[
+        bool, typer.Option("--one-formula", help="All in one formula; for tiny networks.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for the solver.")] = 60,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Allowed for printed floats, relative to the largest.")
+    ] = 1e-9,
+    eps: Annotated[float, typer.Option(min=0, help="Half the width of the VNN-LIB box.")] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that the symbolic model of a photo is exact, for small piecewise-linear networks.
+
+    Writes SMT-LIB 2 files and checks them with z3 where it is installed. Everything is about the
+    network in float64 and its own input, after the preprocessing. Exit code 0: proved; 1: refuted,
+    unknown, or not checked.
+    """
+    from guidxmage.files import atomic_folder, check_replaceable
+    from guidxmage.proof import smt
+
+    check_replaceable(out, mark=RESULT)
+    explainer = load_explainer(model, weights, labels, "float64")
+    explanation = explainer.explain(photo, target_of(target, None), space="input")
+    if explanation.several:
+        from guidxmage.errors import InputError
+
+        raise InputError(f"--target {target} names several classes; a proof is about one")
+    symbolic = explanation.symbolic_model
+    program = explainer.network(explanation.input.shape).program
+    claim = smt.claim_of(
+        program, explanation.input, symbolic.cotangent[0, 0], trail=explanation.trail
+    )
+    if file_format is Format.vnnlib:
+        _write_queries(claim, out, eps, as_json)
+        return
+    proof = smt.prove(claim, one_formula=one_formula, seconds=timeout)
+    printed = smt.printed_difference(claim, explanation.weights, float(explanation.bias), tolerance)
+    summary = _summary(proof, printed, str(photo), explainer.name)
+    text = json.dumps(summary, indent=2, ensure_ascii=False)
+    with atomic_folder(out, mark=RESULT) as partial:
+        (partial / FILES).mkdir()
+        for name, content in proof.files.items():
+            (partial / FILES / name).write_text(content, encoding="utf-8")
+        (partial / RESULT).write_text(text + "\n", encoding="utf-8")
+    typer.echo(text if as_json else _sentences(proof, printed, out))
+    if proof.verdict != "proved" or not printed.holds:
+        raise typer.Exit(NOT_PROVED)
+
+
+def _summary(proof: Proof, printed: Printed, photo: str, model: str) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "schema": "guid-xmage/proof/1",
+        "photo": photo,
+        "model": model,
+        "verdict": proof.verdict,
+        "reason": proof.reason,
+        "seconds": proof.seconds,
+        "decisions": proof.decisions,
+        "photo_follows_its_trail_exactly": proof.contains_photo,
+        "steps": [
+            {"file": f"{FILES}/{name}", "answer": answer, "seconds": seconds}
+            for name, answer, seconds in proof.steps
+        ],
+        "files": [f"{FILES}/{name}" for name in proof.files],
+        "printed": {
+            "holds": printed.holds,
+            "largest_difference": float(printed.largest),
+            "bias_difference": float(printed.bias),
+            "allowed": float(printed.allowed),
+        },
+        "witness": None,
+    }
+    if proof.witness is not None:
+        witness = proof.witness
+        found["witness"] = {
+            "image": [str(value) for value in witness.image],
+            "claimed": str(witness.claimed),
+            "exact": str(witness.exact),
+            "network_float64": witness.network,
+            "follows": witness.follows,
+        }
+    return found
+
+
+def _sentences(proof: Proof, printed: Printed, out: Path) -> str:
+    count = len(proof.files)
+    lines = [f"{proof.verdict}: {proof.reason}" if proof.reason else proof.verdict]
+    lines.append(
+        f"  {proof.decisions:,} decisions, {count} formula{'s' if count > 1 else ''} in "
+        f"{out / FILES}/, z3 {proof.seconds:.2f} s"
+    )
+    if not proof.contains_photo:
+        lines.append("  in exact arithmetic the photo itself takes other decisions: see the trail")
+    word = "is" if printed.holds else "is NOT"
+    lines.append(
+        f"  the printed weights and bias: off by {float(printed.largest):.3g} and "
+        f"{float(printed.bias):.3g}, which {word} within the allowed {float(printed.allowed):.3g}"
+    )
+    return "\n".join(lines)
+
+
+def _write_queries(claim: Any, out: Path, eps: float, as_json: bool) -> None:
+    """The VNN-LIB files; the network itself is the user's ONNX export."""
+    from guidxmage.files import atomic_folder
+    from guidxmage.proof.vnnlib import queries
+
+    files = queries(claim, eps)
+    summary = {"schema": "guid-xmage/vnnlib/1", "eps": eps, "files": sorted(files)}
+    with atomic_folder(out, mark=RESULT) as partial:
+        for name, content in files.items():
+            (partial / name).write_text(content, encoding="utf-8")
+        (partial / RESULT).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    typer.echo(json.dumps(summary) if as_json else f"{', '.join(files)} → {out}/")

@@ -1,0 +1,1 @@
+"""What can be proved about an explanation, and how somebody else can check it."""
