@@ -240,7 +240,11 @@ class _GraphReader:
         constant = all(id_ in self.constant for id_ in call.inputs)
         if constant:
             self.constant.add(call.id)
-        if constant or call.op in _GATES or (call.gating and call.op in _CARRYING and len(call.inputs) == 1):
+        if (
+            constant
+            or call.op in _GATES
+            or (call.gating and call.op in _CARRYING and len(call.inputs) == 1)
+        ):
             self.gating.add(call.id)
         self.calls.append(call)
         return Ref(call.id)
