@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.capture import capture
-from guidxmage.engine.program import Program, Recording
+from guidxmage.engine.program import Program
+from guidxmage.engine.runs import Recording
 
 
 def close(a: Tensor, b: Tensor, relative: float = 1e-12) -> None:

@@ -18,7 +18,7 @@ FLOORS = [
     ["images", "preprocessing", "annotations", "segmentation", "regions", "objects"],
     ["models"],
     ["engine"],
-    ["inputs", "targets"],
+    ["inputs", "targets", "fingerprint"],
     ["wrapped", "explanation", "archive", "assembly", "spaces", "joint", "explainer", "ray"],
     ["proof"],
     ["interfaces"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from guidxmage import __version__
+from guidxmage import __version__, fingerprint
 from guidxmage.engine.symbolic import SymbolicModel
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
@@ -55,7 +56,19 @@ def manifest_of(explanation: Explanation) -> dict[str, Any]:
             "bytes": trail.nbytes,
             **trail.header,
         },
+        "fingerprints": _fingerprints(explanation),
         "results": [_result(part) for part in explanation.split()],
+    }
+
+
+def _fingerprints(explanation: Explanation) -> dict[str, str | None]:
+    """SHA-256 of the network, where it is at hand, of the images and of the trail."""
+    network = explanation.symbolic_model.network
+    model = None if network is None else network.model
+    return {
+        "model": None if model is None else fingerprint.of_model(model),
+        "image": fingerprint.of_tensor(explanation.input),
+        "trail": fingerprint.of_trail(explanation.trail),
     }
 
 
@@ -83,14 +96,43 @@ def write_explanation(
 ) -> dict[str, Any]:
     """Write manifest and, unless told otherwise, arrays into an existing folder.
 
-    `extra` entries join the manifest, which is returned.
+    `extra` entries join the manifest, which is returned. It states the SHA-256 of every file that
+    is in the folder by then, and of itself.
     """
-    manifest = {**manifest_of(explanation), **(extra or {}), "arrays": ARRAYS if arrays else None}
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
     if arrays:
         np.savez(folder / ARRAYS, **_arrays(explanation))
+    manifest = {**manifest_of(explanation), **(extra or {}), "arrays": ARRAYS if arrays else None}
+    files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
+    manifest["files"] = {path.name: fingerprint.of_file(path) for path in files}
+    manifest["digest"] = ""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    manifest["digest"] = fingerprint.of_text(text)
+    signed = _NO_DIGEST.sub(f'"digest": "{manifest["digest"]}"', text)
+    (folder / MANIFEST).write_text(signed, encoding="utf-8")
     return manifest
+
+
+# At the end of a manifest; quotation marks inside of texts are escaped.
+_NO_DIGEST = re.compile(r'"digest": ""(?=\n}\n$)')
+_DIGEST = re.compile(r'"digest": "([0-9a-f]{64})"(?=\n}\n$)')
+
+
+def damage(folder: Path) -> list[str]:
+    """What of a saved explanation is not as it was written, a sentence each."""
+    try:
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"{MANIFEST} cannot be read: {error}"]
+    stated = _DIGEST.search(text)
+    if stated is None or fingerprint.of_text(_DIGEST.sub('"digest": ""', text)) != stated[1]:
+        return [f"{MANIFEST} was changed"]
+    found = []
+    for name, expected in json.loads(text)["files"].items():
+        if not (folder / name).is_file():
+            found.append(f"{name} is missing")
+        elif fingerprint.of_file(folder / name) != expected:
+            found.append(f"{name} was changed")
+    return found
 
 
 def _arrays(explanation: Explanation) -> dict[str, Any]:

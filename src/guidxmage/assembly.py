@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from guidxmage.engine.program import Recording
+from guidxmage.engine.runs import Recording
 from guidxmage.engine.symbolic import Network, SymbolicModel, drop_axes, joined
 from guidxmage.engine.trail import Trail
 from guidxmage.explanation import Explanation

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from guidxmage import fingerprint
 from guidxmage.archive import write_explanation
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.explainer import Explainer
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 FIGURE = "figure.png"
 DISTRIBUTION = "distribution.png"
 SALIENCY = "saliency.png"
+CERTIFICATE = "certificate.json"
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Job:
     """How every photo is explained.
 
     objects: "auto", "none", or masks as `read_regions` takes; space: as `Explainer.explain` has it.
+    certify: also write certificates. source: how the network was named, for `guid-xmage verify`.
     """
 
     target: Any = "top1"
@@ -38,6 +42,8 @@ class Job:
     scale: float | None = None
     style: Style = "bands"
     arrays: bool = True
+    certify: bool = False
+    source: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,11 @@ def _explain_photo(explainer: Explainer, photo: Path, folder: Path, job: Job) ->
     regions = None
     if job.objects != "none":
         regions = explanation.regions(job.objects, photo)
-    extra: dict[str, Any] = {"photo": str(photo), "seconds": round(seconds, 4)}
+    extra: dict[str, Any] = {
+        "photo": str(photo),
+        "photo_sha256": fingerprint.of_file(photo),
+        "seconds": round(seconds, 4),
+    }
     extra["top"] = [
         {"class": index, "name": name, "score": score} for index, name, score in explanation.top()
     ]
@@ -102,10 +112,21 @@ def _explain_photo(explainer: Explainer, photo: Path, folder: Path, job: Job) ->
         tables = [cast("ObjectTable", part.objects(regions)) for part in explanation.split()]
         extra["objects"] = [table.to_dict() for table in tables]
     extra["pictures"] = {"figure": FIGURE, "distribution": DISTRIBUTION, "saliency": SALIENCY}
+    if job.source is not None:
+        extra["source"] = dict(job.source)
     with atomic_folder(folder) as partial:
-        manifest = write_explanation(explanation, partial, extra, arrays=job.arrays)
         _draw(explanation, regions, partial, job)
-    return manifest
+        if job.certify:
+            extra["certificate"] = _certify(explanation, partial)
+        return write_explanation(explanation, partial, extra, arrays=job.arrays)
+
+
+def _certify(explanation: Explanation, folder: Path) -> list[str]:
+    """Write the certificates of all targets; their lines."""
+    found = explanation.certificate()
+    text = json.dumps([one.to_json() for one in found], indent=2, ensure_ascii=False)
+    (folder / CERTIFICATE).write_text(text + "\n", encoding="utf-8")
+    return [str(one) for one in found]
 
 
 def _draw(explanation: Explanation, regions: Any, folder: Path, job: Job) -> None:

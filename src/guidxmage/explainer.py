@@ -320,7 +320,7 @@ class Explainer:
 
     def network(self, shape: Sequence[int]) -> Network:
         """The captured network for images of one shape (C, H, W), with the way into its input."""
-        return Network(self._program(shape), self._space.to_input)
+        return Network(self._program(shape), self._space.to_input, self.model)
 
 
 def _chunks(X: Tensor, size: int) -> list[tuple[int, Tensor]]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from guidxmage.explainer import Explainer
     from guidxmage.objects import ObjectTable
+    from guidxmage.proof.certificate import Certificate
     from guidxmage.regions import Regions
     from guidxmage.view import Panel, Style
 
@@ -298,6 +299,16 @@ class Explanation:
         shown = self.split()[:4]
         panels = [panel for part in shown for panel in part.panels()]
         return panel_html(panels, self._title())
+
+    def certificate(self, *, primes: int = 3, seed: int | None = None) -> list[Certificate]:
+        """Evidence that this is exact, one `Certificate` for each image and target.
+
+        Takes about as long as capturing the network and some ten explanations. Raises InputError
+        for an explanation that was loaded without its explainer.
+        """
+        from guidxmage.proof.certificate import certify
+
+        return certify(self, primes=primes, seed=seed)
 
     # --- files -------------------------------------------------------------------------------
 

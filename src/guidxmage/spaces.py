@@ -126,7 +126,7 @@ def on_input(explanation: Explanation, reference: Tensor | float | None = None) 
         replace(explanation, bias_by_layer=by_layer, input=X, space="input"),
         explanation.weights.double() * std,
         explanation.symbolic_model.bias - shift,
-        None if network is None else Network(network.program, lambda Z: Z),
+        None if network is None else replace(network, to_input=lambda Z: Z),
         reference,
     )
 
@@ -199,7 +199,7 @@ def through_photo(network: Network, there: PhotoMap, dtype: torch.dtype) -> Netw
 
     The map is taken in float64, whose rounding vanishes in a narrower dtype.
     """
-    return Network(network.program, lambda Z: network.to_input(there(Z).to(dtype)))
+    return replace(network, to_input=lambda Z: network.to_input(there(Z).to(dtype)))
 
 
 def with_network(
@@ -219,7 +219,7 @@ def with_network(
         )
     if explanation.space == "input":
         shape = explanation.input.shape[explanation.batched :]
-        return _joined_to(explanation, Network(network(shape).program, lambda Z: Z))
+        return _joined_to(explanation, replace(network(shape), to_input=lambda Z: Z))
     photo = explanation.pictures[0]
     assert photo is not None
     there = PhotoMap.of(explanation.preprocessing, photo, explanation.weights.dtype)

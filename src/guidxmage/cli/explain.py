@@ -54,6 +54,8 @@ EXAMPLES = """**Examples**
 
 `guid-xmage explain photos/ --model resnet50 --weights resnet50.pth --out results --json`
 
+`guid-xmage explain cat.jpg --certify` — with evidence that it is exact
+
 `guid-xmage explain cat.jpg --space photo` — contributions of the photo's own pixels
 
 `guid-xmage explain x.png --model mynet.py:build`
@@ -105,6 +107,9 @@ def explain(  # noqa: PLR0917
     dtype: Annotated[Precision, typer.Option(help="Precision to run in.")] = Precision.float32,
     device: Device = "cpu",
     gates: Gates = GateConvention.secant,
+    certify: Annotated[
+        bool, typer.Option("--certify", help="Also check that the result is exact, and say how.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Explain photos: a figure, a manifest and arrays for each.
@@ -125,6 +130,13 @@ def explain(  # noqa: PLR0917
         scale=None,
         style=cast("Any", style.value),
         arrays=arrays,
+        certify=certify,
+        source={
+            "model": model,
+            "weights": weights,
+            "dtype": dtype.value,
+            "gates": gates.value,
+        },
     )
     if shared_scale:
         job = _with_scale(job, shared_scale_of(explainer, found, job))
@@ -162,6 +174,7 @@ def _convention(manifest: dict[str, Any]) -> str:
 def _print_outcome(outcome: Outcome) -> None:
     """The result of one photo in a few lines."""
     manifest = outcome.manifest
+    lines = manifest.get("certificate", [])
     typer.echo(f"{outcome.photo} → {outcome.folder}/")
     for number, result in enumerate(manifest["results"]):
         typer.echo(
@@ -172,3 +185,5 @@ def _print_outcome(outcome: Outcome) -> None:
         )
         for row in manifest.get("objects", [{}] * (number + 1))[number].get("rows", []):
             typer.echo(f"    {row['name']:<24} {row['sum']:+10.4f}   {row['pixels']:>8} pixels")
+        if lines:
+            typer.echo(f"    {lines[number]}")

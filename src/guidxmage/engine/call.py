@@ -187,3 +187,16 @@ def _resolved(arg: Any, values: Mapping[int, Any], rows: int) -> Any:
     if isinstance(arg, list | tuple):
         return [_resolved(item, values, rows) for item in arg]
     return arg
+
+
+def last_uses(calls: Sequence[Call], result: int) -> tuple[tuple[int, ...], ...]:
+    """For each call the ids of the values that nothing needs after it."""
+    last = {id_: number for number, call in enumerate(calls) for id_ in call.inputs}
+    expired: list[list[int]] = [[] for _ in calls]
+    for number, call in enumerate(calls):
+        if call.id not in last and call.id != result:
+            expired[number].append(call.id)
+    for id_, number in last.items():
+        if id_ != result:
+            expired[number].append(id_)
+    return tuple(tuple(ids) for ids in expired)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from math import prod
 
-from guidxmage.engine.call import Call
-from guidxmage.engine.program import Program, last_uses
+from guidxmage.engine.call import Call, last_uses
+from guidxmage.engine.program import Program
 from guidxmage.errors import InputError
 
 # What runs take beside the values that wait for their next use: copies in another layout, and

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole, Ref
+from guidxmage.engine.call import Call, Frame, Hole, Ref, last_uses
 from guidxmage.engine.cotangents import Cotangents, is_dense, shares_memory
 from guidxmage.engine.gates import Conventions, Gates
 from guidxmage.engine.ledger import (
@@ -26,6 +26,7 @@ from guidxmage.engine.ledger import (
 )
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.table import Rule
+from guidxmage.engine.runs import Pulled, Recording
 from guidxmage.engine.trail import Decisions, Trail
 from guidxmage.errors import UnsupportedOperatorError
 
@@ -43,29 +44,6 @@ _FRESH = frozenset(
 )
 
 Visit = Callable[[Frame, list[Any]], None]
-
-
-@dataclass(frozen=True)
-class Recording:
-    """What a concrete run leaves: logits (B, classes), the trail, and output norms for rounding."""
-
-    logits: Tensor
-    trail: Trail
-    norms: dict[int, Tensor]
-
-
-@dataclass(frozen=True)
-class Pulled:
-    """What a transposed run gives for R = K·B rows.
-
-    weights (R, *input shape); bias_by_site: site → (R,); variance (R,) of the rounding error, in
-    units of the unit roundoff squared; maps: site → (R, *positions) when they were asked for.
-    """
-
-    weights: Tensor
-    bias_by_site: dict[str, Tensor]
-    variance: Tensor
-    maps: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -150,10 +128,17 @@ class Program:
         return self._prepared[name]
 
     @torch.no_grad()
-    def record(self, images: Tensor, *, norms: bool = True) -> Recording:
+    def record(
+        self,
+        images: Tensor,
+        *,
+        norms: bool = True,
+        visit: Callable[[Call, Tensor], None] | None = None,
+    ) -> Recording:
         """Run the network for real on images (B, *input shape) and note every decision.
 
-        `norms`: also note the outputs' norms, which the bound on rounding needs.
+        `norms`: also note the outputs' norms, which the bound on rounding needs. `visit` is shown
+        every call with its output, which a later call may overwrite.
         """
         rows = len(images)
         values: dict[int, Tensor] = {0: images}
@@ -176,6 +161,8 @@ class Program:
                     entries[call.site] = noted.per_image(rows)
             if norms and call.id in self._measured:
                 sizes[call.id] = row_norms(value, rows)
+            if visit is not None:
+                visit(call, value)
             values[call.id] = value
             for id_ in expired:
                 del values[id_]
@@ -183,7 +170,14 @@ class Program:
         return Recording(values[self.result], trail, sizes)
 
     @torch.no_grad()
-    def push(self, trail: Trail, direction: Tensor, *, affine: bool = False) -> Tensor:
+    def push(
+        self,
+        trail: Trail,
+        direction: Tensor,
+        *,
+        affine: bool = False,
+        visit: Callable[[Call, Tensor], None] | None = None,
+    ) -> Tensor:
         """The network's linear part along a trail, applied to directions (R, *input shape).
 
         R is a multiple of the trail's rows. With `affine` the constants are added: symbolic
@@ -198,10 +192,27 @@ class Program:
             if affine:
                 for constant in self._constants(frame, holes[call.id]):
                     value = value + constant.value
+            if visit is not None:
+                visit(call, value)
             values[call.id] = value
             for id_ in expired:
                 del values[id_]
         return values[self.result]
+
+    @torch.no_grad()
+    def along(self, call: Call, trail: Trail, args: list[Any], rows: int) -> Tensor:
+        """One of the user's own calls on inputs at hand, with its decisions taken from a trail."""
+        rule = _rule(call)
+        if rule.record is None:
+            result: Tensor = call.run(*args)
+            return result
+        frame = self._frame(call, rows, trail)
+        value: Tensor = rule.push(frame, *args, **call.kwargs)
+        shapes = self.shapes(rows)
+        blanks = {id_: Hole(shapes[id_], self.dtype, self.device) for id_ in call.inputs}
+        for constant in self._constants(frame, call.arguments(blanks, rows)):
+            value = value + constant.value
+        return value
 
     @torch.no_grad()
     def pull(
@@ -211,15 +222,17 @@ class Program:
         norms: Mapping[int, Tensor] | None = None,
         *,
         maps: bool = False,
+        visit: Callable[[Call, Tensor], None] | None = None,
     ) -> Pulled:
         """Run the network transposed along a trail.
 
         `cotangent` is (R, classes), R = K·B with row k·B + b for target k of image b. `norms`
         (from the recording) switch on the rounding variance, `maps` the per-position bias maps.
+        `visit` is shown every call with the cotangent of its output.
         """
         rows = len(cotangent)
         pending = Cotangents(self.result, cotangent)
-        bias = Biases()
+        bias = self._new_biases()
         bias_maps: dict[str, Tensor] = {}
         rounding = Rounding()
         for step in self._steps(rows):
@@ -228,6 +241,8 @@ class Program:
             if g is None:
                 continue
             frame = self._frame(call, rows, trail, owned)
+            if visit is not None:
+                visit(call, g)
             constants = self._step_constants(step, frame)
             bias.add(g, constants, rows)
             if maps:
@@ -238,7 +253,7 @@ class Program:
                 rounding.add(
                     row_norms(g, rows), norms[call.id], *self._noise(frame, step, constants)
                 )
-            pulled = step.rule.pull(frame, g, *step.holes, **call.kwargs)
+            pulled = self._pull_call(step.rule, frame, g, step.holes)
             for id_, g_in in zip(call.inputs, pulled, strict=True):
                 if g_in is None:  # frozen: nothing flows here
                     continue
@@ -253,6 +268,14 @@ class Program:
             variance=rounding.variance(cotangent),
             maps=dict(reversed(bias_maps.items())),
         )
+
+    def _pull_call(self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]) -> list[Any]:
+        """One call transposed: a cotangent for each of its active inputs."""
+        pulled: list[Any] = rule.pull(frame, g, *holes, **frame.call.kwargs)
+        return pulled
+
+    def _new_biases(self) -> Biases:
+        return Biases()
 
     @torch.no_grad()
     def carry(
@@ -377,16 +400,3 @@ def _rule(call: Call) -> Rule:
     if rule is None:
         raise UnsupportedOperatorError(f"{call.op} at '{call.site}' has no rule")
     return rule
-
-
-def last_uses(calls: Sequence[Call], result: int) -> tuple[tuple[int, ...], ...]:
-    """For each call the ids of the values that nothing needs after it."""
-    last = {id_: number for number, call in enumerate(calls) for id_ in call.inputs}
-    expired: list[list[int]] = [[] for _ in calls]
-    for number, call in enumerate(calls):
-        if call.id not in last and call.id != result:
-            expired[number].append(call.id)
-    for id_, number in last.items():
-        if id_ != result:
-            expired[number].append(id_)
-    return tuple(tuple(ids) for ids in expired)

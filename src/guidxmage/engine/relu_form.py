@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole, is_active
-from guidxmage.engine.program import Program, last_uses
+from guidxmage.engine.call import Call, Frame, Hole, is_active, last_uses
+from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.pooling import adaptive_windows, strided_windows
 from guidxmage.errors import InputError, UnsupportedOperatorError

@@ -6,20 +6,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from guidxmage.engine.program import Program, Pulled
+from guidxmage.engine.program import Program
 from guidxmage.engine.region import Lines, piece
+from guidxmage.engine.runs import Pulled
 from guidxmage.engine.trail import Difference, Trail
 from guidxmage.errors import InputError, OffTrailError
 
 
 @dataclass(frozen=True)
 class Network:
-    """A captured program together with the affine map from the explained space to its input."""
+    """A captured program together with the affine map from the explained space to its input.
+
+    model: the user's own module that was captured, where it is at hand.
+    """
 
     program: Program
     to_input: Callable[[Tensor], Tensor]
+    model: nn.Module | None = None
 
     def record(self, Z: Tensor) -> tuple[Tensor, Trail]:
         """Logits (n, classes) and trail of images Z (n, C, H, W), a bounded number at a time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import time
 import zlib
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guidxmage import fingerprint
 from guidxmage.errors import InputError
 from guidxmage.evaluation.measures import Case, Claimed, Figures, Measure
 from guidxmage.evaluation.measures.randomisation import shuffled
@@ -79,7 +79,7 @@ class _Evaluation:
         """All records of one network."""
         loaded = network.load()
         records = Records.open(self.out, network.name)
-        records.claim(digest(loaded))
+        records.claim(fingerprint.of_model(loaded.model))
         work: _Work | None = None
         plan = view_numbers(self.photos, self.settings.views)
         found = []
@@ -220,15 +220,6 @@ def read(explainer: Explainer, view: View) -> tuple[Tensor, Mask | None]:
             "give the network with a guidxmage Preprocessing, or leave the masks out"
         )
     return image, mask
-
-
-def digest(loaded: LoadedModel) -> str:
-    """What tells a network from another of the same name: a hash of all its tensors."""
-    found = hashlib.sha256()
-    for name, tensor in loaded.model.state_dict().items():
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()
 
 
 def said(error: Exception) -> str:

@@ -1,0 +1,331 @@
+"""Certificates: right explanations pass on many networks, planted bugs are caught."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from guidxmage import Explainer
+from guidxmage.engine.capture import capture
+from guidxmage.engine.program import Program
+from guidxmage.engine.rules.table import RULES
+from guidxmage.engine.trail import Trail
+from guidxmage.errors import InputError
+from guidxmage.explanation import Explanation
+from guidxmage.models import load_model
+from guidxmage.proof.certificate import certify
+from guidxmage.proof.fidelity import trail_fidelity
+from guidxmage.proof.field import Field, random_field
+from guidxmage.proof.modular import Identity, prove_identity
+from guidxmage.proof.numeric import exact_run, ledger
+from guidxmage.proof.precision import widened
+from tests.laws import random_like
+
+
+def seeded(*layers: nn.Module) -> nn.Module:
+    """The same weights every time, batch-norms with statistics that are not 0 and 1."""
+    draw = torch.Generator().manual_seed(7)
+    network = nn.Sequential(*layers)
+    for module in network.modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None and tensor.is_floating_point():
+                values = (
+                    torch.randn(tensor.shape, generator=draw) / max(1, tensor[0].numel()) ** 0.5
+                )
+                tensor.data.copy_(values.abs() + 0.5 if name == "running_var" else values)
+    return network.eval()
+
+
+class Branches(nn.Module):
+    """Values used twice, concatenated, added and scaled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 3, 3, padding=1)
+        self.second = nn.Conv2d(3, 3, 3, padding=1, groups=3)
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).relu()
+        z = self.second(y) * 0.3 - y + 0.7
+        return self.last(torch.cat([y, z.clamp(-0.5, 1.25)], 1).mean((2, 3)))
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "pools": lambda: seeded(
+        nn.Conv2d(2, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, padding=1, ceil_mode=True),
+        nn.AvgPool2d(3, 1, padding=1, count_include_pad=False),
+        nn.AdaptiveAvgPool2d((2, 3)),
+        nn.Flatten(),
+        nn.Linear(24, 4),
+    ),
+    "activations": lambda: seeded(
+        nn.Conv2d(2, 4, 3, stride=2, dilation=2, padding=2, padding_mode="zeros"),
+        nn.LeakyReLU(0.1),
+        nn.Conv2d(4, 4, 1),
+        nn.PReLU(4),
+        nn.Hardtanh(-0.4, 0.3),
+        nn.ConvTranspose2d(4, 3, 2, stride=2),
+        nn.ReLU6(),
+        nn.ConstantPad2d(1, 0.2),
+        nn.AdaptiveMaxPool2d(3),
+        nn.Flatten(),
+        nn.Linear(27, 4),
+    ),
+    "branches": lambda: seeded(Branches()),
+}
+SHAPE = (2, 9, 9)
+IMAGES: dict[str, Callable[[], Tensor]] = {
+    "noise": lambda: random_like((1, *SHAPE), 1).float(),
+    "zeros": lambda: torch.zeros(1, *SHAPE),
+    "constant": lambda: torch.full((1, *SHAPE), 0.5),
+    "all dead": lambda: torch.full((1, *SHAPE), -1e4),
+}
+
+
+def identity(
+    network: nn.Module, X: Tensor, change: Callable[[Program], Program] = lambda p: p
+) -> Identity:
+    forward = capture(network, tuple(X.shape[1:]))
+    backward = change(capture(network, tuple(X.shape[1:])))
+    trail = forward.record(X).trail
+    cotangent = torch.zeros(forward.classes)
+    cotangent[1] = 1
+    return prove_identity(forward, backward, (trail, trail), cotangent, seed=3)
+
+
+# --- arithmetic ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_residues_are_those_of_the_rational_number(dtype: torch.dtype) -> None:
+    field = Field(10_007)
+    values = torch.tensor([0, 1, -1, 0.1, -3.75, 1e-30, 6.02e23, 5e-324, 2**0.5], dtype=dtype)
+    for value, residue in zip(values.tolist(), field.residues(values).tolist(), strict=True):
+        exact = Fraction(value)
+        expected = exact.numerator * pow(exact.denominator, -1, field.p)
+        assert (int(residue) - expected) % field.p == 0
+        assert abs(residue) <= field.p // 2
+
+
+def test_primes_leave_room_for_the_sums() -> None:
+    from random import Random
+
+    for terms in (100, 30_000, 3_000_000):
+        field = random_field(terms, Random(terms))
+        assert all(field.p % d for d in range(2, 1024))
+        assert terms * (field.p // 2) ** 2 < 2**53
+
+
+# --- the identity --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_identity_holds(name: str, image: str) -> None:
+    found = identity(NETWORKS[name](), IMAGES[image]())
+    assert found.holds is True
+    assert len(found.primes) == 3
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "googlenet", "shufflenet_v2_x0_5"])
+def test_the_identity_holds_on_torchvision(name: str) -> None:
+    network = load_model(name, weights="none").model
+    found = identity(network, random_like((1, 3, 64, 64), 2).float())
+    assert found.holds is True, found.reason
+
+
+def test_smooth_networks_are_said_not_to_be_checked() -> None:
+    found = identity(seeded(nn.Flatten(), nn.Linear(162, 4), nn.GELU()), IMAGES["noise"]())
+    assert found.holds is None
+    assert "aten.gelu.default" in found.reason
+
+
+# --- planted bugs --------------------------------------------------------------------------------
+
+
+def _next_float(program: Program) -> Program:
+    """One weight of one convolution one unit in the last place larger."""
+
+    def changed(arg: Any) -> Any:
+        if isinstance(arg, Tensor) and arg.ndim == 4:
+            arg = arg.detach().clone()
+            arg.view(-1)[5] = torch.nextafter(arg.view(-1)[5], torch.tensor(9.0))
+        return arg
+
+    calls = [
+        replace(call, args=tuple(map(changed, call.args))) if "conv" in call.op else call
+        for call in program.calls
+    ]
+    return replace(program, calls=tuple(calls))
+
+
+def test_one_weight_off_by_one_unit_is_caught() -> None:
+    assert identity(NETWORKS["pools"](), IMAGES["noise"](), _next_float).holds is False
+
+
+def _flipped(program: Program, trail: Trail, cotangent: Tensor) -> Trail:
+    """The trail with that ReLU off which the score hangs on most."""
+    found: dict[str, Tensor] = {}
+    program.pull(trail, cotangent[None], visit=lambda call, g: found.update({call.site: g.clone()}))
+    site = next(s for s, entry in trail.items() if entry.kind == "bits")
+    place = (found[site] * trail[site].plane()).abs().flatten().argmax()[None]
+    return trail.flipped([site], place, torch.zeros(1, dtype=torch.int64))
+
+
+def test_a_flipped_decision_is_caught() -> None:
+    program = capture(NETWORKS["pools"](), SHAPE)
+    X = IMAGES["noise"]()
+    trail = program.record(X).trail
+    cotangent = torch.eye(program.classes)[1]
+    wrong = _flipped(program, trail, cotangent)
+    assert prove_identity(program, program, (trail, trail), cotangent).holds is True
+    assert prove_identity(program, program, (trail, wrong), cotangent).holds is False
+
+
+@pytest.mark.parametrize("op", ["aten.conv2d.default", "aten.linear.default"])
+def test_a_lost_bias_is_caught(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RULES, op, replace(RULES[op], constant=None))
+    assert identity(NETWORKS["pools"](), IMAGES["noise"]()).holds is False
+
+
+def test_a_pool_that_assigns_instead_of_adding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    from guidxmage.engine.rules import pooling
+
+    def assigned(g: Tensor, index: Tensor, x: Any, args: Any) -> Tensor:
+        return x.zeros().flatten(-2).scatter(-1, index.flatten(-2), g.flatten(-2)).reshape(x.shape)
+
+    monkeypatch.setattr(pooling, "_scatter_add_2d", assigned)
+    assert identity(NETWORKS["pools"](), IMAGES["noise"]()).holds is False
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_ledger_explains_the_error_of_the_score(name: str) -> None:
+    program = capture(NETWORKS[name](), SHAPE)
+    X, wide = IMAGES["noise"](), widened(program)
+    recording = program.record(X)
+    cotangent = torch.eye(program.classes, dtype=torch.float64)[1:2]
+    exact = exact_run(wide, recording.trail, X.double(), cotangent)
+    entries, bound = ledger(program, wide, recording.trail, X, exact.cotangents)
+    error = float(recording.logits[0, 1]) - exact.score
+    assert error != 0
+    assert abs(error - sum(entries.values())) < 1e-13
+    assert 0 < bound < 1e-10
+
+
+def test_the_float64_bound_holds_against_exact_fractions() -> None:
+    from guidxmage.proof.smt import claim_of
+
+    network = seeded(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4)).double()
+    program, X = capture(network, (1, 6, 6)), random_like((1, 1, 6, 6), 3)
+    trail, cotangent = program.record(X).trail, torch.eye(4, dtype=torch.float64)[1:2]
+    exact = exact_run(widened(program), trail, X, cotangent)
+    _, bound = ledger(program, widened(program), trail, X, exact.cotangents)
+    claim = claim_of(program, X[0], cotangent[0])
+    score = claim.score([Fraction(v) for v in X.flatten().tolist()])
+    assert abs(Fraction(float(program.record(X).logits[0, 1])) - score) <= Fraction(bound)
+
+
+def test_margins_of_windows_are_those_of_their_two_best() -> None:
+    network = seeded(nn.MaxPool2d(3, 2, padding=1), nn.Flatten(), nn.Linear(50, 3)).double()
+    program, X = capture(network, SHAPE), random_like((1, *SHAPE), 4)
+    from guidxmage.proof.margins import margins_of
+
+    entry = next(iter(program.record(X).trail.values()))
+    found = margins_of(program.calls[0], [X], entry)
+    assert found is not None
+    padded = nn.functional.pad(X, (1, 1, 1, 1), value=-torch.inf)
+    best = padded.unfold(2, 3, 2).unfold(3, 3, 2).flatten(-2).topk(2)
+    torch.testing.assert_close(found.gap, best.values[..., 0] - best.values[..., 1])
+    assert torch.equal(found.other, best.indices[..., 1])
+
+
+def test_a_decision_on_the_edge_is_listed() -> None:
+    """A bias that brings one pre-activation to a rounding error from its threshold."""
+    network = seeded(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(147, 4))
+    X = IMAGES["noise"]()
+    with torch.no_grad():
+        before = network[0](X)[0, 2, 4, 4]  # type: ignore[operator,index]
+        network[0].bias[2] -= before  # type: ignore[index,operator,union-attr]
+    program = capture(network, SHAPE)
+    cotangent = torch.eye(4)[1:2]
+    found = trail_fidelity(program, widened(program), program.record(X).trail, X, cotangent)
+    assert (found.listed[0].site, found.listed[0].position) == ("1", (2, 4, 4))
+    assert found.ambiguous >= 1
+    assert found.moved > 1e-3
+
+
+# --- whole certificates --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def explanation() -> Explanation:
+    return Explainer(NETWORKS["pools"]()).explain(IMAGES["noise"]()[0], target=1)
+
+
+def test_a_right_explanation_is_certified(explanation: Explanation) -> None:
+    (found,) = explanation.certificate(seed=1)
+    assert found.holds, found.reasons
+    assert found.identity.holds
+    assert found.same_trail
+    assert found.model.identical
+    assert found.rationals.weights is not None
+    assert found.rationals.weights < 1e-14
+    assert 0 < found.numeric.weights < 1e-5
+    assert "certified: identity holds modulo 3 primes" in str(found)
+    assert found.to_json()["numeric"]["ledger"]
+
+
+def test_wrong_weights_are_not_certified(explanation: Explanation) -> None:
+    wrong = replace(explanation, weights=explanation.weights * 1.01)
+    (found,) = certify(wrong)
+    assert not found.holds
+    assert "the weights are" in found.reasons[0]
+
+
+def test_a_wrong_trail_is_not_certified(explanation: Explanation) -> None:
+    network = explanation.symbolic_model.network
+    assert network is not None
+    wrong = _flipped(network.program, explanation.trail, torch.eye(4)[1])
+    (found,) = certify(replace(explanation, trail=wrong))
+    assert not found.holds
+    assert found.identity.holds is False
+    assert not found.same_trail
+
+
+def test_smooth_networks_are_certified_at_their_image() -> None:
+    network = seeded(nn.Flatten(), nn.Linear(162, 8), nn.GELU(), nn.Linear(8, 4))
+    for found in Explainer(network).explain(IMAGES["noise"](), target=[0, 1]).certificate():
+        assert found.holds
+        assert found.identity.holds is None
+        assert found.trail is None
+        assert found.numeric.weights < 1e-5
+
+
+def test_a_loaded_explanation_needs_its_network(explanation: Explanation, tmp_path: Any) -> None:
+    loaded = Explanation.load(explanation.save(tmp_path / "saved"))
+    with pytest.raises(InputError, match="does not know its network"):
+        loaded.certificate()
+
+
+def test_nothing_is_left_behind() -> None:
+    network = NETWORKS["pools"]()
+    explained = Explainer(network).explain(IMAGES["noise"]()[0])
+    state, weights = torch.get_rng_state(), [p.clone() for p in network.parameters()]
+    explained.certificate()
+    assert torch.equal(state, torch.get_rng_state())
+    for before, after in zip(weights, network.parameters(), strict=True):
+        assert torch.equal(before, after)
+        assert after.grad is None

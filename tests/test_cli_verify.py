@@ -1,0 +1,178 @@
+"""guid-xmage explain --certify and guid-xmage verify, end to end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from guidxmage.cli import app
+
+MODEL = """
+import torch
+from torch import nn
+
+def build(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 49, 5)
+    ).eval()
+
+def other():
+    return build(1)
+"""
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a network, a photo and its certified explanation."""
+    folder = tmp_path_factory.mktemp("verify")
+    (folder / "net.py").write_text(MODEL, encoding="utf-8")
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "photo.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        result = run("explain", "photo.png", "--model", "net.py:build", "--certify")
+    assert result.exit_code == 0, result.stderr
+    assert "certified: identity holds modulo 3 primes" in result.stdout
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+RESULT = "explanations/photo"
+
+
+def checks(result: Result) -> dict[str, Any]:
+    found = json.loads(result.stdout)
+    return {check["name"]: check["passed"] for check in found["checks"]}
+
+
+def test_a_result_is_verified(folder: Path) -> None:
+    result = run("verify", RESULT)
+    assert result.exit_code == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1] == "verified"
+    found = checks(run("verify", RESULT, "--json"))
+    assert set(found.values()) == {True}
+    assert set(found) >= {"files", "model", "image", "trail", "weights", "bias", "certificate"}
+
+
+def test_the_certificate_is_on_the_disk(folder: Path) -> None:
+    (found,) = json.loads((folder / RESULT / "certificate.json").read_text())
+    assert found["holds"]
+    assert len(found["identity"]["primes"]) == 3
+    manifest = json.loads((folder / RESULT / "manifest.json").read_text())
+    assert manifest["certificate"] == [found["line"]]
+    assert set(manifest["files"]) == {p.name for p in (folder / RESULT).iterdir()} - {
+        "manifest.json"
+    }
+
+
+@pytest.mark.parametrize("place", [0.001, 0.3, 0.77, 0.999])
+@pytest.mark.parametrize(
+    "name", ["arrays.npz", "manifest.json", "figure.png", "saliency.png", "certificate.json"]
+)
+def test_a_single_changed_byte_fails(name: str, place: float, folder: Path) -> None:
+    path = folder / RESULT / name
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(bytes(content))
+    result = run("verify", RESULT, "--model", "net.py:build")
+    assert result.exit_code in ((1, 2) if name == "manifest.json" else (1,)), result.stdout
+    if result.exit_code == 1:
+        assert f"FAIL files: {name} was changed" in result.stdout
+
+
+def test_other_weights_fail(folder: Path) -> None:
+    result = run("verify", RESULT, "--model", "net.py:other", "--json")
+    assert result.exit_code == 1
+    assert checks(result)["model"] is False
+
+
+def test_another_photo_fails(folder: Path) -> None:
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(folder / "black.png")
+    result = run("verify", RESULT, "--photo", "black.png", "--json")
+    assert result.exit_code == 1
+    assert checks(result)["image"] is False
+
+
+def test_without_the_photo_the_stored_image_is_used(folder: Path) -> None:
+    (folder / "photo.png").unlink()
+    result = run("verify", RESULT, "--json")
+    assert result.exit_code == 0
+    assert checks(result)["image"] is None
+
+
+def test_numbers_that_were_forged_with_their_fingerprints_fail(folder: Path) -> None:
+    """Whoever changes the weights and all hashes is still caught: the numbers are made again."""
+    from guidxmage.archive import read_explanation, write_explanation
+    from guidxmage.proof.verification import read_manifest
+
+    manifest = read_manifest(folder / RESULT)
+    explanation = read_explanation(folder / RESULT)
+    explanation.weights[0, 3, 3] += 0.01
+    extra = {"fingerprints": manifest["fingerprints"], "source": manifest["source"]}
+    (folder / "forged").mkdir()
+    write_explanation(explanation, folder / "forged", extra)
+    result = run("verify", "forged", "--json")
+    assert result.exit_code == 1
+    found = checks(result)
+    assert found["files"] is True
+    assert found["weights"] is False
+
+
+@pytest.mark.parametrize("space", ["photo", "pixels", "input"])
+def test_every_space_and_several_targets(space: str, folder: Path) -> None:
+    options = ["--weights", "default", "--space", space, "--target", "top3", "--out", "spaces"]
+    made = run("explain", str(PHOTO), *options, "--objects", "none", "--certify")
+    assert made.exit_code == 0, made.stderr
+    result = run("verify", f"spaces/{PHOTO.stem}", "--json")
+    assert result.exit_code == 0, result.stdout
+    found = checks(result)
+    assert [found[f"certificate {n}"] for n in range(3)] == [True] * 3
+
+
+PHOTO = Path(__file__).parent.parent / "examples" / "chelsea.png"
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["nowhere"], "holds no saved explanation"),
+        ([RESULT, "--photo", "nothing.png"], "nothing.png is not a file"),
+        ([RESULT, "--model", "missing.py:build"], "missing.py"),
+    ],
+)
+def test_bad_input_is_one_sentence(args: list[str], sentence: str, folder: Path) -> None:
+    result = run("verify", *args)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_result_of_an_unnamed_network_asks_for_it(folder: Path) -> None:
+    from guidxmage import Explainer
+    from guidxmage.models import load_python_model
+
+    loaded = load_python_model("net.py:build")
+    Explainer(loaded.model).explain(np.zeros((16, 16, 3), np.uint8)).save(folder / "saved")
+    result = run("verify", "saved")
+    assert result.exit_code == 2
+    assert "give it with --model" in result.stderr
+    assert run("verify", "saved", "--model", "net.py:build").exit_code == 0
