@@ -45,8 +45,8 @@ class GateConvention(str, Enum):
 Model = Annotated[
     str,
     typer.Option(
-        help="A name from `guid-xmage models`, a folder saved by Hugging Face transformers, or "
-        "your own factory as file.py:function or package.module:function."
+        help="A name from `guid-xmage models`, timm:NAME, a folder saved by Hugging Face "
+        "transformers, or your own factory as file.py:function or package.module:function."
     ),
 ]
 Weights = Annotated[
@@ -94,7 +94,7 @@ def load_explainer(
     from guidxmage.models import load_python_model, read_labels
 
     precision = {"float32": torch.float32, "float64": torch.float64}[dtype]
-    if ":" not in model:
+    if ":" not in model or model.startswith("timm:"):
         place = {"dtype": precision, "device": device}
         return Explainer.load(model, weights=weights, labels=labels, **place, **options)
     if weights != "default":

@@ -3,31 +3,67 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from guidxmage.cli.common import AsJson, one_sentence
+from guidxmage.cli.common import AsJson, one_sentence, progress_bar
+from guidxmage.errors import InputError
+
+if TYPE_CHECKING:
+    from guidxmage.coverage import Row
 
 EXAMPLES = """**Examples**
 
 `guid-xmage models`
 
 `guid-xmage models --json`
+
+`guid-xmage models --check` — explain with each of them, once, with random weights
+
+`guid-xmage models --check resnet18 timm:convnext_atto`
 """
 
 
 @one_sentence
 def models(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="With --check: only these networks.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Explain an image by each, with random weights.")
+    ] = False,
+    timm: Annotated[
+        bool, typer.Option("--timm", help="With --check: one network of each family of timm, too.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="With --check: JSON file of the rows; an interrupted check goes on."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the networks that can be explained by name."""
+    """List the networks that can be explained by name, or check that they can.
+
+    With --check the exit code is 1 where a network is refused or a sum does not close.
+    """
     from dataclasses import asdict
 
     from guidxmage.models import available_models
 
     found = available_models()
+    if check:
+        chosen = list(names or [info.name for info in found])
+        if timm:
+            from guidxmage.models.timm_models import REPRESENTATIVES
+
+            chosen += [f"timm:{name}" for name in REPRESENTATIVES]
+        _check(chosen, out, as_json)
+        return
+    if names or timm or out:
+        raise InputError("names, --timm and --out go with --check")
     if as_json:
         typer.echo(json.dumps([asdict(info) for info in found], indent=2))
         return
@@ -43,3 +79,33 @@ def models(
             "on region" if info.piecewise_linear else "at input",
         )
     Console().print(table)
+
+
+def _check(names: list[str], out: Path | None, as_json: bool) -> None:
+    """A row for each network as it is made, and how many there were."""
+    from dataclasses import asdict
+
+    from guidxmage.coverage import summary, survey
+
+    with progress_bar(len(names), "checking") as advance:
+
+        def told(row: Row) -> None:
+            advance()
+            if not as_json:
+                typer.echo(_line(row))
+
+        rows = survey(names, out, told)
+    typer.echo(json.dumps([asdict(row) for row in rows], indent=1) if as_json else summary(rows))
+    if not all(row.covered for row in rows):
+        raise typer.Exit(1)
+
+
+def _line(row: Row) -> str:
+    if row.error:
+        return f"{row.network:<28} refused: {row.error}"
+    kinds = ", ".join(row.kinds) or "affine"
+    return (
+        f"{row.network:<28} exact {row.exactness}; residual {row.residual64:.0e} in float64, "
+        f"{row.residual32:.0e} in float32{'' if row.within else ' BEYOND ITS BOUND'}; "
+        f"{row.seconds:.2f} s; {kinds}"
+    )

@@ -11,7 +11,7 @@ from torch import nn
 from guidxmage.models.weights import StateDict
 from guidxmage.preprocessing import Preprocessing
 
-Source = Literal["bundled", "torchvision"]
+Source = Literal["bundled", "torchvision", "timm"]
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ def vary_weights(model: nn.Module, generator: torch.Generator) -> None:
 
     Batch-norm weights are spread around 1 and biases around 0 (±10 %). In networks without any
     normalisation, whose usual initial weights let the image fade from layer to layer, convolutions
-    and linear layers are drawn anew as He et al. (2015) propose.
+    and linear layers are drawn anew as He et al. (2015) propose. Layers, norms and layer scales that
+    begin at zero or near it, and would hide what they scale, are drawn anew, too.
     """
     modules = list(model.modules())
     norms = [m for m in modules if isinstance(m, _BatchNorm) and m.affine]
@@ -77,3 +78,26 @@ def vary_weights(model: nn.Module, generator: torch.Generator) -> None:
             for layer in modules:
                 if isinstance(layer, nn.Conv2d | nn.Linear):
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+        _wake(modules, generator)
+
+
+# Layer scales begin at 1e-6 to 1e-2.
+_INERT = 0.011
+
+
+def _wake(modules: list[nn.Module], generator: torch.Generator) -> None:
+    """Give weights to what lets nothing through at first."""
+
+    def drawn(tensor: Tensor, mean: float, deviation: float) -> None:
+        tensor.copy_(mean + deviation * torch.randn(tensor.shape, generator=generator))
+
+    for module in modules:
+        for name, tensor in module.named_parameters(recurse=False):
+            if "bias" in name or not tensor.numel() or float(tensor.abs().max()) > _INERT:
+                continue
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                drawn(tensor, 0.0, tensor[0].numel() ** -0.5)
+            elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+                drawn(tensor, 1.0, 0.1)
+            elif bool((tensor == tensor.flatten()[0]).all()):
+                drawn(tensor, 0.3, 0.1)

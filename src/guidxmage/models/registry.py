@@ -22,6 +22,7 @@ from guidxmage.models.calibration import (
 from guidxmage.models.huggingface import CONFIG, load_huggingface
 from guidxmage.models.labels import imagenet_labels, read_labels
 from guidxmage.models.loaded import LoadedModel
+from guidxmage.models.timm_models import PREFIX, timm_architecture
 from guidxmage.models.torchvision_models import torchvision_architecture, torchvision_names
 from guidxmage.models.weights import StateDict, load_weights, read_weights
 
@@ -74,7 +75,8 @@ def load_model(
 ) -> LoadedModel:
     """A classifier by name (see ``available_models``), in evaluation mode, on the CPU, float32.
 
-    ``name`` may also be a folder that Hugging Face transformers has saved a classifier in.
+    ``name`` may also be ``timm:NAME`` for one of timm's networks, or a folder that Hugging Face
+    transformers has saved a classifier in.
     ``weights``: "default" for the published ones, the path of a .pth, .pt or .safetensors file with
     a state dict (it also tells the number of classes), or "none" (None, as in torchvision) for
     random weights drawn with ``seed``, with realistic batch-norm statistics. ``labels``: class
@@ -138,6 +140,8 @@ def _torchvision_names() -> list[str]:
 
 
 def _architecture(name: str) -> Architecture:
+    if name.startswith(PREFIX):
+        return timm_architecture(name.removeprefix(PREFIX))
     wanted = name.lower().replace("-", "_")
     if wanted in bundled_names():
         return bundled_architecture(wanted)
