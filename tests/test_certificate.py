@@ -73,7 +73,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         nn.LeakyReLU(0.1),
         nn.Conv2d(4, 4, 1),
         nn.PReLU(4),
-        nn.Hardtanh(-0.4, 0.3),
+        nn.Hardtanh(-1.5, 1.25),
         nn.ConvTranspose2d(4, 3, 2, stride=2),
         nn.ReLU6(),
         nn.ConstantPad2d(1, 0.2),

@@ -32,7 +32,9 @@ class Job:
     """How every photo is explained.
 
     objects: "auto", "none", or masks as `read_regions` takes; space: as `Explainer.explain` has it.
-    certify: also write certificates. source: how the network was named, for `guid-xmage verify`.
+    certify, radius: also write certificates and how far the region reaches. method: what is
+    attributed, with the baseline and pieces of a `line`. source: how the network was named, for
+    `guid-xmage verify`.
     """
 
     target: Any = "top1"
@@ -43,6 +45,9 @@ class Job:
     style: Style = "bands"
     arrays: bool = True
     certify: bool = False
+    radius: bool = False
+    method: str = "contributions"
+    line: tuple[float | None, int | None] = (None, None)
     source: Mapping[str, str] | None = None
 
 
@@ -95,7 +100,7 @@ def shared_scale_of(explainer: Explainer, photos: Iterable[Path], job: Job) -> f
 
 def _explain_photo(explainer: Explainer, photo: Path, folder: Path, job: Job) -> dict[str, Any]:
     started = time.perf_counter()
-    explanation = explainer.explain(photo, job.target, reference=job.reference, space=job.space)
+    explanation, about_line = _explained(explainer, photo, job)
     seconds = time.perf_counter() - started
     regions = None
     if job.objects != "none":
@@ -112,6 +117,9 @@ def _explain_photo(explainer: Explainer, photo: Path, folder: Path, job: Job) ->
         tables = [cast("ObjectTable", part.objects(regions)) for part in explanation.split()]
         extra["objects"] = [table.to_dict() for table in tables]
     extra["pictures"] = {"figure": FIGURE, "distribution": DISTRIBUTION, "saliency": SALIENCY}
+    extra |= about_line
+    if job.radius:
+        extra["radius"] = _radius(explanation)
     if job.source is not None:
         extra["source"] = dict(job.source)
     with atomic_folder(folder) as partial:
@@ -119,6 +127,37 @@ def _explain_photo(explainer: Explainer, photo: Path, folder: Path, job: Job) ->
         if job.certify:
             extra["certificate"] = _certify(explanation, partial)
         return write_explanation(explanation, partial, extra, arrays=job.arrays)
+
+
+def _explained(explainer: Explainer, photo: Path, job: Job) -> tuple[Explanation, dict[str, Any]]:
+    """By the job's method, and what the manifest says of that."""
+    if job.method == "contributions":
+        found = explainer.explain(photo, job.target, reference=job.reference, space=job.space)
+        return found, {}
+    from guidxmage.integrated import METHODS, PIECES
+
+    if job.reference is not None or job.space not in (None, explainer.space):
+        raise InputError(f"{job.method} has a baseline; leave --reference and --space out")
+    baseline, pieces = job.line
+    integrated = METHODS[job.method](
+        explainer, photo, job.target, baseline=baseline, pieces=pieces or PIECES
+    )
+    about = {
+        "method": job.method,
+        "baseline": baseline or 0.0,
+        "pieces": integrated.pieces,
+        "exact": integrated.exact,
+        "gap": integrated.gap.tolist(),
+    }
+    return integrated.explanation, {"integrated_gradients": about}
+
+
+def _radius(explanation: Explanation) -> dict[str, Any]:
+    """How far around the image its region reaches; the same for all targets."""
+    from guidxmage.proof.radius import validity_radius
+
+    found = validity_radius(explanation)
+    return {**found.to_json(), "line": str(found)}
 
 
 def _certify(explanation: Explanation, folder: Path) -> list[str]:

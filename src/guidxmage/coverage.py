@@ -102,7 +102,7 @@ def _within(explained: Explanation) -> bool:
 
 
 def kinds_of(program: Program) -> tuple[str, ...]:
-    """ "decisions", and the families of smooth operators."""
+    """Whether there are decisions, and the families of smooth operators."""
     found = set()
     for call in program.calls:
         rule = rule_of(call)
@@ -118,7 +118,8 @@ def survey(
 ) -> list[Row]:
     """One row for each network; those that `out` has from this version are not made again.
 
-    Refused ones are tried again. The file is written after every row. Raises InputError where it holds something else.
+    Refused ones are tried again. The file is written after every row. Raises InputError where it
+    holds something else.
     """
     known = {} if out is None else {r.network: r for r in read_rows(out) if r.covered}
     rows = []

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from guidxmage.explainer import Explainer
     from guidxmage.objects import ObjectTable
     from guidxmage.proof.certificate import Certificate
+    from guidxmage.proof.radius import Validity
     from guidxmage.regions import Regions
     from guidxmage.view import Panel, Style
 
@@ -309,6 +310,16 @@ class Explanation:
         from guidxmage.proof.certificate import certify
 
         return certify(self, primes=primes, seed=seed)
+
+    def validity_radius(self) -> Validity:
+        """How large a ball around a single image lies in its region, in L2 and L∞.
+
+        Exact for small inputs, a lower bound for large ones. Raises as
+        `guidxmage.proof.radius.validity_radius` does.
+        """
+        from guidxmage.proof.radius import validity_radius
+
+        return validity_radius(self)
 
     # --- files -------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from guidxmage.cli.common import (
     progress_bar,
     target_of,
 )
+from guidxmage.errors import InputError
 
 if TYPE_CHECKING:
     from guidxmage.batch import Job, Outcome
@@ -34,6 +35,14 @@ class Style(str, Enum):
 
     bands = "bands"
     continuous = "continuous"
+
+
+class Method(str, Enum):
+    """What is attributed to the pixels."""
+
+    contributions = "contributions"
+    exact_ig = "exact-ig"
+    adaptive_ig = "adaptive-ig"
 
 
 class Space(str, Enum):
@@ -107,6 +116,22 @@ def explain(  # noqa: PLR0917
     dtype: Annotated[Precision, typer.Option(help="Precision to run in.")] = Precision.float32,
     device: Device = "cpu",
     gates: Gates = GateConvention.secant,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="contributions: of this image. exact-ig: integrated gradients from the regions of "
+            "the line from --baseline, for small networks; adaptive-ig: sampled."
+        ),
+    ] = Method.contributions,
+    baseline: Annotated[
+        float | None, typer.Option(help="exact-ig, adaptive-ig: the line's start; default 0.")
+    ] = None,
+    pieces: Annotated[
+        int | None, typer.Option(min=1, help="exact-ig: regions at most; adaptive-ig: samples.")
+    ] = None,
+    radius: Annotated[
+        bool, typer.Option("--radius", help="Also say how far around the image the model holds.")
+    ] = False,
     certify: Annotated[
         bool, typer.Option("--certify", help="Also check that the result is exact, and say how.")
     ] = False,
@@ -121,7 +146,10 @@ def explain(  # noqa: PLR0917
     from guidxmage.images import find_images
 
     found = find_images(photos)
-    explainer = load_explainer(model, weights, labels, dtype.value, device, gates=gates.value)
+    _check_method(method, certify or radius, baseline, pieces)
+    # Where regions end is lost in float32.
+    precision = "float64" if method is Method.exact_ig else dtype.value
+    explainer = load_explainer(model, weights, labels, precision, device, gates=gates.value)
     job = Job(
         target=target_of(target, rather_than),
         objects=objects if objects in ("auto", "none") else Path(objects),
@@ -131,10 +159,13 @@ def explain(  # noqa: PLR0917
         style=cast("Any", style.value),
         arrays=arrays,
         certify=certify,
+        radius=radius,
+        method=method.value,
+        line=(baseline, pieces),
         source={
             "model": model,
             "weights": weights,
-            "dtype": dtype.value,
+            "dtype": precision,
             "gates": gates.value,
         },
     )
@@ -157,6 +188,16 @@ def explain(  # noqa: PLR0917
         if len(outcomes) > 1:
             typer.echo(f"guid-xmage: {len(failed)} of {len(outcomes)} photos failed", err=True)
         raise typer.Exit(BAD_INPUT)
+
+
+def _check_method(
+    method: Method, about_region: bool, baseline: float | None, pieces: int | None
+) -> None:
+    if method is Method.contributions:
+        if baseline is not None or pieces is not None:
+            raise InputError("--baseline and --pieces go with --method exact-ig or adaptive-ig")
+    elif about_region:
+        raise InputError("--certify and --radius are about one region; leave --method out")
 
 
 def _with_scale(job: Job, scale: float) -> Job:
@@ -187,3 +228,5 @@ def _print_outcome(outcome: Outcome) -> None:
             typer.echo(f"    {row['name']:<24} {row['sum']:+10.4f}   {row['pixels']:>8} pixels")
         if lines:
             typer.echo(f"    {lines[number]}")
+        if "radius" in manifest:
+            typer.echo(f"    {manifest['radius']['line']}")

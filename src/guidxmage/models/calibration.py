@@ -65,8 +65,8 @@ def vary_weights(model: nn.Module, generator: torch.Generator) -> None:
 
     Batch-norm weights are spread around 1 and biases around 0 (±10 %). In networks without any
     normalisation, whose usual initial weights let the image fade from layer to layer, convolutions
-    and linear layers are drawn anew as He et al. (2015) propose. Layers, norms and layer scales that
-    begin at zero or near it, and would hide what they scale, are drawn anew, too.
+    and linear layers are drawn anew as He et al. (2015) propose. Layers, norms and layer scales
+    that begin at zero or near it, and would hide what they scale, are drawn anew, too.
     """
     modules = list(model.modules())
     norms = [m for m in modules if isinstance(m, _BatchNorm) and m.affine]

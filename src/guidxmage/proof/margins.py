@@ -70,7 +70,7 @@ def _window_margins(call: Call, x: Tensor, entry: Decisions) -> Margins:
     second = torch.zeros_like(taken)
     top = torch.full_like(best, -inf)
     for number, steps in enumerate(product(*reach)):
-        value = _shifted(x, starts, ends, steps)
+        value = shifted(x, starts, ends, steps)
         own = taken == number
         top = torch.where(own, value, top)
         better = ~own & (value > best)
@@ -79,8 +79,10 @@ def _window_margins(call: Call, x: Tensor, entry: Decisions) -> Margins:
     return Margins((top - best).abs(), second, among_several=True)
 
 
-def _shifted(x: Tensor, starts: Any, ends: Any, steps: Sequence[int]) -> Tensor:
-    """One position of all windows; −∞ where it lies outside of the plane or the window."""
+def shifted(
+    x: Tensor, starts: Any, ends: Any, steps: Sequence[int], outside: float = -inf
+) -> Tensor:
+    """One position of all windows; `outside` where it is not in the plane or the window."""
     dims, inside = len(starts), torch.ones((), dtype=torch.bool)
     found = x
     for d in range(dims):
@@ -89,4 +91,4 @@ def _shifted(x: Tensor, starts: Any, ends: Any, steps: Sequence[int]) -> Tensor:
         found = found.index_select(x.ndim - dims + d, at.clamp(0, x.shape[x.ndim - dims + d] - 1))
         shape = [-1 if d == e else 1 for e in range(dims)]
         inside = inside & fits.reshape(shape)
-    return torch.where(inside, found, -inf)
+    return torch.where(inside, found, outside)

@@ -75,6 +75,11 @@ def verify(folder: Path, explainer: Explainer, photo: Path | None = None) -> Ver
     Raises InputError where the folder holds no explanation with arrays.
     """
     manifest = read_manifest(folder)
+    if "integrated_gradients" in manifest:
+        raise InputError(
+            f"{folder} holds integrated gradients, which are of a line; what is verified are "
+            "explanations of one region"
+        )
     damaged = damage(folder)
     checks = [Check("files", not damaged, "; ".join(damaged) or "as they were written")]
     checks.append(_model(manifest, explainer))

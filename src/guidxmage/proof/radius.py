@@ -1,0 +1,272 @@
+"""How large a ball around an image lies inside its region.
+
+The region is an intersection of half-spaces: decision i is kept while its margin m_i is not used
+up by the change of its input, ⟨row_i, Z − X⟩. So the largest L2 ball has radius min m_i/‖row_i‖₂,
+and the largest L∞ ball min m_i/‖row_i‖₁. For few inputs all rows are computed, some columns at a
+time. For many, ‖row_i‖₁ is bounded by one run of ones through the absolute weights: sound, but
+loose, by orders of magnitude in deep networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from math import inf
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidxmage.engine.call import Call
+from guidxmage.engine.deployment import untouched
+from guidxmage.engine.program import Program
+from guidxmage.engine.rules import rule_of
+from guidxmage.engine.symbolic import Network
+from guidxmage.engine.trail import Decisions, Trail
+from guidxmage.errors import InputError, UnsupportedOperatorError
+from guidxmage.explanation import Explanation
+from guidxmage.proof.forward import windows_of
+from guidxmage.proof.margins import margins_of, shifted
+from guidxmage.proof.precision import widened
+from guidxmage.proof.residues import BATCH_NORM, short, without_rule
+
+MOST_COLUMNS = 4096
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Validity:
+    """Balls around the image in which every decision stays as it is, in the explained space.
+
+    l2, linf: radii; inf where no decision depends on the image. method: "exact" (no larger ball
+    does) or "lower bound" (the region reaches at least as far). site, position: of the decision
+    that is nearest in L∞.
+    """
+
+    l2: float
+    linf: float
+    method: str
+    site: str
+    position: tuple[int, ...]
+
+    def __str__(self) -> str:
+        words = "=" if self.method == "exact" else "≥"
+        where = f" ({self.site} at {list(self.position)})" if self.site else ""
+        return f"region: L2 radius {words} {self.l2:.3g}, L∞ radius {words} {self.linf:.3g}{where}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; infinite radii are null."""
+        found = asdict(self)
+        return {key: None if value == inf else value for key, value in found.items()}
+
+
+def validity_radius(explanation: Explanation, *, columns: int = MOST_COLUMNS) -> Validity:
+    """The largest balls around a single explained image that lie in its region.
+
+    columns: up to so many input numbers all rows of the path condition are computed, which takes
+    as many affine runs. Margins are those of float64. Raises InputError for a batch, a photo's own
+    space and explanations without their network; UnsupportedOperatorError for operators without
+    regions.
+    """
+    network = explanation.symbolic_model.network
+    if network is None or network.model is None:
+        raise InputError(
+            "load the explanation with its explainer to ask how far its region reaches"
+        )
+    if explanation.batched or explanation.space == "photo":
+        raise InputError("validity radii are of a single image, in pixels or the network's input")
+    program = network.program
+    refused = without_rule(program)
+    if refused is not None:
+        raise UnsupportedOperatorError(
+            f"{refused.op} at '{refused.site}' has no rule for how far its decisions reach"
+        )
+    with untouched(network.model):
+        wide = widened(program)
+        half_spaces = _HalfSpaces(
+            wide, explanation.trail, network, explanation.input[None].double()
+        )
+        exact = explanation.input.numel() <= columns
+        return half_spaces.exact() if exact else half_spaces.bounded()
+
+
+class _HalfSpaces:
+    """The path condition of one image: margins, and how large the rows are."""
+
+    def __init__(self, program: Program, trail: Trail, network: Network, Z: Tensor) -> None:
+        self.program, self.trail, self.network, self.Z = program, trail, network, Z
+        self.calls = [c for c in program.calls if _decides(c)]
+        X = network.to_input(Z)
+        values = self._run(program, X, affine=True)
+        other = program.record(X, norms=False).trail
+        self.gaps = {call.id: self._gap(call, values, other) for call in self.calls}
+
+    def _run(self, program: Program, start: Tensor, *, affine: bool) -> dict[int, Tensor]:
+        """What decisions are taken on, in a run along the trail: call → its inputs' values."""
+        wanted = {id_ for call in self.calls for id_ in call.inputs}
+        found: dict[int, Tensor] = {0: start}
+
+        def keep(call: Call, value: Tensor) -> None:
+            if call.id in wanted:
+                found[call.id] = value.clone()
+
+        program.push(self.trail, start, affine=affine, visit=keep)
+        return found
+
+    def _gap(self, call: Call, values: dict[int, Tensor], other: Trail) -> Tensor:
+        """Distances to the other decisions, (P, *shape): P competitors for windows, else one."""
+        entry = self.trail.decisions[call.site]
+        inputs = [values[id_] for id_ in call.inputs]
+        if _is_window(call):
+            taken, rest = _competitors(call, inputs[0], entry)
+            gap = taken - rest
+        else:
+            margins = margins_of(call, inputs, entry)
+            if margins is None:
+                raise UnsupportedOperatorError(
+                    f"{call.op} at '{call.site}' has no rule for how far its decisions reach"
+                )
+            gap = margins.gap
+        # Where float64 decides otherwise, the image is not in the region that was recorded.
+        changed = entry.differs(other.decisions[call.site])
+        return gap.clamp(min=0).masked_fill(changed, 0)
+
+    def exact(self) -> Validity:
+        """All rows: their 1- and 2-norms, columns added up chunk by chunk."""
+        sums = {id_: torch.zeros_like(gap) for id_, gap in self.gaps.items()}
+        squares = {id_: torch.zeros_like(gap) for id_, gap in self.gaps.items()}
+        for directions in self._columns():
+            values = self._run(self.program, directions, affine=False)
+            for call in self.calls:
+                rate = self._rates(call, values)
+                sums[call.id] += rate.abs().sum(0)
+                squares[call.id] += rate.square().sum(0)
+        roots = {id_: square.sqrt() for id_, square in squares.items()}
+        l2, _ = self._nearest(roots)
+        linf, where = self._nearest(sums)
+        return Validity(l2, linf, "exact", *where)
+
+    def _columns(self) -> Iterator[Tensor]:
+        """Unit steps of every number of the explained image, as the network's input moves."""
+        count = self.Z.numel()
+        origin = self.network.to_input(torch.zeros_like(self.Z))
+        for first in range(0, count, _CHUNK if self.program.batched else 1):
+            size = min(_CHUNK if self.program.batched else 1, count - first)
+            steps = torch.zeros(size, count, dtype=self.Z.dtype)
+            steps[torch.arange(size), torch.arange(first, first + size)] = 1
+            yield self.network.to_input(steps.reshape(size, *self.Z.shape[1:])) - origin
+
+    def _rates(self, call: Call, values: dict[int, Tensor]) -> Tensor:
+        """How the decisions' inputs move with each direction, (R, P, *shape)."""
+        inputs = [values[id_] for id_ in call.inputs]
+        if not _is_window(call):
+            moved = inputs[0] if len(inputs) == 1 else inputs[0] - inputs[1]
+            return moved[:, None] if self.gaps[call.id].ndim == moved.ndim else moved
+        entry = self.trail.decisions[call.site]
+        pairs = [_competitors(call, one[None], entry, missing=0.0) for one in inputs[0]]
+        return torch.stack([taken - rest for taken, rest in pairs])
+
+    def bounded(self) -> Validity:
+        """One run of ones through the absolute weights bounds every row's 1-norm."""
+        ones = torch.ones_like(self.Z)
+        origin = self.network.to_input(torch.zeros_like(self.Z))
+        start = (self.network.to_input(ones) - origin).abs()
+        values = self._run(_absolute(self.program), start, affine=False)
+        norms = {}
+        for call in self.calls:
+            inputs = [values[id_] for id_ in call.inputs]
+            entry = self.trail.decisions[call.site]
+            if _is_window(call):
+                taken, rest = _competitors(call, inputs[0], entry, missing=0.0)
+                norms[call.id] = taken + rest
+            else:
+                norms[call.id] = inputs[0] if len(inputs) == 1 else inputs[0] + inputs[1]
+        radius, where = self._nearest(norms)
+        # The run of ones rounds, too; and an L2 ball lies in the L∞ ball of the same radius.
+        radius *= 1 - 1e-6
+        return Validity(radius, radius, "lower bound", *where)
+
+    def _nearest(self, norms: dict[int, Tensor]) -> tuple[float, tuple[str, tuple[int, ...]]]:
+        best: float = inf
+        where: tuple[str, tuple[int, ...]] = ("", ())
+        for call in self.calls:
+            gap, norm = self.gaps[call.id], norms[call.id].reshape(self.gaps[call.id].shape)
+            distance = torch.where(norm > 0, gap / norm.clamp(min=1e-300), inf)
+            least = float(distance.min()) if distance.numel() else inf
+            if least < best:
+                place = np.unravel_index(int(distance.argmin()), tuple(distance.shape))
+                shape = self.trail.decisions[call.site].shape
+                best, where = least, (call.site, tuple(int(i) for i in place)[-len(shape) :])
+        return best, where
+
+
+def _decides(call: Call) -> bool:
+    rule = rule_of(call)
+    return rule is not None and rule.kind == "decision"
+
+
+def _is_window(call: Call) -> bool:
+    return short(call).startswith(("max_pool", "adaptive_max_pool"))
+
+
+def _competitors(
+    call: Call, x: Tensor, entry: Decisions, missing: float = -inf
+) -> tuple[Tensor, Tensor]:
+    """What each window took and what its positions offer, (P, *shape) each.
+
+    Positions outside of the plane, and the one that was taken, are as far away as can be: the
+    difference is 0 − `missing` there.
+    """
+    dims = int(call.op.split("max_pool")[1][0])
+    index = entry.index()
+    starts, reach, ends = windows_of(call, dims, x.shape[-dims:], index.shape[-dims:])
+    offers = [shifted(x, starts, ends, steps, outside=missing) for steps in product(*reach)]
+    stacked = torch.cat(offers)
+    taken = stacked.gather(0, index)
+    own = torch.arange(len(stacked)).reshape(-1, *[1] * (index.ndim - 1)) == index
+    outside = torch.cat(
+        [shifted(torch.zeros_like(x), starts, ends, s, outside=1.0) for s in product(*reach)]
+    ).bool()
+    away = own | outside
+    return (
+        torch.where(away, torch.zeros_like(taken), taken).expand_as(stacked),
+        torch.where(away, torch.full_like(stacked, missing), stacked),
+    )
+
+
+def _absolute(program: Program) -> Program:
+    """The program with the absolute values of all weights; differences become sums."""
+    calls = tuple(map(_absolute_call, program.calls))
+    made = replace(program, calls=calls, symbolic_calls=calls)
+    for call in program.calls:
+        if call.op == BATCH_NORM:
+            _, gamma, _, _, variance, _, eps = call.args
+            scale = (variance.double() + eps).rsqrt() * (1 if gamma is None else gamma.double())
+            view = scale.abs().reshape(1, -1, *[1] * (len(call.shape) - 2))
+            made._prepared[call.id, "scale_and_shift"] = view, torch.zeros_like(view)
+    return made
+
+
+def _absolute_call(call: Call) -> Call:
+    name = short(call)
+    if name in ("neg", "abs"):
+        return replace(call, op="aten.clone.default", target=torch.ops.aten.clone.default)
+    if name in ("sub", "rsub"):
+        return replace(
+            call,
+            op="aten.add.Tensor",
+            target=torch.ops.aten.add.Tensor,
+            args=tuple(_magnitude(arg) for arg in call.args[:2]),
+            kwargs={key: _magnitude(value) for key, value in call.kwargs.items()},
+        )
+    return replace(call, args=tuple(_magnitude(arg) for arg in call.args))
+
+
+def _magnitude(arg: Any) -> Any:
+    if isinstance(arg, Tensor):
+        return arg.abs() if arg.is_floating_point() else arg
+    if isinstance(arg, float):
+        return abs(arg)
+    return [_magnitude(item) for item in arg] if isinstance(arg, list) else arg
