@@ -29,6 +29,7 @@ FLOORS = [
         "explainer",
         "ray",
         "coverage",
+        "integrated",
     ],
     ["proof"],
     ["interfaces"],
