@@ -325,19 +325,12 @@ class Program:
 
     def _own_steps(self, rows: int) -> list[_Step]:
         """The user's own calls forwards, with what a run of that many rows knows of inputs."""
-        if rows not in self._own_step_lists:
-            if len(self._own_step_lists) > 16:
-                self._own_step_lists.clear()
-            self._own_step_lists[rows] = self._described(self.calls, rows)
-        return self._own_step_lists[rows]
+        return _kept(self._own_step_lists, rows, lambda: self._described(self.calls, rows))
 
     def _steps(self, rows: int) -> list[_Step]:
         """The symbolic calls backwards, with what a pull of that many rows knows of inputs."""
-        if rows not in self._step_lists:
-            if len(self._step_lists) > 16:
-                self._step_lists.clear()
-            self._step_lists[rows] = self._described(self.symbolic_calls, rows)[::-1]
-        return self._step_lists[rows]
+        backwards = self._step_lists
+        return _kept(backwards, rows, lambda: self._described(self.symbolic_calls, rows)[::-1])
 
     def _described(self, calls: Sequence[Call], rows: int) -> list[_Step]:
         shapes = self.shapes(rows).items()
@@ -393,6 +386,15 @@ class _Step:
     rule: Rule
     holes: list[Any]
     constants: list[Constant] | None = None
+
+
+def _kept(lists: dict[int, list[_Step]], rows: int, make: Callable[[], list[_Step]]) -> list[_Step]:
+    """What is known for a number of rows; of the last few numbers only."""
+    if rows not in lists:
+        if len(lists) > 16:
+            lists.clear()
+        lists[rows] = make()
+    return lists[rows]
 
 
 def _rule(call: Call) -> Rule:
