@@ -26,7 +26,7 @@ from guidxmage.engine.ledger import (
 )
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.table import Rule
-from guidxmage.engine.runs import Pulled, Recording
+from guidxmage.engine.runs import Pulled, Recording, Step
 from guidxmage.engine.trail import Decisions, Trail
 from guidxmage.errors import UnsupportedOperatorError
 
@@ -75,11 +75,11 @@ class Program:
         return {}
 
     @cached_property
-    def _step_lists(self) -> dict[int, list[_Step]]:
+    def _step_lists(self) -> dict[int, list[Step]]:
         return {}
 
     @cached_property
-    def _own_step_lists(self) -> dict[int, list[_Step]]:
+    def _own_step_lists(self) -> dict[int, list[Step]]:
         return {}
 
     @cached_property
@@ -310,7 +310,7 @@ class Program:
         points, directions = values[self.result].chunk(2)
         return points, directions
 
-    def _push_both(self, step: _Step, trail: Trail, values: dict[int, Tensor], rows: int) -> Tensor:
+    def _push_both(self, step: Step, trail: Trail, values: dict[int, Tensor], rows: int) -> Tensor:
         """Points and directions through one call: at once, or singly where batches are fixed."""
         call = step.call
         if self.batched:
@@ -323,19 +323,19 @@ class Program:
             pushed.append(step.rule.push(self._frame(call, rows, trail), *args, **call.kwargs))
         return torch.cat(pushed)
 
-    def _own_steps(self, rows: int) -> list[_Step]:
+    def _own_steps(self, rows: int) -> list[Step]:
         """The user's own calls forwards, with what a run of that many rows knows of inputs."""
         return _kept(self._own_step_lists, rows, lambda: self._described(self.calls, rows))
 
-    def _steps(self, rows: int) -> list[_Step]:
+    def _steps(self, rows: int) -> list[Step]:
         """The symbolic calls backwards, with what a pull of that many rows knows of inputs."""
         backwards = self._step_lists
         return _kept(backwards, rows, lambda: self._described(self.symbolic_calls, rows)[::-1])
 
-    def _described(self, calls: Sequence[Call], rows: int) -> list[_Step]:
+    def _described(self, calls: Sequence[Call], rows: int) -> list[Step]:
         shapes = self.shapes(rows).items()
         blanks = {id_: Hole(shape, self.dtype, self.device) for id_, shape in shapes}
-        return [_Step(call, _rule(call), call.arguments(blanks, rows)) for call in calls]
+        return [Step(call, _rule(call), call.arguments(blanks, rows)) for call in calls]
 
     def _frame(
         self, call: Call, rows: int, trail: Trail | None = None, owned: bool = False
@@ -346,7 +346,7 @@ class Program:
             frame.gates = trail.gates.get(call.site)
         return frame
 
-    def _step_constants(self, step: _Step, frame: Frame) -> list[Constant]:
+    def _step_constants(self, step: Step, frame: Frame) -> list[Constant]:
         """The call's constants, kept where they do not depend on the decisions."""
         if step.rule.kind != "affine":
             return self._constants(frame, step.holes)
@@ -364,7 +364,7 @@ class Program:
                 constants.append(Constant(frame.call.site, value))
         return constants
 
-    def _noise(self, frame: Frame, step: _Step, constants: list[Constant]) -> tuple[float, float]:
+    def _noise(self, frame: Frame, step: Step, constants: list[Constant]) -> tuple[float, float]:
         """Terms summed for one output value, per value, and the size that constants add to it."""
 
         def make() -> tuple[float, float]:
@@ -378,17 +378,7 @@ class Program:
         return noise
 
 
-@dataclass
-class _Step:
-    """One call of a transposed run: its rule, and its arguments with holes for active inputs."""
-
-    call: Call
-    rule: Rule
-    holes: list[Any]
-    constants: list[Constant] | None = None
-
-
-def _kept(lists: dict[int, list[_Step]], rows: int, make: Callable[[], list[_Step]]) -> list[_Step]:
+def _kept(lists: dict[int, list[Step]], rows: int, make: Callable[[], list[Step]]) -> list[Step]:
     """What is known for a number of rows; of the last few numbers only."""
     if rows not in lists:
         if len(lists) > 16:

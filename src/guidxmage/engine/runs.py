@@ -1,11 +1,15 @@
-"""What the runs of a program leave behind."""
+"""The steps of a program's runs, and what they leave behind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from guidxmage.engine.call import Call
+from guidxmage.engine.ledger import Constant
+from guidxmage.engine.rules.table import Rule
 from guidxmage.engine.trail import Trail
 
 
@@ -30,3 +34,13 @@ class Pulled:
     bias_by_site: dict[str, Tensor]
     variance: Tensor
     maps: dict[str, Tensor]
+
+
+@dataclass
+class Step:
+    """One call of a transposed run: its rule, and its arguments with holes for active inputs."""
+
+    call: Call
+    rule: Rule
+    holes: list[Any]
+    constants: list[Constant] | None = None
