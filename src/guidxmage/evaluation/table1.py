@@ -73,7 +73,7 @@ def parts(garments: Path | None, views: int = VIEWS) -> list[Part]:
             "ImageNet photos, further networks",
             ("efficientnet_lite1", "efficientnet_lite2"),
             "imagenet",
-            20,
+            10,
             # score-CAM would take minutes for each of these photos.
             Settings(
                 tuple(name for name in COMPARED if name != "score-cam"),
