@@ -22,7 +22,7 @@ operators. The residual is |score − ΣA − b| over the largest of the three; 
 float32 explanation after the capture, on one shared CPU core, so only their order of magnitude
 means anything. Explanations `on region` hold wherever the trail is followed, `at input` for the
 image alone ([concepts](concepts.md#beyond-relu)). Networks with 300 million parameters and more
-(regnet_y_128gf, vit_h_14, vit_l_16, vit_l_32) were left out of this run for want of memory and time.
+(regnet_y_128gf, vit_h_14, vit_l_16, vit_l_32) were left out of this run: no memory, no time.
 
 **{summary}.**
 
