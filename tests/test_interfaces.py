@@ -231,10 +231,11 @@ def test_a_metric_of_quantus() -> None:
     import_torchvision()  # which Quantus imports too
     quantus = pytest.importorskip("quantus")
     images = random_like((4, 1, 8, 8), 5).float().abs()
-    model = nn.Sequential(
-        nn.Conv2d(1, 2, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3, bias=False)
-    )
-    model = model.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 2, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3, bias=False)
+        ).eval()
     attribution = ExactContributions(model)
     state = np.random.get_state()  # Quantus draws its subsets from the global generator
     np.random.seed(0)
