@@ -346,7 +346,7 @@ def test_the_series_of_another_network_is_learned_from(data: Splits, tmp_path: P
         plain_steps=6,
         retrain_steps=3,
         transfer=True,
-        effort=replace(SMALL, images=6, parts=("background",), budget=0),
+        effort=replace(SMALL, images=6, parts=("background", "object"), ddn_steps=2, budget=0),
     )
     names = [(unit.network, unit.arm, unit.source) for unit in units(few)]
     assert ("resnet20", "series", "tests.test_hardening:network") in names
@@ -355,6 +355,11 @@ def test_the_series_of_another_network_is_learned_from(data: Splits, tmp_path: P
     text = report(found)
     assert "## Samples from other networks" in text
     assert all(one["training"]["steps"] in (3, 6) for one in found)
+    # Those retrained with other networks' samples are only attacked as the matrix needs it.
+    transferred = [one for one in found if one["unit"]["source"]]
+    assert [[p["part"] for p in one["parts"]] for one in transferred] == [["background"]] * 2
+    assert [one["parts"][0]["median_l2"] for one in transferred] == [{}] * 2
+    assert "background" in text.split("## Samples from other networks")[1]
 
 
 def test_two_processes_train_together(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ class Experiment:
     networks: names or "module:function"; width: of the named ones, a factor for all or one by name;
     size: of photos in folders, which are scaled to it. plain_steps, retrain_steps:
     optimiser steps of the first training and of each arm; plain_lr, retrain_lr: peak learning
-    rates. transfer: also retrain each network with the series of each other one.
+    rates. transfer: also retrain each network with the series of each other one; on these only the
+    background is attacked, by PGD.
     """
 
     networks: tuple[str, ...] = ("alexnet", "resnet20", "densenet22")
@@ -194,6 +195,8 @@ class Work:
         self.say(f"{unit.folder}: attacks")
         began = time.perf_counter()
         effort = self.experiment.effort
+        if unit.source is not None:
+            effort = effort.least()
         batch = first_images(self.data.test, effort.images, effort.seed)
         results = tuple(attack_part(network, batch, part, effort) for part in effort.parts)
         checks = masking_checks(network, batch, results, effort)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -55,6 +55,12 @@ class Effort:
         for part in (*self.parts, *self.auto_parts):
             if part not in PARTS:
                 raise InputError(f"part {part!r} is unknown; choose one of {', '.join(PARTS)}")
+
+    def least(self) -> Effort:
+        """What the transfer of samples is judged by: PGD in l∞ on the background alone."""
+        return replace(
+            self, parts=("background",), l2=(), auto_parts=(), budget=0, ddn_steps=0, cw_steps=0
+        )
 
 
 @dataclass(frozen=True)
