@@ -32,13 +32,15 @@ from guidxmage.hardening.arms import (
 from guidxmage.hardening.comparison import summary
 from guidxmage.hardening.dataset import Batch, InMemory
 from guidxmage.hardening.experiment import Experiment, Unit, first_images, run, units
+from guidxmage.hardening.goals import goals_table
 from guidxmage.hardening.masking import masking_checks
 from guidxmage.hardening.reliance import accuracy, background_share, reliance
-from guidxmage.hardening.report import _transfer, report
+from guidxmage.hardening.report import report
 from guidxmage.hardening.robustness import Effort, attack_part
 from guidxmage.hardening.settings import read_settings
 from guidxmage.hardening.splits import Splits, load_splits
 from guidxmage.hardening.threat import PARTS, Target
+from guidxmage.hardening.transfer import kept, transfer_table
 
 CLASSES = ("a", "b", "c")
 SIDE = 12
@@ -452,6 +454,52 @@ def test_the_summary_compares_seed_by_seed() -> None:
     assert summary([found[0]]).count("\n") == 2  # the gap alone
 
 
+def measured(arm: str, seed: int, **figures: float) -> Any:
+    """An evaluation of all parts with chosen figures."""
+    one = invented(arm, seed, figures["clean"], 0.0)
+    one["reliance"]["gap"] = figures.get("gap", 0.2)
+    one["training"]["processor_seconds"] = figures.get("seconds", 10.0)
+
+    def curve(attack: str, *accuracy: float) -> Any:
+        eps = [8 / 255, 16 / 255][-len(accuracy) :]
+        return {"attack": attack, "norm": "linf", "eps": eps, "accuracy": list(accuracy)}
+
+    background = [curve("pgd", figures["bg8"], figures["bg16"])]
+    one["parts"] = [
+        {"part": "background", "curves": background, "median_l2": {}},
+        {"part": "object", "curves": [curve("pgd", figures["object"])], "median_l2": {}},
+        {"part": "all", "curves": [curve("autoattack", figures["auto"])],
+         "median_l2": {"guid-xmage": figures["l2"]}},
+    ]  # fmt: skip
+    return one
+
+
+def test_goals_are_judged_by_the_figures() -> None:
+    plain = {"clean": 0.8, "bg8": 0.2, "bg16": 0.04, "object": 0.3, "auto": 0.1, "l2": 0.2}
+    ours = {"clean": 0.795, "bg8": 0.7, "bg16": 0.52, "object": 0.29, "auto": 0.3, "l2": 0.25}
+    pgd = {**ours, "clean": 0.7, "auto": 0.5}
+    found = [
+        measured("plain", 0, **plain), measured("plain", 1, **plain),
+        measured("ours", 0, **ours, gap=0.01, seconds=12.0),
+        measured("ours", 1, **ours, gap=0.02, seconds=6.0),
+        measured("noise", 0, **{**plain, "l2": 0.24}),
+        measured("adversarial", 0, **pgd),
+        measured("ours+adversarial", 0, **{**pgd, "clean": 0.73}),
+    ]  # fmt: skip
+    rows = [line.split(" | ")[1:] for line in goals_table(found).splitlines()[2:]]
+    assert rows == [
+        ["`ours`", "52.0 % at 16/255 (plain 4.0 %): reached |"],
+        ["`ours`", "-0.5: reached |"],
+        ["`ours`", "+1.5: reached |"],
+        ["`ours`", "1.25 ×: missed |"],  # of 1.3
+        ["`ours`", "1.04 ×: missed |"],  # of 1.1
+        ["`ours`", "-1.0 at 16/255: missed |"],
+        ["`ours`", "1.90 ×: reached |"],  # 1 + (1.2 + 0.6) / 2
+        ["`ours+adversarial`", "AutoAttack +0.0, clean +3.0: reached |"],
+    ]
+    assert not goals_table(found[:2])
+
+
 def test_what_is_kept_with_the_samples_of_others() -> None:
     found = []
     for target, source, robust in (
@@ -463,8 +511,12 @@ def test_what_is_kept_with_the_samples_of_others() -> None:
         found.append(one)
     longer = [invented("longer", 0, 0.8, 0.2), invented("longer", 0, 0.8, 0.35)]
     longer[1]["unit"]["network"] = "resnet20"
-    lines = _transfer([*found, *longer]).splitlines()
+    lines = transfer_table([*found, *longer]).splitlines()
     assert "| alexnet | – | 20.0 | 60.0 | 50.0 | 75 % |" in lines
+    assert kept([*found, *longer], "alexnet") == pytest.approx(0.75)
+    assert isnan(kept([*found, *longer], "resnet20"))
+    goals = goals_table([*found, *longer]).splitlines()
+    assert goals[-1].endswith("| `series` | 75.0 %: missed | – |")
     assert "| resnet20 | – | 35.0 | 40.0 | 30.0 | – |" in lines  # its own samples gain nothing
 
 
@@ -531,5 +583,11 @@ def test_the_command_line_writes_the_report(
     arguments = ["harden", "--data", "shapes", "--config", "x.toml", "--out", str(finished)]
     result = CliRunner().invoke(app, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
-    assert "# Hardening on shapes" in (finished / "REPORT.md").read_text(encoding="utf-8")
+    text = (finished / "REPORT.md").read_text(encoding="utf-8")
+    assert "# Hardening on shapes" in text
+    for words in (
+        "## Goals", "150 optimiser steps, then 60 in each arm", "3 classes, images of 3 × 12 × 12",
+        "strengths 8/255 24/255", "PGD** (foolbox): 8 steps", f"torch {torch.__version__}",
+    ):  # fmt: skip
+        assert words in text, words
     assert len(json.loads(result.stdout)) == 3

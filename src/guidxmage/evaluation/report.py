@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 
 from guidxmage.evaluation.figures import GROUPS, Row
 from guidxmage.evaluation.methods import METHODS
 from guidxmage.evaluation.records import file_name
 from guidxmage.evaluation.settings import Settings
 from guidxmage.evaluation.table import Cells, network_table, paper_table
+from guidxmage.versions import versions
 
 Piece = str | Cells
 """A line of text (a heading begins with #, a picture with !), or a table."""
@@ -73,7 +73,7 @@ CARE = (
 
 def introduction(rows: Sequence[Row], settings: Settings) -> str:
     """What was measured, and how."""
-    versions = ", ".join(f"{name} {_version(name)}" for name in LIBRARIES)
+    libraries = ", ".join(f"{name} {own}" for name, own in versions(LIBRARIES).items())
     explained = {
         "top1": "the class that the network chooses, right or wrong",
         "label": "the photo's own class",
@@ -82,15 +82,8 @@ def introduction(rows: Sequence[Row], settings: Settings) -> str:
     return (
         f"{photos} photos, {seen(settings.views)}, seed "
         f"{settings.seed}. Explained is {explained}. Maps are computed in {settings.dtype}, claims "
-        f"are tested in float64. {versions}."
+        f"are tested in float64. {libraries}."
     )
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _about(rows: Sequence[Row]) -> Iterator[str]:

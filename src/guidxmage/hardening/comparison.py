@@ -13,9 +13,11 @@ from guidxmage.hardening.measurements import (
     bound_name,
     bounds,
     leaning,
-    median_size,
+    leaning_of,
+    least_l2,
     of_arm,
-    robust_accuracy,
+    processor_seconds,
+    robust,
     spread,
 )
 
@@ -63,24 +65,26 @@ def summary(found: Sequence[Evaluation]) -> str:
 
 
 def _questions(found: Sequence[Evaluation]) -> Iterator[Question]:
-    yield Question("clean accuracy, points", "ours", "plain", _clean)
+    yield Question("clean accuracy, points", "ours", "plain", leaning_of("clean"))
     for name in ("background", "object", "all"):
         for eps in bounds(found, name, "pgd", "linf"):
             words = f"{_place(name)}, PGD l∞ {bound_name(eps, 'linf')}, points"
-            yield Question(words, "ours", "plain", _robust(name, "pgd", "linf", eps))
+            yield Question(words, "ours", "plain", robust(name, "pgd", "linf", eps))
     for name in ("all", "background"):
         for rival in ("plain", "noise"):
             words = f"{_place(name)}, median least l2, ratio"
-            yield Question(words, "ours", rival, _size(name), ratio=True)
-    yield Question("clean accuracy, points", "ours+backgrounds", "plain", _clean)
-    yield Question("clean accuracy, points", "ours+adversarial", "adversarial", _clean)
+            yield Question(words, "ours", rival, least_l2(name), ratio=True)
+    yield Question("clean accuracy, points", "ours+backgrounds", "plain", leaning_of("clean"))
+    yield Question("clean accuracy, points", "ours+adversarial", "adversarial", leaning_of("clean"))
     for norm in ("linf", "l2"):
         for eps in bounds(found, "all", "autoattack", norm):
-            figure = _robust("all", "autoattack", norm, eps)
+            figure = robust("all", "autoattack", norm, eps)
             words = f"all pixels, AutoAttack {norm.replace('inf', '∞')} {bound_name(eps, norm)}, "
             yield Question(words + "points", "ours", "plain", figure)
             yield Question(words + "points", "ours+adversarial", "adversarial", figure)
-    yield Question("processor time of the training, ratio", "ours", "plain", _seconds, ratio=True)
+    yield Question(
+        "processor time of the training, ratio", "ours", "plain", processor_seconds, ratio=True
+    )
 
 
 def _place(name: str) -> str:
@@ -89,19 +93,3 @@ def _place(name: str) -> str:
 
 def _by_seed(found: Sequence[Evaluation], arm: str) -> dict[int, Evaluation]:
     return {one["unit"]["seed"]: one for one in of_arm(found, arm)}
-
-
-def _clean(found: Evaluation) -> float:
-    return leaning(found, "clean")
-
-
-def _seconds(found: Evaluation) -> float:
-    return float(found["training"]["processor_seconds"])
-
-
-def _robust(name: str, attack: str, norm: str, eps: float) -> Figure:
-    return lambda found: robust_accuracy(found, name, attack, norm, eps)
-
-
-def _size(name: str) -> Figure:
-    return lambda found: median_size(found, name, "guid-xmage")

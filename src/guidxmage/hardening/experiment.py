@@ -34,9 +34,11 @@ from guidxmage.hardening.splits import Splits
 from guidxmage.hardening.suppression import STRENGTHS, Scheme, suppress
 from guidxmage.hardening.training import FINAL, train
 from guidxmage.models.weights import read_weights
+from guidxmage.versions import versions
 
 SCHEMA = "guid-xmage/hardening/1"
 EVALUATION, TRAINING = "evaluation.json", "training.json"
+LIBRARIES = ("guid-xmage", "torch", "foolbox", "pyautoattack", "captum")
 Say = Callable[[str], None]
 
 
@@ -204,6 +206,8 @@ class Work:
         return {
             "schema": SCHEMA,
             "unit": asdict(unit),
+            "versions": versions(LIBRARIES),
+            "parameters": sum(p.numel() for p in network.parameters()),
             "training": _read(self.out / unit.folder / TRAINING),
             "reliance": leaning.to_json(),
             "parts": [result.to_json() for result in results],

@@ -41,6 +41,26 @@ def leaning(found: Evaluation, name: str) -> float:
     return nan if value is None else float(value)
 
 
+def leaning_of(name: str) -> Figure:
+    """That figure of any evaluation."""
+    return lambda found: leaning(found, name)
+
+
+def robust(name: str, attack: str, norm: str, eps: float) -> Figure:
+    """The accuracy of any evaluation that an attack on a part leaves."""
+    return lambda found: robust_accuracy(found, name, attack, norm, eps)
+
+
+def least_l2(name: str, attack: str = "guid-xmage") -> Figure:
+    """The median l2 norm of any evaluation that a minimal attack on a part needs."""
+    return lambda found: median_size(found, name, attack)
+
+
+def processor_seconds(found: Evaluation) -> float:
+    """Of one training."""
+    return float(found["training"]["processor_seconds"])
+
+
 def bounds(found: Sequence[Evaluation], name: str, attack: str, norm: str) -> list[float]:
     """The ε of an attack on a part, ascending; empty where it was not run."""
     for one in found:

@@ -10,6 +10,7 @@ import torch
 
 from guidxmage.explainer import Explainer
 from guidxmage.files import write_atomically
+from guidxmage.hardening.card import card
 from guidxmage.hardening.experiment import Experiment, Unit, Work, first_images
 from guidxmage.hardening.measurements import Evaluation
 from guidxmage.hardening.networks import file_name
@@ -43,7 +44,7 @@ def publish(
         unit = Unit(network, experiment.seeds[0], "plain")
         _samples(work, unit, out / f"{name}-samples.png")
         files += [f"{name}-curves.png", f"{name}-samples.png"]
-    text = report(found, title, files)
+    text = report(found, title, files, card(experiment, data, found))
     write_atomically(out / REPORT, text.encode())
     return out / REPORT
 

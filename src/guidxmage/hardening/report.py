@@ -8,19 +8,20 @@ from statistics import mean
 from typing import Any
 
 from guidxmage.hardening.comparison import summary
+from guidxmage.hardening.goals import goals_table
 from guidxmage.hardening.measurements import (
-    NONE,
     Evaluation,
     Figure,
     bound_name,
     bounds,
-    leaning,
-    median_size,
-    of_arm,
-    robust_accuracy,
+    leaning_of,
+    least_l2,
+    processor_seconds,
+    robust,
     spread,
 )
 from guidxmage.hardening.networks import file_name
+from guidxmage.hardening.transfer import transfer_table
 
 
 @dataclass(frozen=True)
@@ -37,38 +38,30 @@ class Column:
         return spread([self.figure(one) for one in found], scale, digits)
 
 
-def _leaning(name: str) -> Figure:
-    return lambda found: leaning(found, name)
-
-
-def _robust(name: str, attack: str, norm: str, eps: float) -> Figure:
-    return lambda found: robust_accuracy(found, name, attack, norm, eps)
-
-
-def _size(name: str, attack: str) -> Figure:
-    return lambda found: median_size(found, name, attack)
-
-
-def _seconds(found: Evaluation) -> float:
-    return float(found["training"]["processor_seconds"])
-
-
 LEANING = (
-    Column("clean", _leaning("clean")),
-    Column("mixed same", _leaning("mixed_same")),
-    Column("mixed random", _leaning("mixed_random")),
-    Column("gap", _leaning("gap")),
-    Column("background's share of Σ\\|A\\|", _leaning("share_ours")),
-    Column("… of integrated gradients", _leaning("share_gradients")),
-    Column("processor seconds", _seconds, share=False),
+    Column("clean", leaning_of("clean")),
+    Column("mixed same", leaning_of("mixed_same")),
+    Column("mixed random", leaning_of("mixed_random")),
+    Column("gap", leaning_of("gap")),
+    Column("background's share of Σ\\|A\\|", leaning_of("share_ours")),
+    Column("… of integrated gradients", leaning_of("share_gradients")),
+    Column("processor seconds", processor_seconds, share=False),
 )
 
 
 def report(
-    found: Sequence[Evaluation], title: str = "Hardening", figures: Sequence[str] = ()
+    found: Sequence[Evaluation],
+    title: str = "Hardening",
+    figures: Sequence[str] = (),
+    card: str = "",
 ) -> str:
-    """The whole report in Markdown; figures: files named <network>-<what it shows>.png."""
+    """The whole report in Markdown.
+
+    figures: files named <network>-<what it shows>.png; card: what was run, for the end.
+    """
     sections = [f"# {title}", _introduction(found)]
+    if aimed := goals_table(found):
+        sections += ["## Goals", aimed]
     if short := summary(found):
         sections += ["## In short", short]
     for network in dict.fromkeys(one["unit"]["network"] for one in found):
@@ -76,7 +69,9 @@ def report(
         direct = [one for one in own if not one["unit"]["source"]]
         sections += [f"## {network}", *_pictures(network, figures), *_network(direct)]
     if any(one["unit"]["source"] for one in found):
-        sections += ["## Samples from other networks", _transfer(found)]
+        sections += ["## Samples from other networks", transfer_table(found)]
+    if card:
+        sections += ["## What was run", card]
     return "\n\n".join(sections) + "\n"
 
 
@@ -109,13 +104,13 @@ def _network(found: Sequence[Evaluation]) -> Iterator[str]:
     yield "### Accuracy, and how much the background counts\n\n" + _table(found, LEANING)
     for name in ("background", "object", "all"):
         columns = [
-            Column(f"{label} {norm} {bound_name(eps, norm)}", _robust(name, attack, norm, eps))
+            Column(f"{label} {norm} {bound_name(eps, norm)}", robust(name, attack, norm, eps))
             for attack, label in (("pgd", "PGD"), ("autoattack", "AutoAttack"))
             for norm in ("linf", "l2")
             for eps in bounds(found, name, attack, norm)
         ]
         columns += [
-            Column(f"median l2, {label}", _size(name, attack), share=False)
+            Column(f"median l2, {label}", least_l2(name, attack), share=False)
             for attack, label in (("guid-xmage", "ours"), ("ddn", "DDN"), ("cw", "C&W"))
         ]
         what = {"all": "all pixels", "background": "the background alone"}.get(
@@ -161,45 +156,3 @@ def _masking(found: Sequence[Evaluation]) -> str:
 
 def _average(checks: Sequence[dict[str, Any]], name: str) -> str:
     return f"{100 * mean(check[name] for check in checks):.1f}"
-
-
-def _transfer(found: Sequence[Evaluation]) -> str:
-    """Accuracy under background attacks after retraining with another network's series."""
-    levels = bounds(found, "background", "pgd", "linf")
-    if not levels:
-        return "No attack on the background was run."
-    eps = levels[len(levels) // 2]
-    names = list(dict.fromkeys(one["unit"]["network"] for one in found))
-    figure = _robust("background", "pgd", "linf", eps)
-    lines = [
-        f"Robust accuracy, PGD linf {bound_name(eps, 'linf')} on the background alone. Rows: the "
-        "network that is retrained; columns: without samples, then the network that made them. "
-        "Kept: the gain over `longer` with the samples of others, as a share of the gain with its "
-        "own.",
-        "",
-        "| retrained | plain | longer | " + " | ".join(names) + " | kept |",
-        "| --- |" + " ---: |" * (3 + len(names)),
-    ]
-    for target in names:
-        own = [one for one in found if one["unit"]["network"] == target]
-        groups = [of_arm(own, "plain"), of_arm(own, "longer"), *(_from(own, n) for n in names)]
-        values = [[figure(one) for one in group] for group in groups]
-        cells = [spread(group, 100, 1) for group in values]
-        others = [v for n, v in zip(names, values[2:], strict=True) if n != target]
-        kept = _kept(values[1], values[2 + names.index(target)], others)
-        lines.append(f"| {target} | " + " | ".join(cells) + f" | {kept} |")
-    return "\n".join(lines)
-
-
-def _from(own: Sequence[Evaluation], source: str) -> list[Evaluation]:
-    """Retrained with the series of one network, which may be the network itself."""
-    series = [one for one in own if one["unit"]["arm"] == "series"]
-    return [one for one in series if (one["unit"]["source"] or one["unit"]["network"]) == source]
-
-
-def _kept(longer: Sequence[float], own: Sequence[float], others: Sequence[Sequence[float]]) -> str:
-    """The mean gain with the samples of others over that with its own."""
-    foreign = [value for group in others for value in group]
-    if not (longer and own and foreign) or mean(own) <= mean(longer):
-        return NONE
-    return f"{(mean(foreign) - mean(longer)) / (mean(own) - mean(longer)):.0%}".replace("%", " %")
