@@ -56,11 +56,12 @@ def _data(data: Splits) -> str:
 
 def _trainings(experiment: Experiment) -> Iterator[str]:
     config = experiment.config(0, plain=True)
+    flips = ", flips" if experiment.flip else ""
     yield (
         f"- **Training**: {experiment.plain_steps} optimiser steps, then "
         f"{experiment.retrain_steps} in each arm, batches of {experiment.batch}, crops of "
-        f"{experiment.crop} pixels{', flips' if experiment.flip else ''}; SGD with momentum {config.momentum:g}, weight "
-        f"decay {config.weight_decay:g}, {config.schedule} learning rate with peaks "
+        f"{experiment.crop} pixels{flips}; SGD with momentum {config.momentum:g}, weight decay "
+        f"{config.weight_decay:g}, {config.schedule} learning rate with peaks "
         f"{experiment.plain_lr:g} and {experiment.retrain_lr:g}; no weights are chosen by their "
         "validation score, those of the last step are attacked."
     )
