@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from guidxmage.engine.call import Call, Frame, Ref
 from guidxmage.engine.rules import affine, convolution
 from guidxmage.engine.rules.convolution import Geometry
 from guidxmage.engine.trail import pack_bits, unpack_bits, unpack_channels_last
@@ -95,6 +98,42 @@ def test_bits_spread_channels_last(channels, size, images, seed) -> None:
     spread = unpack_channels_last(packed, shape)
     assert torch.equal(spread, unpack_bits(packed, shape))
     assert spread.is_contiguous(memory_format=torch.channels_last)
+
+
+@given(
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    channels=st.integers(1, 5),
+    size=pair,
+    images=st.integers(1, 3),
+    targets=st.integers(1, 3),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    owned=st.booleans(),
+    seed=st.integers(0, 50),
+)
+@properties
+def test_gates_are_products(dtype, channels, size, images, targets, layout, owned, seed) -> None:
+    """On one thread, where NumPy multiplies, and on two, where PyTorch does."""
+    g = random_like((targets * images, channels, *size), seed).to(dtype)
+    g = g.contiguous(memory_format=layout)
+    bits = (random_like((images, channels, *size), seed + 1) > 0).to(torch.uint8)
+    call = Call(1, "aten.relu.default", torch.relu, (Ref(0),), "relu", tuple(g.shape))
+    for threads in (1, 2):
+        frame = Frame(call, len(g), tuple(g.shape), {}, owned=owned)
+        own = g.clone(memory_format=torch.preserve_format)
+        with on_threads(threads):
+            gated = frame.gate(own, bits, last_use=True)
+        assert torch.equal(gated, g * bits.repeat(targets, 1, 1, 1))
+        assert torch.equal(own, gated if owned else g)
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # --- rewrites of the symbolic program ------------------------------------------------------------

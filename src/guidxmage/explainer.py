@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from guidxmage.assembly import Origin, Part, assembled
-from guidxmage.engine.capture import capture
 from guidxmage.engine.deployment import copied_to, state_of, untouched
 from guidxmage.engine.footprint import read_budget, rows_within
 from guidxmage.engine.gates import conventions
@@ -315,6 +314,8 @@ class Explainer:
         if key not in self._programs:
             if len(self._programs) >= 4:
                 self._programs.pop(next(iter(self._programs)))
+            from guidxmage.engine.capture import capture  # it imports torch.export
+
             self._programs[key] = capture(self.model, key, self.gates)
         return self._programs[key]
 

@@ -62,9 +62,10 @@ def unpack_channels_last(packed: Tensor, shape: tuple[int, int, int]) -> Tensor:
     if height * width % 8:
         return unpack_bits(packed, shape).contiguous(memory_format=torch.channels_last)
     bytes_last = packed.view(len(packed), channels, -1).transpose(1, 2).contiguous()
-    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)[:, None]
+    weights = torch.tensor(_BIT_WEIGHTS, dtype=torch.uint8, device=packed.device)[:, None]
     bits = packed.new_empty(*bytes_last.shape[:2], 8, channels)
-    torch.bitwise_right_shift(bytes_last[:, :, None, :], shifts, out=bits).bitwise_and_(1)
+    # Both are vectorised for bytes, which a shift is not.
+    torch.bitwise_and(bytes_last[:, :, None, :], weights, out=bits).clamp_max_(1)
     return bits.view(len(packed), height, width, channels).permute(0, 3, 1, 2)
 
 
