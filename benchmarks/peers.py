@@ -93,6 +93,7 @@ def _forward(layout: torch.memory_format) -> Make:
     """The network alone."""
 
     def make(model: nn.Module, images: Tensor, classes: list[Tensor]) -> Run:
+        del classes
         own = copy.deepcopy(model).to(memory_format=layout)  # type: ignore[call-overload]
         laid_out = images.contiguous(memory_format=layout)
 
@@ -156,7 +157,7 @@ def _zennit(model: nn.Module, images: Tensor, classes: list[Tensor]) -> Run:
 METHODS: dict[str, Make] = {
     OURS: _ours,
     "forward": _forward(torch.contiguous_format),
-    "forward, channels last": _forward(torch.channels_last),
+    "forward channels-last": _forward(torch.channels_last),
     "autograd": _gradient,
     "Captum InputXGradient": _captum("InputXGradient"),
     "Captum IntegratedGradients (50)": _captum(
@@ -370,9 +371,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", default=NETWORKS, help="names, separated by commas")
-    parser.add_argument(
-        "--methods", default=";".join(METHODS), help="names, separated by semicolons"
-    )
+    parser.add_argument("--methods", default=",".join(METHODS), help="names, separated by commas")
     parser.add_argument("--batches", default="1,8,32", help="batch sizes for one target")
     parser.add_argument("--targets", default="5,10", help="also so many targets, at batch 1")
     parser.add_argument("--rounds", type=int, default=16, help="measured rounds (default 16)")
@@ -382,7 +381,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write every time to this file")
     parser.add_argument("--plot", type=Path, help="draw the ratios into this file")
     arguments = parser.parse_args(argv)
-    unknown = [name for name in arguments.methods.split(";") if name not in METHODS]
+    unknown = [name for name in arguments.methods.split(",") if name not in METHODS]
     if unknown:
         parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}")
     return arguments
@@ -410,7 +409,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 images,
                 targets,
                 rounds=arguments.rounds,
-                methods=arguments.methods.split(";"),
+                methods=arguments.methods.split(","),
                 clock=clock,
             ):
                 lines.append(line)

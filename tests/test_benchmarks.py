@@ -150,7 +150,7 @@ def test_slow_methods_take_part_in_fewer_rounds(
     peers: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {peers.OURS: 1.0, "slow": 9.0, "same": 7.0}
-    monkeypatch.setattr(peers, "timed", lambda run, _: seconds[run()])
+    monkeypatch.setattr(peers, "timed", lambda run, *_: seconds[run()])
     runs = {name: (lambda name=name: name) for name in seconds}
     found = peers.in_turns(runs, 16, torch.device("cpu"))
     assert {name: len(times) for name, times in found.items()} == (

@@ -19,6 +19,7 @@ from guidxmage.engine.ledger import (
     Biases,
     Constant,
     Rounding,
+    Switched,
     by_row,
     position_map,
     row_norms,
@@ -348,6 +349,10 @@ class Program:
 
     def _step_constants(self, step: Step, frame: Frame) -> list[Constant]:
         """The call's constants, kept where they do not depend on the decisions."""
+        if step.rule.switched is not None:
+            found = step.rule.switched(*step.holes, **step.call.kwargs)
+            if found is not None:
+                return [_switched(frame, step, *found)]
         if step.rule.kind != "affine":
             return self._constants(frame, step.holes)
         if step.constants is None:
@@ -385,6 +390,17 @@ def _kept(lists: dict[int, list[Step]], rows: int, make: Callable[[], list[Step]
             lists.clear()
         lists[rows] = make()
     return lists[rows]
+
+
+def _switched(frame: Frame, step: Step, plane: int, factor: float) -> Switched:
+    make = step.rule.constant
+    assert make is not None
+    return Switched(
+        step.call.site,
+        factor,
+        gated=lambda g: frame.gate(g, frame.plane(g, plane)),
+        make=lambda: make(frame, *step.holes, **step.call.kwargs),
+    )
 
 
 def _rule(call: Call) -> Rule:

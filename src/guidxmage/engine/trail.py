@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import cache, reduce
 from math import prod
 from operator import and_, or_
 from typing import Any
@@ -18,7 +18,11 @@ from guidxmage.engine.distance import Distance
 from guidxmage.engine.gates import Gates
 from guidxmage.errors import InputError
 
-_BIT_WEIGHTS = (128, 64, 32, 16, 8, 4, 2, 1)
+
+@cache
+def _bit_weights(device: torch.device) -> Tensor:
+    """Kept, since every copy to a GPU would wait for it."""
+    return torch.tensor((128, 64, 32, 16, 8, 4, 2, 1), dtype=torch.uint8, device=device)
 
 
 def pack_bits(bits: Tensor) -> Tensor:
@@ -27,16 +31,16 @@ def pack_bits(bits: Tensor) -> Tensor:
     if flat.device.type == "cpu":
         return torch.from_numpy(np.packbits(flat.numpy(), axis=1))
     padded = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.shape[1] % 8))
-    weights = torch.tensor(_BIT_WEIGHTS, dtype=torch.uint8, device=flat.device)
+    weights = _bit_weights(flat.device)
     return (padded.view(len(flat), -1, 8) * weights).sum(-1, dtype=torch.uint8)
 
 
-def pack_positive(values: Tensor) -> Tensor:
-    """`pack_bits(values > 0)`, without a boolean tensor of all images in between."""
+def pack_above(values: Tensor, limit: float = 0, *, closed: bool = False) -> Tensor:
+    """`pack_bits(values > limit)`, or ≥, without a boolean tensor of all images in between."""
     if values.device.type != "cpu":
-        return pack_bits(values > 0)
+        return pack_bits(values >= limit if closed else values > limit)
     flat = values.detach().reshape(len(values), -1).numpy()
-    rows = [np.packbits(row > 0) for row in flat]
+    rows = [np.packbits(row >= limit if closed else row > limit) for row in flat]
     return torch.from_numpy(rows[0][None] if len(rows) == 1 else np.stack(rows))
 
 
@@ -46,7 +50,7 @@ def unpack_bits(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
     if packed.device.type == "cpu":
         flat = torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=count))
     else:
-        weights = torch.tensor(_BIT_WEIGHTS, dtype=torch.uint8, device=packed.device)
+        weights = _bit_weights(packed.device)
         flat = packed[:, :, None].bitwise_and(weights).ne(0).to(torch.uint8)
         flat = flat.reshape(len(packed), -1)[:, :count]
     return flat.reshape(len(packed), *shape)
@@ -62,7 +66,7 @@ def unpack_channels_last(packed: Tensor, shape: tuple[int, int, int]) -> Tensor:
     if height * width % 8:
         return unpack_bits(packed, shape).contiguous(memory_format=torch.channels_last)
     bytes_last = packed.view(len(packed), channels, -1).transpose(1, 2).contiguous()
-    weights = torch.tensor(_BIT_WEIGHTS, dtype=torch.uint8, device=packed.device)[:, None]
+    weights = _bit_weights(packed.device)[:, None]
     bits = packed.new_empty(*bytes_last.shape[:2], 8, channels)
     # Both are vectorised for bytes, which a shift is not.
     torch.bitwise_and(bytes_last[:, :, None, :], weights, out=bits).clamp_max_(1)
@@ -92,7 +96,14 @@ class Decisions:
     @classmethod
     def from_signs(cls, values: Tensor) -> Decisions:
         """One plane, set where values (B, …) are positive."""
-        return cls("bits", tuple(values.shape[1:]), (pack_positive(values),))
+        return cls("bits", tuple(values.shape[1:]), (pack_above(values),))
+
+    @classmethod
+    def from_interval(cls, values: Tensor, low: float, high: float) -> Decisions:
+        """Two planes: where values (B, …) are inside (low, high), and where at or above high."""
+        above = pack_above(values, high, closed=True)
+        inside = pack_above(values, low) & ~above
+        return cls("bits", tuple(values.shape[1:]), (inside, above))
 
     @classmethod
     def from_index(cls, index: Tensor, choices: int) -> Decisions:
