@@ -28,6 +28,7 @@ from allocations import peak_bytes
 from torch import Tensor, nn
 
 from guidxmage import Explainer, __version__, load_model
+from guidxmage.models.torchvision_import import import_torchvision
 
 NETWORKS = "alexnet,vgg16,resnet50,densenet121,efficientnet_lite0,vit_b_16"
 OURS = "guid-Xmage"
@@ -69,7 +70,7 @@ def _ours(model: nn.Module, images: Tensor, classes: list[Tensor]) -> Run:
     explainer = Explainer(model, batch_rows=max(32, len(images)))
     target: object = classes[0]
     if len(classes) > 1:  # the same classes for every image: several targets of one trail
-        target = [int(own[0]) for own in classes]
+        target = ("classes", [int(own[0]) for own in classes])
     return lambda: explainer.explain(images, target=target).contributions
 
 
@@ -127,12 +128,13 @@ def _cam(name: str, **options: object) -> Make:
         method = getattr(pytorch_grad_cam, name)(model=model, target_layers=[layer])
         for key, value in options.items():
             setattr(method, key, value)
+        leaf = images.clone().requires_grad_()  # the parameters are frozen
 
         def run() -> list[object]:
             found = []
             for own in classes:
                 targets = [ClassifierOutputTarget(int(one)) for one in own]
-                found.append(method(input_tensor=images, targets=targets))
+                found.append(method(input_tensor=leaf, targets=targets))
             return found
 
         return run
@@ -393,6 +395,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    with contextlib.suppress(ImportError):
+        import_torchvision()  # for the others, on builds without its compiled operators
     stated = {**conditions(device), "clock": arguments.clock}
     clock = CLOCKS[arguments.clock]
     lines: list[Line] = []

@@ -19,7 +19,6 @@ from guidxmage.engine.ledger import (
     Biases,
     Constant,
     Rounding,
-    Switched,
     by_row,
     position_map,
     row_norms,
@@ -27,7 +26,7 @@ from guidxmage.engine.ledger import (
 )
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.table import Rule
-from guidxmage.engine.runs import Pulled, Recording, Step
+from guidxmage.engine.runs import Pulled, Recording, Step, switched
 from guidxmage.engine.trail import Decisions, Trail
 from guidxmage.errors import UnsupportedOperatorError
 
@@ -352,7 +351,7 @@ class Program:
         if step.rule.switched is not None:
             found = step.rule.switched(*step.holes, **step.call.kwargs)
             if found is not None:
-                return [_switched(frame, step, *found)]
+                return [switched(frame, step, *found)]
         if step.rule.kind != "affine":
             return self._constants(frame, step.holes)
         if step.constants is None:
@@ -390,17 +389,6 @@ def _kept(lists: dict[int, list[Step]], rows: int, make: Callable[[], list[Step]
             lists.clear()
         lists[rows] = make()
     return lists[rows]
-
-
-def _switched(frame: Frame, step: Step, plane: int, factor: float) -> Switched:
-    make = step.rule.constant
-    assert make is not None
-    return Switched(
-        step.call.site,
-        factor,
-        gated=lambda g: frame.gate(g, frame.plane(g, plane)),
-        make=lambda: make(frame, *step.holes, **step.call.kwargs),
-    )
 
 
 def _rule(call: Call) -> Rule:
