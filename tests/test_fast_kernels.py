@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from guidxmage.engine.bits import pack_bits, unpack_bits, unpack_channels_last
 from guidxmage.engine.call import Call, Frame, Ref
+from guidxmage.engine.capture import capture
 from guidxmage.engine.rules import affine, convolution
 from guidxmage.engine.rules.convolution import Geometry
 from tests.laws import captured, check_all, close, random_like
@@ -124,6 +125,31 @@ def test_gates_are_products(dtype, channels, size, images, targets, layout, owne
             gated = frame.gate(own, bits, last_use=True)
         assert torch.equal(gated, g * bits.repeat(targets, 1, 1, 1))
         assert torch.equal(own, gated if owned else g)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("clamp", [nn.ReLU6(), nn.Hardtanh(0, 1.5), nn.Hardtanh(-1, 2)])
+@pytest.mark.parametrize("targets", [1, 2])
+def test_the_share_of_an_upper_bound(dtype: torch.dtype, clamp: nn.Module, targets: int) -> None:
+    """It is summed from the bits, or where both bounds add something from a dense constant."""
+    module = nn.Sequential(conv(2, 3, 5, 3), clamp, conv(2, 5, 4, 2), nn.Flatten()).to(dtype)
+    x = 4 * random_like((2, 3, 8, 8), 1).to(dtype)
+    program = capture(module.eval(), (3, 8, 8))
+    recording = program.record(x)
+    u = random_like((targets * 2, recording.logits.shape[1]), 2).to(dtype)
+    seen: dict[str, Tensor] = {}
+    pulled = program.pull(
+        recording.trail, u, visit=lambda call, g: seen.update({call.site: g.clone()})
+    )
+    (site,) = recording.trail
+    with torch.no_grad():
+        z = module[0](x)
+    low, high = (0, 6) if isinstance(clamp, nn.ReLU6) else (clamp.min_val, clamp.max_val)
+    added = (high * (z >= high) + low * (z <= low)).double().repeat(targets, 1, 1, 1)
+    expected = (seen[site].double() * added).flatten(1).sum(1)
+    assert torch.allclose(pulled.bias_by_site[site], expected, rtol=1e-5, atol=1e-5)
+    maps = program.pull(recording.trail, u, maps=True).maps[site]
+    assert torch.allclose(maps.flatten(1).sum(1), expected, rtol=1e-5, atol=1e-5)
 
 
 @contextmanager
