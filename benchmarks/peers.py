@@ -4,12 +4,14 @@
 
 All are given the same float32 images (3 × 224 × 224) and the same classes, and run in turns:
 A B C, then in another order. What takes much longer than ours takes part in fewer rounds.
+Lines that the file of --json holds already are kept unless they are measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import gc
 import json
 import os
@@ -26,11 +28,15 @@ from allocations import peak_bytes
 from torch import Tensor, nn
 
 from guidxmage import Explainer, __version__, load_model
+from guidxmage.models.torchvision_import import import_torchvision
 
 NETWORKS = "alexnet,vgg16,resnet50,densenet121,efficientnet_lite0,vit_b_16"
 OURS = "guid-Xmage"
 # What a slow one's round may cost, in times of ours, before it takes part in every eighth only.
 SLOW = 8.0
+# Processor time tells on one thread what a method takes where other jobs share the machine.
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+Clock = Callable[[], float]
 Run = Callable[[], object]
 Make = Callable[[nn.Module, Tensor, list[Tensor]], Run]
 
@@ -39,7 +45,8 @@ Make = Callable[[nn.Module, Tensor, list[Tensor]], Run]
 class Line:
     """Of one method on one network: seconds of each round for a batch, and its peak memory.
 
-    `failure` is the method's own message where it does not run; then there are no figures.
+    `trail_mib` is what of ours is the trail. `failure` is the method's own message where it does
+    not run; then there are no figures.
     """
 
     network: str
@@ -48,6 +55,7 @@ class Line:
     targets: int
     seconds: tuple[float, ...] = ()
     peak_mib: float | None = None
+    trail_mib: float | None = None
     failure: str | None = None
 
     @property
@@ -62,7 +70,7 @@ def _ours(model: nn.Module, images: Tensor, classes: list[Tensor]) -> Run:
     explainer = Explainer(model, batch_rows=max(32, len(images)))
     target: object = classes[0]
     if len(classes) > 1:  # the same classes for every image: several targets of one trail
-        target = [int(own[0]) for own in classes]
+        target = ("classes", [int(own[0]) for own in classes])
     return lambda: explainer.explain(images, target=target).contributions
 
 
@@ -80,6 +88,24 @@ def _gradient(model: nn.Module, images: Tensor, classes: list[Tensor]) -> Run:
         ]
 
     return run
+
+
+def _forward(layout: torch.memory_format) -> Make:
+    """The network alone."""
+
+    def make(model: nn.Module, images: Tensor, classes: list[Tensor]) -> Run:
+        del classes
+        own = copy.deepcopy(model).to(memory_format=layout)  # type: ignore[call-overload]
+        laid_out = images.contiguous(memory_format=layout)
+
+        def run() -> Tensor:
+            with torch.no_grad():
+                scores: Tensor = own(laid_out)
+            return scores
+
+        return run
+
+    return make
 
 
 def _captum(name: str, **options: object) -> Make:
@@ -102,12 +128,13 @@ def _cam(name: str, **options: object) -> Make:
         method = getattr(pytorch_grad_cam, name)(model=model, target_layers=[layer])
         for key, value in options.items():
             setattr(method, key, value)
+        leaf = images.clone().requires_grad_()  # the parameters are frozen
 
         def run() -> list[object]:
             found = []
             for own in classes:
                 targets = [ClassifierOutputTarget(int(one)) for one in own]
-                found.append(method(input_tensor=images, targets=targets))
+                found.append(method(input_tensor=leaf, targets=targets))
             return found
 
         return run
@@ -131,6 +158,8 @@ def _zennit(model: nn.Module, images: Tensor, classes: list[Tensor]) -> Run:
 
 METHODS: dict[str, Make] = {
     OURS: _ours,
+    "forward": _forward(torch.contiguous_format),
+    "forward channels-last": _forward(torch.channels_last),
     "autograd": _gradient,
     "Captum InputXGradient": _captum("InputXGradient"),
     "Captum IntegratedGradients (50)": _captum(
@@ -156,7 +185,14 @@ def last_convolution(model: nn.Module) -> nn.Module:
 
 
 def compare(
-    network: str, model: nn.Module, images: Tensor, targets: int, *, rounds: int, methods: list[str]
+    network: str,
+    model: nn.Module,
+    images: Tensor,
+    targets: int,
+    *,
+    rounds: int,
+    methods: list[str],
+    clock: Clock = time.perf_counter,
 ) -> Iterator[Line]:
     """Time the methods in turns, then take each one's peak memory."""
     classes = _classes(model, images, targets)
@@ -172,15 +208,22 @@ def compare(
             runs.pop(method, None)
             words = f"{type(error).__name__}: {error}".splitlines()[0]
             yield Line(method=method, failure=words, **about)  # type: ignore[arg-type]
-    seconds = in_turns(runs, rounds, images.device)
+    seconds = in_turns(runs, rounds, images.device, clock)
     for method, run in runs.items():
-        peak = peak_bytes(run, images.device) / 2**20
-        yield Line(method=method, seconds=tuple(seconds[method]), peak_mib=peak, **about)  # type: ignore[arg-type]
+        peak, trail = peak_bytes(run, images.device) / 2**20, None
+        if method == OURS:
+            trail = Explainer(model).trail(images).nbytes / 2**20
+            # On the CPU NumPy packs the trail, which PyTorch does not see.
+            peak += trail if images.device.type == "cpu" else 0
+        own = tuple(seconds[method])
+        yield Line(method=method, seconds=own, peak_mib=peak, trail_mib=trail, **about)  # type: ignore[arg-type]
 
 
-def in_turns(runs: dict[str, Run], rounds: int, device: torch.device) -> dict[str, list[float]]:
+def in_turns(
+    runs: dict[str, Run], rounds: int, device: torch.device, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each in each round it took part in; the order is drawn anew for every round."""
-    warm = {name: timed(run, device) for name, run in runs.items()}
+    warm = {name: timed(run, device, clock) for name, run in runs.items()}
     limit = SLOW * warm.get(OURS, min(warm.values(), default=0))
     draw = random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -188,16 +231,16 @@ def in_turns(runs: dict[str, Run], rounds: int, device: torch.device) -> dict[st
         order = [name for name in runs if warm[name] <= limit or number % 8 == 0]
         draw.shuffle(order)
         for name in order:
-            seconds[name].append(timed(runs[name], device))
+            seconds[name].append(timed(runs[name], device, clock))
     return seconds
 
 
-def timed(run: Run, device: torch.device) -> float:
+def timed(run: Run, device: torch.device, clock: Clock) -> float:
     _wait(device)
-    start = time.perf_counter()
+    start = clock()
     run()
     _wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _wait(device: torch.device) -> None:
@@ -247,7 +290,11 @@ def plot(lines: Sequence[Line], file: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = [line for line in lines if line.targets == 1 and line.seconds and line.method != OURS]
+    shown = [
+        line
+        for line in lines
+        if line.targets == 1 and line.seconds and not line.method.startswith((OURS, "forward"))
+    ]
     groups = list(dict.fromkeys((line.network, line.batch) for line in shown))
     methods = list(dict.fromkeys(line.method for line in shown))
     figure = Figure(figsize=(max(7, 1.1 * len(groups) + 2), 4.6), layout="constrained")
@@ -271,6 +318,27 @@ def plot(lines: Sequence[Line], file: Path) -> None:
     axes.legend(fontsize=8, ncols=2, frameon=False)
     axes.set_title("Above the line the other one takes longer", fontsize=10, loc="left")
     figure.savefig(file, dpi=150)
+
+
+def kept(file: Path) -> list[Line]:
+    """The lines of a results file; none where it does not exist."""
+    if not file.is_file():
+        return []
+    written = json.loads(file.read_text(encoding="utf-8"))["lines"]
+    return [Line(**{**line, "seconds": tuple(line["seconds"])}) for line in written]
+
+
+def merged(old: Sequence[Line], new: Sequence[Line]) -> list[Line]:
+    """All of them, the new ones in place of what they measured again; networks stay together."""
+
+    def key(line: Line) -> tuple[str, int, int, str]:
+        return line.network, line.batch, line.targets, line.method
+
+    found = {key(line): line for line in (*old, *new)}
+    order = NETWORKS.split(",") + [line.network for line in (*old, *new)]
+    return sorted(
+        found.values(), key=lambda line: (order.index(line.network), line.batch, line.targets)
+    )
 
 
 def conditions(device: torch.device) -> dict[str, str | int | None]:
@@ -311,6 +379,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=16, help="measured rounds (default 16)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
+    parser.add_argument("--clock", default="wall", choices=CLOCKS, help="what is measured")
     parser.add_argument("--json", type=Path, help="write every time to this file")
     parser.add_argument("--plot", type=Path, help="draw the ratios into this file")
     arguments = parser.parse_args(argv)
@@ -326,7 +395,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    stated = conditions(device)
+    with contextlib.suppress(ImportError):
+        import_torchvision()  # for the others, on builds without its compiled operators
+    stated = {**conditions(device), "clock": arguments.clock}
+    clock = CLOCKS[arguments.clock]
     lines: list[Line] = []
     plan = [(batch, 1) for batch in map(int, filter(None, arguments.batches.split(",")))]
     plan += [(1, targets) for targets in map(int, filter(None, arguments.targets.split(",")))]
@@ -335,15 +407,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         for batch, targets in plan:
             generator = torch.Generator().manual_seed(batch)
             images = torch.randn(batch, 3, 224, 224, generator=generator).to(device)
-            methods = arguments.methods.split(",")
             for line in compare(
-                name, model, images, targets, rounds=arguments.rounds, methods=methods
+                name,
+                model,
+                images,
+                targets,
+                rounds=arguments.rounds,
+                methods=arguments.methods.split(","),
+                clock=clock,
             ):
                 lines.append(line)
                 print(table([line]).splitlines()[-1], flush=True)
             gc.collect()
         del model
         gc.collect()
+    if arguments.json:
+        lines = merged(kept(arguments.json), lines)
     print("\n" + table(lines))
     print("\n" + ", ".join(f"{name} {value}" for name, value in stated.items()))
     if arguments.json:

@@ -151,7 +151,7 @@ def test_slow_methods_take_part_in_fewer_rounds(
     peers: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {peers.OURS: 1.0, "slow": 9.0, "same": 7.0}
-    monkeypatch.setattr(peers, "timed", lambda run, _: seconds[run()])
+    monkeypatch.setattr(peers, "timed", lambda run, *_: seconds[run()])
     runs = {name: (lambda name=name: name) for name in seconds}
     found = peers.in_turns(runs, 16, torch.device("cpu"))
     assert {name: len(times) for name, times in found.items()} == (
@@ -189,7 +189,10 @@ def test_peers_command(peers: ModuleType, tmp_path: Path, monkeypatch: pytest.Mo
     written = json.loads(file.read_text(encoding="utf-8"))["lines"]
     measured = {(one["method"], one["targets"]) for one in written if one["seconds"]}
     assert {(peers.OURS, 1), (peers.OURS, 3), ("autograd", 3)} <= measured
+    own = peers._ours(network, torch.rand(1, 3, 24, 24), [torch.tensor([n]) for n in (0, 1, 2)])
+    assert own().shape == (1, 3, 3, 24, 24)
     failed = [one for one in written if one["failure"]]
+    assert peers.merged(peers.kept(file), peers.kept(file)[:1]) == peers.kept(file)
     assert {one["method"] for one in failed} == {"pytorch-grad-cam GradCAM"}  # one convolution only
     with pytest.raises(SystemExit):
         peers.main(["--methods", "magic"])

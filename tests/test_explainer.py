@@ -462,3 +462,14 @@ def test_networks_that_cast_their_input_to_its_own_dtype() -> None:
     assert abs(float(explanation.residual)) <= float(explanation.residual_bound)
     plain = Explainer(model.layers).explain(X)
     assert torch.equal(explanation.contributions, plain.contributions)
+
+
+def test_a_list_of_targets_of_another_length_is_refused() -> None:
+    """Also where the batch is explained in parts, which the list would fit."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).eval()
+    explainer = Explainer(model, batch_rows=2)
+    for targets in ([0, 1], (0, 1), torch.tensor([0, 1]), torch.rand(2, 5), [0, 1, 2, 3, 4]):
+        with pytest.raises(InputError, match=r"targets were given for 4 images"):
+            explainer.explain(torch.rand(4, 3, 2, 2), targets)

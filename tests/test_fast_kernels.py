@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -10,9 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from guidxmage.engine.bits import pack_bits, unpack_bits, unpack_channels_last
+from guidxmage.engine.call import Call, Frame, Ref
+from guidxmage.engine.capture import capture
 from guidxmage.engine.rules import affine, convolution
 from guidxmage.engine.rules.convolution import Geometry
-from guidxmage.engine.trail import pack_bits, unpack_bits, unpack_channels_last
 from tests.laws import captured, check_all, close, random_like
 from tests.test_laws import batch_norm, conv, properties
 
@@ -95,6 +99,67 @@ def test_bits_spread_channels_last(channels, size, images, seed) -> None:
     spread = unpack_channels_last(packed, shape)
     assert torch.equal(spread, unpack_bits(packed, shape))
     assert spread.is_contiguous(memory_format=torch.channels_last)
+
+
+@given(
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    channels=st.integers(1, 5),
+    size=pair,
+    images=st.integers(1, 3),
+    targets=st.integers(1, 3),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    owned=st.booleans(),
+    seed=st.integers(0, 50),
+)
+@properties
+def test_gates_are_products(dtype, channels, size, images, targets, layout, owned, seed) -> None:
+    """On one thread, where NumPy multiplies, and on two, where PyTorch does."""
+    g = random_like((targets * images, channels, *size), seed).to(dtype)
+    g = g.contiguous(memory_format=layout)
+    bits = (random_like((images, channels, *size), seed + 1) > 0).to(torch.uint8)
+    call = Call(1, "aten.relu.default", torch.relu, (Ref(0),), "relu", tuple(g.shape))
+    for threads in (1, 2):
+        frame = Frame(call, len(g), tuple(g.shape), {}, owned=owned)
+        own = g.clone(memory_format=torch.preserve_format)
+        with on_threads(threads):
+            gated = frame.gate(own, bits, last_use=True)
+        assert torch.equal(gated, g * bits.repeat(targets, 1, 1, 1))
+        assert torch.equal(own, gated if owned else g)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("clamp", [nn.ReLU6(), nn.Hardtanh(0, 1.5), nn.Hardtanh(-1, 2)])
+@pytest.mark.parametrize("targets", [1, 2])
+def test_the_share_of_an_upper_bound(dtype: torch.dtype, clamp: nn.Module, targets: int) -> None:
+    """It is summed from the bits, or where both bounds add something from a dense constant."""
+    module = nn.Sequential(conv(2, 3, 5, 3), clamp, conv(2, 5, 4, 2), nn.Flatten()).to(dtype)
+    x = 4 * random_like((2, 3, 8, 8), 1).to(dtype)
+    program = capture(module.eval(), (3, 8, 8))
+    recording = program.record(x)
+    u = random_like((targets * 2, recording.logits.shape[1]), 2).to(dtype)
+    seen: dict[str, Tensor] = {}
+    pulled = program.pull(
+        recording.trail, u, visit=lambda call, g: seen.update({call.site: g.clone()})
+    )
+    (site,) = recording.trail
+    with torch.no_grad():
+        z = module[0](x)
+    low, high = (0, 6) if isinstance(clamp, nn.ReLU6) else (clamp.min_val, clamp.max_val)
+    added = (high * (z >= high) + low * (z <= low)).double().repeat(targets, 1, 1, 1)
+    expected = (seen[site].double() * added).flatten(1).sum(1)
+    assert torch.allclose(pulled.bias_by_site[site], expected, rtol=1e-5, atol=1e-5)
+    maps = program.pull(recording.trail, u, maps=True).maps[site]
+    assert torch.allclose(maps.flatten(1).sum(1), expected, rtol=1e-5, atol=1e-5)
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # --- rewrites of the symbolic program ------------------------------------------------------------

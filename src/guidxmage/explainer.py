@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from guidxmage.assembly import Origin, Part, assembled
-from guidxmage.engine.capture import capture
 from guidxmage.engine.deployment import copied_to, state_of, untouched
 from guidxmage.engine.footprint import read_budget, rows_within
 from guidxmage.engine.gates import conventions
@@ -24,7 +23,7 @@ from guidxmage.inputs import Batch, Images, InputSpace, dtype_and_device
 from guidxmage.joint import JointExplanation, explain_together, is_several
 from guidxmage.preprocessing import Preprocessing
 from guidxmage.spaces import Space, explained_in
-from guidxmage.targets import choose_targets
+from guidxmage.targets import choose_targets, one_for_each
 from guidxmage.wrapped import Shapes, Wrapped
 
 if TYPE_CHECKING:
@@ -162,6 +161,8 @@ class Explainer:
     ) -> Explanation:
         """What `explain` returns for images that are read already; called inside `untouched`."""
         network = self.network(batch.tensor.shape[1:])
+        if batch.batched and _is_per_image(target):
+            one_for_each(target, len(batch.tensor))
         parts = [
             self._explain_chunk(network.program, X, target, batch.batched, first)
             for first, X in _chunks(batch.tensor, self.rows(network.program))
@@ -284,8 +285,8 @@ class Explainer:
     ) -> Part:
         recording = program.record(self._space.to_input(X))
         _refuse_nonfinite(recording.logits, first)
-        if batched and isinstance(target, list | tuple | Tensor | np.ndarray):
-            target = _targets_of_rows(target, first, len(X))
+        if batched and _is_per_image(target):
+            target = target[first : first + len(X)]
         targets = choose_targets(target, recording.logits, self.labels, batched=batched)
         pulled = pull_targets(
             program, recording.trail, targets.cotangent, recording.norms, rows=self.rows(program)
@@ -315,6 +316,8 @@ class Explainer:
         if key not in self._programs:
             if len(self._programs) >= 4:
                 self._programs.pop(next(iter(self._programs)))
+            from guidxmage.engine.capture import capture  # it imports torch.export
+
             self._programs[key] = capture(self.model, key, self.gates)
         return self._programs[key]
 
@@ -327,13 +330,12 @@ def _chunks(X: Tensor, size: int) -> list[tuple[int, Tensor]]:
     return [(first, X[first : first + size]) for first in range(0, len(X), size)]
 
 
-def _targets_of_rows(target: Any, first: int, count: int) -> Any:
-    """The part of a per-image target list that belongs to a chunk of images."""
-    per_image = isinstance(target, list | tuple) and not isinstance(target[0], str)
+def _is_per_image(target: Any) -> bool:
+    """Whether a target of a batch is a list with an entry for every image."""
     if isinstance(target, Tensor | np.ndarray):
-        floating = torch.as_tensor(target).is_floating_point()
-        per_image = target.ndim == (2 if floating else 1)
-    return target[first : first + count] if per_image else target
+        return bool(target.ndim == (2 if torch.as_tensor(target).is_floating_point() else 1))
+    listed = isinstance(target, list | tuple) and len(target) > 0
+    return listed and not isinstance(target[0], str)
 
 
 def _refuse_nonfinite(logits: Tensor, first: int) -> None:

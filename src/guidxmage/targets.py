@@ -96,13 +96,18 @@ def _of_sequence(
 ) -> Targets:
     if not batched:
         return choose_targets(("classes", target), logits, labels)
-    if len(target) != len(logits):
-        raise InputError(
-            f"{len(target)} targets were given for {len(logits)} images; give one class per image, "
-            'or ("classes", […]) for several classes of every image'
-        )
+    one_for_each(target, len(logits))
     own = [_class_of(part, row[None], labels) for part, row in zip(target, logits, strict=True)]
     return _of_classes(torch.cat(own)[None], logits, several=False)
+
+
+def one_for_each(target: Any, images: int) -> None:
+    """Raises InputError where a list of targets has not one entry for every image."""
+    if len(target) != images:
+        raise InputError(
+            f"{len(target)} targets were given for {images} images; give one class per image, "
+            'or ("classes", […]) for several classes of every image'
+        )
 
 
 def _best(k: Any, logits: Tensor) -> Tensor:

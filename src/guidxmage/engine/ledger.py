@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +26,34 @@ class Constant:
         return self.value.flatten().double()
 
 
+class Switched(Constant):
+    """A constant that is `factor` where a decision says so and 0 elsewhere.
+
+    `gated` gives g where it is added and 0 elsewhere; the constant itself is made when it is read.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        factor: float,
+        gated: Callable[[Tensor], Tensor],
+        make: Callable[[], Tensor],
+    ) -> None:
+        vars(self).update(site=site, factor=factor, gated=gated, make=make)
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name != "value":
+            raise AttributeError(name)
+        vars(self)["value"] = made = vars(self)["make"]()
+        return made
+
+    def inner(self, g: Tensor) -> Tensor:
+        """⟨g, constant⟩ for each row (R, …), float64 (R,)."""
+        gated = vars(self)["gated"](g)
+        summed = gated.sum(list(range(2, g.ndim))) if g.ndim > 2 else gated
+        return summed.double().sum(1) * vars(self)["factor"]
+
+
 class Biases:
     """⟨g, constant⟩ of every call site.
 
@@ -43,6 +72,9 @@ class Biases:
         summed = None
         for constant in reversed(constants):
             self._sites.append(constant.site)
+            if isinstance(constant, Switched) and len(g) == rows and g.ndim > 1:
+                self._known[constant.site] = constant.inner(g)
+                continue
             vector = constant.channels
             if vector is None or g.ndim < 2 or len(vector) != g.shape[1] or len(g) != rows:
                 self._known[constant.site] = inner(*by_row(g, constant.value, rows))

@@ -26,7 +26,7 @@ from guidxmage.engine.ledger import (
 )
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.table import Rule
-from guidxmage.engine.runs import Pulled, Recording, Step
+from guidxmage.engine.runs import Pulled, Recording, Step, switched
 from guidxmage.engine.trail import Decisions, Trail
 from guidxmage.errors import UnsupportedOperatorError
 
@@ -348,6 +348,10 @@ class Program:
 
     def _step_constants(self, step: Step, frame: Frame) -> list[Constant]:
         """The call's constants, kept where they do not depend on the decisions."""
+        if step.rule.switched is not None:
+            found = step.rule.switched(*step.holes, **step.call.kwargs)
+            if found is not None:
+                return [switched(frame, step, *found)]
         if step.rule.kind != "affine":
             return self._constants(frame, step.holes)
         if step.constants is None:

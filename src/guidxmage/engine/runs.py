@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from guidxmage.engine.call import Call
-from guidxmage.engine.ledger import Constant
+from guidxmage.engine.call import Call, Frame
+from guidxmage.engine.ledger import Constant, Switched
 from guidxmage.engine.rules.table import Rule
 from guidxmage.engine.trail import Trail
 
@@ -44,3 +44,15 @@ class Step:
     rule: Rule
     holes: list[Any]
     constants: list[Constant] | None = None
+
+
+def switched(frame: Frame, step: Step, plane: int, factor: float) -> Switched:
+    """The constant of a step that is a number times one plane of its decisions."""
+    make = step.rule.constant
+    assert make is not None
+    return Switched(
+        step.call.site,
+        factor,
+        gated=lambda g: frame.gate(g, frame.plane(g, plane)),
+        make=lambda: make(frame, *step.holes, **step.call.kwargs),
+    )

@@ -168,6 +168,12 @@ def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
                 result = part if result is None else result + part
         return None if result is None else f.for_rows(result)
 
+    def switched(x: Hole, *args: Any) -> tuple[int, float] | None:
+        """ReLU6 and its like: nothing but the upper bound, where a value is above it."""
+        low, high = bounds(*args)
+        plain = isinstance(low, int | float) and isinstance(high, int | float)
+        return (1, high) if plain and low in (0, -inf) and high not in (0, -inf, inf) else None
+
     def crossings(f: Frame, x: Tensor, *args: Any) -> Crossings:
         z, dz = halves(x)
         low, high = bounds(*args)
@@ -184,6 +190,7 @@ def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
         constant=constant,
         crossings=crossings,
         choices=("below", "inside", "above"),
+        switched=switched,
     )
 
 
@@ -209,8 +216,7 @@ def _record_hardtanh(
 ) -> tuple[Tensor, Decisions]:
     # Only the output is needed, as for ReLU.
     value = torch.nn.functional.hardtanh_(x, low, high) if f.owned else f.call.run(x, low, high)
-    above = value >= high
-    return value, Decisions.from_bits((value > low) & ~above, above)
+    return value, Decisions.from_interval(value, low, high)
 
 
 # PyTorch's derivative on the bound itself: 0 for hardtanh and relu6, 1 for clamp.
@@ -242,6 +248,7 @@ register(
     "aten.hardsigmoid.default",
     replace(
         _between,
+        switched=None,
         push=lambda f, x: _between.push(f, x) / 6,
         pull=lambda f, g, x: [_between.pull(f, g, x)[0] / 6],
         record=_record_hardsigmoid,

@@ -38,7 +38,8 @@ class Rule:
     `refuse` returns why a particular call cannot be treated, or None. `choices` names what a
     decision may choose, by number; where it is empty the choice is a position. `jumps` tells
     whether a call's value jumps where its decision flips. `family`: of smooth operators that share
-    a convention; `pull` may give None for an input that the convention freezes.
+    a convention; `pull` may give None for an input that the convention freezes. `switched` gives a
+    plane of decisions and a number where the constant is just their product.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Rule:
     choices: tuple[str, ...] = ()
     jumps: Callable[[Call], bool] | None = None
     family: str = ""
+    switched: Callable[..., tuple[int, float] | None] | None = None
 
 
 RULES: dict[str, Rule] = {}
