@@ -10,9 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from guidxmage.engine.packing import pack_bits, unpack_bits, unpack_channels_last
 from guidxmage.engine.rules import affine, convolution
 from guidxmage.engine.rules.convolution import Geometry
-from guidxmage.engine.trail import pack_bits, unpack_bits, unpack_channels_last
 from tests.laws import captured, check_all, close, random_like
 from tests.test_laws import batch_norm, conv, properties
 

@@ -146,6 +146,19 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         of(lambda m, x: torch.cat([x, m.c.expand(x.shape[0], 3, 6, 6), 2 * x], 1)),
         IMAGE,
     ),
+    "slice_scatter": (
+        of(lambda m, x: torch.slice_scatter(2 * x, x[:, :2].flip(3), 1, 0, 3, 2)),
+        IMAGE,
+    ),
+    "slice_scatter on a constant": (
+        of(lambda m, x: torch.slice_scatter(m.c.expand(x.shape[0], 3, 6, 6), x[:, :2], 1, 1)),
+        IMAGE,
+    ),
+    "slice_scatter of a constant": (
+        of(lambda m, x: torch.slice_scatter(x, m.c.expand(x.shape[0], 3, 6, 6)[:, :1], 1, 1, 2)),
+        IMAGE,
+    ),
+    "select_scatter": (of(lambda m, x: torch.select_scatter(x, 3 * x[:, 0], 1, 2)), IMAGE),
     "stack": (of(lambda m, x: torch.stack([x, -x, 2 * x], 2)), IMAGE),
     "pad": (of(lambda m, x: F.pad(x, (1, 2, 0, 1), value=0.3)), IMAGE),
     "pad crop": (of(lambda m, x: F.pad(x, (-1, 2, 0, 1))), IMAGE),

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guidxmage.engine.trail import Decisions, Trail, pack_bits, unpack_bits
+from guidxmage.engine.packing import pack_bits, unpack_bits
+from guidxmage.engine.trail import Decisions, Trail
 from guidxmage.errors import InputError
 
 

@@ -375,7 +375,10 @@ def _rows_stay_apart(calls: Sequence[Call]) -> bool:
 
 
 # Operators that keep the shape and work along dimensions: which argument names these.
-_ALONG = {"softmax": 1, "_softmax": 1, "log_softmax": 1, "_log_softmax": 1, "flip": 1, "roll": 2}
+_ALONG = {
+    **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "flip"), 1),
+    **dict.fromkeys(("roll", "slice_scatter", "select_scatter"), 2),
+}
 
 
 def _runs_along_rows(call: Call) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from math import prod
 from operator import and_, or_
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,56 +19,18 @@ from torch import Tensor
 
 from guidxmage.engine.distance import Distance
 from guidxmage.engine.gates import Gates
+from guidxmage.engine.packing import (
+    pack_bits,
+    pack_positive,
+    unpack_bits,
+    unpack_channels_last,
+)
+from guidxmage.engine.pairs import Pairs
 from guidxmage.errors import InputError
+from guidxmage.files import write_atomically
 
-_BIT_WEIGHTS = (128, 64, 32, 16, 8, 4, 2, 1)
-
-
-def pack_bits(bits: Tensor) -> Tensor:
-    """Pack a boolean tensor (B, …) into bytes (B, ⌈n/8⌉), first decision in the highest bit."""
-    flat = bits.reshape(len(bits), -1)
-    if flat.device.type == "cpu":
-        return torch.from_numpy(np.packbits(flat.numpy(), axis=1))
-    padded = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.shape[1] % 8))
-    weights = torch.tensor(_BIT_WEIGHTS, dtype=torch.uint8, device=flat.device)
-    return (padded.view(len(flat), -1, 8) * weights).sum(-1, dtype=torch.uint8)
-
-
-def pack_positive(values: Tensor) -> Tensor:
-    """`pack_bits(values > 0)`, without a boolean tensor of all images in between."""
-    if values.device.type != "cpu":
-        return pack_bits(values > 0)
-    flat = values.detach().reshape(len(values), -1).numpy()
-    rows = [np.packbits(row > 0) for row in flat]
-    return torch.from_numpy(rows[0][None] if len(rows) == 1 else np.stack(rows))
-
-
-def unpack_bits(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Inverse of `pack_bits`: uint8 zeros and ones of shape (B, *shape)."""
-    count = prod(shape)
-    if packed.device.type == "cpu":
-        flat = torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=count))
-    else:
-        weights = torch.tensor(_BIT_WEIGHTS, dtype=torch.uint8, device=packed.device)
-        flat = packed[:, :, None].bitwise_and(weights).ne(0).to(torch.uint8)
-        flat = flat.reshape(len(packed), -1)[:, :count]
-    return flat.reshape(len(packed), *shape)
-
-
-def unpack_channels_last(packed: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """`unpack_bits` for images, laid out channels last: uint8 of shape (B, C, H, W).
-
-    Whole bytes are moved before they are spread, an eighth of the traffic; that needs H·W to be a
-    multiple of eight.
-    """
-    channels, height, width = shape
-    if height * width % 8:
-        return unpack_bits(packed, shape).contiguous(memory_format=torch.channels_last)
-    bytes_last = packed.view(len(packed), channels, -1).transpose(1, 2).contiguous()
-    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)[:, None]
-    bits = packed.new_empty(*bytes_last.shape[:2], 8, channels)
-    torch.bitwise_right_shift(bytes_last[:, :, None, :], shifts, out=bits).bitwise_and_(1)
-    return bits.view(len(packed), height, width, channels).permute(0, 3, 1, 2)
+# The first parts of the names of a trail's arrays.
+_ARRAYS = ("trail", "gates")
 
 
 @dataclass(frozen=True)
@@ -305,6 +270,11 @@ class Trail(Mapping[str, Decisions]):
         counts = {site: entry.count for site, entry in self.items()}
         return Distance(self.hamming(other), counts, max(self.rows, other.rows))
 
+    def pairs(self) -> Pairs:
+        """How many decisions every two images of this trail take differently, layer by layer."""
+        planes = {site: [plane.cpu().numpy() for plane in e.planes] for site, e in self.items()}
+        return Pairs.of(planes, {site: entry.count for site, entry in self.items()}, self.rows)
+
     def first_difference(self, other: Trail) -> list[Difference | None]:
         """The first differing decision of every row, or None where the trails are the same."""
         self._check_comparable(other)
@@ -393,3 +363,28 @@ class Trail(Mapping[str, Decisions]):
             own = planes("gates", number, site["planes"])
             gates[site["site"]] = Gates(site["convention"], own, site["merged"])
         return cls(decisions, described["header"], described["rows"], gates)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the trail alone as a NumPy archive, without pickle (docs/formats.md).
+
+        The file appears whole or not at all. Raises InputError when it cannot be written.
+        """
+        content = io.BytesIO()
+        np.savez(content, **self.to_arrays())  # type: ignore[arg-type]
+        write_atomically(Path(path), content.getvalue())
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trail:
+        """Read what `save` wrote, or the trail in the arrays.npz of a saved explanation.
+
+        Raises InputError where there is no such file, or another or a damaged one.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                names = [name for name in stored.files if name.partition(".")[0] in _ARRAYS]
+                return cls.from_arrays({name: stored[name] for name in names})
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist") from None
+        except Exception as error:  # zip, JSON and NumPy each raise their own kinds
+            raise InputError(f"{path} holds no trail, or a damaged one") from error

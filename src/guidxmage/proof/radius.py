@@ -21,6 +21,7 @@ from torch import Tensor
 
 from guidxmage.engine.call import Call
 from guidxmage.engine.deployment import untouched
+from guidxmage.engine.precision import widened
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.symbolic import Network
@@ -29,7 +30,6 @@ from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.explanation import Explanation
 from guidxmage.proof.forward import windows_of
 from guidxmage.proof.margins import margins_of, shifted
-from guidxmage.proof.precision import widened
 from guidxmage.proof.residues import BATCH_NORM, short, without_rule
 
 MOST_COLUMNS = 4096

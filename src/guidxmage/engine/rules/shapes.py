@@ -155,6 +155,31 @@ register(
 )
 
 
+# --- overwriting a part ---------------------------------------------------------------------------
+
+
+def _scattered(f: Frame, base: Tensor, source: Tensor, *where: int) -> Tensor:
+    """The linear part: a constant base or source moves nothing."""
+    base, source = (
+        part if is_active(ref) else torch.zeros_like(part)
+        for part, ref in zip((base, source), f.call.args[:2], strict=True)
+    )
+    return f.call.run(base, source, *where)
+
+
+def _scattered_constants(f: Frame, base: Any, source: Any, *where: int) -> Tensor | None:
+    if isinstance(base, Hole) and isinstance(source, Hole):
+        return None
+    filled = [part.zeros() if isinstance(part, Hole) else part for part in (base, source)]
+    return f.call.run(*filled, *where)
+
+
+register(
+    "aten.slice_scatter.default aten.select_scatter.default",
+    Rule("affine", _scattered, transpose_of(_scattered), constant=_scattered_constants),
+)
+
+
 # --- padding -------------------------------------------------------------------------------------
 
 
