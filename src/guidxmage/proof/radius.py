@@ -52,9 +52,13 @@ class Validity:
     position: tuple[int, ...]
 
     def __str__(self) -> str:
-        words = "=" if self.method == "exact" else "≥"
         where = f" ({self.site} at {list(self.position)})" if self.site else ""
-        return f"region: L2 radius {words} {self.l2:.3g}, L∞ radius {words} {self.linf:.3g}{where}"
+        return f"region: {self.words()}{where}"
+
+    def words(self) -> str:
+        """Both radii, and whether they are exact."""
+        sign = "=" if self.method == "exact" else "≥"
+        return f"L2 radius {sign} {self.l2:.3g}, L∞ radius {sign} {self.linf:.3g}"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; infinite radii are null."""
