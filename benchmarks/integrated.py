@@ -1,6 +1,6 @@
 """Integrated gradients: the exact sum over regions against Captum's sums over samples.
 
-    python benchmarks/integrated.py [--images 16] [--json benchmarks/results/integrated-cpu.json]
+    python benchmarks/integrated.py [--images 8] [--json benchmarks/results/integrated-cpu.json]
                                     [--figure docs/images/integrated.png]
 
 The network is `plain` of benchmarks/nets, in float64, the baseline black, the target the label.
@@ -124,7 +124,7 @@ def markdown(rows: Sequence[Row]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path, help="the profile of the first image")
     arguments = parser.parse_args(argv)

@@ -274,7 +274,8 @@ def test_captum_and_the_exact_sum_are_compared_with_the_exact_sum() -> None:
         bench = script("benchmarks/integrated.py")
     layers = [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)]
     network = nn.Sequential(*layers).double().eval().requires_grad_(False)
-    X = torch.linspace(-1, 1, 36, dtype=torch.float64).reshape(1, 6, 6)
+    network[0].bias.copy_(torch.tensor([-0.5, 0.5]))
+    X = torch.linspace(-3, 3, 36, dtype=torch.float64).reshape(1, 6, 6)
     own, whole = bench.exactly(bench.Explainer(network), X, 1)
     rough, fine = (bench.by_captum(network, X, 1, n, "riemann_middle") for n in (5, 2000))
     rows = [bench.row(name, [one], [own]) for name, one in (("rough", rough), ("fine", fine))]

@@ -185,7 +185,8 @@ def _radius(explanation: Explanation) -> tuple[dict[str, Any], str]:
     least = min(ways, key=lambda one: one.l2)
     lines = [str(found), *(f"reach {one}" for one in ways)]
     about = {**found.to_json(), "reaches": [one.to_json() for one in ways], "lines": lines}
-    return about, f"region: {found.words()}; {least.direction} {least.l2:.2g}"
+    shortest = f"shortest reach L2 {least.l2:.2g} ({least.direction})"
+    return about, f"region: {found.words()}; {shortest}"
 
 
 def _certify(explanation: Explanation, folder: Path) -> list[str]:

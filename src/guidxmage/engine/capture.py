@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -386,8 +387,13 @@ def _runs_along_rows(call: Call) -> bool:
     name, ndim = call.op.split(".")[1], len(call.shape)
     if name == "scaled_dot_product_attention":
         return ndim < 3
-    if name not in _ALONG:
+    if name not in _ALONG or (name == "slice_scatter" and _takes_all(*call.args[3:])):
         return False
     dims = call.args[_ALONG[name]] if len(call.args) > _ALONG[name] else []
     listed = [dims] if isinstance(dims, int) else list(dims)
     return not listed or any(dim % ndim == 0 for dim in listed)
+
+
+def _takes_all(start: Any = None, end: Any = None, step: int = 1) -> bool:
+    """Whether a slice is the whole dimension, as `x[:, 0] = …` writes for the images."""
+    return not start and (end is None or end == sys.maxsize) and step == 1
