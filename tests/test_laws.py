@@ -163,6 +163,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "where scalar": (of(lambda m, x: torch.where(m.c > 0, x, 0.5)), IMAGE),
     "masked_fill": (of(lambda m, x: x.masked_fill(m.c > 0, 0.7)), IMAGE),
     "masked_fill by a constant": (of(lambda m, x: x.masked_fill(m.c > 0, m.w[0, 0])), IMAGE),
+    "type_as": (of(lambda m, x: torch.cat([x.type_as(m.c), m.c.type_as(x) * x], 1)), IMAGE),
     "tril": (of(lambda m, x: x.tril() + 2 * x.triu(1)), IMAGE),
     "copy into a part": (of(lambda m, x: written(2 * x, x[:, :1].flip(2))), IMAGE),
     "copy of a constant into a part": (of(lambda m, x: written(2 * x, m.c[:, :1])), IMAGE),

@@ -25,6 +25,7 @@ from guidxmage.errors import InputError, UnsupportedOperatorError
 
 # They take nothing but dtype and device from their first argument.
 _NEW = ("aten.new_zeros.", "aten.new_ones.", "aten.new_full.", "aten.new_empty.")
+_TYPED = "aten.type_as"
 # What gates the values it is multiplied with, and what hands it on unchanged.
 _GATES = frozenset(
     f"aten.{name}"
@@ -199,8 +200,9 @@ class _GraphReader:
             return None  # an assertion that the export has written down, such as a tensor's dtype
         args = tuple(_mapped(arg, self.values) for arg in node.args)
         kwargs = {name: _mapped(arg, self.values) for name, arg in node.kwargs.items()}
-        if str(node.target).startswith(_NEW) and isinstance(meaning, torch.Tensor):
-            args = (torch.empty(0, dtype=meaning.dtype, device=meaning.device), *args[1:])
+        if str(node.target).startswith((*_NEW, _TYPED)) and isinstance(meaning, torch.Tensor):
+            like = torch.empty(0, dtype=meaning.dtype, device=meaning.device)
+            args = (args[0], like) if str(node.target).startswith(_TYPED) else (like, *args[1:])
         if not _depends_on_image_or_batch((args, kwargs)):
             with torch.no_grad():
                 return node.target(*args, **kwargs)  # type: ignore[operator]
@@ -376,10 +378,8 @@ def _rows_stay_apart(calls: Sequence[Call]) -> bool:
 
 
 # Operators that keep the shape and work along dimensions: which argument names these.
-_ALONG = {
-    **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "flip"), 1),
-    **dict.fromkeys(("roll", "slice_scatter", "select_scatter"), 2),
-}
+_ALONG = dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "flip"), 1)
+_ALONG |= dict.fromkeys(("roll", "slice_scatter", "select_scatter"), 2)
 
 
 def _runs_along_rows(call: Call) -> bool:

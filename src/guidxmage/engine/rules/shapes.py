@@ -33,6 +33,10 @@ register(
 )
 
 
+# What it is made like is a constant in a captured program.
+register("aten.type_as.default", _identity)
+
+
 # --- reshaping -----------------------------------------------------------------------------------
 
 register(
