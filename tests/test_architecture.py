@@ -28,6 +28,7 @@ FLOORS = [
         "joint",
         "explainer",
         "ray",
+        "trails",
         "coverage",
         "integrated",
     ],

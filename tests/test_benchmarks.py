@@ -272,6 +272,34 @@ def test_operator_table_is_up_to_date() -> None:
     assert page.PAGE.read_text(encoding="utf-8") == page.page(), "run docs/make_operators.py"
 
 
+def test_coverage_page_is_up_to_date() -> None:
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    page = script("docs/make_coverage.py")
+    if not page.read_rows(page.ROWS):
+        pytest.skip("the rows are those of another version of torch")
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(), "run docs/make_coverage.py"
+
+
+def test_captum_and_the_exact_sum_are_compared_with_the_exact_sum() -> None:
+    pytest.importorskip("captum")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        bench = script("benchmarks/integrated.py")
+    layers = [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)]
+    network = nn.Sequential(*layers).double().eval().requires_grad_(False)
+    network[0].bias.copy_(torch.tensor([-0.5, 0.5]))
+    X = torch.linspace(-3, 3, 36, dtype=torch.float64).reshape(1, 6, 6)
+    own, whole = bench.exactly(bench.Explainer(network), X, 1)
+    rough, fine = (bench.by_captum(network, X, 1, n, "riemann_middle") for n in (5, 2000))
+    rows = [bench.row(name, [one], [own]) for name, one in (("rough", rough), ("fine", fine))]
+    assert whole.exact
+    assert own.gap < 1e-14
+    assert rows[1].error_median < 1e-3 < rows[0].error_median
+    assert rows[1].gap_median < 1e-2
+    assert "| rough | 5 |" in bench.markdown(rows)
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
 def test_table1_is_the_one_that_was_measured(page: str) -> None:
     measured = (ROOT / "benchmarks/results/table1/REPORT.md").read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from guidxmage import Explainer
 from guidxmage.engine.capture import capture
+from guidxmage.engine.precision import widened
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules.table import RULES
 from guidxmage.engine.trail import Trail
@@ -24,7 +25,6 @@ from guidxmage.proof.fidelity import trail_fidelity
 from guidxmage.proof.field import Field, random_field
 from guidxmage.proof.modular import Identity, prove_identity
 from guidxmage.proof.numeric import exact_run, ledger
-from guidxmage.proof.precision import widened
 from tests.laws import random_like
 
 

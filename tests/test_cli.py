@@ -264,3 +264,32 @@ def test_the_default_network_on_a_real_photo(folder: Path) -> None:
     assert abs(entry["residual"]) <= entry["residual_bound"] < 1e-3
     objects = manifest["objects"][0]["rows"]
     assert math.isclose(sum(row["sum"] for row in objects), entry["contribution_sum"], abs_tol=1e-6)
+
+
+# --- what else a result may say ------------------------------------------------------------------
+
+
+def test_radius_is_printed_stored_and_drawn(folder: Path) -> None:
+    result = explain("photo.png", "--radius")
+    assert result.exit_code == 0, result.stderr
+    assert "region: L2 radius" in result.stdout
+    assert "reach towards zero: L2" in result.stdout
+    kept = json.loads(Path("explanations/photo/manifest.json").read_text(encoding="utf-8"))[
+        "radius"
+    ]
+    assert kept["method"] in ("exact", "lower bound")
+    assert kept["reaches"][0]["direction"] == "towards zero"
+    assert all(one["l2"] >= kept["l2"] for one in kept["reaches"])
+
+
+def test_exact_integrals_come_with_their_profile(folder: Path) -> None:
+    result = explain("photo.png", "--method", "exact-ig", "--target", "1", "--pieces", "100000")
+    assert result.exit_code == 0, result.stderr
+    folder = Path("explanations/photo")
+    about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    kept = about["integrated_gradients"]
+    assert kept["exact"]
+    assert len(kept["profile"]["s"]) == len(kept["profile"]["scores"][0]) == kept["pieces"] + 1
+    assert kept["profile"]["scores"][0][-1] == pytest.approx(about["results"][0]["score"])
+    with Image.open(folder / about["pictures"]["profile"]) as picture:
+        assert picture.size[0] == 1400

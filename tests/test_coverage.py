@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -82,3 +83,11 @@ def test_timm_by_name() -> None:
     assert loaded.preprocessing.crop in (224, (224, 224))
     with pytest.raises(InputError, match="timm has no network called 'convnext_ato'; did you mean"):
         load_model("timm:convnext_ato")
+
+
+def test_networks_of_one_input_size_are_calibrated_there() -> None:
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    model = load_model("timm:halonet_h1", weights="none").model
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all(bool((norm.running_var != 1).any()) for norm in norms)

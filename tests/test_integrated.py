@@ -107,3 +107,41 @@ def test_the_baseline_itself_and_constant_images(image: Tensor) -> None:
     assert abs(float(found.gap)) < 1e-12
     if not bool(image.any()):
         assert total == 0
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_the_profile_is_the_network_at_its_knots(sampled: bool) -> None:
+    network = NETWORKS["pools"]().double()
+    R = random_like(SHAPE, 9)
+    found = integrated_gradients(
+        Explainer(network), X, [1, 3], baseline=R, sampled=sampled, **PIECES[sampled]
+    )
+    assert found.scores.shape == (len(found.knots), 2)
+    assert len(found.knots) == found.pieces + 1
+    assert (float(found.knots[0]), float(found.knots[-1])) == (0.0, 1.0)
+    assert bool((found.knots.diff() > 0).all())
+    with torch.no_grad():
+        points = R + found.knots.reshape(-1, 1, 1, 1) * (X - R)
+        torch.testing.assert_close(found.scores, network(points)[:, [1, 3]], rtol=1e-10, atol=1e-11)
+        middles = (found.knots[1:] + found.knots[:-1]) / 2
+        between = network(R + middles.reshape(-1, 1, 1, 1) * (X - R))[:, [1, 3]]
+    straight = (found.scores[1:] + found.scores[:-1]) / 2
+    assert torch.allclose(between, straight, rtol=1e-10, atol=1e-11) is not sampled
+    areas = (found.slopes * found.knots.diff()[:, None]).sum(0)
+    torch.testing.assert_close(areas, found.scores[-1] - found.scores[0])
+
+
+PIECES: dict[bool, dict[str, int]] = {False: {}, True: {"pieces": 12}}
+
+
+def test_the_profile_is_drawn() -> None:
+    found = integrated_gradients(Explainer(NETWORKS["pools"]().double(), name="$small$"), X, 1)
+    figure = found.figure(marks=[0.1, 0.7], words="samples")
+    figure.canvas.draw()
+    words = [text.get_text() for text in figure.texts]
+    assert words[0] == "$small$: class 1"
+    assert f"{found.pieces} regions, walked one by one: exact" in words[1]
+    (_, below) = figure.axes
+    (marked,) = [line for line in below.get_lines() if line.get_label() == "samples (2)"]
+    number = int((found.knots[1:-1] <= 0.7).sum())
+    assert marked.get_ydata()[1] == pytest.approx(float(found.slopes[number, 0]))

@@ -70,6 +70,12 @@ def of(function: Callable[[Any, Tensor], Tensor]) -> Callable[[], nn.Module]:
     return lambda: Apply(function)
 
 
+def written(base: Tensor, part: Tensor) -> Tensor:
+    """The base with its first channel overwritten in place."""
+    base[:, :1] = part
+    return base
+
+
 def upsample(**kwargs: Any) -> Callable[[], nn.Module]:
     return of(lambda m, x: F.interpolate(x, scale_factor=2, **kwargs))
 
@@ -146,6 +152,38 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         of(lambda m, x: torch.cat([x, m.c.expand(x.shape[0], 3, 6, 6), 2 * x], 1)),
         IMAGE,
     ),
+    "unfold": (of(lambda m, x: F.unfold(x, 3, padding=1, stride=2)), IMAGE),
+    "fold": (of(lambda m, x: F.fold(F.unfold(2 * x, 3, padding=1), 6, 3, padding=1)), IMAGE),
+    "unfold along a dimension": (of(lambda m, x: x.unfold(3, 3, 2).unfold(2, 2, 2)), IMAGE),
+    "where": (of(lambda m, x: torch.where(m.c > 0, x, x.flip(2))), IMAGE),
+    "where constant": (
+        of(lambda m, x: torch.where(m.c > 0, 0.5, torch.where(m.c < -1, x, m.c))),
+        IMAGE,
+    ),
+    "where scalar": (of(lambda m, x: torch.where(m.c > 0, x, 0.5)), IMAGE),
+    "masked_fill": (of(lambda m, x: x.masked_fill(m.c > 0, 0.7)), IMAGE),
+    "masked_fill by a constant": (of(lambda m, x: x.masked_fill(m.c > 0, m.w[0, 0])), IMAGE),
+    "type_as": (of(lambda m, x: torch.cat([x.type_as(m.c), m.c.type_as(x) * x], 1)), IMAGE),
+    "tril": (of(lambda m, x: x.tril() + 2 * x.triu(1)), IMAGE),
+    "copy into a part": (of(lambda m, x: written(2 * x, x[:, :1].flip(2))), IMAGE),
+    "copy of a constant into a part": (of(lambda m, x: written(2 * x, m.c[:, :1])), IMAGE),
+    "pad below everything": (
+        of(lambda m, x: F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-torch.inf), 3, 2)),
+        (3, 5, 5),
+    ),
+    "slice_scatter": (
+        of(lambda m, x: torch.slice_scatter(2 * x, x[:, :2].flip(3), 1, 0, 3, 2)),
+        IMAGE,
+    ),
+    "slice_scatter on a constant": (
+        of(lambda m, x: torch.slice_scatter(m.c.expand(x.shape[0], 3, 6, 6), x[:, :2], 1, 1)),
+        IMAGE,
+    ),
+    "slice_scatter of a constant": (
+        of(lambda m, x: torch.slice_scatter(x, m.c.expand(x.shape[0], 3, 6, 6)[:, :1], 1, 1, 2)),
+        IMAGE,
+    ),
+    "select_scatter": (of(lambda m, x: torch.select_scatter(x, 3 * x[:, 0], 1, 2)), IMAGE),
     "stack": (of(lambda m, x: torch.stack([x, -x, 2 * x], 2)), IMAGE),
     "pad": (of(lambda m, x: F.pad(x, (1, 2, 0, 1), value=0.3)), IMAGE),
     "pad crop": (of(lambda m, x: F.pad(x, (-1, 2, 0, 1))), IMAGE),

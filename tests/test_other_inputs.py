@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from guidxmage import Explainer, Explanation, InputError, Preprocessing
 from tests.laws import close, random_like
@@ -103,3 +103,24 @@ def test_bands_with_a_known_normalisation_are_explained_as_pixels() -> None:
     close(explained.logits, network(shape)(known.from_pixels(X)[None])[0].detach())
     with pytest.raises(InputError, match=r"6 channels and photos have 1 or 3"):
         explainer.explain(np.zeros((13, 8, 3), dtype=np.uint8))
+
+
+def test_a_conv1d_over_channels_does_not_make_images_lines() -> None:
+    """Efficient channel attention beside convolutions of a class of their own."""
+
+    class Scaled(nn.Conv2d):
+        pass
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = Scaled(3, 4, 3)
+            self.mix = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            gates = self.mix(y.mean((2, 3))[:, None])[:, 0].sigmoid()
+            return (y * gates[:, :, None, None]).mean((2, 3))
+
+    explained = Explainer(Attention().eval()).explain(torch.rand(3, 8, 8))
+    assert explained.weights.shape == (3, 8, 8)

@@ -13,6 +13,7 @@ from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.explanation import Explanation
 from guidxmage.preprocessing import Preprocessing
 from guidxmage.proof.radius import validity_radius
+from guidxmage.proof.reach import reaches
 from tests.laws import random_like
 from tests.test_certificate import NETWORKS, SHAPE, seeded
 
@@ -149,3 +150,62 @@ def test_what_has_no_radius_is_refused() -> None:
         validity_radius(explained(smooth))
     with pytest.raises(InputError, match="single image"):
         validity_radius(explained(small(), X[None]))
+
+
+# --- along directions ----------------------------------------------------------------------------
+
+
+def test_a_reach_ends_where_the_trail_does() -> None:
+    explanation = explained(small())
+    found = reaches(explanation)
+    assert [one.direction for one in found] == [
+        "towards zero", "score up, along Δ", "score down, along −Δ",
+    ]  # fmt: skip
+    radius = validity_radius(explanation)
+    ways = (-X, explanation.weights, -explanation.weights)
+    for one, way in zip(found, ways, strict=True):
+        assert radius.l2 <= one.l2 < inf
+        assert radius.linf <= one.linf
+        unit = way / way.norm()
+        assert one.linf == pytest.approx(one.l2 * float(unit.abs().max()))
+        model = explanation.symbolic_model
+        assert bool(model.follows(X + 0.999 * one.l2 * unit))
+        (difference,) = model.replay((X + 1.001 * one.l2 * unit)[None]).first_difference
+        assert difference is not None
+        assert (difference.site, difference.position) == (one.site, one.position)
+        assert f"{one.site} at" in str(one)
+
+
+def test_the_nearest_decision_is_reached_at_the_radius() -> None:
+    explanation = explained(small())
+    radius = validity_radius(explanation)
+    draw = torch.randn(
+        400, *X.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+    found = reaches(explanation, {str(n): way for n, way in enumerate(draw)})
+    assert min(one.l2 for one in found) >= radius.l2
+
+
+def test_reaches_of_float32_results_are_those_of_float64() -> None:
+    wide, narrow = (
+        Explainer(small().to(d)).explain(X.to(d)) for d in (torch.float64, torch.float32)
+    )
+    for a, b in zip(reaches(wide), reaches(narrow), strict=True):
+        assert b.l2 == pytest.approx(a.l2, rel=1e-3)
+        assert b.site == a.site
+
+
+def test_where_nothing_flips_and_what_has_no_reach() -> None:
+    linear = explained(seeded(nn.Flatten(), nn.Linear(36, 3)).double())
+    assert all(one.l2 == inf for one in reaches(linear))
+    assert reaches(linear)[0].to_json()["l2"] is None
+    assert str(reaches(linear)[0]) == "towards zero: no decision ever flips"
+    with pytest.raises(InputError, match="one image and target"):
+        reaches(Explainer(small()).explain(X, [0, 1]))
+    pixels = Preprocessing(mean=(0.5,), std=(0.2,))
+    image = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(2))
+    there = Explainer(small(), preprocessing=pixels).explain(image)
+    assert [one.direction for one in reaches(there)][:2] == ["towards black", "towards white"]
+    smooth = explained(seeded(nn.Flatten(), nn.Linear(36, 3), nn.GELU()).double())
+    with pytest.raises(UnsupportedOperatorError, match="gelu"):
+        reaches(smooth)

@@ -17,6 +17,7 @@ from guidxmage.explanation import Explanation
 from guidxmage.files import atomic_folder, free_name
 
 if TYPE_CHECKING:
+    from guidxmage.integrated import IntegratedGradients
     from guidxmage.objects import ObjectTable
     from guidxmage.spaces import Space
     from guidxmage.view import Style
@@ -25,6 +26,7 @@ FIGURE = "figure.png"
 DISTRIBUTION = "distribution.png"
 SALIENCY = "saliency.png"
 CERTIFICATE = "certificate.json"
+PROFILE = "profile.png"
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def shared_scale_of(explainer: Explainer, photos: Iterable[Path], job: Job) -> f
 
 def _explain_photo(explainer: Explainer, photo: Path, folder: Path, job: Job) -> dict[str, Any]:
     started = time.perf_counter()
-    explanation, about_line = _explained(explainer, photo, job)
+    explanation, integrated = _explained(explainer, photo, job)
     seconds = time.perf_counter() - started
     regions = None
     if job.objects != "none":
@@ -117,23 +119,30 @@ def _explain_photo(explainer: Explainer, photo: Path, folder: Path, job: Job) ->
         tables = [cast("ObjectTable", part.objects(regions)) for part in explanation.split()]
         extra["objects"] = [table.to_dict() for table in tables]
     extra["pictures"] = {"figure": FIGURE, "distribution": DISTRIBUTION, "saliency": SALIENCY}
-    extra |= about_line
+    if integrated is not None:
+        extra["integrated_gradients"] = _about(integrated, job)
+        extra["pictures"]["profile"] = PROFILE
+    note = ""
     if job.radius:
-        extra["radius"] = _radius(explanation)
+        extra["radius"], note = _radius(explanation)
     if job.source is not None:
         extra["source"] = dict(job.source)
     with atomic_folder(folder) as partial:
-        _draw(explanation, regions, partial, job)
+        _draw(explanation, regions, partial, job, note)
+        if integrated is not None:
+            _draw_profile(integrated, partial)
         if job.certify:
             extra["certificate"] = _certify(explanation, partial)
         return write_explanation(explanation, partial, extra, arrays=job.arrays)
 
 
-def _explained(explainer: Explainer, photo: Path, job: Job) -> tuple[Explanation, dict[str, Any]]:
-    """By the job's method, and what the manifest says of that."""
+def _explained(
+    explainer: Explainer, photo: Path, job: Job
+) -> tuple[Explanation, IntegratedGradients | None]:
+    """By the job's method; with all about the line, where it has one."""
     if job.method == "contributions":
         found = explainer.explain(photo, job.target, reference=job.reference, space=job.space)
-        return found, {}
+        return found, None
     from guidxmage.integrated import METHODS, PIECES
 
     if job.reference is not None or job.space not in (None, explainer.space):
@@ -142,22 +151,42 @@ def _explained(explainer: Explainer, photo: Path, job: Job) -> tuple[Explanation
     integrated = METHODS[job.method](
         explainer, photo, job.target, baseline=baseline, pieces=pieces or PIECES
     )
-    about = {
+    return integrated.explanation, integrated
+
+
+def _about(integrated: IntegratedGradients, job: Job) -> dict[str, Any]:
+    """What the manifest says of a line."""
+    return {
         "method": job.method,
-        "baseline": baseline or 0.0,
+        "baseline": job.line[0] or 0.0,
         "pieces": integrated.pieces,
         "exact": integrated.exact,
         "gap": integrated.gap.tolist(),
+        "profile": {"s": integrated.knots.tolist(), "scores": integrated.scores.T.tolist()},
     }
-    return integrated.explanation, {"integrated_gradients": about}
 
 
-def _radius(explanation: Explanation) -> dict[str, Any]:
-    """How far around the image its region reaches; the same for all targets."""
+def _draw_profile(integrated: IntegratedGradients, folder: Path) -> None:
+    from guidxmage.view import save_figure
+
+    save_figure(integrated.figure(), folder / PROFILE)
+
+
+def _radius(explanation: Explanation) -> tuple[dict[str, Any], str]:
+    """How far the region reaches, for the manifest and for the figure.
+
+    All around the image it is the same for all targets; Δ as a direction is the first target's.
+    """
     from guidxmage.proof.radius import validity_radius
+    from guidxmage.proof.reach import reaches
 
     found = validity_radius(explanation)
-    return {**found.to_json(), "line": str(found)}
+    ways = reaches(explanation.split()[0])
+    least = min(ways, key=lambda one: one.l2)
+    lines = [str(found), *(f"reach {one}" for one in ways)]
+    about = {**found.to_json(), "reaches": [one.to_json() for one in ways], "lines": lines}
+    shortest = f"shortest reach L2 {least.l2:.2g} ({least.direction})"
+    return about, f"region: {found.words()}; {shortest}"
 
 
 def _certify(explanation: Explanation, folder: Path) -> list[str]:
@@ -168,11 +197,12 @@ def _certify(explanation: Explanation, folder: Path) -> list[str]:
     return [str(one) for one in found]
 
 
-def _draw(explanation: Explanation, regions: Any, folder: Path, job: Job) -> None:
+def _draw(explanation: Explanation, regions: Any, folder: Path, job: Job, note: str) -> None:
     """The figure of all targets and, for the first target, the bare maps at native resolution."""
     from guidxmage.view import map_image, overlay_image, save_figure
 
-    save_figure(explanation.figure(regions, scale=job.scale, style=job.style), folder / FIGURE)
+    figure = explanation.figure(regions, scale=job.scale, style=job.style, note=note)
+    save_figure(figure, folder / FIGURE)
     first = explanation.split()[0]
     values = first.pixel_contributions().cpu().numpy()
     labels = None if regions is None else regions.labels

@@ -321,6 +321,11 @@ class Explainer:
             self._programs[key] = capture(self.model, key, self.gates)
         return self._programs[key]
 
+    def adopt(self, program: Program) -> None:
+        """Use a program that is known to be this model's, instead of capturing it again."""
+        self._state = state_of(self.model)
+        self._programs[program.input_shape] = program
+
     def network(self, shape: Sequence[int]) -> Network:
         """The captured network for images of one shape (C, H, W), with the way into its input."""
         return Network(self._program(shape), self._space.to_input, self.model)

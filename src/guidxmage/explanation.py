@@ -252,18 +252,25 @@ class Explanation:
     # --- pictures ----------------------------------------------------------------------------
 
     def figure(
-        self, regions: Any = None, *, scale: float | None = None, style: Style = "bands"
+        self,
+        regions: Any = None,
+        *,
+        scale: float | None = None,
+        style: Style = "bands",
+        note: str = "",
     ) -> Figure:
         """Input, distribution map, saliency map and values of the objects; a row for each target.
 
         Channels are summed, and so are the frames of a video or the slices of a volume.
-        regions: as for `objects()`. scale: shares one colour scale between several figures.
+        regions: as for `objects()`. scale: shares one colour scale between several figures. note:
+        written behind the exactness, such as how far the region reaches.
         """
         from guidxmage.view import figure
 
-        return figure(self.panels(regions), title=self._title(), scale=scale, style=style)
+        panels = self.panels(regions, note)
+        return figure(panels, title=self._title(), scale=scale, style=style)
 
-    def panels(self, regions: Any = None) -> list[Panel]:
+    def panels(self, regions: Any = None, note: str = "") -> list[Panel]:
         """The data behind `figure()`, one panel per image and target."""
         from guidxmage.objects import object_table
         from guidxmage.view import Panel
@@ -284,6 +291,7 @@ class Explanation:
                     residual=float(part.residual),
                     residual_bound=float(part.residual_bound),
                     exactness=part.exactness,
+                    note=note,
                     objects=None if found is None else object_table(contributions, found),
                     labels=None if found is None else found.labels,
                 )

@@ -142,7 +142,12 @@ class InputSpace:
     def _image_dims(self) -> int:
         """Channels and positions of one image: the first convolution tells, else 3."""
         kinds: dict[type[nn.Module], int] = {nn.Conv1d: 2, nn.Conv2d: 3, nn.Conv3d: 4}
-        found = (kinds[type(m)] for m in self._model.modules() if type(m) in kinds)
+        found = (
+            dims
+            for m in self._model.modules()
+            for kind, dims in kinds.items()
+            if isinstance(m, kind)
+        )
         return next(found, 3)
 
     def to_input(self, X: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ Networks, 2017) is the finite sum (X − R) ⊙ Σ_k Δ_k·(s_{k+1} − s_k), an
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
 from guidxmage.inputs import Images
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 PIECES = 2000
 # Intervals that are halved at once.
 _AT_ONCE = 8
@@ -37,13 +40,40 @@ class IntegratedGradients:
 
     pieces: regions, or intervals where the line was sampled; exact: every region was walked; gap:
     what is missing to completeness, score − f(R) − Σ, for each target (K,). Where `exact` is False
-    a small gap says that the sum is nearly right, and nothing about single pixels.
+    a small gap says that the sum is nearly right, and nothing about single pixels. knots (n,) from
+    0, the baseline, to 1, the image, and the scores there, (n, K), float64: affine between them
+    where `exact`.
     """
 
     explanation: Explanation
     pieces: int
     exact: bool
     gap: Tensor
+    knots: Tensor
+    scores: Tensor
+
+    @property
+    def slopes(self) -> Tensor:
+        """How fast the scores rise between the knots, (n − 1, K): what is integrated."""
+        return self.scores.diff(dim=0) / self.knots.diff()[:, None]
+
+    def figure(self, *, marks: Sequence[float] = (), words: str = "") -> Figure:
+        """The first target's score along the line, and its slope.
+
+        marks: places s on the line to be marked on the slope, with `words` that say what they are.
+        """
+        from guidxmage.view.integral import Integral, draw_integral
+
+        first = self.explanation.split()[0]
+        integral = Integral(
+            title=f"{first.model_name}: {first.target_name}",
+            knots=self.knots.numpy(),
+            scores=self.scores[:, 0].numpy(),
+            exact=self.exact,
+            marks=tuple(marks),
+            words=words,
+        )
+        return draw_integral(integral)
 
 
 def integrated_gradients(
@@ -77,9 +107,9 @@ def integrated_gradients(
         lines = network.lines(R, X - R)
         way = _sampled if sampled else _walked
         cotangent = at_image.symbolic_model.cotangent
-        mean, count, first = way(network.program, lines, cotangent, pieces)
-        weights = explainer.to_space(mean[0])
-    return _assembled(at_image, (X - R)[0], weights, first, (count, not sampled))
+        found = way(network.program, lines, cotangent, pieces)
+        found = replace(found, mean=explainer.to_space(found.mean[0]))
+    return _assembled(at_image, (X - R)[0], found, exact=not sampled)
 
 
 def _baseline(baseline: Tensor | float | None, X: Tensor) -> Tensor:
@@ -95,13 +125,21 @@ def _baseline(baseline: Tensor | float | None, X: Tensor) -> Tensor:
     return R
 
 
-def _walked(
-    program: Program, lines: Lines, cotangent: Tensor, pieces: int
-) -> tuple[Tensor, int, Tensor]:
-    """Mean Δ (1, K, …) over all regions of a line, how many there are, and the scores at R (K,)."""
+@dataclass(frozen=True)
+class _Way:
+    """From R to X in a number of pieces: mean Δ ([1,] K, …), knots (n,), scores there (n, K)."""
+
+    mean: Tensor
+    pieces: int
+    knots: Tensor
+    scores: Tensor
+
+
+def _walked(program: Program, lines: Lines, cotangent: Tensor, pieces: int) -> _Way:
+    """Mean Δ over all regions of a line."""
     start = torch.zeros(1, dtype=torch.float64, device=lines.start.device)
     total, count = None, 0
-    first = record(program, lines, start)[0]
+    knots, scores = [0.0], [record(program, lines, start)[0]]
     for stretch in walk(program, lines, start, start + 1, cap=pieces):
         length = float(stretch.high - stretch.low)
         if bool(stretch.capped):
@@ -114,8 +152,11 @@ def _walked(
             continue
         part = length * _pulled(program, stretch.trail, cotangent).double()
         total, count = (part if total is None else total + part), count + 1
+        knots.append(float(stretch.high))
+        scores.append(stretch.piece.value + stretch.high * stretch.piece.slope)
     assert total is not None
-    return total, count, (cotangent[:, 0] * first).sum(1)
+    logits = torch.cat(scores).double() @ cotangent[:, 0].double().t()
+    return _Way(total, count, torch.tensor(knots, dtype=torch.float64), logits.cpu())
 
 
 def _pulled(program: Program, trail: Trail, cotangent: Tensor) -> Tensor:
@@ -123,9 +164,7 @@ def _pulled(program: Program, trail: Trail, cotangent: Tensor) -> Tensor:
     return pull_targets(program, trail, cotangent).weights
 
 
-def _sampled(
-    program: Program, lines: Lines, cotangent: Tensor, pieces: int
-) -> tuple[Tensor, int, Tensor]:
+def _sampled(program: Program, lines: Lines, cotangent: Tensor, pieces: int) -> _Way:
     """Mean Δ from the middles of intervals; those that miss completeness most are halved."""
     look = _Sampler(program, lines, cotangent)
     ends, _ = look.scores([0.0, 1.0]), None
@@ -146,7 +185,10 @@ def _sampled(
         for one in look.intervals(halves):
             heapq.heappush(waiting, one)
     total = sum(((one.high - one.low) * one.weights for one in waiting), torch.zeros(()))
-    return torch.as_tensor(total)[None], len(waiting), ends[0]
+    waiting.sort(key=lambda one: one.low)
+    scores = torch.stack([*(one.start for one in waiting), ends[1]])
+    knots = torch.tensor([*(one.low for one in waiting), 1.0], dtype=torch.float64)
+    return _Way(torch.as_tensor(total)[None], len(waiting), knots, scores.double().cpu())
 
 
 @dataclass
@@ -195,14 +237,10 @@ class _Sampler:
 
 
 def _assembled(
-    at_image: Explanation,
-    way: Tensor,
-    weights: Tensor,
-    first: Tensor,
-    how: tuple[int, bool],
+    at_image: Explanation, way: Tensor, found: _Way, *, exact: bool
 ) -> IntegratedGradients:
     """Mean Δ (K, …) as an explanation whose bias is the score at the baseline."""
-    pieces, exact = how
+    weights, first = found.mean, found.scores[0].to(found.mean.device)
     if not at_image.several:
         weights, first = weights[0], first[0]
     exact_sum = weights.double() * way.double()
@@ -211,7 +249,7 @@ def _assembled(
     bias = first.double()
     residual = at_image.score.double() - total - bias
     roundings = torch.finfo(at_image.weights.dtype).eps * contributions.double().abs()
-    found = replace(
+    explanation = replace(
         at_image,
         weights=weights.to(at_image.weights.dtype),
         contributions=contributions,
@@ -228,7 +266,8 @@ def _assembled(
             network=None,
         ),
     )
-    return IntegratedGradients(found, pieces, exact, residual.reshape(-1))
+    gap = residual.reshape(-1)
+    return IntegratedGradients(explanation, found.pieces, exact, gap, found.knots, found.scores)
 
 
 METHODS: dict[str, Callable[..., IntegratedGradients]] = {

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from guidxmage import __version__
-from guidxmage.cli import attack, evaluate, explain, garments, harden, models, prove, ray, verify
+from guidxmage.cli import (
+    attack,
+    evaluate,
+    explain,
+    garments,
+    harden,
+    models,
+    prove,
+    ray,
+    trails,
+    verify,
+)
 
 app = typer.Typer(
     help="Explains, pixel by pixel and exactly, why a convolutional network gives an image its "
@@ -38,6 +49,7 @@ def root(
 app.command(epilog=explain.EXAMPLES)(explain.explain)
 app.command(epilog=attack.EXAMPLES)(attack.attack)
 app.command(epilog=ray.EXAMPLES)(ray.ray)
+app.command(epilog=trails.EXAMPLES)(trails.trails)
 app.command(epilog=verify.EXAMPLES)(verify.verify)
 app.command(epilog=prove.EXAMPLES)(prove.prove)
 app.command(epilog=harden.EXAMPLES)(harden.harden)

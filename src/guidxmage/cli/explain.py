@@ -228,5 +228,5 @@ def _print_outcome(outcome: Outcome) -> None:
             typer.echo(f"    {row['name']:<24} {row['sum']:+10.4f}   {row['pixels']:>8} pixels")
         if lines:
             typer.echo(f"    {lines[number]}")
-        if "radius" in manifest:
-            typer.echo(f"    {manifest['radius']['line']}")
+    for line in manifest.get("radius", {}).get("lines", []):
+        typer.echo(f"  {line}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from guidxmage.errors import InputError, UnsupportedOperatorError
 
 # They take nothing but dtype and device from their first argument.
 _NEW = ("aten.new_zeros.", "aten.new_ones.", "aten.new_full.", "aten.new_empty.")
+_TYPED = "aten.type_as"
 # What gates the values it is multiplied with, and what hands it on unchanged.
 _GATES = frozenset(
     f"aten.{name}"
@@ -198,8 +200,9 @@ class _GraphReader:
             return None  # an assertion that the export has written down, such as a tensor's dtype
         args = tuple(_mapped(arg, self.values) for arg in node.args)
         kwargs = {name: _mapped(arg, self.values) for name, arg in node.kwargs.items()}
-        if str(node.target).startswith(_NEW) and isinstance(meaning, torch.Tensor):
-            args = (torch.empty(0, dtype=meaning.dtype, device=meaning.device), *args[1:])
+        if str(node.target).startswith((*_NEW, _TYPED)) and isinstance(meaning, torch.Tensor):
+            like = torch.empty(0, dtype=meaning.dtype, device=meaning.device)
+            args = (args[0], like) if str(node.target).startswith(_TYPED) else (like, *args[1:])
         if not _depends_on_image_or_batch((args, kwargs)):
             with torch.no_grad():
                 return node.target(*args, **kwargs)  # type: ignore[operator]
@@ -375,7 +378,8 @@ def _rows_stay_apart(calls: Sequence[Call]) -> bool:
 
 
 # Operators that keep the shape and work along dimensions: which argument names these.
-_ALONG = {"softmax": 1, "_softmax": 1, "log_softmax": 1, "_log_softmax": 1, "flip": 1, "roll": 2}
+_ALONG = dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "flip"), 1)
+_ALONG |= dict.fromkeys(("roll", "slice_scatter", "select_scatter"), 2)
 
 
 def _runs_along_rows(call: Call) -> bool:
@@ -383,8 +387,13 @@ def _runs_along_rows(call: Call) -> bool:
     name, ndim = call.op.split(".")[1], len(call.shape)
     if name == "scaled_dot_product_attention":
         return ndim < 3
-    if name not in _ALONG:
+    if name not in _ALONG or (name == "slice_scatter" and _takes_all(*call.args[3:])):
         return False
     dims = call.args[_ALONG[name]] if len(call.args) > _ALONG[name] else []
     listed = [dims] if isinstance(dims, int) else list(dims)
     return not listed or any(dim % ndim == 0 for dim in listed)
+
+
+def _takes_all(start: Any = None, end: Any = None, step: int = 1) -> bool:
+    """Whether a slice is the whole dimension, as `x[:, 0] = …` writes for the images."""
+    return not start and (end is None or end == sys.maxsize) and step == 1

@@ -12,10 +12,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Constant:
-    """What a call adds whatever its input, and the call site it comes from."""
+    """What a call adds whatever its input, and the call site it comes from.
+
+    bounded: no value is infinite, as the padding of a max-pool may be.
+    """
 
     site: str
     value: Tensor
+    bounded: bool = True
+
+    @cached_property
+    def weighed(self) -> Tensor:
+        """The values to be multiplied by cotangents: 0 where they are infinite, and never taken."""
+        return self.value if self.bounded else self.value.masked_fill(self.value.isinf(), 0)
 
     @cached_property
     def channels(self) -> Tensor | None:
@@ -77,7 +86,7 @@ class Biases:
                 continue
             vector = constant.channels
             if vector is None or g.ndim < 2 or len(vector) != g.shape[1] or len(g) != rows:
-                self._known[constant.site] = inner(*by_row(g, constant.value, rows))
+                self._known[constant.site] = inner(*by_row(g, constant.weighed, rows))
                 continue
             if summed is None:
                 summed = g.sum(list(range(2, g.ndim))) if g.ndim > 2 else g

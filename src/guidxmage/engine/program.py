@@ -247,7 +247,7 @@ class Program:
             bias.add(g, constants, rows)
             if maps:
                 bias_maps.update(
-                    (c.site, position_map(*by_row(g, c.value, rows))) for c in reversed(constants)
+                    (c.site, position_map(*by_row(g, c.weighed, rows))) for c in reversed(constants)
                 )
             if norms is not None and call.id in norms:
                 rounding.add(
@@ -361,11 +361,12 @@ class Program:
     def _constants(self, frame: Frame, holes: list[Any]) -> list[Constant]:
         """What the call adds whatever its input, with the call site each part comes from."""
         constants = [Constant(site, value) for site, value in frame.call.offsets]
-        make = _rule(frame.call).constant
+        rule = _rule(frame.call)
+        make = rule.constant
         if make is not None:
             value = make(frame, *holes, **frame.call.kwargs)
             if value is not None:
-                constants.append(Constant(frame.call.site, value))
+                constants.append(Constant(frame.call.site, value, rule.kind != "affine"))
         return constants
 
     def _noise(self, frame: Frame, step: Step, constants: list[Constant]) -> tuple[float, float]:

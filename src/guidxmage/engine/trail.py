@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from math import prod
 from operator import and_, or_
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,12 @@ from torch import Tensor
 from guidxmage.engine.bits import pack_above, pack_bits, unpack_bits, unpack_channels_last
 from guidxmage.engine.distance import Distance
 from guidxmage.engine.gates import Gates
+from guidxmage.engine.pairs import Pairs
 from guidxmage.errors import InputError
+from guidxmage.files import write_atomically
+
+# The first parts of the names of a trail's arrays.
+_ARRAYS = ("trail", "gates")
 
 
 @dataclass(frozen=True)
@@ -264,6 +272,11 @@ class Trail(Mapping[str, Decisions]):
         counts = {site: entry.count for site, entry in self.items()}
         return Distance(self.hamming(other), counts, max(self.rows, other.rows))
 
+    def pairs(self) -> Pairs:
+        """How many decisions every two images of this trail take differently, layer by layer."""
+        planes = {site: [plane.cpu().numpy() for plane in e.planes] for site, e in self.items()}
+        return Pairs.of(planes, {site: entry.count for site, entry in self.items()}, self.rows)
+
     def first_difference(self, other: Trail) -> list[Difference | None]:
         """The first differing decision of every row, or None where the trails are the same."""
         self._check_comparable(other)
@@ -352,3 +365,28 @@ class Trail(Mapping[str, Decisions]):
             own = planes("gates", number, site["planes"])
             gates[site["site"]] = Gates(site["convention"], own, site["merged"])
         return cls(decisions, described["header"], described["rows"], gates)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the trail alone as a NumPy archive, without pickle (docs/formats.md).
+
+        The file appears whole or not at all. Raises InputError when it cannot be written.
+        """
+        content = io.BytesIO()
+        np.savez(content, **self.to_arrays())  # type: ignore[arg-type]
+        write_atomically(Path(path), content.getvalue())
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trail:
+        """Read what `save` wrote, or the trail in the arrays.npz of a saved explanation.
+
+        Raises InputError where there is no such file, or another or a damaged one.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                names = [name for name in stored.files if name.partition(".")[0] in _ARRAYS]
+                return cls.from_arrays({name: stored[name] for name in names})
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist") from None
+        except Exception as error:  # zip, JSON and NumPy each raise their own kinds
+            raise InputError(f"{path} holds no trail, or a damaged one") from error

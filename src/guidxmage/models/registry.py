@@ -170,10 +170,18 @@ def _random(architecture: Architecture, seed: int) -> nn.Module:
     model = _built(architecture, _IMAGENET_CLASSES, seed)
     generator = torch.Generator().manual_seed(seed)
     vary_weights(model, generator)
-    side = min(architecture.input_size, _CALIBRATION_SIDE)
+    try:
+        _calibrate(model, architecture, min(architecture.input_size, _CALIBRATION_SIDE), generator)
+    except (AssertionError, RuntimeError):  # some networks take images of one size only
+        _calibrate(model, architecture, architecture.input_size, generator)
+    return model
+
+
+def _calibrate(
+    model: nn.Module, architecture: Architecture, side: int, generator: torch.Generator
+) -> None:
     pixels = natural_like_images(_CALIBRATION_IMAGES, side, generator)
     calibrate_batch_norm(model, architecture.preprocessing.from_pixels(pixels))
-    return model
 
 
 def _built(architecture: Architecture, num_classes: int, seed: int = 0) -> nn.Module:

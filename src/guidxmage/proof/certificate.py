@@ -14,6 +14,7 @@ from torch import Tensor
 from guidxmage import __version__, fingerprint
 from guidxmage.engine.capture import capture
 from guidxmage.engine.deployment import untouched
+from guidxmage.engine.precision import widened
 from guidxmage.engine.program import Program
 from guidxmage.engine.symbolic import Network
 from guidxmage.engine.trail import Trail
@@ -27,7 +28,6 @@ from guidxmage.proof.fidelity import (
 )
 from guidxmage.proof.modular import Identity, prove_identity
 from guidxmage.proof.numeric import Numeric, exact_run, measured
-from guidxmage.proof.precision import widened
 
 SCHEMA = "guid-xmage/certificate/1"
 # What the exact rationals of a network are found for; more takes minutes.

@@ -141,7 +141,7 @@ def trail_fidelity(
 def _other(program: Program, wide: Program, X: Tensor) -> tuple[Trail, dict[int, Tensor]]:
     """The run in the other precision: its trail and all values."""
     if program.dtype == torch.float64:
-        from guidxmage.proof.precision import narrowed
+        from guidxmage.engine.precision import narrowed
 
         other = narrowed(wide)
     else:

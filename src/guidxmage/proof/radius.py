@@ -21,6 +21,7 @@ from torch import Tensor
 
 from guidxmage.engine.call import Call
 from guidxmage.engine.deployment import untouched
+from guidxmage.engine.precision import widened
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.symbolic import Network
@@ -29,7 +30,6 @@ from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.explanation import Explanation
 from guidxmage.proof.forward import windows_of
 from guidxmage.proof.margins import margins_of, shifted
-from guidxmage.proof.precision import widened
 from guidxmage.proof.residues import BATCH_NORM, short, without_rule
 
 MOST_COLUMNS = 4096
@@ -52,9 +52,13 @@ class Validity:
     position: tuple[int, ...]
 
     def __str__(self) -> str:
-        words = "=" if self.method == "exact" else "≥"
         where = f" ({self.site} at {list(self.position)})" if self.site else ""
-        return f"region: L2 radius {words} {self.l2:.3g}, L∞ radius {words} {self.linf:.3g}{where}"
+        return f"region: {self.words()}{where}"
+
+    def words(self) -> str:
+        """Both radii, and whether they are exact."""
+        sign = "=" if self.method == "exact" else "≥"
+        return f"L2 radius {sign} {self.l2:.3g}, L∞ radius {sign} {self.linf:.3g}"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; infinite radii are null."""

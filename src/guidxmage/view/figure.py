@@ -142,8 +142,8 @@ def _draw_header(canvas: Canvas, row: Row, top: int) -> None:
     if top > MARGIN:
         canvas.rule(MARGIN, top, WIDTH - 2 * MARGIN)
     canvas.text(MARGIN, top + 12, row.panel.heading(), size=11.5, weight="bold")
-    equation = f"{row.panel.equation()}  ·  exact {row.panel.exactness}"
-    canvas.text(MARGIN, top + 44, equation, size=9.5)
+    said = (row.panel.equation(), f"exact {row.panel.exactness}", row.panel.note)
+    canvas.text(MARGIN, top + 44, "  ·  ".join(filter(None, said)), size=9.5)
     captions = (
         row.input_words(),
         f"distribution map{row.reduction()}",

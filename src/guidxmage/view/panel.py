@@ -55,9 +55,9 @@ class Panel:
     `contributions` is (H, W) or (C, H, W); `image`, of the same H and W, is None where the
     input is no picture. `score` = Σ contributions + `bias` + `residual`, and rounding explains
     residuals up to `residual_bound`. `exactness` says where the model is exact ("on region" or
-    "at input"). `objects` and their `labels` (H, W) are optional. `shape` is the input's own,
-    where `contributions` has it not: (C, frames, H, W). Raises InputError if the sizes differ or a
-    number is not finite.
+    "at input"), and `note` what else there is to say of that. `objects` and their `labels` (H, W)
+    are optional. `shape` is the input's own, where `contributions` has it not: (C, frames, H, W).
+    Raises InputError if the sizes differ or a number is not finite.
     """
 
     image: Image.Image | None
@@ -72,6 +72,7 @@ class Panel:
     objects: ObjectTable | None = None
     labels: npt.NDArray[Any] | None = None
     shape: tuple[int, ...] | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         shape = self.pixels().shape

@@ -33,6 +33,10 @@ register(
 )
 
 
+# What it is made like is a constant in a captured program.
+register("aten.type_as.default", _identity)
+
+
 # --- reshaping -----------------------------------------------------------------------------------
 
 register(
@@ -84,6 +88,13 @@ register(
     " aten.chunk.default aten.unbind.int aten.narrow.default aten.index_select.default"
     " aten.flip.default aten.roll.default aten.pixel_shuffle.default aten.pixel_unshuffle.default"
     " aten.channel_shuffle.default",
+    linear(_selection),
+)
+
+
+# Patches into columns and, adding where they overlap, back.
+register(
+    "aten.im2col.default aten.col2im.default aten.unfold.default",
     linear(_selection),
 )
 
@@ -153,6 +164,108 @@ register(
         constant=_joined_constants,
     ),
 )
+
+
+# --- overwriting a part ---------------------------------------------------------------------------
+
+
+def _copied(f: Frame, target: Any, source: Tensor, *_: Any) -> Tensor:
+    """The linear part of overwriting all of a target."""
+    moved = source if is_active(f.call.args[1]) else torch.zeros_like(source)
+    return moved.expand(f.shape)
+
+
+def _copied_pull(f: Frame, g: Tensor, target: Any, source: Any, *_: Any) -> list[Tensor | None]:
+    into = g.sum_to_size(source.shape) if isinstance(source, Hole) else None
+    return [one for one, arg in ((None, target), (into, source)) if isinstance(arg, Hole)]
+
+
+register(
+    "aten.copy.default",
+    Rule(
+        "affine",
+        _copied,
+        _copied_pull,
+        constant=lambda f, target, source, *_: (
+            None if isinstance(source, Hole) else source.expand(f.shape)
+        ),
+    ),
+)
+
+
+def _scattered(f: Frame, base: Tensor, source: Tensor, *where: int) -> Tensor:
+    """The linear part: a constant base or source moves nothing."""
+    base, source = (
+        part if is_active(ref) else torch.zeros_like(part)
+        for part, ref in zip((base, source), f.call.args[:2], strict=True)
+    )
+    return f.call.run(base, source, *where)
+
+
+def _scattered_constants(f: Frame, base: Any, source: Any, *where: int) -> Tensor | None:
+    if isinstance(base, Hole) and isinstance(source, Hole):
+        return None
+    filled = [part.zeros() if isinstance(part, Hole) else part for part in (base, source)]
+    return f.call.run(*filled, *where)
+
+
+register(
+    "aten.slice_scatter.default aten.select_scatter.default",
+    Rule("affine", _scattered, transpose_of(_scattered), constant=_scattered_constants),
+)
+
+
+# --- choosing by a constant mask -----------------------------------------------------------------
+
+
+def _refuse_active_mask(place: int) -> Any:
+    def refuse(call: Call) -> str | None:
+        return "its mask depends on the image" if is_active(call.args[place]) else None
+
+    return refuse
+
+
+def _chosen(f: Frame, mask: Tensor, yes: Any, no: Any) -> Tensor:
+    """The linear part: a constant side moves nothing."""
+    refs = f.call.args[1:3]
+    yes, no = (p if is_active(ref) else 0.0 for p, ref in zip((yes, no), refs, strict=True))
+    return torch.where(mask, yes, no)
+
+
+def _chosen_constants(f: Frame, mask: Tensor, yes: Any, no: Any) -> Tensor | None:
+    if isinstance(yes, Hole) and isinstance(no, Hole):
+        return None
+    yes, no = (part.zeros() if isinstance(part, Hole) else part for part in (yes, no))
+    return torch.where(mask, yes, no)
+
+
+register(
+    "aten.where.self aten.where.ScalarSelf aten.where.ScalarOther",
+    Rule(
+        "affine",
+        _chosen,
+        transpose_of(_chosen),
+        constant=_chosen_constants,
+        refuse=_refuse_active_mask(0),
+    ),
+)
+
+
+def _kept(f: Frame, x: Tensor, mask: Tensor, value: Any) -> Tensor:
+    return x.masked_fill(mask, 0)
+
+
+register(
+    "aten.masked_fill.Scalar aten.masked_fill.Tensor",
+    Rule(
+        "affine",
+        _kept,
+        transpose_of(_kept),
+        constant=lambda f, x, mask, value: x.zeros().masked_fill(mask, value),
+        refuse=_refuse_active_mask(1),
+    ),
+)
+register("aten.tril.default aten.triu.default", linear(_selection))
 
 
 # --- padding -------------------------------------------------------------------------------------
