@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from guidxmage.engine.bits import unpack_bits
 from PIL import Image
 from torch import Tensor, nn
 
 from guidxmage import Explainer, InputError
+from guidxmage.engine.bits import unpack_bits
 from guidxmage.engine.pairs import Pairs
 from guidxmage.engine.trail import Trail
 from guidxmage.trails import compare_trails
