@@ -57,6 +57,27 @@ class Branches(nn.Module):
         return self.last(torch.cat([y, z.clamp(-0.5, 1.25)], 1).mean((2, 3)))
 
 
+class Patches(nn.Module):
+    """Parts overwritten, patches in columns, constant masks, a pool padded with −∞."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 3, 3, padding=1)
+        self.last = nn.Linear(27, 4)
+        self.register_buffer("fill", torch.rand(3, 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).relu().clone()
+        y[:, :, 0] = self.fill
+        y[:, 1, 3:6] = y[:, 0, 3:6] * 0.5
+        y = y.masked_fill(torch.eye(9, dtype=torch.bool), 0.3)
+        y = torch.where(torch.ones(9, 9).tril(1).bool(), y, 0.7 * y) + y.triu()
+        y = nn.functional.max_pool2d(nn.functional.pad(y, (0, 1, 0, 1), value=-torch.inf), 2)
+        y = torch.addcmul(self.fill[:1, :1], y, self.fill[:, None, :1], value=0.6)
+        z = nn.functional.unfold(y, 3, stride=2)
+        return self.last(z.mean(2))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "pools": lambda: seeded(
         nn.Conv2d(2, 4, 3),
@@ -82,6 +103,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         nn.Linear(27, 4),
     ),
     "branches": lambda: seeded(Branches()),
+    "patches": lambda: seeded(Patches()),
 }
 SHAPE = (2, 9, 9)
 IMAGES: dict[str, Callable[[], Tensor]] = {
@@ -307,7 +329,7 @@ def test_a_wrong_trail_is_not_certified(explanation: Explanation) -> None:
 
 def test_smooth_networks_are_certified_at_their_image() -> None:
     network = seeded(nn.Flatten(), nn.Linear(162, 8), nn.GELU(), nn.Linear(8, 4))
-    for found in Explainer(network).explain(IMAGES["noise"](), target=[0, 1]).certificate():
+    for found in Explainer(network).explain(IMAGES["noise"]()[0], target=[0, 1]).certificate():
         assert found.holds
         assert found.identity.holds is None
         assert found.trail is None

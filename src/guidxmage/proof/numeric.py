@@ -93,7 +93,8 @@ def ledger(
             continue
         args = call.arguments(outputs, 1)
         local = outputs[call.id] - wide.along(call, trail, args, 1)
-        found[call.site] = float((g * local).sum())
+        # What nothing is taken from counts for nothing, a pool's padding with −∞ among it.
+        found[call.site] = float((g * torch.where(g == 0, 0, local)).sum())
         bound += float((g.abs() * _rounded(call, args)).sum())
     return dict(sorted(found.items(), key=lambda item: -abs(item[1]))), bound
 

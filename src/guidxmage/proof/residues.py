@@ -44,6 +44,7 @@ _WEIGHTED = frozenset(
         "add",
         "sub",
         "rsub",
+        "addcmul",
         "prelu",
         "_prelu_kernel",
     ]
@@ -109,8 +110,16 @@ _PLAIN = frozenset(
         "new_zeros",
         "zeros",
         "ones",
+        "type_as",
+        "im2col",
+        "col2im",
+        "unfold",
+        "tril",
+        "triu",
     ]
 )
+# These overwrite a part or choose by a constant mask: what they put in may be a constant.
+_OVERWRITING = frozenset(["slice_scatter", "select_scatter", "copy", "where", "masked_fill"])
 # Constants whose residues keep their order, because rules compare them.
 _BOUNDED = frozenset(
     ["hardtanh", "relu6", "clamp", "clamp_min", "clamp_max", "leaky_relu", "threshold"]
@@ -126,7 +135,7 @@ _AVERAGES = frozenset(
         "mean",
     ]
 )
-_KNOWN = _WEIGHTED | _PLAIN | _BOUNDED | _AVERAGES | {"constant_pad_nd", "pad"}
+_KNOWN = _WEIGHTED | _PLAIN | _OVERWRITING | _BOUNDED | _AVERAGES | {"constant_pad_nd", "pad"}
 
 
 def short(call: Call) -> str:
@@ -212,15 +221,27 @@ def _residue_call(call: Call, field: Field) -> Call:
         return replace(call, args=(call.args[0], *_ordered(call.args[1:], field)))
     if name in ("constant_pad_nd", "pad"):
         value = call.args[-1] if isinstance(call.args[-1], float) else None
+        if value == -inf:  # never the largest of a window: any number stands for it
+            value = 0.0
         args = (*call.args[:-1], field.residue(value)) if value is not None else call.args
         return replace(call, args=args)
-    if name in _WEIGHTED or (not call.inputs) or name in ("cat", "stack"):
+    if name == "addcmul":
+        return _product_residues(call, field)
+    if name in _WEIGHTED | _OVERWRITING or (not call.inputs) or name in ("cat", "stack"):
         kwargs = {
             key: field.residue(v) if isinstance(v, float) else v for key, v in call.kwargs.items()
         }
-        constants = name in ("mul", "add", "sub", "rsub")
+        constants = name in ("mul", "add", "sub", "rsub") or name in _OVERWRITING
         return replace(call, args=_mapped(call.args, field, numbers=constants), kwargs=kwargs)
     return call
+
+
+def _product_residues(call: Call, field: Field) -> Call:
+    """Base + value·a·b with the value in a constant factor: three factors would not fit."""
+    args = list(_mapped(call.args, field, numbers=False))
+    place = next(n for n in (1, 2) if isinstance(args[n], Tensor))
+    args[place] = field.reduce(args[place] * field.residue(float(call.kwargs.get("value", 1))))
+    return replace(call, args=tuple(args), kwargs={})
 
 
 def _mapped(args: Sequence[Any], field: Field, *, numbers: bool) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole, is_active
-from guidxmage.engine.rules.table import Rule, holes, linear, register
+from guidxmage.engine.rules.table import Rule, holes, linear, register, transpose_of
 
 aten = torch.ops.aten
 
@@ -244,6 +244,39 @@ def _product_pull(f: Frame, g: Tensor, x: Any, y: Any) -> list[Tensor]:
 register(
     "aten.mul.Tensor aten.mul.Scalar",
     linear(lambda f, x, y: x * y, pull=_product_pull, refuse=_refuse_product),
+)
+
+
+def _refuse_product_of_two(call: Call) -> str | None:
+    both = all(is_active(arg) for arg in call.args[1:3])
+    return "it multiplies two values that depend on the image" if both else None
+
+
+def _scaled_and_added(f: Frame, base: Any, a: Any, b: Any, value: float = 1) -> Tensor:
+    """The linear part of base + value·a·b: what is constant moves nothing."""
+    moved = value * a * b if any(map(is_active, f.call.args[1:3])) else 0
+    if is_active(f.call.args[0]):
+        moved = moved + base
+    assert isinstance(moved, Tensor)
+    return moved.expand(f.shape)
+
+
+def _added_constants(f: Frame, base: Any, a: Any, b: Any, value: float = 1) -> Tensor | None:
+    """The base or the product, whichever does not depend on the image."""
+    if isinstance(base, Tensor):
+        return base.expand(f.shape)
+    return None if isinstance(a, Hole) or isinstance(b, Hole) else (value * a * b).expand(f.shape)
+
+
+register(
+    "aten.addcmul.default",
+    Rule(
+        "affine",
+        _scaled_and_added,
+        transpose_of(_scaled_and_added),
+        constant=_added_constants,
+        refuse=_refuse_product_of_two,
+    ),
 )
 register(
     "aten.div.Tensor aten.div.Scalar",

@@ -120,10 +120,10 @@ def fill(args: Sequence[Any], values: Sequence[Tensor]) -> list[Any]:
 def transpose_of(push: Function) -> Function:
     """A pull for any push: the vector-Jacobian product of that linear map."""
 
-    def pull(frame: Frame, g: Tensor, *args: Any) -> list[Tensor]:
+    def pull(frame: Frame, g: Tensor, *args: Any, **options: Any) -> list[Tensor]:
         with torch.enable_grad():
             inputs = [hole.zeros().requires_grad_() for hole in holes(args)]
-            output = push(frame, *fill(args, inputs))
+            output = push(frame, *fill(args, inputs), **options)
             return list(torch.autograd.grad(output, inputs, g))
 
     return pull
