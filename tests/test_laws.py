@@ -166,6 +166,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "addcmul": (of(lambda m, x: torch.addcmul(x, m.c, x.flip(2), value=0.5)), IMAGE),
     "addcmul to a constant": (of(lambda m, x: torch.addcmul(m.c, x, m.c)), IMAGE),
     "addcmul of constants": (of(lambda m, x: torch.addcmul(x, m.c, m.c, value=2)), IMAGE),
+    "repeat_interleave": (of(lambda m, x: x.repeat_interleave(2, 2)), IMAGE),
+    "repeat_interleave of images": (
+        of(lambda m, x: x.repeat_interleave(2, 0).reshape(x.shape[0], 2, 3, 6, 6) * m.c),
+        IMAGE,
+    ),
     "type_as": (of(lambda m, x: torch.cat([x.type_as(m.c), m.c.type_as(x) * x], 1)), IMAGE),
     "tril": (of(lambda m, x: x.tril() + 2 * x.triu(1)), IMAGE),
     "copy into a part": (of(lambda m, x: written(2 * x, x[:, :1].flip(2))), IMAGE),

@@ -111,6 +111,7 @@ _PLAIN = frozenset(
         "zeros",
         "ones",
         "type_as",
+        "repeat_interleave",
         "im2col",
         "col2im",
         "unfold",

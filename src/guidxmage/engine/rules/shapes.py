@@ -87,7 +87,7 @@ register(
     "aten.slice.Tensor aten.select.int aten.split.Tensor aten.split_with_sizes.default"
     " aten.chunk.default aten.unbind.int aten.narrow.default aten.index_select.default"
     " aten.flip.default aten.roll.default aten.pixel_shuffle.default aten.pixel_unshuffle.default"
-    " aten.channel_shuffle.default",
+    " aten.channel_shuffle.default aten.repeat_interleave.self_int",
     linear(_selection),
 )
 
