@@ -219,6 +219,14 @@ def test_failed_attacks_are_infinite_and_wrong_answers_are_zero() -> None:
     assert set(wrong.curves[0].accuracy.values()) == {0.0}
 
 
+def test_carlini_wagner_runs_where_it_is_asked_for() -> None:
+    pytest.importorskip("foolbox")
+    few = replace(SMALL, budget=0, ddn_steps=0, cw_steps=60, cw_searches=4, cw_parts=("object",))
+    found = {part: attack_part(Threshold().eval(), grey(0.55, 2), part, few) for part in PARTS}
+    assert [list(found[part].sizes) for part in PARTS] == [[], [], ["cw"]]
+    assert 0 < found["object"].median("cw") < inf
+
+
 def test_other_libraries_only_reach_the_part(batch: Batch, untrained: nn.Module) -> None:
     pytest.importorskip("pyautoattack")
     labels = untrained(batch.images).argmax(1)
@@ -262,6 +270,8 @@ def test_efforts_that_make_no_sense() -> None:
         Effort(linf=(0.2, 0.1))
     with pytest.raises(InputError, match="part 'sky' is unknown"):
         Effort(parts=("sky",))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="part 'frame' is unknown"):
+        Effort(cw_parts=("frame",))  # type: ignore[arg-type]
     for none in ({"images": 0}, {"least_images": 0}):
         with pytest.raises(InputError, match="at least one image"):
             Effort(**none)  # type: ignore[arg-type]

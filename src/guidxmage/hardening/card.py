@@ -10,6 +10,7 @@ from guidxmage.hardening.experiment import Experiment
 from guidxmage.hardening.measurements import Evaluation, bound_name
 from guidxmage.hardening.robustness import Effort
 from guidxmage.hardening.splits import Splits
+from guidxmage.hardening.threat import PARTS
 
 _USE = (
     "Networks that were retrained here are made to measure what the samples do, for research. "
@@ -84,7 +85,10 @@ def _attacks(effort: Effort) -> Iterator[str]:
     tried = [f"ours with {effort.budget} gradients"] if effort.budget else []
     tried += [f"DDN with {effort.ddn_steps} steps"] if effort.ddn_steps else []
     if effort.cw_steps:
-        tried.append(f"Carlini & Wagner with {effort.cw_searches} searches of {effort.cw_steps}")
+        parts = "" if set(effort.cw_parts) == set(PARTS) else f" ({', '.join(effort.cw_parts)})"
+        tried.append(
+            f"Carlini & Wagner with {effort.cw_searches} searches of {effort.cw_steps}{parts}"
+        )
     if tried:
         count = min(effort.images, effort.least_images)
         yield f"- **Least l2 perturbations**, {count} images: {', '.join(tried)} (foolbox)."

@@ -21,8 +21,8 @@ class Effort:
     images: how many test images are attacked; parts: where; linf, l2: bounds of PGD, ascending;
     auto_linf, auto_l2: bounds of AutoAttack, standard version, on `auto_images` images and
     `auto_parts`; least_images: for the three attacks that look for the smallest change, which are
-    the project's own with `budget` gradients, DDN and Carlini & Wagner. Zero steps leave an attack
-    out.
+    the project's own with `budget` gradients, DDN and, on `cw_parts`, Carlini & Wagner. Zero steps
+    leave an attack out.
     """
 
     images: int = 256
@@ -34,6 +34,7 @@ class Effort:
     least_images: int = 256
     cw_steps: int = 500
     cw_searches: int = 6
+    cw_parts: tuple[Part, ...] = PARTS
     budget: int = 100
     ddn_steps: int = 100
     auto_linf: tuple[float, ...] = (2 / 255,)
@@ -52,7 +53,7 @@ class Effort:
             bounds = getattr(self, name)
             if list(bounds) != sorted(set(bounds)) or any(bound <= 0 for bound in bounds):
                 raise InputError(f"{name} has to hold ascending bounds above 0, not {bounds}")
-        for part in (*self.parts, *self.auto_parts):
+        for part in (*self.parts, *self.auto_parts, *self.cw_parts):
             if part not in PARTS:
                 raise InputError(f"part {part!r} is unknown; choose one of {', '.join(PARTS)}")
 
@@ -168,7 +169,7 @@ def _sizes(target: Target, effort: Effort) -> dict[str, Tensor]:
         found["guid-xmage"] = threat.minimal(target, budget=effort.budget, seed=effort.seed)
     if effort.ddn_steps:
         found["ddn"] = threat.ddn(target, steps=effort.ddn_steps, seed=effort.seed)
-    if effort.cw_steps:
+    if effort.cw_steps and target.part in effort.cw_parts:
         found["cw"] = threat.carlini_wagner(
             target, steps=effort.cw_steps, searches=effort.cw_searches, seed=effort.seed
         )
