@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from random import Random
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from guidxmage.models import load_model
 from guidxmage.proof.certificate import certify
 from guidxmage.proof.fidelity import trail_fidelity
 from guidxmage.proof.field import Field, random_field
+from guidxmage.proof.forward import logits_of
 from guidxmage.proof.modular import Identity, prove_identity
 from guidxmage.proof.numeric import exact_run, ledger
 from tests.laws import random_like
@@ -157,6 +159,33 @@ def test_the_identity_holds(name: str, image: str) -> None:
     found = identity(NETWORKS[name](), IMAGES[image]())
     assert found.holds is True
     assert len(found.primes) == 3
+
+
+class Whole(nn.Module):
+    """Operators whose constants get residues of their own, with whole numbers throughout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(5)
+        self.register_buffer("c", torch.randint(-4, 5, (3, 4), generator=draw).double())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.addcmul(self.c, x, self.c.flip(0), value=3.0).relu()
+        y = y.masked_fill(torch.eye(3, 4, dtype=torch.bool), -2.0)
+        y = torch.where(self.c > 0, y, 5.0).slice_scatter(
+            self.c[None, :1].expand(len(x), 1, 4), 1, 0, 1
+        )
+        return nn.functional.pad(y, (1, 0), value=7.0).flatten(1)
+
+
+def test_residues_are_of_the_network_itself() -> None:
+    """Both sides of the identity share them, so it would not notice a constant that is lost."""
+    program = capture(Whole().double().eval(), (3, 4))
+    Z = torch.randint(-9, 10, (1, 3, 4), generator=torch.Generator().manual_seed(6)).double()
+    recording = program.record(Z)
+    field = random_field(1024, Random(1))
+    found = logits_of(program, recording.trail, field.reduce(Z), field)
+    assert torch.equal(found % field.p, recording.logits % field.p)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "googlenet", "shufflenet_v2_x0_5"])
