@@ -12,9 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from guidxmage.engine import ledger
 from guidxmage.engine.bits import pack_bits, unpack_bits, unpack_channels_last
 from guidxmage.engine.call import Call, Frame, Ref
 from guidxmage.engine.capture import capture
+from guidxmage.engine.ledger import sums_where
 from guidxmage.engine.rules import affine, convolution
 from guidxmage.engine.rules.convolution import Geometry
 from tests.laws import captured, check_all, close, random_like
@@ -150,6 +152,43 @@ def test_the_share_of_an_upper_bound(dtype: torch.dtype, clamp: nn.Module, targe
     assert torch.allclose(pulled.bias_by_site[site], expected, rtol=1e-5, atol=1e-5)
     maps = program.pull(recording.trail, u, maps=True).maps[site]
     assert torch.allclose(maps.flatten(1).sum(1), expected, rtol=1e-5, atol=1e-5)
+
+
+@given(
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    channels=st.integers(1, 9),
+    size=pair,
+    images=st.integers(1, 3),
+    targets=st.integers(1, 3),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    above=st.sampled_from([0.5, 1.5, 9]),
+    seed=st.integers(0, 50),
+)
+@properties
+def test_picked_sums(dtype, channels, size, images, targets, layout, above, seed) -> None:
+    g = random_like((targets * images, channels, *size), seed).to(dtype)
+    bits = random_like((images, channels, *size), seed + 1) > above
+    summed = sums_where(g.contiguous(memory_format=layout), pack_bits(bits))
+    expected = (g.double() * bits.repeat(targets, 1, 1, 1)).flatten(1).sum(1)
+    assert torch.allclose(summed, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_few_values_are_picked_and_many_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    picked: list[int] = []
+    plain = ledger.sums_where
+    monkeypatch.setattr(
+        ledger, "sums_where", lambda g, bits: (picked.append(len(g)), plain(g, bits))[1]
+    )
+    module = nn.Sequential(nn.ReLU6(), nn.Flatten())
+    program = capture(module.eval(), (1, 16, 16))
+    for rows, expected in ((2, 1), (9, 0)):  # of 16 rows, two bytes each
+        picked.clear()
+        x = torch.ones(1, 1, 16, 16)
+        x[:, :, :rows] = 7.0
+        trail = program.record(x).trail
+        added = program.pull(trail, torch.ones(1, 256)).bias_by_site["0"]
+        assert float(added) == 6 * int((x > 6).sum())
+        assert len(picked) == expected
 
 
 @contextmanager

@@ -62,3 +62,17 @@ def unpack_channels_last(packed: Tensor, shape: tuple[int, int, int]) -> Tensor:
     # Both are vectorised for bytes, which a shift is not.
     torch.bitwise_and(bytes_last[:, :, None, :], weights, out=bits).clamp_max_(1)
     return bits.view(len(packed), height, width, channels).permute(0, 3, 1, 2)
+
+
+def is_sparse(packed: Tensor) -> bool:
+    """Whether at most every fourth byte of bits (B, n) has any set; on a GPU nobody looks."""
+    if packed.device.type != "cpu":
+        return False
+    return 4 * int(np.count_nonzero(packed.numpy())) <= packed.numel()
+
+
+def set_positions(packed: np.ndarray) -> np.ndarray:
+    """Flat positions, int64 ascending, of the bits that are set in one image's bytes (n,)."""
+    taken = np.flatnonzero(packed != 0)  # of booleans it is many times as fast
+    byte, bit = np.divmod(np.flatnonzero(np.unpackbits(packed[taken]).view(bool)), 8)
+    return (taken * 8)[byte] + bit

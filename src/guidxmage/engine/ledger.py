@@ -6,8 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from guidxmage.engine.bits import is_sparse, set_positions
+from guidxmage.engine.call import is_channels_last
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,19 @@ class Constant:
 class Switched(Constant):
     """A constant that is `factor` where a decision says so and 0 elsewhere.
 
-    `gated` gives g where it is added and 0 elsewhere; the constant itself is made when it is read.
+    `packed` (B, bytes) has the decisions, `gated` gives g where they say so and 0 elsewhere; the
+    constant itself is made when it is read.
     """
 
     def __init__(
         self,
         site: str,
         factor: float,
+        packed: Tensor,
         gated: Callable[[Tensor], Tensor],
         make: Callable[[], Tensor],
     ) -> None:
-        vars(self).update(site=site, factor=factor, gated=gated, make=make)
+        vars(self).update(site=site, factor=factor, packed=packed, gated=gated, make=make)
 
     def __getattr__(self, name: str) -> Tensor:
         if name != "value":
@@ -57,10 +63,31 @@ class Switched(Constant):
         return made
 
     def inner(self, g: Tensor) -> Tensor:
-        """⟨g, constant⟩ for each row (R, …), float64 (R,)."""
+        """⟨g, constant⟩ for each row (R, …), float64 (R,); few are picked, many multiplied."""
+        factor: float = vars(self)["factor"]
+        if is_sparse(vars(self)["packed"]):
+            return sums_where(g, vars(self)["packed"]) * factor
         gated = vars(self)["gated"](g)
         summed = gated.sum(list(range(2, g.ndim))) if g.ndim > 2 else gated
-        return summed.double().sum(1) * vars(self)["factor"]
+        return summed.double().sum(1) * factor
+
+
+def sums_where(g: Tensor, packed: Tensor) -> Tensor:
+    """The sum of every row of g (R, …) where its image's bits (B, n) are set: float64 (R,).
+
+    Row k·B + b belongs to image b.
+    """
+    last, size = is_channels_last(g), g[0].numel()
+    rows = (g.permute(0, 2, 3, 1) if last else g).detach().flatten(1)
+    flat = rows.numpy().reshape(-1, len(packed), size)
+    sums = np.empty(flat.shape[:2])
+    for image, bits in enumerate(packed.numpy()):
+        positions = set_positions(bits)
+        if last:
+            channel, place = np.divmod(positions, size // g.shape[1])
+            positions = place * g.shape[1] + channel
+        sums[:, image] = flat[:, image].take(positions, axis=1).sum(1, dtype=np.float64)
+    return torch.from_numpy(sums).flatten()
 
 
 class Biases:

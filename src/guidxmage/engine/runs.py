@@ -53,6 +53,7 @@ def switched(frame: Frame, step: Step, plane: int, factor: float) -> Switched:
     return Switched(
         step.call.site,
         factor,
+        frame.taken().planes[plane],
         gated=lambda g: frame.gate(g, frame.plane(g, plane)),
         make=lambda: make(frame, *step.holes, **step.call.kwargs),
     )
