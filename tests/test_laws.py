@@ -531,7 +531,7 @@ def _assigning_pull(frame: Any, g: Tensor, x: Any, *args: Any) -> list[Tensor]:
         ("aten.relu.default", {"pull": lambda f, g, *a: [g]}),
         ("aten.conv2d.default", {"constant": None}),
         ("aten.conv2d.default", {"push": lambda f, x, w, *a: F.conv2d(x, w * (1 + 1e-9))}),
-        ("aten.view.default", {"pull": lambda f, g, x, *a: [g.flip(1).reshape(x.shape)]}),
+        ("aten.flatten.using_ints", {"pull": lambda f, g, x, *a: [g.flip(1).reshape(x.shape)]}),
     ],
 )
 def test_a_broken_rule_is_noticed(op: str, change: dict[str, Any], monkeypatch: Any) -> None:

@@ -18,6 +18,7 @@ from torch.export.graph_signature import InputKind
 
 from guidxmage.engine.call import BatchSize, Call, Ref
 from guidxmage.engine.fold import fold
+from guidxmage.engine.functional import is_plain, translated, written
 from guidxmage.engine.gates import Conventions, conventions
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
@@ -136,7 +137,7 @@ def _exported(model: nn.Module, example: torch.Tensor, dims: Any) -> ExportedPro
         warnings.simplefilter("ignore")
         exported = torch.export.export(model, (example,), dynamic_shapes=(dims,), strict=False)
         # The empty table makes the graph functional and keeps operators whole.
-        return exported.run_decompositions({})
+        return exported if is_plain(exported.graph) else exported.run_decompositions({})
 
 
 def _stated(calls: Sequence[Call], chosen: Conventions) -> dict[str, Any]:
@@ -175,6 +176,7 @@ class _GraphReader:
                 self.values[node] = self._placeholder(node)
             elif node.op == "call_function":
                 self.values[node] = self._call(node)
+                self.values.update(dict.fromkeys(written(node), self.values[node]))
         return self.calls, self._result()
 
     def _placeholder(self, node: torch.fx.Node) -> Any:
@@ -208,25 +210,26 @@ class _GraphReader:
                 return node.target(*args, **kwargs)  # type: ignore[operator]
         if isinstance(meaning, list | tuple):
             return (node, args, kwargs)  # becomes one call for each output that is selected
-        return self._append(node, node, args, kwargs, None)
+        target, args, output = translated(node.target, args)
+        return self._append(node, node, (target, args, kwargs), output)
 
     def _selected(self, node: torch.fx.Node) -> Any:
         source, number = node.args
         held = self.values[source]  # type: ignore[index]
         if isinstance(held, tuple) and len(held) == 3 and isinstance(held[0], torch.fx.Node):
             origin, args, kwargs = held
-            return self._append(origin, node, args, kwargs, number)  # type: ignore[arg-type]
+            whole = (origin.target, args, kwargs)
+            return self._append(origin, node, whole, number)  # type: ignore[arg-type]
         return held[number]
 
     def _append(
         self,
         node: torch.fx.Node,
         valued: torch.fx.Node,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        called: tuple[Any, tuple[Any, ...], Mapping[str, Any]],
         output: int | None,
     ) -> Ref:
-        target = node.target
+        target, args, kwargs = called
         assert isinstance(target, torch._ops.OpOverload), f"unexpected call of {target}"
         args, kwargs = _positional(target, args, kwargs)
         call = Call(
