@@ -218,6 +218,21 @@ def test_scaling_fits_the_exponent(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         scaling.main(["--curves", "width"])
 
 
+# --- shares --------------------------------------------------------------------------------------
+
+
+def test_shares_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    shares = script("benchmarks/shares.py")
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(8, 3)).eval().requires_grad_(False)
+    line = shares.shares("small", network, torch.rand(2, 3, 32, 32), rounds=3)
+    assert min(line.forward, line.products, line.decisions, line.captum) > 0
+    assert line.limit == pytest.approx(line.captum / (line.forward + line.products))
+    assert "| small | 2 |" in shares.table([line])
+
+
 # --- memory --------------------------------------------------------------------------------------
 
 
