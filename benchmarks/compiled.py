@@ -85,7 +85,7 @@ def compare(network: str, rounds: int) -> dict[str, float]:
     cotangent = torch.zeros(1, program.classes)
     cotangent[:, 0] = 1
     ours = program.pull(recorded, cotangent).weights
-    found = {"ours": _milliseconds(lambda: program.pull(recorded, cotangent), rounds)}
+    found = {"ours": milliseconds(lambda: program.pull(recorded, cotangent), rounds)}
     without_numpy()
     graph, given = traced(replace(program), recorded, cotangent)
     compiled = torch.compile(graph)
@@ -94,12 +94,13 @@ def compare(network: str, rounds: int) -> dict[str, float]:
         theirs = compiled(*given)
     found["compiling, s"] = sum(os.times()[:4]) - start  # with the processes of the C++ compiler
     found["difference"] = float((theirs - ours).abs().max() / ours.abs().max())
-    found["eager"] = _milliseconds(lambda: graph(*given), rounds)
-    found["compiled"] = _milliseconds(lambda: compiled(*given), rounds)
+    found["eager"] = milliseconds(lambda: graph(*given), rounds)
+    found["compiled"] = milliseconds(lambda: compiled(*given), rounds)
     return found
 
 
-def _milliseconds(run: Callable[[], object], rounds: int) -> float:
+def milliseconds(run: Callable[[], object], rounds: int) -> float:
+    """Of the processor, the median of some rounds after one to warm up."""
     run()
     seconds = []
     for _ in range(rounds):

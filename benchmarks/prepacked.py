@@ -9,11 +9,10 @@ in oneDNN's own order. A trail is the user's own only if both agree to the last 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
-from statistics import median
 
 import torch
+from compiled import milliseconds
 from torch import Tensor, nn
 
 from guidxmage import load_model
@@ -45,16 +44,6 @@ def prepacked(layer: nn.Conv2d, x: Tensor) -> Callable[[], Tensor]:
     )
 
 
-def _milliseconds(run: Callable[[], Tensor], rounds: int) -> float:
-    run()
-    seconds = []
-    for _ in range(rounds):
-        start = time.process_time()
-        run()
-        seconds.append(time.process_time() - start)
-    return 1e3 * median(seconds)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -73,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for layer, x in layers:
             packed = prepacked(layer, x)
             same += torch.equal(layer(x), packed())
-            own += _milliseconds(lambda layer=layer, x=x: layer(x), arguments.rounds)  # type: ignore[misc]
-            ready += _milliseconds(packed, arguments.rounds)
+            own += milliseconds(lambda layer=layer, x=x: layer(x), arguments.rounds)  # type: ignore[misc]
+            ready += milliseconds(packed, arguments.rounds)
     print(f"{len(layers)} convolutions, {same} of them the same to the last bit")
     print(
         f"{own:.0f} ms as they are, {ready:.0f} ms prepacked: {100 * (1 - ready / own):.0f} % less"
