@@ -34,6 +34,7 @@ from guidxmage.hardening.dataset import Batch, InMemory
 from guidxmage.hardening.experiment import Experiment, Unit, first_images, run, units
 from guidxmage.hardening.goals import goals_table
 from guidxmage.hardening.masking import masking_checks
+from guidxmage.hardening.measurements import processor_seconds
 from guidxmage.hardening.reliance import accuracy, background_share, reliance
 from guidxmage.hardening.report import report
 from guidxmage.hardening.robustness import Effort, attack_part
@@ -371,7 +372,11 @@ def test_the_series_of_another_network_is_learned_from(data: Splits, tmp_path: P
     transferred = [one for one in found if one["unit"]["source"]]
     assert [[p["part"] for p in one["parts"]] for one in transferred] == [["background"]] * 2
     assert [one["parts"][0]["median_l2"] for one in transferred] == [{}] * 2
-    assert "background" in text.split("## Samples from other networks")[1]
+    assert "| resnet20 | " in text.split("## Samples from other networks")[1]
+    # Making the samples is part of what learning from them takes.
+    series = [one for one in found if one["unit"]["arm"] == "series"]
+    assert all(one["training"]["samples_processor_seconds"] > 0 for one in series)
+    assert all(processor_seconds(one) > one["training"]["processor_seconds"] for one in series)
 
 
 def test_two_processes_train_together(tmp_path: Path) -> None:
@@ -522,12 +527,14 @@ def test_what_is_kept_with_the_samples_of_others() -> None:
     longer = [invented("longer", 0, 0.8, 0.2), invented("longer", 0, 0.8, 0.35)]
     longer[1]["unit"]["network"] = "resnet20"
     lines = transfer_table([*found, *longer]).splitlines()
-    assert "| alexnet | – | 20.0 | 60.0 | 50.0 | 75 % |" in lines
+    assert "| alexnet | 8/255 | – | 20.0 | 60.0 | 50.0 | 75 % |" in lines
     assert kept([*found, *longer], "alexnet") == pytest.approx(0.75)
     assert isnan(kept([*found, *longer], "resnet20"))
     goals = goals_table([*found, *longer]).splitlines()
     assert goals[-1].endswith("| `series` | 75.0 %: missed | – |")
-    assert "| resnet20 | – | 35.0 | 40.0 | 30.0 | – |" in lines  # its own samples gain nothing
+    assert (
+        "| resnet20 | 8/255 | – | 35.0 | 40.0 | 30.0 | – |" in lines
+    )  # its own samples gain nothing
 
 
 # --- settings, splits, the command line ----------------------------------------------------------

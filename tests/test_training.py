@@ -160,6 +160,7 @@ def test_a_finished_run_is_not_repeated(whole: Path, tmp_path: Path) -> None:
     assert again.resumed_from == again.steps == STEPS
     assert (again.best_step, again.curves) == (first.best_step, first.curves)
     assert again.seconds >= first.seconds / 2
+    assert again.processor_seconds >= first.processor_seconds / 2
     assert same(dict(net.state_dict()), weights(whole))
 
 

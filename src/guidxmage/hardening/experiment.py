@@ -248,8 +248,10 @@ class Work:
     def _train(self, unit: Unit, network: nn.Module, folder: Path) -> dict[str, Any]:
         own = self.experiment
         data: ImageDataset = self.data.train
+        samples_seconds: float | None = 0.0
         if unit.arm == "series":
             data = with_series(data, self.series(unit))
+            samples_seconds = self._seconds_of_samples(unit)
         self.say(f"{unit.folder}: training")
         config = own.config(unit.seed, plain=unit.arm == "plain")
         shuffled = Shuffled(
@@ -260,7 +262,6 @@ class Work:
             flip=own.flip,
             lesson=lesson(unit.arm, own.arm),
         )
-        began = time.process_time()
         result = train(
             network,
             shuffled,
@@ -271,21 +272,36 @@ class Work:
         return {
             "steps": result.steps,
             "seconds": result.seconds,
-            "processor_seconds": time.process_time() - began,
+            "processor_seconds": result.processor_seconds,
+            "samples_processor_seconds": samples_seconds,
             "validation": result.curves.get("score", []),
         }
 
     def series(self, unit: Unit) -> Series:
         """The samples of the plainly trained source network, for all training images."""
-        source = Unit(unit.source or unit.network, unit.seed, "plain")
-        folder = self.out / source.folder / "series"
+        source, folder = self._source(unit)
         if not (folder / MANIFEST).is_file() and self.first:
             network = self.trained(source)
             self.say(f"{source.folder}: samples of {len(self.data.train)} images")
-            self._samples(network).save(folder, network=source.network, seed=source.seed)
+            began = time.process_time()
+            made = self._samples(network)
+            seconds = time.process_time() - began
+            about = {"network": source.network, "seed": source.seed, "processor_seconds": seconds}
+            made.save(folder, **about)
         while not (folder / MANIFEST).is_file():  # the first process is making them
             time.sleep(1)
         return Series.load(folder)
+
+    def _source(self, unit: Unit) -> tuple[Unit, Path]:
+        """The network that makes a unit's samples, and the folder they are in."""
+        source = Unit(unit.source or unit.network, unit.seed, "plain")
+        return source, self.out / source.folder / "series"
+
+    def _seconds_of_samples(self, unit: Unit) -> float | None:
+        seconds: float | None = _read(self._source(unit)[1] / MANIFEST)["about"].get(
+            "processor_seconds"
+        )
+        return seconds
 
     def _samples(self, network: nn.Module) -> Series:
         explainer, scheme = Explainer(network, batch_rows=256), self.experiment.series

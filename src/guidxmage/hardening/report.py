@@ -86,8 +86,10 @@ def _introduction(found: Sequence[Evaluation]) -> str:
     seeds = sorted({one["unit"]["seed"] for one in found})
     images = sorted({c["images"] for one in found for p in one["parts"] for c in p["curves"]})
     attacked = " and ".join(str(count) for count in images)
+    listed = ", ".join(map(str, seeds))
+    over = f"Mean ± standard deviation over seeds {listed}" if len(seeds) > 1 else f"Seed {listed}"
     return (
-        f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))}; {attacked} test "
+        f"{over}; {attacked} test "
         "images are attacked. Accuracies and shares in per cent, norms of pixels in [0, 1]. All "
         "arms begin with the network `plain` and run the same number of optimiser steps.\n\n"
         "- `longer`: plain training; `noise`: the background's pixels moved as far as ours, with "

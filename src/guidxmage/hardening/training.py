@@ -41,13 +41,15 @@ class TrainingResult:
     """A finished run.
 
     steps: optimiser steps in all; resumed_from: the step this call went on from, 0 for a new run;
-    seconds: of all calls together. best_step, best_score, best_weights: the evaluation with the
-    highest score, the first of equals; None without evaluations. curves: step and value by name.
+    seconds, processor_seconds: of all calls together, as far as they led here. best_step,
+    best_score, best_weights: the evaluation with the highest score, the first of equals; None
+    without evaluations. curves: step and value by name.
     """
 
     steps: int
     resumed_from: int
     seconds: float
+    processor_seconds: float
     best_step: int | None
     best_score: float | None
     best_weights: Path | None
@@ -131,6 +133,7 @@ class _Run:
         self.metrics: Metrics | None = None
         self.parallel = self.network
         self.earlier, self.begun = 0.0, time.monotonic()
+        self.earlier_processor, self.begun_processor = 0.0, time.process_time()
 
     def start(self, *, resume: bool, log: Log | None) -> None:
         """Read the newest checkpoint, if there is one to go on from, and open the log."""
@@ -172,6 +175,7 @@ class _Run:
             steps=self.step,
             resumed_from=self.resumed_from,
             seconds=self._seconds(),
+            processor_seconds=self._processor_seconds(),
             best_step=self.best[0] if self.best else None,
             best_score=self.best[1] if self.best else None,
             best_weights=self.folder / BEST if self.best else None,
@@ -299,6 +303,7 @@ class _Run:
             "scaler": self.scaler.state_dict(),
             "best": list(self.best) if self.best else None,
             "seconds": self._seconds(),
+            "processor_seconds": self._processor_seconds(),
         }
         save_checkpoint(self.folder, self.step, state)
 
@@ -314,12 +319,16 @@ class _Run:
         self.step = self.resumed_from = int(state["step"])
         self.resumed = True
         self.earlier = float(state["seconds"])
+        self.earlier_processor = float(state["processor_seconds"])
         if state["best"] is not None:
             step, score = state["best"]
             self.best = int(step), float(score)
 
     def _seconds(self) -> float:
         return self.earlier + time.monotonic() - self.begun
+
+    def _processor_seconds(self) -> float:
+        return self.earlier_processor + time.process_time() - self.begun_processor
 
 
 # --- what a run is -----------------------------------------------------------------------------

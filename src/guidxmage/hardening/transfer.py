@@ -20,23 +20,26 @@ from guidxmage.hardening.measurements import (
 
 def transfer_table(found: Sequence[Evaluation]) -> str:
     """Markdown: accuracy under attacks on the background, by network and by whose series."""
-    figure, bound = _judged_by(found)
-    if figure is None:
-        return "No attack on the background was run."
     names = _networks(found)
+    judged = {name: _judged_by(found, name) for name in names}
+    if not any(judged.values()):
+        return "No attack on the background was run."
     lines = [
-        f"Robust accuracy, PGD linf {bound} on the background alone. Rows: the "
-        "network that is retrained; columns: without samples, then the network that made them. "
-        "Kept: the gain over `longer` with the samples of others, as a share of the gain with its "
-        "own.",
+        "Robust accuracy, PGD linf on the background alone, at the ε where a network's own samples "
+        "gain most. Rows: the network that is retrained; columns: without samples, then the "
+        "network that made them. Kept: the gain over `longer` with the samples of others, as a "
+        "share of the gain with its own.",
         "",
-        "| retrained | plain | longer | " + " | ".join(names) + " | kept |",
-        "| --- |" + " ---: |" * (3 + len(names)),
+        "| retrained | ε | plain | longer | " + " | ".join(names) + " | kept |",
+        "| --- |" + " ---: |" * (4 + len(names)),
     ]
-    for target in names:
+    for target, by in judged.items():
+        if by is None:
+            continue
+        figure, bound = by
         own = [one for one in found if one["unit"]["network"] == target]
         groups = [of_arm(own, "plain"), of_arm(own, "longer"), *(_from(own, n) for n in names)]
-        cells = [spread([figure(one) for one in group], 100, 1) for group in groups]
+        cells = [bound, *(spread([figure(one) for one in group], 100, 1) for group in groups)]
         share = kept(found, target)
         cells.append(f"{100 * share:.0f} %" if isfinite(share) else NONE)
         lines.append(f"| {target} | " + " | ".join(cells) + " |")
@@ -48,26 +51,39 @@ def kept(found: Sequence[Evaluation], network: str) -> float:
 
     NaN where either was not measured, or its own samples gain nothing.
     """
-    figure, _ = _judged_by(found)
-    if figure is None:
+    judged = _judged_by(found, network)
+    if judged is None:
         return nan
     own = [one for one in found if one["unit"]["network"] == network]
     others = [one for n in _networks(found) if n != network for one in _from(own, n)]
     groups = [_from(own, network), others, of_arm(own, "longer")]
-    values = [[figure(one) for one in group] for group in groups]
+    values = [[judged[0](one) for one in group] for group in groups]
     if not all(values):
         return nan
     best, foreign, without = map(mean, values)
     return (foreign - without) / (best - without) if best > without else nan
 
 
-def _judged_by(found: Sequence[Evaluation]) -> tuple[Figure | None, str]:
-    """PGD on the background alone, at the middle one of the bounds."""
-    levels = bounds(found, "background", "pgd", "linf")
+def _judged_by(found: Sequence[Evaluation], network: str) -> tuple[Figure, str] | None:
+    """PGD on the background alone, at the bound where the network's own samples gain most.
+
+    What other networks' samples do there has no say in the choice. None where there is no such
+    attack.
+    """
+    own = [one for one in found if one["unit"]["network"] == network]
+    with_own, without = _from(own, network), of_arm(own, "longer") or of_arm(own, "plain")
+    if not with_own or not without:
+        return None
+
+    def gain(eps: float) -> float:
+        figure = robust("background", "pgd", "linf", eps)
+        return mean(map(figure, with_own)) - mean(map(figure, without))
+
+    levels = bounds(own, "background", "pgd", "linf")
     if not levels:
-        return None, ""
-    eps = levels[len(levels) // 2]
-    return robust("background", "pgd", "linf", eps), bound_name(eps, "linf")
+        return None
+    best = max(levels, key=gain)
+    return robust("background", "pgd", "linf", best), bound_name(best, "linf")
 
 
 def _networks(found: Sequence[Evaluation]) -> list[str]:

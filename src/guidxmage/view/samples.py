@@ -51,8 +51,8 @@ def samples_figure(samples: Sequence[Sample], title: str, line: str = "") -> Fig
             shorten(sample.name, 26),
             f"change × {factor:g}",
             "sample",
-            f"before: background {brief(sample.background[0], 3)}",
-            f"after: background {brief(sample.background[1], 3)}",
+            f"background {brief(sample.background[0], 3)}",
+            f"afterwards {brief(sample.background[1], 3)}",
         ]
         pictures = [picture(sample.before), picture(0.5 + factor * delta), picture(sample.after)]
         pictures += [colorize(values, scale, "bands") for values in sample.maps]
