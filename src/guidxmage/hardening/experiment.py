@@ -99,6 +99,7 @@ class Experiment:
             seed=2 * seed + (not plain),
             checkpoint_every=max(1, steps // 5),
             evaluate_every=max(1, steps // 10),
+            channels_last=True,
         )
 
 
@@ -231,6 +232,8 @@ class Work:
         self.train(unit)
         network = self.untrained(unit)
         network.load_state_dict(read_weights(self.out / unit.folder / FINAL))
+        # As in training: gradients of these small networks take a half to three quarters of the time.
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.eval()
 
     def start(self, unit: Unit) -> nn.Module:
