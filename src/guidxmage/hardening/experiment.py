@@ -232,7 +232,7 @@ class Work:
         self.train(unit)
         network = self.untrained(unit)
         network.load_state_dict(read_weights(self.out / unit.folder / FINAL))
-        # As in training: gradients of these small networks take a half to three quarters of the time.
+        # As in training: gradients take a half to three quarters of the time.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.eval()
 
