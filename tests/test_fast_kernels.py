@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from guidxmage.engine import ledger
+from guidxmage.engine import ledger, loops
 from guidxmage.engine.bits import pack_bits, unpack_bits, unpack_channels_last
 from guidxmage.engine.call import Call, Frame, Ref
 from guidxmage.engine.capture import capture
@@ -35,18 +35,19 @@ def close32(a: Tensor, b: Tensor) -> None:
     stride=st.sampled_from([(1, 1), (2, 2), (4, 4), (1, 2)]),
     padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
     dilation=st.integers(1, 2),
-    channels=st.sampled_from([(3, 8), (1, 5), (6, 4)]),
+    channels=st.sampled_from([(3, 8, 1), (1, 5, 1), (6, 4, 1), (6, 4, 2), (5, 5, 5), (3, 9, 3)]),
     size=st.tuples(st.integers(7, 15), st.integers(7, 15)),
 )
 @properties
 def test_transposed_convolutions(kernel, stride, padding, dilation, channels, size) -> None:
+    inputs, outputs, groups = channels
     sides = list(zip(size, padding, kernel, strict=True))
     assume(all(n + 2 * p > dilation * (k - 1) for n, p, k in sides))
-    weight = random_like((channels[1], channels[0], *kernel), 1).float()
-    x = random_like((2, channels[0], *size), 2).float()
-    out = nn.functional.conv2d(x, weight, None, stride, padding, dilation).shape
+    weight = random_like((outputs, inputs // groups, *kernel), 1).float()
+    x = random_like((2, inputs, *size), 2).float()
+    out = nn.functional.conv2d(x, weight, None, stride, padding, dilation, groups).shape
     geometry = Geometry(
-        weight, x.shape[1:], out[1:], list(stride), list(padding), [dilation] * 2, 1
+        weight, x.shape[1:], out[1:], list(stride), list(padding), [dilation] * 2, groups
     )
     g = random_like(tuple(out), 3).float()
     close32(convolution.transposed(geometry)(g), convolution.backward(geometry)(g))
@@ -78,6 +79,7 @@ def test_sums_of_rows(rows: int, inputs: int, seed: int) -> None:
 
 
 def test_a_large_layer_reads_only_the_rows_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "compiled", lambda: None)
     taken: list[int] = []
     plain = affine.sum_of_rows
     monkeypatch.setattr(affine, "sum_of_rows", lambda g, w: (taken.append(1), plain(g, w))[1])
@@ -132,8 +134,17 @@ def test_gates_are_products(dtype, channels, size, images, targets, layout, owne
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("clamp", [nn.ReLU6(), nn.Hardtanh(0, 1.5), nn.Hardtanh(-1, 2)])
 @pytest.mark.parametrize("targets", [1, 2])
-def test_the_share_of_an_upper_bound(dtype: torch.dtype, clamp: nn.Module, targets: int) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_share_of_an_upper_bound(
+    dtype: torch.dtype,
+    clamp: nn.Module,
+    targets: int,
+    compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It is summed from the bits, or where both bounds add something from a dense constant."""
+    if not compiled:
+        monkeypatch.setattr(loops, "compiled", lambda: None)
     module = nn.Sequential(conv(2, 3, 5, 3), clamp, conv(2, 5, 4, 2), nn.Flatten()).to(dtype)
     x = 4 * random_like((2, 3, 8, 8), 1).to(dtype)
     program = capture(module.eval(), (3, 8, 8))
@@ -174,6 +185,7 @@ def test_picked_sums(dtype, channels, size, images, targets, layout, above, seed
 
 
 def test_few_values_are_picked_and_many_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "compiled", lambda: None)
     picked: list[int] = []
     plain = ledger.sums_where
     monkeypatch.setattr(

@@ -53,15 +53,17 @@ def assembled(
     weights = joined([part.weights for part in parts])
     by_site = {site: joined([part.bias[site] for part in parts]) for site in parts[0].bias}
     variance = joined([part.variance for part in parts])
-    model_bias = sum(by_site.values(), torch.zeros_like(variance))
     contributions = weights * (X if R is None else X - R)[:, None]
+    entries = _entries(by_site, variance)
+    bias = model_bias = entries.sum(-1)
     if R is not None:
-        by_site = {**by_site, "reference": _moved(weights, R)}
-    bias = sum(by_site.values(), torch.zeros_like(model_bias))
+        moved = _moved(weights, R)
+        bias, entries = bias + moved, torch.cat([entries, moved[..., None]], -1)
     score = (cotangent * logits).sum(-1).t()
     residual = score.double() - contributions.flatten(2).sum(2, dtype=torch.float64) - bias
-    bound = _rounding_bound(variance, score, contributions, by_site, weights.dtype)
+    bound = _rounding_bound(variance, score, contributions, entries, weights.dtype)
     several = parts[0].targets.several
+    sites = [*by_site, "reference"] if R is not None else [*by_site]
 
     def shaped(tensor: Tensor) -> Tensor:
         return drop_axes(tensor, batch.batched, several)
@@ -75,7 +77,7 @@ def assembled(
         weights=shaped(weights),
         contributions=shaped(contributions),
         bias=shaped(bias),
-        bias_by_layer={site: shaped(value) for site, value in by_site.items()},
+        bias_by_layer=dict(zip(sites, shaped(entries).unbind(-1), strict=True)),
         residual=shaped(residual),
         residual_bound=shaped(bound),
         exactness="at input" if trail.gates else "on region",
@@ -101,6 +103,11 @@ def assembled(
     )
 
 
+def _entries(by_site: dict[str, Tensor], like: Tensor) -> Tensor:
+    """The bias of every site, (B, K, sites) float64."""
+    return torch.stack(list(by_site.values()), -1) if by_site else like.new_empty(*like.shape, 0)
+
+
 def _moved(weights: Tensor, R: Tensor) -> Tensor:
     """⟨Δ, R⟩, what a reference moves from the pixels to the bias, (B, K) float64."""
     return (weights.double() * R.double()[:, None]).flatten(2).sum(2)
@@ -110,7 +117,7 @@ def _rounding_bound(
     variance: Tensor,
     score: Tensor,
     contributions: Tensor,
-    by_site: dict[str, Tensor],
+    entries: Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
     """What rounding explains of the residual, (B, K) float64.
@@ -120,6 +127,5 @@ def _rounding_bound(
     """
     norms: Tensor = torch.linalg.vector_norm(contributions.flatten(2), dim=2)
     products = norms.double().square() * 4
-    biases = torch.stack([variance * 0, *by_site.values()]).square().sum(0)
-    total = variance + products + biases + score.double().square()
+    total = variance + products + entries.square().sum(-1) + score.double().square()
     return total.sqrt() * (ROUNDING_DEVIATIONS * torch.finfo(dtype).eps / 2)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guidxmage.engine import loops
+
 
 @cache
 def _bit_weights(device: torch.device) -> Tensor:
@@ -28,11 +30,23 @@ def pack_bits(bits: Tensor) -> Tensor:
 
 def pack_above(values: Tensor, limit: float = 0, *, closed: bool = False) -> Tensor:
     """`pack_bits(values > limit)`, or ≥, without a boolean tensor of all images in between."""
+    done = loops.pack_above(values, limit, closed=closed)
+    if done is not None:
+        return done
     if values.device.type != "cpu":
         return pack_bits(values >= limit if closed else values > limit)
     flat = values.detach().reshape(len(values), -1).numpy()
     rows = [np.packbits(row >= limit if closed else row > limit) for row in flat]
     return torch.from_numpy(rows[0][None] if len(rows) == 1 else np.stack(rows))
+
+
+def pack_interval(values: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Where values (B, …) are inside (low, high), and where they are at or above high."""
+    done = loops.pack_interval(values, low, high)
+    if done is not None:
+        return done
+    above = pack_above(values, high, closed=True)
+    return pack_above(values, low) & ~above, above
 
 
 def unpack_bits(packed: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guidxmage.engine import loops
 from guidxmage.engine.gates import Gates
 from guidxmage.engine.trail import Decisions
 
@@ -63,14 +64,22 @@ class Call:
     gating: frozenset[int] = frozenset()
 
     @cached_property
-    def changing(self) -> tuple[int, ...]:
-        """Positions of the arguments that hold references or batch sizes."""
-        return tuple(n for n, arg in enumerate(self.args) if _changes(arg))
+    def _references(self) -> tuple[tuple[int, int], ...]:
+        """Positions of the arguments that are references, with their ids."""
+        return tuple((n, arg.id) for n, arg in enumerate(self.args) if isinstance(arg, Ref))
+
+    @cached_property
+    def _changing(self) -> tuple[int, ...]:
+        """Positions of the other arguments that hold references or batch sizes."""
+        others = ((n, arg) for n, arg in enumerate(self.args) if not isinstance(arg, Ref))
+        return tuple(n for n, arg in others if _changes(arg))
 
     def arguments(self, values: Mapping[int, Any], rows: int) -> list[Any]:
         """The arguments with references looked up and batch sizes computed."""
         args = list(self.args)
-        for number in self.changing:
+        for number, id_ in self._references:
+            args[number] = values[id_]
+        for number in self._changing:
             args[number] = _resolved(args[number], values, rows)
         return args
 
@@ -156,6 +165,18 @@ class Frame:
         grouped = g if len(bits) == len(g) else g.unflatten(0, (-1, len(bits)))
         gated = _times(grouped, bits, in_place=last_use and self.owned)
         return gated if grouped is g else gated.flatten(0, 1)
+
+    def switched(self, g: Tensor, number: int = 0, *, last_use: bool = False) -> Tensor:
+        """g where one plane of the decisions recorded here is set, and 0 elsewhere.
+
+        With `last_use` an owned g is overwritten.
+        """
+        taken = self.taken()
+        if loops.compiled() is not None and taken.shape == g.shape[1:]:
+            own = g if last_use and self.owned else g.clone()
+            if loops.gate(own, taken.planes[number]):
+                return own
+        return self.gate(g, self.plane(g, number), last_use=last_use)
 
     def for_rows(self, recorded: Tensor) -> Tensor:
         """A recorded tensor (B, …) repeated for every row of this run."""

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from guidxmage.errors import InputError
 
@@ -46,13 +46,11 @@ def state_of(model: nn.Module) -> tuple[Any, ...]:
         for tensors in (module._parameters, module._buffers):
             for tensor in tensors.values():
                 if tensor is not None:
-                    found += (id(tensor), tensor.data_ptr(), _version(tensor))
+                    # Inference tensors keep no count of the writes to them.
+                    version = None if tensor.is_inference() else tensor._version
+                    found += (id(tensor), tensor.data_ptr(), version)
         waiting.extend(module._modules.values())
     return tuple(found)
-
-
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
 
 
 def untouched(model: nn.Module) -> ExitStack:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guidxmage.engine import loops
 from guidxmage.engine.bits import is_sparse, set_positions
 from guidxmage.engine.call import is_channels_last
 
@@ -65,6 +66,9 @@ class Switched(Constant):
     def inner(self, g: Tensor) -> Tensor:
         """⟨g, constant⟩ for each row (R, …), float64 (R,); few are picked, many multiplied."""
         factor: float = vars(self)["factor"]
+        done = loops.sums_where(g, vars(self)["packed"])
+        if done is not None:
+            return done * factor
         if is_sparse(vars(self)["packed"]):
             return sums_where(g, vars(self)["packed"]) * factor
         gated = vars(self)["gated"](g)
@@ -103,16 +107,21 @@ class Biases:
         self._summed: list[Tensor] = []
         self._vectors: list[Tensor] = []
 
-    def add(self, g: Tensor, constants: list[Constant], rows: int) -> None:
-        """The share of one call whose output has cotangent g (R, …), or (R·parts, …)."""
-        summed = None
+    def add(
+        self, g: Tensor, constants: list[Constant], rows: int, summed: Tensor | None = None
+    ) -> None:
+        """The share of one call whose output has cotangent g (R, …), or (R·parts, …).
+
+        summed: g's sums over positions (R, C), where they are known.
+        """
+        whole = g.ndim > 1 and g.shape[0] == rows  # each row is one image's
         for constant in reversed(constants):
             self._sites.append(constant.site)
-            if isinstance(constant, Switched) and len(g) == rows and g.ndim > 1:
+            if isinstance(constant, Switched) and whole:
                 self._known[constant.site] = constant.inner(g)
                 continue
             vector = constant.channels
-            if vector is None or g.ndim < 2 or len(vector) != g.shape[1] or len(g) != rows:
+            if vector is None or not whole or vector.shape[0] != g.shape[1]:
                 self._known[constant.site] = inner(*by_row(g, constant.weighed, rows))
                 continue
             if summed is None:
@@ -124,7 +133,8 @@ class Biases:
         """Site → (R,) float64, in order of execution."""
         found: list[Tensor] = []
         if self._vectors:
-            products = torch.cat(self._summed, 1).double() * torch.cat(self._vectors)
+            products = torch.cat([part.double() for part in self._summed], 1)
+            products = products * torch.cat(self._vectors)
             sizes = [len(vector) for vector in self._vectors]
             found = [part.sum(1) for part in products.split(sizes, 1)]
         waiting = iter(found)
@@ -137,7 +147,7 @@ class Biases:
 
 def by_row(g: Tensor, constant: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Both with one entry a row, where parts of images share the first dimension."""
-    if len(g) == rows:
+    if g.shape[0] == rows:
         return g, constant
     parts = constant[None] if len(constant) == 1 else constant.unflatten(0, (rows, -1))
     return g.unflatten(0, (rows, -1)), parts
@@ -189,9 +199,15 @@ class Rounding:
 
 def row_norms(values: Tensor, rows: int) -> Tensor:
     """The 2-norm of every row, (R,), whatever the memory layout."""
-    if len(values) != rows:
+    if values.shape[0] != rows:
         values = values.unflatten(0, (rows, -1))
     return torch.linalg.vector_norm(values, dim=tuple(range(1, values.ndim)))
+
+
+def sums_and_norms(values: Tensor, rows: int) -> tuple[Tensor | None, Tensor]:
+    """`row_norms`, and the sums over positions (R, C) where they fall off on the way, else None."""
+    done = loops.sums_and_norms(values) if values.shape[0] == rows else None
+    return (None, row_norms(values, rows)) if done is None else done
 
 
 def spread_of(constant: Tensor) -> float:

@@ -23,6 +23,7 @@ from guidxmage.engine.ledger import (
     position_map,
     row_norms,
     spread_of,
+    sums_and_norms,
 )
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.table import Rule
@@ -109,6 +110,10 @@ class Program:
         return tuple(call for call in self.calls if _rule(call).kind == "gate")
 
     @cached_property
+    def _rules(self) -> tuple[Rule, ...]:
+        return tuple(_rule(call) for call in self.calls)
+
+    @cached_property
     def _measured(self) -> frozenset[int]:
         return frozenset(call.id for call in self.symbolic_calls if _rule(call).terms)
 
@@ -145,9 +150,8 @@ class Program:
         decisions: dict[str, Decisions] = {}
         gates: dict[str, Gates] = {}
         sizes: dict[int, Tensor] = {}
-        for call, expired in zip(self.calls, self._expired, strict=True):
+        for call, rule, expired in zip(self.calls, self._rules, self._expired, strict=True):
             args = call.arguments(values, rows)
-            rule = _rule(call)
             record = rule.record
             if record is None:
                 value = call.run(*args)
@@ -244,14 +248,14 @@ class Program:
             if visit is not None:
                 visit(call, g)
             constants = self._step_constants(step, frame)
-            bias.add(g, constants, rows)
+            summed = None
+            if norms is not None and call.id in norms:
+                summed, size = sums_and_norms(g, rows)
+                rounding.add(size, norms[call.id], *self._noise(frame, step, constants))
+            bias.add(g, constants, rows, summed)
             if maps:
                 bias_maps.update(
                     (c.site, position_map(*by_row(g, c.weighed, rows))) for c in reversed(constants)
-                )
-            if norms is not None and call.id in norms:
-                rounding.add(
-                    row_norms(g, rows), norms[call.id], *self._noise(frame, step, constants)
                 )
             pulled = self._pull_call(step.rule, frame, g, step.holes)
             for id_, g_in in zip(call.inputs, pulled, strict=True):
@@ -371,16 +375,14 @@ class Program:
 
     def _noise(self, frame: Frame, step: Step, constants: list[Constant]) -> tuple[float, float]:
         """Terms summed for one output value, per value, and the size that constants add to it."""
-
-        def make() -> tuple[float, float]:
+        if step.noise is None:
             count = step.rule.terms
             assert count is not None
             per_image = prod(frame.shape) // frame.rows
             spread = sum(spread_of(constant.value) for constant in constants) * per_image**0.5
-            return count(frame, *step.holes, **frame.call.kwargs) / per_image, spread
-
-        noise: tuple[float, float] = frame.prepare("noise", make)
-        return noise
+            terms = count(frame, *step.holes, **frame.call.kwargs) / per_image
+            step.noise = terms, spread
+        return step.noise
 
 
 def _kept(lists: dict[int, list[Step]], rows: int, make: Callable[[], list[Step]]) -> list[Step]:

@@ -44,6 +44,7 @@ class Step:
     rule: Rule
     holes: list[Any]
     constants: list[Constant] | None = None
+    noise: tuple[float, float] | None = None
 
 
 def switched(frame: Frame, step: Step, plane: int, factor: float) -> Switched:
@@ -54,6 +55,6 @@ def switched(frame: Frame, step: Step, plane: int, factor: float) -> Switched:
         step.call.site,
         factor,
         frame.taken().planes[plane],
-        gated=lambda g: frame.gate(g, frame.plane(g, plane)),
+        gated=lambda g: frame.switched(g, plane),
         make=lambda: make(frame, *step.holes, **step.call.kwargs),
     )

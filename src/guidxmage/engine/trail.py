@@ -17,7 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guidxmage.engine.bits import pack_above, pack_bits, unpack_bits, unpack_channels_last
+from guidxmage.engine.bits import (
+    pack_above,
+    pack_bits,
+    pack_interval,
+    unpack_bits,
+    unpack_channels_last,
+)
 from guidxmage.engine.distance import Distance
 from guidxmage.engine.gates import Gates
 from guidxmage.engine.pairs import Pairs
@@ -56,9 +62,7 @@ class Decisions:
     @classmethod
     def from_interval(cls, values: Tensor, low: float, high: float) -> Decisions:
         """Two planes: where values (B, …) are inside (low, high), and where at or above high."""
-        above = pack_above(values, high, closed=True)
-        inside = pack_above(values, low) & ~above
-        return cls("bits", tuple(values.shape[1:]), (inside, above))
+        return cls("bits", tuple(values.shape[1:]), pack_interval(values, low, high))
 
     @classmethod
     def from_index(cls, index: Tensor, choices: int) -> Decisions:

@@ -284,8 +284,14 @@ class Sums(Biases):
         self.field = field
         self.found: dict[str, int] = {}
 
-    def add(self, g: Tensor, constants: list[Constant], rows: int) -> None:  # noqa: ARG002
-        """The share of one call."""
+    def add(
+        self,
+        g: Tensor,
+        constants: list[Constant],
+        rows: int,  # noqa: ARG002
+        summed: Tensor | None = None,  # noqa: ARG002
+    ) -> None:
+        """The share of one call; sums in floating point are of no use here."""
         for constant in constants:
             value = self.field.reduce(constant.value).expand(g.shape)
             self.found[constant.site] = self.field.inner(self.field.reduce(g), value)

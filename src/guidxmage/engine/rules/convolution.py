@@ -114,11 +114,14 @@ class Geometry:
 
 def transposed(c: Geometry) -> Transposed:
     """All ways compute the same sums; on a CPU in float32 the plain one is far from the fastest."""
-    if c.weight.ndim != 4 or c.groups > 1 or not can_pack(c.weight):
+    if c.weight.ndim != 4 or not can_pack(c.weight):
         return backward(c)
     if c.stride == [1, 1] and min(c.flipped_padding) >= 0:
-        flipped = c.weight.flip(2, 3).transpose(0, 1)
-        return packed(flipped, c.out, c.flipped_padding, c.dilation)
+        by_group = c.weight.unflatten(0, (c.groups, -1)).transpose(1, 2)
+        flipped = by_group.flatten(0, 1).flip(2, 3)
+        return packed(flipped, c.out, c.flipped_padding, c.dilation, c.groups)
+    if c.groups > 1:
+        return backward(c)
     if prod(c.weight.shape[2:]) == 1 and c.padding == [0, 0]:
         return pointwise(c)
     if c.dilation == [1, 1] and c.stride[0] == c.stride[1] and c.size[0] <= _FEW_CHANNELS:
@@ -165,16 +168,18 @@ def can_pack(weight: Tensor) -> bool:
     )
 
 
-def packed(weight: Tensor, size: Sequence[int], padding: IntList, dilation: IntList) -> Transposed:
+def packed(
+    weight: Tensor, size: Sequence[int], padding: IntList, dilation: IntList, groups: int = 1
+) -> Transposed:
     """A stride-1 convolution whose weight lies ready in the order its kernel reads it."""
     ready = aten.mkldnn_reorder_conv2d_weight(
-        weight.contiguous().to_mkldnn(), padding, [1, 1], dilation, 1, [1, *size]
+        weight.contiguous().to_mkldnn(), padding, [1, 1], dilation, groups, [1, *size]
     )
 
     def convolved(g: Tensor) -> Tensor:
         g = g.contiguous(memory_format=torch.channels_last)
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            g, ready, None, padding, [1, 1], dilation, 1, "none", [], ""
+            g, ready, None, padding, [1, 1], dilation, groups, "none", [], ""
         )
         return result
 

@@ -27,11 +27,11 @@ def _slopes(on: Callable[..., Any], off: Callable[..., Any]) -> Callable[..., Te
     """v ↦ v·(on-slope where on, off-slope elsewhere), for both directions and cotangents."""
 
     def scaled(f: Frame, v: Tensor, *args: Any) -> Tensor:
-        bits = f.plane(v)
         low, high = off(*args), on(*args)
         if isinstance(low, int | float) and low == 0:
-            gated = f.gate(v, bits, last_use=True)
-            return gated if high == 1 else gated * high
+            switched = f.switched(v, last_use=True)
+            return switched if high == 1 else switched * high
+        bits = f.plane(v)
         # low + (high − low)·bit, exactly `high` or `low` because a product with 0 or 1 is exact.
         return f.gate(v * high, bits) + f.gate(v * low, 1 - bits)
 
@@ -184,8 +184,8 @@ def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
 
     return Rule(
         "decision",
-        push=lambda f, x, *args: f.gate(x, f.plane(x)),
-        pull=lambda f, g, x, *args: [f.gate(g, f.plane(g), last_use=True)],
+        push=lambda f, x, *args: f.switched(x),
+        pull=lambda f, g, x, *args: [f.switched(g, last_use=True)],
         record=record,
         constant=constant,
         crossings=crossings,

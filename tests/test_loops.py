@@ -1,0 +1,265 @@
+"""Compiled loops do what the operations on whole arrays do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from guidxmage import Explainer
+from guidxmage.engine import bits, ledger, loops
+from guidxmage.engine.bits import pack_bits
+from tests.laws import random_like
+from tests.test_laws import properties
+
+numba = pytest.importorskip("numba")
+pair = st.tuples(st.integers(1, 5), st.integers(1, 5))
+dtypes = st.sampled_from([torch.float32, torch.float64])
+layouts = st.sampled_from([torch.contiguous_format, torch.channels_last])
+# One thread for all, or a unit or two for each of three.
+threads = st.sampled_from([1, 3])
+
+
+@contextmanager
+def shared_by(count: int) -> Iterator[None]:
+    """That many threads, for however little work."""
+    before, worth = torch.get_num_threads(), loops._WORTH
+    torch.set_num_threads(count)
+    loops._WORTH = 1
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        loops._WORTH = worth
+
+
+@contextmanager
+def whole_arrays() -> Iterator[None]:
+    """Without the compiled loops."""
+    compiled = loops.compiled
+    loops.compiled = lambda: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        loops.compiled = compiled
+
+
+@given(
+    dtype=dtypes,
+    images=st.integers(1, 3),
+    count=st.sampled_from([1, 7, 8, 9, 64, 4095, 4096, 4097, 9001]),
+    limit=st.sampled_from([0, 0.1, -1, 6]),
+    count_threads=threads,
+    seed=st.integers(0, 50),
+)
+@properties
+def test_packing(dtype, images, count, limit, count_threads, seed) -> None:
+    values = 4 * random_like((images, count), seed).to(dtype)
+    special = torch.tensor([limit, float("nan"), float("inf"), -float("inf"), -0.0, 0.1])
+    values[:, : min(count, 6)] = special[:count].to(dtype)
+    with shared_by(count_threads):
+        for closed in (False, True):
+            packed = loops.pack_above(values, limit, closed=closed)
+            assert packed is not None
+            assert torch.equal(packed, pack_bits(values >= limit if closed else values > limit))
+        inside, above = loops.pack_interval(values, limit, limit + 1) or (None, None)
+    assert torch.equal(inside, pack_bits((values > limit) & (values < limit + 1)))
+    assert torch.equal(above, pack_bits(values >= limit + 1))
+
+
+@given(
+    dtype=dtypes,
+    channels=st.integers(1, 9),
+    size=pair,
+    images=st.integers(1, 3),
+    targets=st.integers(1, 3),
+    layout=layouts,
+    above=st.sampled_from([-9, 0, 1.5]),
+    count_threads=threads,
+    seed=st.integers(0, 50),
+)
+@properties
+def test_gates_and_sums(
+    dtype, channels, size, images, targets, layout, above, count_threads, seed
+) -> None:
+    g = random_like((targets * images, channels, *size), seed).to(dtype)
+    g = g.contiguous(memory_format=layout)
+    decided = random_like((images, channels, *size), seed + 1) > above
+    chosen = decided.repeat(targets, 1, 1, 1)
+    packed, own = pack_bits(decided), g.clone(memory_format=torch.preserve_format)
+    with shared_by(count_threads):
+        summed = loops.sums_where(g, packed)
+        assert loops.gate(own, packed)
+        both = loops.sums_and_norms(g)
+    assert torch.equal(own, torch.where(chosen, g, 0))
+    expected = torch.where(chosen, g, 0).double().flatten(1).sum(1)
+    assert summed is not None
+    assert torch.allclose(summed, expected, rtol=1e-12, atol=1e-12)
+    if not g.is_contiguous(memory_format=torch.channels_last):
+        assert both is None
+        return
+    assert both is not None
+    small = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
+    assert torch.allclose(both[0], g.double().sum((2, 3)), rtol=small, atol=small)
+    assert torch.allclose(both[1], g.double().flatten(1).norm(dim=1), rtol=small)
+
+
+def test_long_rows_are_cut_into_blocks() -> None:
+    """More numbers than a block of decisions holds, in every loop that has blocks."""
+    g = random_like((2, 3, 75, 75), 1)
+    decided = random_like((1, 3, 75, 75), 2) > 0
+    expected = torch.where(decided, g, 0)
+    for count in (1, 3):
+        with shared_by(count):
+            own = g.clone()
+            assert loops.gate(own, pack_bits(decided))
+            assert torch.equal(own, expected)
+            summed = loops.sums_where(g, pack_bits(decided))
+            assert summed is not None
+            assert torch.allclose(summed, expected.double().flatten(1).sum(1), rtol=1e-12)
+
+
+@given(
+    dtype=dtypes,
+    rows=st.integers(1, 3),
+    shape=st.sampled_from([(1, 1), (5, 3), (9, 2048), (30, 4100)]),
+    share=st.sampled_from([0, 0.3, 1]),
+    count_threads=threads,
+    seed=st.integers(0, 50),
+)
+@properties
+def test_rows_of_a_weight(dtype, rows, shape, share, count_threads, seed) -> None:
+    weight = nn.Parameter(random_like(shape, seed).to(dtype), requires_grad=False)
+    g = random_like((rows, shape[0]), seed + 1).to(dtype)
+    g = torch.where(torch.rand(g.shape) < share, g, 0)
+    with shared_by(count_threads):
+        summed = loops.sum_of_rows(g, weight)
+    assert summed is not None
+    small = {torch.float32: 1e-4, torch.float64: 1e-12}[dtype]
+    assert torch.allclose(summed, g @ weight, rtol=small, atol=small)
+
+
+class _Network(nn.Module):
+    """All decisions that loops have a part in, a sum of two, channels and positions of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.BatchNorm2d(12)
+        nn.init.uniform_(norm.running_mean, -1, 1)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+        self.first = nn.Sequential(nn.Conv2d(3, 12, 3), norm, nn.ReLU6())
+        self.second = nn.Sequential(nn.Conv2d(12, 12, 3, padding=1, groups=4), nn.ReLU())
+        self.last = nn.Sequential(
+            nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(12 * 49, 2048), nn.ReLU(),
+            nn.Linear(2048, 600),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.first(4 * x)
+        result: Tensor = self.last(found + self.second(found))
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("target", ["top1", "top3"])
+def test_an_explanation_is_the_same(dtype: torch.dtype, images: int, target: str) -> None:
+    torch.manual_seed(0)
+    network = _Network().to(dtype).eval()
+    images_ = random_like((images, 3, 17, 17), 1).to(dtype)
+    explainer = Explainer(network)
+    ours = explainer.explain(images_, target)
+    with whole_arrays():
+        plain = explainer.explain(images_, target)
+    assert bool(ours.trail.same(plain.trail).all())
+    assert torch.equal(ours.logits, plain.logits)
+    small = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
+    scale = float(plain.weights.abs().max())
+    assert torch.allclose(ours.weights, plain.weights, rtol=0, atol=small * scale)
+    assert torch.allclose(ours.bias, plain.bias, rtol=small, atol=small)
+    assert torch.allclose(ours.residual_bound, plain.residual_bound, rtol=1e-4)
+    assert bool((ours.residual.abs() <= ours.residual_bound).all())
+    for site, share in plain.bias_by_layer.items():
+        assert torch.allclose(ours.bias_by_layer[site], share, rtol=small, atol=small)
+
+
+def test_what_does_not_fit_is_left_to_whole_arrays() -> None:
+    packed = pack_bits(torch.ones(1, 8, dtype=torch.bool))
+    wide = torch.ones(1, 16)[:, ::2]
+    for g in (
+        wide,  # with gaps
+        torch.ones(1, 8, dtype=torch.float16),
+        torch.ones(1, 8, requires_grad=True),
+        torch.ones(1, 17),  # more numbers than bits
+        torch.ones(3, 8)[:, :0],
+    ):
+        assert not loops.gate(g, packed)
+        assert loops.sums_where(g, packed) is None
+    two = pack_bits(torch.ones(2, 8, dtype=torch.bool))
+    assert not loops.gate(torch.ones(3, 8), two)
+    assert loops.sums_and_norms(torch.ones(2, 3)) is None
+    assert loops.pack_above(torch.ones(2, 3, dtype=torch.float16), 0, closed=False) is None
+
+
+def test_overlapping_and_strided_values_are_packed() -> None:
+    values = random_like((1, 1, 6), 1).expand(4, 5, 6)
+    assert torch.equal(bits.pack_above(values), pack_bits(values > 0))
+    turned = random_like((2, 5, 6), 1).transpose(1, 2)
+    assert torch.equal(bits.pack_above(turned), pack_bits(turned > 0))
+    last = random_like((2, 3, 4, 4), 1).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(bits.pack_interval(last, 0, 1)[1], pack_bits(last >= 1))
+
+
+@pytest.fixture
+def _forgotten() -> Iterator[None]:
+    """Looks for the compiled loops anew, also afterwards."""
+    loops.compiled.cache_clear()
+    yield
+    loops.compiled.cache_clear()
+
+
+@pytest.mark.usefixtures("_forgotten")
+def test_they_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUIDXMAGE_COMPILED", "0")
+    assert loops.compiled() is None
+    assert loops.pack_above(torch.ones(1, 8), 0, closed=False) is None
+
+
+@pytest.mark.usefixtures("_forgotten")
+def test_without_numba_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "guidxmage.engine.compiled", raising=False)
+    import guidxmage.engine
+
+    monkeypatch.delattr(guidxmage.engine, "compiled", raising=False)
+    assert loops.compiled() is None
+    x = random_like((1, 2, 3, 3), 1)
+    assert torch.equal(bits.pack_above(x), pack_bits(x > 0))
+    norms = ledger.sums_and_norms(x.contiguous(memory_format=torch.channels_last), 1)
+    assert norms[0] is None
+    assert torch.allclose(norms[1], x.flatten(1).norm(dim=1))
+
+
+def test_where_machine_code_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from guidxmage.engine import compiled
+
+    def refuses(*, cache: bool = False, **options: bool):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba.njit(**options)
+
+    monkeypatch.setattr(compiled, "njit", refuses)
+
+    @compiled._compiled
+    def doubled(values) -> None:
+        values *= 2
+
+    array = torch.ones(3).numpy()
+    doubled(array)
+    assert array.tolist() == [2, 2, 2]
