@@ -2,9 +2,9 @@
 
     python benchmarks/compiled.py [--network resnet18] [--threads 1] [--json FILE]
 
-NumPy and oneDNN's prepacked weights cannot be traced, so what is compiled is the way a pull takes
-where there are neither; `eager` is that way as it is, `ours` what is run without this script.
-Milliseconds of the processor for one image and class, medians.
+NumPy, numba and oneDNN's prepacked weights cannot be traced, so what is compiled is the way a pull
+takes where there are none of them; `eager` is that way as it is, `ours` what is run without this
+script. Milliseconds of the processor for one image and class, medians.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from guidxmage import Explainer, load_model
-from guidxmage.engine import call, trail
+from guidxmage.engine import call, loops, trail
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import affine, convolution
 from guidxmage.engine.trail import Trail
@@ -49,6 +49,7 @@ def _spread_last(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
 def without_numpy() -> None:
     """Make this process pull with PyTorch's operators alone."""
     replaced: list[tuple[Any, str, Any]] = [
+        (loops, "compiled", lambda: None),
         (trail, "unpack_bits", _spread),
         (trail, "unpack_channels_last", _spread_last),
         (call, "_times", lambda g, bits, **_: g * bits),

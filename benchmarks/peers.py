@@ -22,12 +22,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 import torch
 from allocations import peak_bytes
 from torch import Tensor, nn
 
 from guidxmage import Explainer, __version__, load_model
+from guidxmage.engine import loops
 from guidxmage.models.torchvision_import import import_torchvision
 
 NETWORKS = "alexnet,vgg16,resnet50,densenet121,efficientnet_lite0,vit_b_16"
@@ -72,6 +74,17 @@ def _ours(model: nn.Module, images: Tensor, classes: list[Tensor]) -> Run:
     if len(classes) > 1:  # the same classes for every image: several targets of one trail
         target = ("classes", [int(own[0]) for own in classes])
     return lambda: explainer.explain(images, target=target).contributions
+
+
+def _without_numba(model: nn.Module, images: Tensor, classes: list[Tensor]) -> Run:
+    """Ours where the extra `fast` is not installed."""
+    ours = _ours(model, images, classes)
+
+    def run() -> object:
+        with patch.object(loops, "compiled", lambda: None):
+            return ours()
+
+    return run
 
 
 def _gradient(model: nn.Module, images: Tensor, classes: list[Tensor]) -> Run:
@@ -158,6 +171,7 @@ def _zennit(model: nn.Module, images: Tensor, classes: list[Tensor]) -> Run:
 
 METHODS: dict[str, Make] = {
     OURS: _ours,
+    f"{OURS} without numba": _without_numba,
     "forward": _forward(torch.contiguous_format),
     "forward channels-last": _forward(torch.channels_last),
     "autograd": _gradient,
@@ -211,7 +225,7 @@ def compare(
     seconds = in_turns(runs, rounds, images.device, clock)
     for method, run in runs.items():
         peak, trail = peak_bytes(run, images.device) / 2**20, None
-        if method == OURS:
+        if method.startswith(OURS):
             trail = Explainer(model).trail(images).nbytes / 2**20
             # On the CPU NumPy packs the trail, which PyTorch does not see.
             peak += trail if images.device.type == "cpu" else 0
@@ -356,7 +370,7 @@ def conditions(device: torch.device) -> dict[str, str | int | None]:
         "image": "3 × 224 × 224, random",
         "weights": "random, seed 0, parameters frozen",
     }
-    for package in ("captum", "grad-cam", "zennit"):
+    for package in ("numba", "captum", "grad-cam", "zennit"):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
