@@ -22,21 +22,22 @@ numba = pytest.importorskip("numba")
 pair = st.tuples(st.integers(1, 5), st.integers(1, 5))
 dtypes = st.sampled_from([torch.float32, torch.float64])
 layouts = st.sampled_from([torch.contiguous_format, torch.channels_last])
-# One thread for all, or a unit or two for each of three.
-threads = st.sampled_from([1, 3])
 
 
 @contextmanager
-def shared_by(count: int) -> Iterator[None]:
-    """That many threads, for however little work."""
-    before, worth = torch.get_num_threads(), loops._WORTH
+def on_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
     torch.set_num_threads(count)
-    loops._WORTH = 1
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        loops._WORTH = worth
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with on_threads(1):
+        yield
 
 
 @contextmanager
@@ -55,20 +56,18 @@ def whole_arrays() -> Iterator[None]:
     images=st.integers(1, 3),
     count=st.sampled_from([1, 7, 8, 9, 64, 4095, 4096, 4097, 9001]),
     limit=st.sampled_from([0, 0.1, -1, 6]),
-    count_threads=threads,
     seed=st.integers(0, 50),
 )
 @properties
-def test_packing(dtype, images, count, limit, count_threads, seed) -> None:
+def test_packing(dtype, images, count, limit, seed) -> None:
     values = 4 * random_like((images, count), seed).to(dtype)
     special = torch.tensor([limit, float("nan"), float("inf"), -float("inf"), -0.0, 0.1])
     values[:, : min(count, 6)] = special[:count].to(dtype)
-    with shared_by(count_threads):
-        for closed in (False, True):
-            packed = loops.pack_above(values, limit, closed=closed)
-            assert packed is not None
-            assert torch.equal(packed, pack_bits(values >= limit if closed else values > limit))
-        inside, above = loops.pack_interval(values, limit, limit + 1) or (None, None)
+    for closed in (False, True):
+        packed = loops.pack_above(values, limit, closed=closed)
+        assert packed is not None
+        assert torch.equal(packed, pack_bits(values >= limit if closed else values > limit))
+    inside, above = loops.pack_interval(values, limit, limit + 1) or (None, None)
     assert torch.equal(inside, pack_bits((values > limit) & (values < limit + 1)))
     assert torch.equal(above, pack_bits(values >= limit + 1))
 
@@ -81,22 +80,18 @@ def test_packing(dtype, images, count, limit, count_threads, seed) -> None:
     targets=st.integers(1, 3),
     layout=layouts,
     above=st.sampled_from([-9, 0, 1.5]),
-    count_threads=threads,
     seed=st.integers(0, 50),
 )
 @properties
-def test_gates_and_sums(
-    dtype, channels, size, images, targets, layout, above, count_threads, seed
-) -> None:
+def test_gates_and_sums(dtype, channels, size, images, targets, layout, above, seed) -> None:
     g = random_like((targets * images, channels, *size), seed).to(dtype)
     g = g.contiguous(memory_format=layout)
     decided = random_like((images, channels, *size), seed + 1) > above
     chosen = decided.repeat(targets, 1, 1, 1)
     packed, own = pack_bits(decided), g.clone(memory_format=torch.preserve_format)
-    with shared_by(count_threads):
-        summed = loops.sums_where(g, packed)
-        assert loops.gate(own, packed)
-        both = loops.sums_and_norms(g)
+    summed = loops.sums_where(g, packed)
+    assert loops.gate(own, packed)
+    both = loops.sums_and_norms(g)
     assert torch.equal(own, torch.where(chosen, g, 0))
     expected = torch.where(chosen, g, 0).double().flatten(1).sum(1)
     assert summed is not None
@@ -115,14 +110,12 @@ def test_long_rows_are_cut_into_blocks() -> None:
     g = random_like((2, 3, 75, 75), 1)
     decided = random_like((1, 3, 75, 75), 2) > 0
     expected = torch.where(decided, g, 0)
-    for count in (1, 3):
-        with shared_by(count):
-            own = g.clone()
-            assert loops.gate(own, pack_bits(decided))
-            assert torch.equal(own, expected)
-            summed = loops.sums_where(g, pack_bits(decided))
-            assert summed is not None
-            assert torch.allclose(summed, expected.double().flatten(1).sum(1), rtol=1e-12)
+    own = g.clone()
+    assert loops.gate(own, pack_bits(decided))
+    assert torch.equal(own, expected)
+    summed = loops.sums_where(g, pack_bits(decided))
+    assert summed is not None
+    assert torch.allclose(summed, expected.double().flatten(1).sum(1), rtol=1e-12)
 
 
 @given(
@@ -130,16 +123,14 @@ def test_long_rows_are_cut_into_blocks() -> None:
     rows=st.integers(1, 3),
     shape=st.sampled_from([(1, 1), (5, 3), (9, 2048), (30, 4100)]),
     share=st.sampled_from([0, 0.3, 1]),
-    count_threads=threads,
     seed=st.integers(0, 50),
 )
 @properties
-def test_rows_of_a_weight(dtype, rows, shape, share, count_threads, seed) -> None:
+def test_rows_of_a_weight(dtype, rows, shape, share, seed) -> None:
     weight = nn.Parameter(random_like(shape, seed).to(dtype), requires_grad=False)
     g = random_like((rows, shape[0]), seed + 1).to(dtype)
     g = torch.where(torch.rand(g.shape) < share, g, 0)
-    with shared_by(count_threads):
-        summed = loops.sum_of_rows(g, weight)
+    summed = loops.sum_of_rows(g, weight)
     assert summed is not None
     small = {torch.float32: 1e-4, torch.float64: 1e-12}[dtype]
     assert torch.allclose(summed, g @ weight, rtol=small, atol=small)
@@ -205,6 +196,13 @@ def test_what_does_not_fit_is_left_to_whole_arrays() -> None:
     assert not loops.gate(torch.ones(3, 8), two)
     assert loops.sums_and_norms(torch.ones(2, 3)) is None
     assert loops.pack_above(torch.ones(2, 3, dtype=torch.float16), 0, closed=False) is None
+
+
+def test_with_many_threads_only_packing_is_compiled() -> None:
+    g, packed = torch.ones(1, 8), pack_bits(torch.ones(1, 8, dtype=torch.bool))
+    with on_threads(loops._FEW_THREADS + 1):
+        assert not loops.gate(g, packed)
+        assert loops.pack_above(g, 0, closed=False) is not None
 
 
 def test_overlapping_and_strided_values_are_packed() -> None:

@@ -1,8 +1,7 @@
 """Loops over packed decisions, compiled by numba; `loops` says what they do and when they run.
 
 Arrays lie densely. Decisions are packed as in `bits`: in the order (channels, positions), the first
-one in the highest bit. Row k·B + b belongs to image b of B. Each loop does the units from `first`
-up to `last`, and nothing is written twice, so that several threads may share the units.
+one in the highest bit. Row k·B + b belongs to image b of B.
 """
 
 from __future__ import annotations
@@ -33,15 +32,13 @@ def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
 
 
 @_compiled
-def pack_above(
-    values: Array, limit: Any, closed: bool, packed: Array, first: int, last: int
-) -> None:
-    """Pack values (B, n) > limit, or ≥, into (B, bytes); a unit is a block of a row."""
+def pack_above(values: Array, limit: Any, closed: bool, packed: Array) -> None:
+    """Pack values (B, n) > limit, or ≥, into (B, bytes)."""
     count = values.shape[1]
     blocks = (count + BLOCK - 1) // BLOCK
     kept = np.empty(BLOCK, np.uint8)
     words = kept.view(np.uint64)
-    for unit in range(first, last):
+    for unit in range(len(values) * blocks):
         row, start = unit // blocks, unit % blocks * BLOCK
         part = values[row, start : start + BLOCK]
         size = len(part)
@@ -60,15 +57,13 @@ def pack_above(
 
 
 @_compiled
-def pack_interval(
-    values: Array, low: Any, high: Any, inside: Array, above: Array, first: int, last: int
-) -> None:
-    """Pack low < values (B, n) < high, and values ≥ high; a unit is a block of a row."""
+def pack_interval(values: Array, low: Any, high: Any, inside: Array, above: Array) -> None:
+    """Pack low < values (B, n) < high, and values ≥ high."""
     count = values.shape[1]
     blocks = (count + BLOCK - 1) // BLOCK
     over, beyond = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
     over_words, beyond_words = over.view(np.uint64), beyond.view(np.uint64)
-    for unit in range(first, last):
+    for unit in range(len(values) * blocks):
         row, start = unit // blocks, unit % blocks * BLOCK
         part = values[row, start : start + BLOCK]
         size = len(part)
@@ -88,12 +83,12 @@ def pack_interval(
 
 
 @_compiled
-def gate(g: Array, packed: Array, first: int, last: int) -> None:
-    """Set g (R, n) to 0 where the bits (B, bytes) are not set; a unit is a block of a row."""
+def gate(g: Array, packed: Array) -> None:
+    """Set g (R, n) to 0 where the bits (B, bytes) are not set."""
     blocks = (g.shape[1] + BLOCK - 1) // BLOCK
     kept = np.empty(BLOCK, np.uint8)
     words = kept.view(np.uint64)
-    for unit in range(first, last):
+    for unit in range(len(g) * blocks):
         row, start = unit // blocks, unit % blocks * BLOCK
         part = g[row, start : start + BLOCK]
         size = len(part)
@@ -132,12 +127,12 @@ def _spread_group(bits: Array, positions: int, group: int, kept: Array) -> None:
 
 
 @_compiled
-def gate_channels_last(g: Array, packed: Array, first: int, last: int) -> None:
-    """`gate` for g (R, positions, channels); a unit is eight positions of a row."""
+def gate_channels_last(g: Array, packed: Array) -> None:
+    """`gate` for g (R, positions, channels)."""
     positions, channels = g.shape[1:]
     units = (positions + 7) // 8
     kept = np.empty(channels, np.uint8)
-    for unit in range(first, last):
+    for unit in range(len(g) * units):
         row, group = unit // units, unit % units
         _spread_group(packed[row % len(packed)], positions, group, kept)
         place = 8 * group
@@ -150,9 +145,9 @@ def gate_channels_last(g: Array, packed: Array, first: int, last: int) -> None:
 
 
 @_compiled
-def sums_where(g: Array, packed: Array, sums: Array, first: int, last: int) -> None:
-    """Sum g (R, n) where the bits (B, bytes) are set into sums (R,) float64; a unit is a row."""
-    for row in range(first, last):
+def sums_where(g: Array, packed: Array, sums: Array) -> None:
+    """Sum g (R, n) where the bits (B, bytes) are set into sums (R,) float64."""
+    for row in range(len(g)):
         bits, total = packed[row % len(packed)], 0.0
         for byte in range(len(bits)):
             if bits[byte] != 0:
@@ -163,11 +158,11 @@ def sums_where(g: Array, packed: Array, sums: Array, first: int, last: int) -> N
 
 
 @_compiled
-def sums_where_channels_last(g: Array, packed: Array, sums: Array, first: int, last: int) -> None:
-    """`sums_where` for g (R, positions, channels); a unit is a row."""
+def sums_where_channels_last(g: Array, packed: Array, sums: Array) -> None:
+    """`sums_where` for g (R, positions, channels)."""
     positions, channels = g.shape[1:]
     kept = np.empty(channels, np.uint8)
-    for row in range(first, last):
+    for row in range(len(g)):
         total = 0.0
         for group in range((positions + 7) // 8):
             _spread_group(packed[row % len(packed)], positions, group, kept)
@@ -181,14 +176,11 @@ def sums_where_channels_last(g: Array, packed: Array, sums: Array, first: int, l
 
 
 @_compiled
-def sums_and_norms(g: Array, sums: Array, norms: Array, first: int, last: int) -> None:
-    """Sums over positions (R, channels) and 2-norms (R,) in float64 of g (R, positions, channels).
-
-    A unit is a row.
-    """
+def sums_and_norms(g: Array, sums: Array, norms: Array) -> None:
+    """Float64 sums over positions (R, channels) and 2-norms (R,) of g (R, positions, channels)."""
     positions, channels = g.shape[1:]
     part, squares = np.empty(channels, g.dtype), np.empty(channels, g.dtype)
-    for row in range(first, last):
+    for row in range(len(g)):
         total = 0.0
         own = sums[row]
         own[:] = 0
@@ -207,16 +199,10 @@ def sums_and_norms(g: Array, sums: Array, norms: Array, first: int, last: int) -
 
 
 @_compiled
-def sum_of_rows(
-    weight: Array, picked: Array, factors: Array, out: Array, first: int, last: int
-) -> None:
-    """Sum the picked rows of a weight (n, m), each times its factor, into out (m,).
-
-    A unit is a block of columns.
-    """
+def sum_of_rows(weight: Array, picked: Array, factors: Array, out: Array) -> None:
+    """Sum the picked rows of a weight (n, m), each times its factor, into out (m,)."""
     whole = len(picked) // 4 * 4
-    for unit in range(first, last):
-        start = unit * COLUMNS
+    for start in range(0, len(out), COLUMNS):
         part = out[start : start + COLUMNS]
         stop = start + len(part)
         part[:] = 0

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -22,8 +20,9 @@ Array = np.ndarray[Any, Any]
 
 _DTYPES = (torch.float32, torch.float64)
 
-# Numbers that are worth another thread: a tenth of a millisecond's work.
-_WORTH = 2**18
+# The loops run on one thread. Packing is so in NumPy too; for the rest PyTorch's own operations are
+# taken where it has more threads than these.
+_FEW_THREADS = 4
 
 
 @cache
@@ -38,30 +37,33 @@ def compiled() -> ModuleType | None:
     return loops
 
 
+def available() -> ModuleType | None:
+    """The compiled loops; None also where PyTorch has many threads."""
+    return compiled() if torch.get_num_threads() <= _FEW_THREADS else None
+
+
 def pack_above(values: Tensor, limit: float, *, closed: bool) -> Tensor | None:
     """`bits.pack_above` of values (B, …)."""
-    loops = _loops_for(values)
+    loops = compiled() if _is_plain(values) else None
     if loops is None:
         return None
     flat = values.reshape(values.shape[0], -1).contiguous().numpy()
     packed = np.empty((flat.shape[0], -(-flat.shape[1] // 8)), np.uint8)
     bound = flat.dtype.type(limit)
-    units = flat.shape[0] * -(-flat.shape[1] // loops.BLOCK)
-    _share(units, flat.size, loops.pack_above, flat, bound, closed, packed)
+    loops.pack_above(flat, bound, closed, packed)
     return torch.from_numpy(packed)
 
 
 def pack_interval(values: Tensor, low: float, high: float) -> tuple[Tensor, Tensor] | None:
     """`bits.pack_interval` of values (B, …)."""
-    loops = _loops_for(values)
+    loops = compiled() if _is_plain(values) else None
     if loops is None:
         return None
     flat = values.reshape(values.shape[0], -1).contiguous().numpy()
     inside = np.empty((flat.shape[0], -(-flat.shape[1] // 8)), np.uint8)
     above = np.empty_like(inside)
     bounds = flat.dtype.type(low), flat.dtype.type(high)
-    units = flat.shape[0] * -(-flat.shape[1] // loops.BLOCK)
-    _share(units, flat.size, loops.pack_interval, flat, *bounds, inside, above)
+    loops.pack_interval(flat, *bounds, inside, above)
     return torch.from_numpy(inside), torch.from_numpy(above)
 
 
@@ -71,11 +73,7 @@ def gate(g: Tensor, packed: Tensor) -> bool:
     lines = None if loops is None else _lines(g, packed)
     if loops is None or lines is None:
         return False
-    if lines.ndim == 2:
-        units, loop = lines.shape[0] * -(-lines.shape[1] // loops.BLOCK), loops.gate
-    else:
-        units, loop = lines.shape[0] * -(-lines.shape[1] // 8), loops.gate_channels_last
-    _share(units, lines.size, loop, lines, packed.numpy())
+    (loops.gate if lines.ndim == 2 else loops.gate_channels_last)(lines, packed.numpy())
     return True
 
 
@@ -87,7 +85,7 @@ def sums_where(g: Tensor, packed: Tensor) -> Tensor | None:
         return None
     sums = np.empty(lines.shape[0])
     loop = loops.sums_where if lines.ndim == 2 else loops.sums_where_channels_last
-    _share(lines.shape[0], lines.size, loop, lines, packed.numpy(), sums)
+    loop(lines, packed.numpy(), sums)
     return torch.from_numpy(sums)
 
 
@@ -98,7 +96,7 @@ def sums_and_norms(g: Tensor) -> tuple[Tensor, Tensor] | None:
     if loops is None or lines is None:
         return None
     sums, norms = np.empty((lines.shape[0], lines.shape[2])), np.empty(lines.shape[0])
-    _share(lines.shape[0], lines.size, loops.sums_and_norms, lines, sums, norms)
+    loops.sums_and_norms(lines, sums, norms)
     return torch.from_numpy(sums), torch.from_numpy(norms)
 
 
@@ -110,16 +108,18 @@ def sum_of_rows(g: Tensor, weight: Tensor) -> Tensor | None:
         return None
     factors, table = g.detach().numpy(), weight.numpy()
     out = np.empty((factors.shape[0], table.shape[1]), table.dtype)
-    units = -(-table.shape[1] // loops.COLUMNS)
     for row, sums in zip(factors, out, strict=True):
         picked = np.flatnonzero(row)
-        size = picked.size * table.shape[1]
-        _share(units, size, loops.sum_of_rows, table, picked, row[picked], sums)
+        loops.sum_of_rows(table, picked, row[picked], sums)
     return torch.from_numpy(out)
 
 
 def _loops_for(values: Tensor) -> ModuleType | None:
-    plain = (
+    return available() if _is_plain(values) else None
+
+
+def _is_plain(values: Tensor) -> bool:
+    return (
         values.dtype in _DTYPES
         and type(values) is Tensor
         and values.is_cpu
@@ -127,7 +127,6 @@ def _loops_for(values: Tensor) -> ModuleType | None:
         and values.ndim > 1
         and values.numel() > 0
     )
-    return compiled() if plain else None
 
 
 def _lines(g: Tensor, packed: Tensor) -> Array | None:
@@ -150,28 +149,3 @@ def _channels_last(g: Tensor) -> Array | None:
         return None
     array: Array = g.numpy().transpose(0, 2, 3, 1)
     return array.reshape(array.shape[0], -1, array.shape[3])
-
-
-def _share(units: int, size: int, loop: Callable[..., None], *arguments: Any) -> None:
-    """Run a loop over all units, in several threads where that many numbers are worth it.
-
-    The loops let go of the interpreter's lock.
-    """
-    threads = torch.get_num_threads()
-    parts = min(threads, units, size // _WORTH)
-    if parts <= 1:
-        loop(*arguments, 0, units)
-        return
-    edges = [units * n // parts for n in range(parts + 1)]
-    pool = _pool(os.getpid(), threads - 1)
-    others = [pool.submit(loop, *arguments, *edges[n : n + 2]) for n in range(1, parts)]
-    loop(*arguments, *edges[:2])
-    for other in others:
-        other.result()
-
-
-@cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads do not live on in a forked process."""
-    del process
-    return ThreadPoolExecutor(threads, thread_name_prefix="guidxmage")

@@ -65,6 +65,20 @@ def processor_seconds(found: Evaluation) -> float:
     return float(told["processor_seconds"]) + float(samples)
 
 
+def beside_plain(found: Sequence[Evaluation], figure: Figure) -> Figure:
+    """A figure in times of the plain network's of the same seed; NaN where there is none.
+
+    Seeds may have been run on different machines.
+    """
+    plain = {one["unit"]["seed"]: figure(one) for one in of_arm(found, "plain")}
+
+    def ratio(one: Evaluation) -> float:
+        base = plain.get(one["unit"]["seed"], nan)
+        return figure(one) / base if base else nan
+
+    return ratio
+
+
 def bounds(found: Sequence[Evaluation], name: str, attack: str, norm: str) -> list[float]:
     """The ε of an attack on a part, ascending; empty where it was not run."""
     for one in found:
