@@ -380,8 +380,7 @@ class Program:
             assert count is not None
             per_image = prod(frame.shape) // frame.rows
             spread = sum(spread_of(constant.value) for constant in constants) * per_image**0.5
-            terms = count(frame, *step.holes, **frame.call.kwargs) / per_image
-            step.noise = terms, spread
+            step.noise = count(frame, *step.holes, **frame.call.kwargs) / per_image, spread
         return step.noise
 
 
