@@ -139,6 +139,8 @@ def plot(curves: Sequence[Curve], file: Path) -> None:
         axes.plot(one.at, one.seconds, marker="o", markersize=4)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.set_xticks(one.at, [f"{value:g}" for value in one.at], fontsize=7)
+        axes.set_xticks([], minor=True)
         axes.set_xlabel(one.unit)
         axes.set_title(f"exponent {one.exponent:.2f}", fontsize=10)
         if number == 0:
