@@ -16,22 +16,13 @@ from guidxmage import Explainer
 from guidxmage.engine import bits, ledger, loops
 from guidxmage.engine.bits import pack_bits
 from tests.laws import random_like
+from tests.test_fast_kernels import on_threads
 from tests.test_laws import properties
 
 numba = pytest.importorskip("numba")
 pair = st.tuples(st.integers(1, 5), st.integers(1, 5))
 dtypes = st.sampled_from([torch.float32, torch.float64])
 layouts = st.sampled_from([torch.contiguous_format, torch.channels_last])
-
-
-@contextmanager
-def on_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", autouse=True)

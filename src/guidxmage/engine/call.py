@@ -172,7 +172,7 @@ class Frame:
         With `last_use` an owned g is overwritten.
         """
         taken = self.taken()
-        if loops.available() is not None and taken.shape == g.shape[1:]:
+        if g.is_cpu and loops.available() is not None and taken.shape == g.shape[1:]:
             own = g if last_use and self.owned else g.clone()
             if loops.gate(own, taken.planes[number]):
                 return own
