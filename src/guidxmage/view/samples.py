@@ -49,7 +49,7 @@ def samples_figure(samples: Sequence[Sample], title: str, line: str = "") -> Fig
         top = TITLE + row * (BOX + CAPTION)
         words = [
             shorten(sample.name, 26),
-            f"change × {factor:g}",
+            f"change × {factor:g}" if delta.any() else "no step lowered it",
             "sample",
             f"background {brief(sample.background[0], 3)}",
             f"afterwards {brief(sample.background[1], 3)}",
