@@ -55,7 +55,7 @@ def test_transposed_convolutions(kernel, stride, padding, dilation, channels, si
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "channels", "way"),
-    [(3, 1, 8, "packed"), (1, 2, 8, "pointwise"), (7, 2, 3, "subpixel"), (3, 2, 8, "backward")],
+    [(3, 1, 8, "packed"), (1, 2, 8, "pointwise"), (7, 2, 3, "subpixel"), (3, 2, 8, "strided")],
 )
 def test_every_way_is_taken(kernel: int, stride: int, channels: int, way: str) -> None:
     if not convolution.can_pack(torch.empty(1)):

@@ -13,7 +13,17 @@ from torch import Tensor
 
 from guidxmage.engine import loops
 from guidxmage.engine.gates import Gates
+from guidxmage.engine.layout import is_channels_last
+from guidxmage.engine.ledger import row_norms
 from guidxmage.engine.trail import Decisions
+
+
+# The same operators by the entrance that user code takes, which reads its arguments faster.
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "aten.conv2d.default": torch.conv2d,
+    "aten.cat.default": torch.cat,
+    "aten.add.Tensor": torch.add,
+}
 
 
 @dataclass(frozen=True)
@@ -92,9 +102,13 @@ class Call:
         """The output's shape in a run with that many rows."""
         return tuple(_resolved(self.shape, {}, rows))
 
+    @cached_property
+    def _function(self) -> Callable[..., Any]:
+        return _FUNCTIONS.get(self.op, self.target)
+
     def run(self, *args: Any) -> Any:
         """The operator itself on concrete arguments."""
-        result = self.target(*args, **self.kwargs)
+        result = self._function(*args, **self.kwargs)
         return result if self.output is None else result[self.output]
 
 
@@ -108,11 +122,14 @@ def _refs(args: Sequence[Any]) -> list[Ref]:
     return found
 
 
-@dataclass
+@dataclass(slots=True)
 class Frame:
     """What a rule may know of the call it treats: the call, the rows of this run, the decisions.
 
-    `owned` tells a pull that nothing else uses its cotangent, so that it may be overwritten.
+    `owned` tells a pull that nothing else uses its cotangent, so that `gate` and `switched` may
+    overwrite it. `measure` asks for the norms (rows,) of what a decision is taken on, or of what
+    `switched` leaves, with its sums over positions (rows, channels): `sums` and `norms` are then
+    set, but where they cannot be had on the way in a pull.
     `convention` tells `record` how a smooth operator is to be made affine.
     `ties` tells `crossings` that decisions which stay on their limit all along a line are to flip
     where the trail has them on the wrong side.
@@ -127,6 +144,9 @@ class Frame:
     convention: str = ""
     owned: bool = False
     ties: bool = True
+    measure: bool = False
+    sums: Tensor | None = None
+    norms: Tensor | None = None
 
     def prepare(self, name: str, make: Callable[[], Any]) -> Any:
         """A value derived from the weights alone, made once per program."""
@@ -174,9 +194,26 @@ class Frame:
         taken = self.taken()
         if g.is_cpu and loops.available() is not None and taken.shape == g.shape[1:]:
             own = g if last_use and self.owned else g.clone()
-            if loops.gate(own, taken.planes[number]):
+            packed = taken.planes[number]
+            found = loops.gate_and_measure(own, packed) if last_use and self.measure else None
+            if found is not None:
+                self.sums, self.norms = found
+            if found is not None or loops.gate(own, packed):
                 return own
         return self.gate(g, self.plane(g, number), last_use=last_use)
+
+    def decided(self, x: Tensor, low: float, high: float | None = None) -> Decisions:
+        """Where x (B, …) is above low; or inside (low, high), and where at or above high."""
+        if self.measure:
+            whole = x.shape[0] == self.rows
+            found = loops.measured(x, low, high) if whole else None
+            if found is not None:
+                planes, self.norms = found
+                return Decisions("bits", tuple(x.shape[1:]), planes)
+            self.norms = row_norms(x, self.rows)
+        if high is None:
+            return Decisions.from_limit(x, low)
+        return Decisions.from_interval(x, low, high)
 
     def for_rows(self, recorded: Tensor) -> Tensor:
         """A recorded tensor (B, …) repeated for every row of this run."""
@@ -188,11 +225,6 @@ class Frame:
 def is_active(arg: Any) -> bool:
     """Whether a call's argument is computed from the image."""
     return isinstance(arg, Ref)
-
-
-def is_channels_last(tensor: Tensor) -> bool:
-    """Whether a 4-d tensor lies in memory channel-last (and not also contiguous)."""
-    return tensor.ndim == 4 and tensor.stride(1) == 1 and not tensor.is_contiguous()
 
 
 def _times(g: Tensor, bits: Tensor, *, in_place: bool) -> Tensor:

@@ -21,19 +21,33 @@ COLUMNS = 2048  # of a weight that are summed at once
 _SPREAD = np.uint64(0x8040201008040201)
 _ONES = np.uint64(0x0101010101010101)
 _LAST, _TOP = np.uint64(7), np.uint64(56)
+_FEW = 16  # one byte in so many has a bit set
 _ROWS = 32  # summed in the values' own precision before they are added to a total in float64
 
 
-def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
+def _compiled(loop: Callable[..., Any], fastmath: Any = False) -> Callable[..., Any]:
     try:
-        return njit(cache=True, nogil=True)(loop)
+        return njit(cache=True, nogil=True, fastmath=fastmath)(loop)
     except RuntimeError:  # no folder to keep the machine code in can be written
-        return njit(nogil=True)(loop)
+        return njit(nogil=True, fastmath=fastmath)(loop)
+
+
+def _reassociated(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """A sum whose order is left to the compiler, which otherwise may not vectorise it."""
+    return _compiled(loop, fastmath={"reassoc", "contract"})
+
+
+@_reassociated
+def _sum_of_squares(part: Array) -> Any:
+    total = part.dtype.type(0)
+    for i in range(len(part)):
+        total += part[i] * part[i]
+    return total
 
 
 @_compiled
-def pack_above(values: Array, limit: Any, closed: bool, packed: Array) -> None:
-    """Pack values (B, n) > limit, or ≥, into (B, bytes)."""
+def pack_above(values: Array, limit: Any, closed: bool, packed: Array, squares: Array) -> None:
+    """Pack values (B, n) > limit, or ≥, into (B, bytes); sum their squares into (B,), if given."""
     count = values.shape[1]
     blocks = (count + BLOCK - 1) // BLOCK
     kept = np.empty(BLOCK, np.uint8)
@@ -42,6 +56,8 @@ def pack_above(values: Array, limit: Any, closed: bool, packed: Array) -> None:
         row, start = unit // blocks, unit % blocks * BLOCK
         part = values[row, start : start + BLOCK]
         size = len(part)
+        if len(squares) > 0:
+            squares[row] += _sum_of_squares(part)
         if closed:
             for i in range(size):
                 kept[i] = np.uint8(part[i] >= limit)
@@ -57,8 +73,10 @@ def pack_above(values: Array, limit: Any, closed: bool, packed: Array) -> None:
 
 
 @_compiled
-def pack_interval(values: Array, low: Any, high: Any, inside: Array, above: Array) -> None:
-    """Pack low < values (B, n) < high, and values ≥ high."""
+def pack_interval(
+    values: Array, low: Any, high: Any, inside: Array, above: Array, squares: Array
+) -> None:
+    """Pack low < values (B, n) < high, and values ≥ high; sum their squares into (B,), if given."""
     count = values.shape[1]
     blocks = (count + BLOCK - 1) // BLOCK
     over, beyond = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
@@ -67,6 +85,8 @@ def pack_interval(values: Array, low: Any, high: Any, inside: Array, above: Arra
         row, start = unit // blocks, unit % blocks * BLOCK
         part = values[row, start : start + BLOCK]
         size = len(part)
+        if len(squares) > 0:
+            squares[row] += _sum_of_squares(part)
         for i in range(size):
             over[i] = np.uint8(part[i] > low)
             beyond[i] = np.uint8(part[i] >= high)
@@ -158,44 +178,119 @@ def sums_where(g: Array, packed: Array, sums: Array) -> None:
 
 
 @_compiled
-def sums_where_channels_last(g: Array, packed: Array, sums: Array) -> None:
-    """`sums_where` for g (R, positions, channels)."""
-    positions, channels = g.shape[1:]
-    kept = np.empty(channels, np.uint8)
-    for row in range(len(g)):
-        total = 0.0
-        for group in range((positions + 7) // 8):
-            _spread_group(packed[row % len(packed)], positions, group, kept)
-            count = min(8, positions - 8 * group)
-            for channel in range(channels):
-                if kept[channel] != 0:
-                    for n in range(count):
-                        if kept[channel] & (128 >> n):
-                            total += g[row, 8 * group + n, channel]
-        sums[row] = total
+def _sum_of_few(g: Array, bits: Array) -> float:
+    """Sum g (positions, channels) where bits (bytes) are set, looking at those only."""
+    positions, total = len(g), 0.0
+    for byte in range(len(bits)):
+        if bits[byte] != 0:
+            for n in range(8):
+                if bits[byte] & (128 >> n):
+                    channel, place = divmod(8 * byte + n, positions)
+                    total += g[place, channel]
+    return total
 
 
 @_compiled
-def sums_and_norms(g: Array, sums: Array, norms: Array) -> None:
-    """Float64 sums over positions (R, channels) and 2-norms (R,) of g (R, positions, channels)."""
-    positions, channels = g.shape[1:]
-    part, squares = np.empty(channels, g.dtype), np.empty(channels, g.dtype)
+def _sum_of_many(g: Array, bits: Array, kept: Array) -> float:
+    """`_sum_of_few` in the order of the memory."""
+    positions, total = len(g), 0.0
+    for group in range((positions + 7) // 8):
+        _spread_group(bits, positions, group, kept)
+        count = min(8, positions - 8 * group)
+        for channel in range(len(kept)):
+            if kept[channel] != 0:
+                for n in range(count):
+                    if kept[channel] & (128 >> n):
+                        total += g[8 * group + n, channel]
+    return total
+
+
+@_compiled
+def sums_where_channels_last(g: Array, packed: Array, sums: Array) -> None:
+    """`sums_where` for g (R, positions, channels)."""
+    kept = np.empty(g.shape[2], np.uint8)
+    for row in range(len(g)):
+        bits, taken = packed[row % len(packed)], 0
+        for byte in range(len(bits)):
+            taken += bits[byte] != 0
+        few = taken * _FEW <= len(bits)
+        sums[row] = _sum_of_few(g[row], bits) if few else _sum_of_many(g[row], bits, kept)
+
+
+@_compiled
+def _measure_channels(values: Array, part: Array, squares: Array) -> None:
+    for channel in range(len(part)):
+        part[channel] += values[channel]
+        squares[channel] += values[channel] * values[channel]
+
+
+@_compiled
+def _add_up(part: Array, squares: Array, sums: Array) -> float:
+    """Move part (channels,) to sums in float64, and return the sum of squares; both start anew."""
+    total = 0.0
+    for channel in range(len(part)):
+        sums[channel] += part[channel]
+        total += squares[channel]
+        part[channel] = 0
+        squares[channel] = 0
+    return total
+
+
+@_compiled
+def sums_and_norms(g: Array, first: int, sums: Array, norms: Array) -> None:
+    """Float64 sums over positions (R, n) and 2-norms (R,) of n channels of g from `first` on.
+
+    g is (R, positions, channels).
+    """
+    positions, count = g.shape[1], sums.shape[1]
+    part, squares = np.zeros(count, g.dtype), np.zeros(count, g.dtype)
     for row in range(len(g)):
         total = 0.0
-        own = sums[row]
-        own[:] = 0
+        sums[row] = 0
         for start in range(0, positions, _ROWS):
-            part[:] = 0
-            squares[:] = 0
             for place in range(start, min(start + _ROWS, positions)):
-                values = g[row, place]
-                for channel in range(channels):
-                    part[channel] += values[channel]
-                    squares[channel] += values[channel] * values[channel]
-            for channel in range(channels):
-                own[channel] += part[channel]
-                total += squares[channel]
+                _measure_channels(g[row, place, first : first + count], part, squares)
+            total += _add_up(part, squares, sums[row])
         norms[row] = np.sqrt(total)
+
+
+@_compiled
+def _measure_eight(g: Array, kept: Array, part: Array, squares: Array) -> None:
+    """Gate g (8 positions, channels), and add up what is left for each channel."""
+    zero = g.dtype.type(0)
+    for channel in range(len(kept)):
+        bits, added, squared = kept[channel], zero, zero
+        for n in range(8):  # unrolled, so that channels are vectorised
+            value = g[n, channel]
+            value = value if (bits & np.uint8(128 >> n)) != 0 else zero
+            g[n, channel] = value
+            added += value
+            squared += value * value
+        part[channel] += added
+        squares[channel] += squared
+
+
+@_compiled
+def gate_and_measure(g: Array, packed: Array, sums: Array, norms: Array) -> None:
+    """`gate_channels_last`, then `sums_and_norms` of all channels, reading g once."""
+    positions, channels = g.shape[1:]
+    kept = np.empty(channels, np.uint8)
+    part, squares = np.zeros(channels, g.dtype), np.zeros(channels, g.dtype)
+    for row in range(len(g)):
+        bits, total = packed[row % len(packed)], 0.0
+        sums[row] = 0
+        for place in range(0, positions, 8):
+            _spread_group(bits, positions, place // 8, kept)
+            if place + 8 <= positions:
+                _measure_eight(g[row, place : place + 8], kept, part, squares)
+            else:
+                for n in range(positions - place):
+                    values = g[row, place + n]
+                    _gate_channels(values, kept, np.uint8(128 >> n))
+                    _measure_channels(values, part, squares)
+            if place % _ROWS == _ROWS - 8:
+                total += _add_up(part, squares, sums[row])
+        norms[row] = np.sqrt(total + _add_up(part, squares, sums[row]))
 
 
 @_compiled

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guidxmage.engine import loops
 from guidxmage.engine.bits import is_sparse, set_positions
-from guidxmage.engine.call import is_channels_last
+from guidxmage.engine.layout import is_channels_last
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,21 @@ class Biases:
             products = torch.cat([part.double() for part in self._summed], 1)
             products = products * torch.cat(self._vectors)
             sizes = [len(vector) for vector in self._vectors]
-            found = [part.sum(1) for part in products.split(sizes, 1)]
+            found = _summed_by(sizes, products)
         waiting = iter(found)
         entries = [
             (site, self._known[site] if site in self._known else next(waiting))
             for site in self._sites
         ]
         return dict(reversed(entries))
+
+
+def _summed_by(sizes: list[int], products: Tensor) -> list[Tensor]:
+    """Sums (R,) of as many neighbouring columns of (R, n) as each size says."""
+    if products.device.type != "cpu":
+        return [part.sum(1) for part in products.split(sizes, 1)]
+    starts = np.cumsum([0, *sizes[:-1]])
+    return list(torch.from_numpy(np.add.reduceat(products.numpy(), starts, axis=1)).unbind(1))
 
 
 def by_row(g: Tensor, constant: Tensor, rows: int) -> tuple[Tensor, Tensor]:

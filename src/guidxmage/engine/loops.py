@@ -20,6 +20,8 @@ Array = np.ndarray[Any, Any]
 
 _DTYPES = (torch.float32, torch.float64)
 
+_NO_SQUARES = np.empty(0)
+
 # The loops run on one thread. Packing is so in NumPy too; for the rest PyTorch's own operations are
 # taken where it has more threads than these.
 _FEW_THREADS = 4
@@ -45,26 +47,55 @@ def available() -> ModuleType | None:
 def pack_above(values: Tensor, limit: float, *, closed: bool) -> Tensor | None:
     """`bits.pack_above` of values (B, …)."""
     loops = compiled() if _is_plain(values) else None
-    if loops is None:
-        return None
-    flat = values.reshape(values.shape[0], -1).contiguous().numpy()
-    packed = np.empty((flat.shape[0], -(-flat.shape[1] // 8)), np.uint8)
-    bound = flat.dtype.type(limit)
-    loops.pack_above(flat, bound, closed, packed)
-    return torch.from_numpy(packed)
+    return None if loops is None else _packed_above(loops, values, limit, closed, _NO_SQUARES)
 
 
 def pack_interval(values: Tensor, low: float, high: float) -> tuple[Tensor, Tensor] | None:
     """`bits.pack_interval` of values (B, …)."""
     loops = compiled() if _is_plain(values) else None
+    return None if loops is None else _packed_interval(loops, values, low, high, _NO_SQUARES)
+
+
+def measured(
+    values: Tensor, low: float, high: float | None = None
+) -> tuple[tuple[Tensor, ...], Tensor] | None:
+    """What `pack_above` or `pack_interval` gives, and the 2-norms (B,) of values, float64.
+
+    The values are read once.
+    """
+    loops = compiled() if _is_plain(values) else None
     if loops is None:
         return None
-    flat = values.reshape(values.shape[0], -1).contiguous().numpy()
-    inside = np.empty((flat.shape[0], -(-flat.shape[1] // 8)), np.uint8)
-    above = np.empty_like(inside)
-    bounds = flat.dtype.type(low), flat.dtype.type(high)
-    loops.pack_interval(flat, *bounds, inside, above)
+    squares = np.zeros(values.shape[0])
+    planes: tuple[Tensor, ...]
+    if high is None:
+        planes = (_packed_above(loops, values, low, False, squares),)
+    else:
+        planes = _packed_interval(loops, values, low, high, squares)
+    return planes, torch.from_numpy(np.sqrt(squares))
+
+
+def _packed_above(
+    loops: ModuleType, values: Tensor, limit: float, closed: bool, squares: Array
+) -> Tensor:
+    flat, packed = _flat(values)
+    loops.pack_above(flat, flat.dtype.type(limit), closed, packed, squares)
+    return torch.from_numpy(packed)
+
+
+def _packed_interval(
+    loops: ModuleType, values: Tensor, low: float, high: float, squares: Array
+) -> tuple[Tensor, Tensor]:
+    flat, inside = _flat(values)
+    above, kind = np.empty_like(inside), flat.dtype.type
+    loops.pack_interval(flat, kind(low), kind(high), inside, above, squares)
     return torch.from_numpy(inside), torch.from_numpy(above)
+
+
+def _flat(values: Tensor) -> tuple[Array, Array]:
+    """Values (B, …) as (B, n), and room for a bit for each of them."""
+    flat: Array = values.reshape(values.shape[0], -1).contiguous().numpy()
+    return flat, np.empty((flat.shape[0], -(-flat.shape[1] // 8)), np.uint8)
 
 
 def gate(g: Tensor, packed: Tensor) -> bool:
@@ -75,6 +106,17 @@ def gate(g: Tensor, packed: Tensor) -> bool:
         return False
     (loops.gate if lines.ndim == 2 else loops.gate_channels_last)(lines, packed.numpy())
     return True
+
+
+def gate_and_measure(g: Tensor, packed: Tensor) -> tuple[Tensor, Tensor] | None:
+    """`gate`, and `sums_and_norms` of what is left; only of what lies channels last."""
+    loops = _loops_for(g)
+    lines = None if loops is None else _lines(g, packed)
+    if loops is None or lines is None or lines.ndim == 2:
+        return None
+    sums, norms = _room(lines, lines.shape[2])
+    loops.gate_and_measure(lines, packed.numpy(), sums, norms)
+    return torch.from_numpy(sums), torch.from_numpy(norms)
 
 
 def sums_where(g: Tensor, packed: Tensor) -> Tensor | None:
@@ -90,14 +132,22 @@ def sums_where(g: Tensor, packed: Tensor) -> Tensor | None:
 
 
 def sums_and_norms(g: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Sums over positions (R, C) and 2-norms (R,) of g (R, C, H, W), float64, read once."""
+    """Sums over positions (R, C) and 2-norms (R,) of g (R, C, H, W), float64, read once.
+
+    g lies channels last, or is some neighbouring channels of what does.
+    """
     loops = _loops_for(g)
-    lines = None if loops is None else _channels_last(g)
-    if loops is None or lines is None:
+    found = None if loops is None or g.ndim != 4 else _channels_of(g)
+    if loops is None or found is None:
         return None
-    sums, norms = np.empty((lines.shape[0], lines.shape[2])), np.empty(lines.shape[0])
-    loops.sums_and_norms(lines, sums, norms)
+    lines, first = found
+    sums, norms = _room(lines, g.shape[1])
+    loops.sums_and_norms(lines, first, sums, norms)
     return torch.from_numpy(sums), torch.from_numpy(norms)
+
+
+def _room(lines: Array, channels: int) -> tuple[Array, Array]:
+    return np.empty((len(lines), channels)), np.empty(len(lines))
 
 
 def sum_of_rows(g: Tensor, weight: Tensor) -> Tensor | None:
@@ -149,3 +199,22 @@ def _channels_last(g: Tensor) -> Array | None:
         return None
     array: Array = g.numpy().transpose(0, 2, 3, 1)
     return array.reshape(array.shape[0], -1, array.shape[3])
+
+
+def _channels_of(g: Tensor) -> tuple[Array, int] | None:
+    """The lines (R, H·W, C) that g (R, channels, H, W) is a part of, and its first channel."""
+    whole = _channels_last(g)
+    if whole is not None:
+        return whole, 0
+    rows, channels, height, width = g.shape
+    channel, across = g.stride(1), g.stride(3)
+    first = int(g.storage_offset() % across) if across else 0
+    dense = (height * width * across, 1, width * across, across)
+    begin = g.storage_offset() - first
+    end = (begin + rows * dense[0]) * g.itemsize
+    if channel != 1 or first + channels > across or g.stride() != dense:
+        return None
+    if end > g.untyped_storage().nbytes():
+        return None
+    lines = g.as_strided((rows, height * width, across), (dense[0], across, 1), begin)
+    return lines.numpy(), first

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole, Ref, last_uses
-from guidxmage.engine.cotangents import Cotangents, is_dense, shares_memory
+from guidxmage.engine.cotangents import Cotangent, Cotangents
 from guidxmage.engine.gates import Conventions, Gates
+from guidxmage.engine.layout import is_dense, shares_memory
 from guidxmage.engine.ledger import (
     Biases,
-    Constant,
     Rounding,
     by_row,
     position_map,
     row_norms,
-    spread_of,
     sums_and_norms,
 )
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.table import Rule
-from guidxmage.engine.runs import Pulled, Recording, Step, switched
+from guidxmage.engine.runs import Pulled, Recorded, Recording, Step, constants_of, described
 from guidxmage.engine.trail import Decisions, Trail
 from guidxmage.errors import UnsupportedOperatorError
 
@@ -92,30 +90,27 @@ class Program:
         return last_uses(self.symbolic_calls, self.result)
 
     @cached_property
-    def _overwritable(self) -> frozenset[int]:
-        """Calls whose first input is a fresh tensor that nothing else, no view either, uses."""
-        uses = Counter(id_ for call in self.calls for id_ in call.inputs)
-        fresh = {call.id for call in self.calls if call.op in _FRESH and call.id != self.result}
-        return frozenset(
-            call.id
-            for call in self.calls
-            if isinstance(call.args[0], Ref)
-            and call.args[0].id in fresh
-            and uses[call.args[0].id] == 1
-        )
-
-    @cached_property
     def smooth(self) -> tuple[Call, ...]:
         """Calls whose operators are smooth: where there are any, there are no regions."""
         return tuple(call for call in self.calls if _rule(call).kind == "gate")
 
     @cached_property
-    def _rules(self) -> tuple[Rule, ...]:
-        return tuple(_rule(call) for call in self.calls)
-
-    @cached_property
-    def _measured(self) -> frozenset[int]:
-        return frozenset(call.id for call in self.symbolic_calls if _rule(call).terms)
+    def _recorded(self) -> tuple[Recorded, ...]:
+        """The recorded run, call by call."""
+        uses = Counter(id_ for call in self.calls for id_ in call.inputs)
+        fresh = {call.id for call in self.calls if call.op in _FRESH and call.id != self.result}
+        measured = {call.id for call in self.symbolic_calls if _rule(call).terms}
+        steps = []
+        for call, expired in zip(self.calls, self._expired, strict=True):
+            rule, source = _rule(call), call.args[0]
+            # A fresh tensor that nothing else, no view either, uses.
+            owned = isinstance(source, Ref) and source.id in fresh and uses[source.id] == 1
+            passed = owned and rule.measures and source.id in measured
+            convention = self.conventions.get(rule.family, "")
+            measures = source.id if passed else None
+            steps.append(Recorded(call, rule, convention, owned, False, measures, expired))
+        measured -= {step.measures for step in steps}
+        return tuple(replace(step, measured=step.call.id in measured) for step in steps)
 
     def shapes(self, rows: int) -> dict[int, tuple[int, ...]]:
         """The shape of every value in a run with that many rows."""
@@ -146,29 +141,33 @@ class Program:
         every call with its output, which a later call may overwrite.
         """
         rows = len(images)
+        shapes = self.shapes(rows)
         values: dict[int, Tensor] = {0: images}
         decisions: dict[str, Decisions] = {}
         gates: dict[str, Gates] = {}
         sizes: dict[int, Tensor] = {}
-        for call, rule, expired in zip(self.calls, self._rules, self._expired, strict=True):
+        for step in self._recorded:
+            call, record = step.call, step.rule.record
             args = call.arguments(values, rows)
-            record = rule.record
             if record is None:
                 value = call.run(*args)
             else:
-                frame = self._frame(call, rows, owned=call.id in self._overwritable)
-                frame.convention = self.conventions.get(rule.family, "")
+                frame = Frame(call, rows, shapes[call.id], self._prepared, owned=step.owned)
+                frame.convention = step.convention
+                frame.measure = norms and step.measures is not None
                 value = record(frame, *args, **call.kwargs)
+                if frame.norms is not None and step.measures is not None:
+                    sizes[step.measures] = frame.norms
                 if isinstance(value, tuple):
                     value, noted = value
                     entries: dict[str, Any] = gates if isinstance(noted, Gates) else decisions
                     entries[call.site] = noted.per_image(rows)
-            if norms and call.id in self._measured:
+            if norms and step.measured:
                 sizes[call.id] = row_norms(value, rows)
             if visit is not None:
                 visit(call, value)
             values[call.id] = value
-            for id_ in expired:
+            for id_ in step.expired:
                 del values[id_]
         trail = Trail(decisions, dict(self.header), rows, gates)
         return Recording(values[self.result], trail, sizes)
@@ -194,7 +193,7 @@ class Program:
             frame = self._frame(call, rows, trail)
             value = _rule(call).push(frame, *call.arguments(values, rows), **call.kwargs)
             if affine:
-                for constant in self._constants(frame, holes[call.id]):
+                for constant in constants_of(frame, _rule(call), holes[call.id]):
                     value = value + constant.value
             if visit is not None:
                 visit(call, value)
@@ -214,7 +213,7 @@ class Program:
         value: Tensor = rule.push(frame, *args, **call.kwargs)
         shapes = self.shapes(rows)
         blanks = {id_: Hole(shapes[id_], self.dtype, self.device) for id_ in call.inputs}
-        for constant in self._constants(frame, call.arguments(blanks, rows)):
+        for constant in constants_of(frame, rule, call.arguments(blanks, rows)):
             value = value + constant.value
         return value
 
@@ -241,31 +240,36 @@ class Program:
         rounding = Rounding()
         for step in self._steps(rows):
             call = step.call
-            g, owned = pending.pop(call.id)
-            if g is None:
+            arrived = pending.pop(call.id)
+            if arrived is None:
                 continue
-            frame = self._frame(call, rows, trail, owned)
+            g, summed = arrived.g, arrived.sums
+            frame = Frame(call, rows, step.shape, self._prepared, owned=arrived.owned)
+            frame.decisions, frame.gates = (
+                trail.decisions.get(call.site),
+                trail.gates.get(call.site),
+            )
+            frame.measure = step.wanted and norms is not None
             if visit is not None:
                 visit(call, g)
-            constants = self._step_constants(step, frame)
-            summed = None
+            constants = step.constants(frame)
             if norms is not None and call.id in norms:
-                summed, size = sums_and_norms(g, rows)
-                rounding.add(size, norms[call.id], *self._noise(frame, step, constants))
-            bias.add(g, constants, rows, summed)
+                size = arrived.norms
+                if size is None:
+                    summed, size = sums_and_norms(g, rows)
+                rounding.add(size, norms[call.id], *step.noise(frame, constants))
+            if constants:
+                bias.add(g, constants, rows, summed)
             if maps:
                 bias_maps.update(
                     (c.site, position_map(*by_row(g, c.weighed, rows))) for c in reversed(constants)
                 )
             pulled = self._pull_call(step.rule, frame, g, step.holes)
             for id_, g_in in zip(call.inputs, pulled, strict=True):
-                if g_in is None:  # frozen: nothing flows here
-                    continue
-                alone = not shares_memory(g, g_in) or (owned and len(pulled) == 1)
-                pending.add(id_, g_in, owned=alone and is_dense(g_in))
-        weights, _ = pending.pop(0)
-        if weights is None:
-            weights = cotangent.new_zeros(rows, *self.input_shape)
+                if g_in is not None:  # not frozen: something flows here
+                    pending.add(id_, _sent(frame, arrived, g_in, single=len(pulled) == 1))
+        last = pending.pop(0)
+        weights = cotangent.new_zeros(rows, *self.input_shape) if last is None else last.g
         return Pulled(
             weights=weights.contiguous(),
             bias_by_site=bias.by_site(),
@@ -304,7 +308,7 @@ class Program:
                     "regions to walk through"
                 )
             value = self._push_both(step, trail, values, rows)
-            constants = self._step_constants(step, self._frame(call, rows, trail))
+            constants = step.constants(self._frame(call, rows, trail))
             if constants:
                 points, directions = value.chunk(2)
                 value = torch.cat([points + sum(c.value for c in constants), directions])
@@ -337,9 +341,9 @@ class Program:
         return _kept(backwards, rows, lambda: self._described(self.symbolic_calls, rows)[::-1])
 
     def _described(self, calls: Sequence[Call], rows: int) -> list[Step]:
-        shapes = self.shapes(rows).items()
-        blanks = {id_: Hole(shape, self.dtype, self.device) for id_, shape in shapes}
-        return [Step(call, _rule(call), call.arguments(blanks, rows)) for call in calls]
+        shapes = self.shapes(rows)
+        blanks = {id_: Hole(shape, self.dtype, self.device) for id_, shape in shapes.items()}
+        return described([(call, _rule(call)) for call in calls], shapes, blanks, rows)
 
     def _frame(
         self, call: Call, rows: int, trail: Trail | None = None, owned: bool = False
@@ -350,38 +354,19 @@ class Program:
             frame.gates = trail.gates.get(call.site)
         return frame
 
-    def _step_constants(self, step: Step, frame: Frame) -> list[Constant]:
-        """The call's constants, kept where they do not depend on the decisions."""
-        if step.rule.switched is not None:
-            found = step.rule.switched(*step.holes, **step.call.kwargs)
-            if found is not None:
-                return [switched(frame, step, *found)]
-        if step.rule.kind != "affine":
-            return self._constants(frame, step.holes)
-        if step.constants is None:
-            step.constants = self._constants(frame, step.holes)
-        return step.constants
 
-    def _constants(self, frame: Frame, holes: list[Any]) -> list[Constant]:
-        """What the call adds whatever its input, with the call site each part comes from."""
-        constants = [Constant(site, value) for site, value in frame.call.offsets]
-        rule = _rule(frame.call)
-        make = rule.constant
-        if make is not None:
-            value = make(frame, *holes, **frame.call.kwargs)
-            if value is not None:
-                constants.append(Constant(frame.call.site, value, rule.kind != "affine"))
-        return constants
+def _sent(frame: Frame, arrived: Cotangent, g: Tensor, *, single: bool) -> Cotangent:
+    """What a call sends back to an input, with what is known of it.
 
-    def _noise(self, frame: Frame, step: Step, constants: list[Constant]) -> tuple[float, float]:
-        """Terms summed for one output value, per value, and the size that constants add to it."""
-        if step.noise is None:
-            count = step.rule.terms
-            assert count is not None
-            per_image = prod(frame.shape) // frame.rows
-            spread = sum(spread_of(constant.value) for constant in constants) * per_image**0.5
-            step.noise = count(frame, *step.holes, **frame.call.kwargs) / per_image, spread
-        return step.noise
+    single: it is the call's only one.
+    """
+    alone = not shares_memory(arrived.g, g) or (arrived.owned and single)
+    owned = alone and is_dense(g)
+    if frame.norms is not None:
+        return Cotangent(g, owned, frame.sums, frame.norms)
+    if g is arrived.g and frame.decisions is None:  # passed on as it is, not gated in place
+        return Cotangent(g, owned, arrived.sums, arrived.norms)
+    return Cotangent(g, owned)
 
 
 def _kept(lists: dict[int, list[Step]], rows: int, make: Callable[[], list[Step]]) -> list[Step]:

@@ -55,9 +55,9 @@ class Decisions:
         return cls("bits", tuple(planes[0].shape[1:]), tuple(pack_bits(p) for p in planes))
 
     @classmethod
-    def from_signs(cls, values: Tensor) -> Decisions:
-        """One plane, set where values (B, …) are positive."""
-        return cls("bits", tuple(values.shape[1:]), (pack_above(values),))
+    def from_limit(cls, values: Tensor, limit: float = 0) -> Decisions:
+        """One plane, set where values (B, …) are above the limit."""
+        return cls("bits", tuple(values.shape[1:]), (pack_above(values, limit),))
 
     @classmethod
     def from_interval(cls, values: Tensor, low: float, high: float) -> Decisions:

@@ -194,11 +194,12 @@ def _add(sign: int) -> Rule:
         return sum(parts[1:], parts[0]).expand(f.shape)
 
     def pull(f: Frame, g: Tensor, x: Any, y: Any, *, alpha: float = 1) -> list[Tensor]:
-        return [
-            (g if factor == 1 else g * factor).sum_to_size(part.shape)
-            for part, factor in zip((x, y), factors(alpha), strict=True)
-            if isinstance(part, Hole)
-        ]
+        pulled = []
+        for part, factor in zip((x, y), factors(alpha), strict=True):
+            if isinstance(part, Hole):
+                own = g if factor == 1 else g * factor
+                pulled.append(own if own.shape == part.shape else own.sum_to_size(part.shape))
+        return pulled
 
     def constant(f: Frame, x: Any, y: Any, *, alpha: float = 1) -> Tensor | None:
         (hole,) = holes((x, y))[:1]

@@ -114,19 +114,20 @@ class Geometry:
 
 def transposed(c: Geometry) -> Transposed:
     """All ways compute the same sums; on a CPU in float32 the plain one is far from the fastest."""
-    if c.weight.ndim != 4 or not can_pack(c.weight):
+    if c.weight.ndim != 4 or c.weight.device.type != "cpu":
+        return backward(c)
+    if prod(c.weight.shape[2:]) == 1 and c.padding == [0, 0] and c.groups == 1:
+        return pointwise(c)
+    if not can_pack(c.weight):
         return backward(c)
     if c.stride == [1, 1] and min(c.flipped_padding) >= 0:
         by_group = c.weight.unflatten(0, (c.groups, -1)).transpose(1, 2)
         flipped = by_group.flatten(0, 1).flip(2, 3)
         return packed(flipped, c.out, c.flipped_padding, c.dilation, c.groups)
-    if c.groups > 1:
-        return backward(c)
-    if prod(c.weight.shape[2:]) == 1 and c.padding == [0, 0]:
-        return pointwise(c)
-    if c.dilation == [1, 1] and c.stride[0] == c.stride[1] and c.size[0] <= _FEW_CHANNELS:
+    few = c.groups == 1 and c.size[0] <= _FEW_CHANNELS
+    if few and c.dilation == [1, 1] and c.stride[0] == c.stride[1]:
         return subpixel(c)
-    return backward(c)
+    return strided(c) or backward(c)
 
 
 def backward(c: Geometry) -> Transposed:
@@ -186,18 +187,52 @@ def packed(
     return convolved
 
 
-def pointwise(c: Geometry) -> Transposed:
-    """A strided 1×1 convolution: its input's positions in between get nothing."""
-    small = packed(c.weight.transpose(0, 1), c.out, [0, 0], [1, 1])
+def strided(c: Geometry) -> Transposed | None:
+    """`backward` with a weight that lies ready; None where this PyTorch does not have it."""
+    namespace = torch.ops.mkldnn
+    names = ("_reorder_convolution_transpose_weight", "_convolution_transpose_pointwise")
+    if not all(hasattr(namespace, name) for name in names):
+        return None
+    reached = [
+        (out - 1) * s - 2 * p + d * (k - 1) + 1
+        for out, s, p, d, k in zip(
+            c.out[1:], c.stride, c.padding, c.dilation, c.weight.shape[2:], strict=True
+        )
+    ]
+    beyond = [size - end for size, end in zip(c.size[1:], reached, strict=True)]
+    geometry = (c.padding, beyond, c.stride, c.dilation, c.groups)
+    ready = namespace._reorder_convolution_transpose_weight(
+        c.weight.detach().contiguous(), *geometry, [1, *c.out]
+    )
 
     def transposed(g: Tensor) -> Tensor:
-        pulled = torch.empty(
-            len(g), *c.size, dtype=g.dtype, memory_format=torch.channels_last
-        ).zero_()
-        pulled[:, :, :: c.stride[0], :: c.stride[1]] = small(g)
+        g = g.contiguous(memory_format=torch.channels_last)
+        pulled: Tensor = namespace._convolution_transpose_pointwise(
+            g, ready, None, *geometry, "none", [], ""
+        )
         return pulled
 
     return transposed
+
+
+def pointwise(c: Geometry) -> Transposed:
+    """A 1×1 convolution, a matrix product; a stride's positions in between get nothing."""
+    weight = c.weight.detach().flatten(1)
+    outputs, inputs = weight.shape
+
+    def product(g: Tensor) -> Tensor:
+        rows, _, height, width = g.shape
+        flat = g.permute(0, 2, 3, 1).reshape(-1, outputs)  # a view of what lies channels last
+        return (flat @ weight).view(rows, height, width, inputs).permute(0, 3, 1, 2)
+
+    def spread(g: Tensor) -> Tensor:
+        pulled = torch.empty(
+            len(g), *c.size, dtype=g.dtype, memory_format=torch.channels_last
+        ).zero_()
+        pulled[:, :, :: c.stride[0], :: c.stride[1]] = product(g)
+        return pulled
+
+    return product if c.stride == [1, 1] else spread
 
 
 # Below it the s² phases fill the vector units that a convolution back to 3 channels leaves empty.

@@ -79,12 +79,14 @@ def _threshold_crossings(f: Frame, x: Tensor, limit: Any = 0) -> Crossings:
 
 
 def _record_relu(f: Frame, x: Tensor) -> tuple[Tensor, Decisions]:
-    # Only the output is needed: relu(x) > 0 iff x > 0.
-    value = x.relu_() if f.owned else f.call.run(x)
-    return value, Decisions.from_signs(value)
+    decisions = f.decided(x, 0)
+    return x.relu_() if f.owned else f.call.run(x), decisions
 
 
-register("aten.relu.default", replace(_two_pieces(lambda x, y: y > 0), record=_record_relu))
+register(
+    "aten.relu.default",
+    replace(_two_pieces(lambda x, y: y > 0), record=_record_relu, measures=True),
+)
 
 
 def _default_slope(slope: float = 0.01) -> float:
@@ -214,15 +216,15 @@ def _refuse_active_bounds(call: Call) -> str | None:
 def _record_hardtanh(
     f: Frame, x: Tensor, low: float = -1, high: float = 1
 ) -> tuple[Tensor, Decisions]:
-    # Only the output is needed, as for ReLU.
+    decisions = f.decided(x, low, high)
     value = torch.nn.functional.hardtanh_(x, low, high) if f.owned else f.call.run(x, low, high)
-    return value, Decisions.from_interval(value, low, high)
+    return value, decisions
 
 
 # PyTorch's derivative on the bound itself: 0 for hardtanh and relu6, 1 for clamp.
 register(
     "aten.hardtanh.default",
-    replace(_three_pieces(_hardtanh_bounds, closed=False), record=_record_hardtanh),
+    replace(_three_pieces(_hardtanh_bounds, closed=False), record=_record_hardtanh, measures=True),
 )
 register("aten.relu6.default", _three_pieces(lambda: (0, 6), closed=False))
 register(

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole, is_channels_last
+from guidxmage.engine.call import Call, Frame, Hole
+from guidxmage.engine.layout import is_channels_last
 from guidxmage.engine.rules import crossing
 from guidxmage.engine.rules.crossing import Crossings, halves
 from guidxmage.engine.rules.table import Rule, linear, register, transpose_of

@@ -137,7 +137,7 @@ def _joined_constants(f: Frame, parts: Sequence[Any], dim: int = 0) -> Tensor | 
 
 
 def _cat_pull(f: Frame, g: Tensor, parts: Sequence[Any], dim: int = 0) -> list[Tensor]:
-    pieces = g.split([part.shape[dim] for part in parts], dim)
+    pieces = g.split_with_sizes([part.shape[dim] for part in parts], dim)
     return [piece for piece, part in zip(pieces, parts, strict=True) if isinstance(part, Hole)]
 
 

@@ -39,7 +39,9 @@ class Rule:
     decision may choose, by number; where it is empty the choice is a position. `jumps` tells
     whether a call's value jumps where its decision flips. `family`: of smooth operators that share
     a convention; `pull` may give None for an input that the convention freezes. `switched` gives a
-    plane of decisions and a number where the constant is just their product.
+    plane of decisions and a number where the constant is just their product. `measures`: asked
+    for it by the frame, `record` leaves its input's norms there, and `pull` the sums and norms of
+    what it sends back.
     """
 
     kind: str
@@ -54,6 +56,7 @@ class Rule:
     jumps: Callable[[Call], bool] | None = None
     family: str = ""
     switched: Callable[..., tuple[int, float] | None] | None = None
+    measures: bool = False
 
 
 RULES: dict[str, Rule] = {}
