@@ -17,7 +17,6 @@ from guidxmage.engine.layout import is_channels_last
 from guidxmage.engine.ledger import row_norms
 from guidxmage.engine.trail import Decisions
 
-
 # The same operators by the entrance that user code takes, which reads its arguments faster.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "aten.conv2d.default": torch.conv2d,
@@ -129,7 +128,8 @@ class Frame:
     `owned` tells a pull that nothing else uses its cotangent, so that `gate` and `switched` may
     overwrite it. `measure` asks for the norms (rows,) of what a decision is taken on, or of what
     `switched` leaves, with its sums over positions (rows, channels): `sums` and `norms` are then
-    set, but where they cannot be had on the way in a pull.
+    set, but where they cannot be had on the way in a pull. `gated`: what `switched` is to give,
+    where it is known.
     `convention` tells `record` how a smooth operator is to be made affine.
     `ties` tells `crossings` that decisions which stay on their limit all along a line are to flip
     where the trail has them on the wrong side.
@@ -147,6 +147,7 @@ class Frame:
     measure: bool = False
     sums: Tensor | None = None
     norms: Tensor | None = None
+    gated: Tensor | None = None
 
     def prepare(self, name: str, make: Callable[[], Any]) -> Any:
         """A value derived from the weights alone, made once per program."""
@@ -191,16 +192,32 @@ class Frame:
 
         With `last_use` an owned g is overwritten.
         """
+        if last_use and self.gated is not None:
+            return self.gated
         taken = self.taken()
         if g.is_cpu and loops.available() is not None and taken.shape == g.shape[1:]:
             own = g if last_use and self.owned else g.clone()
             packed = taken.planes[number]
             found = loops.gate_and_measure(own, packed) if last_use and self.measure else None
             if found is not None:
-                self.sums, self.norms = found
+                self.sums, self.norms, _ = found
             if found is not None or loops.gate(own, packed):
                 return own
         return self.gate(g, self.plane(g, number), last_use=last_use)
+
+    def sums_where(self, g: Tensor, number: int) -> Tensor | None:
+        """Sums (rows,) of g where one plane is set, float64, where they can be had quickly.
+
+        If g is to be measured, it is at once gated as `switched` is going to.
+        """
+        planes = self.taken().planes
+        if self.measure and number > 0:
+            own = g if self.owned else g.clone()
+            found = loops.gate_and_measure(own, planes[0], planes[number])
+            if found is not None:
+                self.gated, (self.sums, self.norms, picked) = own, found
+                return picked
+        return loops.sums_where(g, planes[number])
 
     def decided(self, x: Tensor, low: float, high: float | None = None) -> Decisions:
         """Where x (B, …) is above low; or inside (low, high), and where at or above high."""

@@ -271,26 +271,67 @@ def _measure_eight(g: Array, kept: Array, part: Array, squares: Array) -> None:
 
 
 @_compiled
-def gate_and_measure(g: Array, packed: Array, sums: Array, norms: Array) -> None:
-    """`gate_channels_last`, then `sums_and_norms` of all channels, reading g once."""
+def _pick_eight(g: Array, bits: Array, part: Array) -> None:
+    """Add g (8 positions, channels) to part where the bits are set."""
+    zero = g.dtype.type(0)
+    for channel in range(len(bits)):
+        own, added = bits[channel], zero
+        for n in range(8):
+            added += g[n, channel] if (own & np.uint8(128 >> n)) != 0 else zero
+        part[channel] += added
+
+
+@_compiled
+def _pick(g: Array, bits: Array, part: Array) -> None:
+    """`_pick_eight` for n ≤ 8 positions, of which there may be none to be picked."""
+    if not bits.any():
+        return
+    if len(g) == 8:
+        _pick_eight(g, bits, part)
+        return
+    for n in range(len(g)):
+        for channel in range(len(bits)):
+            if bits[channel] & (128 >> n):
+                part[channel] += g[n, channel]
+
+
+@_compiled
+def _gate_and_measure(g: Array, kept: Array, part: Array, squares: Array) -> None:
+    """Gate g (n ≤ 8 positions, channels), and add up what is left for each channel."""
+    if len(g) == 8:
+        _measure_eight(g, kept, part, squares)
+        return
+    for n in range(len(g)):
+        _gate_channels(g[n], kept, np.uint8(128 >> n))
+        _measure_channels(g[n], part, squares)
+
+
+@_compiled
+def gate_and_measure(
+    g: Array, packed: Array, other: Array, sums: Array, norms: Array, picked: Array
+) -> None:
+    """`gate_channels_last`, then `sums_and_norms` of all channels, reading g once.
+
+    If the bits `other` (B, bytes) are given, g is before that summed where they are set: (R,).
+    """
     positions, channels = g.shape[1:]
-    kept = np.empty(channels, np.uint8)
+    kept, picks = np.empty(channels, np.uint8), np.empty(channels, np.uint8)
     part, squares = np.zeros(channels, g.dtype), np.zeros(channels, g.dtype)
+    chosen = np.zeros(channels, np.float64)
     for row in range(len(g)):
-        bits, total = packed[row % len(packed)], 0.0
-        sums[row] = 0
+        image, total = row % len(packed), 0.0
+        sums[row], chosen[:] = 0, 0
         for place in range(0, positions, 8):
-            _spread_group(bits, positions, place // 8, kept)
-            if place + 8 <= positions:
-                _measure_eight(g[row, place : place + 8], kept, part, squares)
-            else:
-                for n in range(positions - place):
-                    values = g[row, place + n]
-                    _gate_channels(values, kept, np.uint8(128 >> n))
-                    _measure_channels(values, part, squares)
+            lines = g[row, place : place + 8]
+            if len(other) > 0:
+                _spread_group(other[image], positions, place // 8, picks)
+                _pick(lines, picks, chosen)
+            _spread_group(packed[image], positions, place // 8, kept)
+            _gate_and_measure(lines, kept, part, squares)
             if place % _ROWS == _ROWS - 8:
                 total += _add_up(part, squares, sums[row])
         norms[row] = np.sqrt(total + _add_up(part, squares, sums[row]))
+        picked[row] = chosen.sum()
 
 
 @_compiled

@@ -43,8 +43,9 @@ class Constant:
 class Switched(Constant):
     """A constant that is `factor` where a decision says so and 0 elsewhere.
 
-    `packed` (B, bytes) has the decisions, `gated` gives g where they say so and 0 elsewhere; the
-    constant itself is made when it is read.
+    `packed` (B, bytes) has the decisions, `gated` gives g where they say so and 0 elsewhere,
+    `summed` the sums of that, if they can be had quickly; the constant itself is made when it is
+    read.
     """
 
     def __init__(
@@ -52,10 +53,13 @@ class Switched(Constant):
         site: str,
         factor: float,
         packed: Tensor,
+        *,
+        summed: Callable[[Tensor], Tensor | None],
         gated: Callable[[Tensor], Tensor],
         make: Callable[[], Tensor],
     ) -> None:
-        vars(self).update(site=site, factor=factor, packed=packed, gated=gated, make=make)
+        vars(self).update(site=site, factor=factor, packed=packed)
+        vars(self).update(summed=summed, gated=gated, make=make)
 
     def __getattr__(self, name: str) -> Tensor:
         if name != "value":
@@ -66,7 +70,7 @@ class Switched(Constant):
     def inner(self, g: Tensor) -> Tensor:
         """⟨g, constant⟩ for each row (R, …), float64 (R,); few are picked, many multiplied."""
         factor: float = vars(self)["factor"]
-        done = loops.sums_where(g, vars(self)["packed"])
+        done: Tensor | None = vars(self)["summed"](g)
         if done is not None:
             return done * factor
         if is_sparse(vars(self)["packed"]):

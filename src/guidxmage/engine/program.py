@@ -238,6 +238,7 @@ class Program:
         bias = self._new_biases()
         bias_maps: dict[str, Tensor] = {}
         rounding = Rounding()
+        measure = norms is not None and not maps  # maps need cotangents as they were
         for step in self._steps(rows):
             call = step.call
             arrived = pending.pop(call.id)
@@ -249,7 +250,7 @@ class Program:
                 trail.decisions.get(call.site),
                 trail.gates.get(call.site),
             )
-            frame.measure = step.wanted and norms is not None
+            frame.measure = step.wanted and measure
             if visit is not None:
                 visit(call, g)
             constants = step.constants(frame)

@@ -75,6 +75,7 @@ class Step:
             self.call.site,
             factor,
             frame.taken().planes[plane],
+            summed=lambda g: frame.sums_where(g, plane),
             gated=lambda g: frame.switched(g, plane),
             make=lambda: make(frame, *self.holes, **self.call.kwargs),
         )
