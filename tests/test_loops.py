@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from guidxmage import Explainer
 from guidxmage.engine import bits, ledger, loops
 from guidxmage.engine.bits import pack_bits
+from guidxmage.engine.rules.pooling import strided_windows
 from tests.laws import random_like
 from tests.test_fast_kernels import on_threads
 from tests.test_laws import properties
@@ -65,6 +66,44 @@ def test_packing(dtype, images, count, limit, seed) -> None:
 
 @given(
     dtype=dtypes,
+    images=st.integers(1, 3),
+    count=st.sampled_from([1, 9, 4096, 9001]),
+    high=st.sampled_from([None, 1.5]),
+    seed=st.integers(0, 50),
+)
+@properties
+def test_values_are_measured_and_clamped_while_packed(dtype, images, count, high, seed) -> None:
+    values = 4 * random_like((images, count), seed).to(dtype)
+    own = values.clone()
+    found = loops.decide(own, 0, high, norms=True, clamp=True)
+    assert found is not None
+    assert torch.equal(own, values.clamp(0, high))
+    planes = [pack_bits(values > 0)]
+    if high is not None:
+        planes = [pack_bits((values > 0) & (values < high)), pack_bits(values >= high)]
+    assert all(torch.equal(a, b) for a, b in zip(found[0], planes, strict=True))
+    small = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
+    assert torch.allclose(found[1], values.double().norm(dim=1), rtol=small)
+    left = loops.decide(own, 0, high, norms=False, clamp=False)
+    assert left is not None
+    assert left[1] is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [3, 17, 5003])
+def test_clamping_is_that_of_pytorch_to_the_bit(dtype: torch.dtype, count: int) -> None:
+    """Not a number stays so, and zero keeps its sign."""
+    values = 4 * random_like((3, count), 1).to(dtype)
+    values[0, ::2], values[1, ::3], values[2, -1] = -0.0, float("nan"), float("inf")
+    whole = {torch.float32: torch.int32, torch.float64: torch.int64}[dtype]
+    for high, plain in ((None, torch.relu(values)), (1.5, nn.functional.hardtanh(values, 0, 1.5))):
+        own = values.clone()
+        assert loops.decide(own, 0, high, norms=False, clamp=True)
+        assert torch.equal(own.view(whole), plain.view(whole))
+
+
+@given(
+    dtype=dtypes,
     channels=st.integers(1, 9),
     size=pair,
     images=st.integers(1, 3),
@@ -84,16 +123,81 @@ def test_gates_and_sums(dtype, channels, size, images, targets, layout, above, s
     assert loops.gate(own, packed)
     both = loops.sums_and_norms(g)
     assert torch.equal(own, torch.where(chosen, g, 0))
+    other = pack_bits(~decided)
+    together = g.clone(memory_format=torch.preserve_format)
+    measured = loops.gate_and_measure(together, packed, other)
     expected = torch.where(chosen, g, 0).double().flatten(1).sum(1)
     assert summed is not None
     assert torch.allclose(summed, expected, rtol=1e-12, atol=1e-12)
     if not g.is_contiguous(memory_format=torch.channels_last):
-        assert both is None
+        assert both is measured is None
         return
     assert both is not None
+    assert measured is not None
     small = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
+    assert torch.equal(together, own)
+    assert torch.allclose(measured[0], own.double().sum((2, 3)), rtol=small, atol=small)
+    assert torch.allclose(measured[1], own.double().flatten(1).norm(dim=1), rtol=small)
+    rest = torch.where(chosen, 0, g).double().flatten(1).sum(1)
+    assert torch.allclose(measured[2], rest, rtol=small, atol=small)
     assert torch.allclose(both[0], g.double().sum((2, 3)), rtol=small, atol=small)
     assert torch.allclose(both[1], g.double().flatten(1).norm(dim=1), rtol=small)
+
+
+@given(
+    parts=st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(0, 3)),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    rows=st.integers(1, 3),
+    seed=st.integers(0, 50),
+)
+@properties
+def test_channels_are_measured_where_they_lie(parts, size, rows, seed) -> None:
+    before, channels, _ = parts
+    whole = random_like((rows, sum(parts), *size), seed)
+    whole = whole.contiguous(memory_format=torch.channels_last)
+    g = whole[:, before : before + channels]
+    found = loops.sums_and_norms(g)
+    if found is not None:
+        assert torch.allclose(found[0], g.sum((2, 3)), rtol=1e-12, atol=1e-12)
+        assert torch.allclose(found[1], g.flatten(1).norm(dim=1), rtol=1e-12)
+    # Rows of one position or column may be said to lie in any way.
+    assert found is not None or min(size) == 1 or rows == 1
+    assert loops.sums_and_norms(whole[:, :, 1:]) is None or min(size) == 1 or rows == 1
+
+
+@given(
+    dtype=dtypes,
+    kernel=pair.map(lambda sides: tuple(min(side, 4) for side in sides)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.integers(0, 1),
+    dilation=st.integers(1, 2),
+    ceil_mode=st.booleans(),
+    channels=st.integers(1, 9),
+    rows=st.sampled_from([(1, 1), (2, 1), (2, 3)]),
+    seed=st.integers(0, 50),
+)
+@properties
+def test_maxima(dtype, kernel, stride, padding, dilation, ceil_mode, channels, rows, seed) -> None:
+    """Where they are taken, packed; and what flows back to there."""
+    images, targets = rows
+    x = random_like((images, channels, 9, 10), seed).to(dtype)
+    args = (kernel, stride, min(padding, min(kernel) // 2), dilation, ceil_mode)
+    value, taken = torch.ops.aten.max_pool2d_with_indices(x, *args)
+    windows = strided_windows(x.shape[2:], value.shape[2:], args)
+    decided = windows.decisions(taken)
+    with whole_arrays():
+        plain = windows.decisions(taken)
+    assert (decided.kind, decided.shape) == (plain.kind, plain.shape)
+    assert all(torch.equal(a, b) for a, b in zip(decided.planes, plain.planes, strict=True))
+    g = random_like((targets * images, *value.shape[1:]), seed + 1).to(dtype)
+    last = torch.channels_last
+    out = torch.zeros(len(g), *x.shape[1:], dtype=dtype).contiguous(memory_format=last)
+    at = windows.geometry
+    assert loops.add_at_maxima(g.contiguous(memory_format=last), decided.planes, at, out)
+    expected = torch.zeros(len(g), channels, 90, dtype=dtype)
+    expected.scatter_add_(2, taken.repeat(targets, 1, 1, 1).flatten(2), g.flatten(2))
+    small = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
+    assert torch.allclose(out.flatten(2), expected, rtol=small, atol=small)
 
 
 def test_long_rows_are_cut_into_blocks() -> None:
@@ -137,14 +241,17 @@ class _Network(nn.Module):
         nn.init.uniform_(norm.running_var, 0.5, 2)
         self.first = nn.Sequential(nn.Conv2d(3, 12, 3), norm, nn.ReLU6())
         self.second = nn.Sequential(nn.Conv2d(12, 12, 3, padding=1, groups=4), nn.ReLU())
+        self.third = nn.Sequential(nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 4, 1))
         self.last = nn.Sequential(
-            nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(12 * 49, 2048), nn.ReLU(),
+            nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(16 * 49, 2048), nn.ReLU(),
             nn.Linear(2048, 600),
         )  # fmt: skip
+        nn.init.uniform_(self.third[0].bias, -1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         found = self.first(4 * x)
-        result: Tensor = self.last(found + self.second(found))
+        found = torch.relu(self.second[0](found) + self.second(found) - 0.3 * found)
+        result: Tensor = self.last(torch.cat([found, self.third(found)], 1))
         return result
 
 
@@ -223,7 +330,8 @@ def test_they_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_forgotten")
 def test_without_numba_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "guidxmage.engine.compiled", raising=False)
+    for name in [name for name in sys.modules if name.startswith("guidxmage.engine.compiled")]:
+        monkeypatch.delitem(sys.modules, name)
     import guidxmage.engine
 
     monkeypatch.delattr(guidxmage.engine, "compiled", raising=False)
@@ -236,16 +344,16 @@ def test_without_numba_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_machine_code_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    from guidxmage.engine import compiled
+    from guidxmage.engine.compiled import machine_code
 
     def refuses(*, cache: bool = False, **options: bool):
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
         return numba.njit(**options)
 
-    monkeypatch.setattr(compiled, "njit", refuses)
+    monkeypatch.setattr(machine_code, "njit", refuses)
 
-    @compiled._compiled
+    @machine_code.compiled
     def doubled(values) -> None:
         values *= 2
 

@@ -344,6 +344,7 @@ def _is_per_image(target: Any) -> bool:
 
 
 def _refuse_nonfinite(logits: Tensor, first: int) -> None:
-    bad = (~torch.isfinite(logits)).any(1).nonzero()
-    if len(bad):
+    finite = torch.isfinite(logits)
+    if not finite.all():
+        bad = (~finite).any(1).nonzero()
         raise InputError(f"the network returns NaN or Inf for image {first + int(bad[0])}")

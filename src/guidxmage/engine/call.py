@@ -219,18 +219,25 @@ class Frame:
                 return picked
         return loops.sums_where(g, planes[number])
 
-    def decided(self, x: Tensor, low: float, high: float | None = None) -> Decisions:
-        """Where x (B, …) is above low; or inside (low, high), and where at or above high."""
-        if self.measure:
-            whole = x.shape[0] == self.rows
-            found = loops.measured(x, low, high) if whole else None
-            if found is not None:
-                planes, self.norms = found
-                return Decisions("bits", tuple(x.shape[1:]), planes)
+    def decided(self, x: Tensor, low: float, high: float | None = None) -> tuple[Decisions, bool]:
+        """Where x (B, …) is above low; or inside (low, high), and where at or above high.
+
+        And whether an owned x was at once brought between the limits.
+        """
+        norms = self.measure and x.shape[0] == self.rows
+        if self.measure and not norms:
+            self.norms = row_norms(x, self.rows)
+        clamp = self.owned and x.is_contiguous() and loops.available() is not None
+        found = loops.decide(x, low, high, norms=norms, clamp=clamp)
+        if found is not None:
+            planes, sizes = found
+            self.norms = sizes if norms else self.norms
+            return Decisions("bits", tuple(x.shape[1:]), tuple(planes)), clamp
+        if norms:
             self.norms = row_norms(x, self.rows)
         if high is None:
-            return Decisions.from_limit(x, low)
-        return Decisions.from_interval(x, low, high)
+            return Decisions.from_limit(x, low), False
+        return Decisions.from_interval(x, low, high), False
 
     def for_rows(self, recorded: Tensor) -> Tensor:
         """A recorded tensor (B, …) repeated for every row of this run."""

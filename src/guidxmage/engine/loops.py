@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -25,6 +26,8 @@ _NO_SQUARES, _NO_BITS = np.empty(0), np.empty((0, 0), np.uint8)
 # The loops run on one thread. Packing is so in NumPy too; for the rest PyTorch's own operations are
 # taken where it has more threads than these.
 _FEW_THREADS = 4
+# Each position of a window is looked at for every number.
+_FEW_POSITIONS = 16
 
 
 @cache
@@ -47,49 +50,57 @@ def available() -> ModuleType | None:
 def pack_above(values: Tensor, limit: float, *, closed: bool) -> Tensor | None:
     """`bits.pack_above` of values (B, …)."""
     loops = compiled() if _is_plain(values) else None
-    return None if loops is None else _packed_above(loops, values, limit, closed, _NO_SQUARES)
+    if loops is None:
+        return None
+    flat, packed = _flat(values)
+    loops.pack_above(flat, flat.dtype.type(limit), closed, False, packed, _NO_SQUARES)
+    return torch.from_numpy(packed)
 
 
 def pack_interval(values: Tensor, low: float, high: float) -> tuple[Tensor, Tensor] | None:
     """`bits.pack_interval` of values (B, …)."""
-    loops = compiled() if _is_plain(values) else None
-    return None if loops is None else _packed_interval(loops, values, low, high, _NO_SQUARES)
+    found = decide(values, low, high, norms=False, clamp=False)
+    return None if found is None else (found[0][0], found[0][1])
 
 
-def measured(
-    values: Tensor, low: float, high: float | None = None
-) -> tuple[tuple[Tensor, ...], Tensor] | None:
-    """What `pack_above` or `pack_interval` gives, and the 2-norms (B,) of values, float64.
+def decide(
+    values: Tensor, low: float, high: float | None, *, norms: bool, clamp: bool
+) -> tuple[list[Tensor], Tensor | None] | None:
+    """The plane of `pack_above`, or with high the two of `pack_interval`, reading values once.
 
-    The values are read once.
+    norms: also the 2-norms (B,) of the values, float64. clamp: values, which must then be
+    contiguous, are brought between the limits.
     """
     loops = compiled() if _is_plain(values) else None
     if loops is None:
         return None
-    squares = np.zeros(values.shape[0])
-    planes: tuple[Tensor, ...]
+    (flat, first), squares = _flat(values), np.zeros(len(values)) if norms else _NO_SQUARES
+    kind, planes = flat.dtype.type, [first]
     if high is None:
-        planes = (_packed_above(loops, values, low, False, squares),)
+        loops.pack_above(flat, kind(low), False, clamp, first, squares)
     else:
-        planes = _packed_interval(loops, values, low, high, squares)
-    return planes, torch.from_numpy(np.sqrt(squares))
+        planes.append(np.empty_like(first))
+        loops.pack_interval(flat, (kind(low), kind(high)), clamp, *planes, squares)
+    sizes = torch.from_numpy(np.sqrt(squares)) if norms else None
+    return [torch.from_numpy(plane) for plane in planes], sizes
 
 
-def _packed_above(
-    loops: ModuleType, values: Tensor, limit: float, closed: bool, squares: Array
-) -> Tensor:
-    flat, packed = _flat(values)
-    loops.pack_above(flat, flat.dtype.type(limit), closed, packed, squares)
-    return torch.from_numpy(packed)
+def pack_positions(
+    taken: Tensor, base: Tensor, positions: Tensor, count: int
+) -> tuple[Tensor, ...] | None:
+    """Packed binary digits, (B, bytes) each, of numbers below `count` (at most 256).
 
-
-def _packed_interval(
-    loops: ModuleType, values: Tensor, low: float, high: float, squares: Array
-) -> tuple[Tensor, Tensor]:
-    flat, inside = _flat(values)
-    above, kind = np.empty_like(inside), flat.dtype.type
-    loops.pack_interval(flat, kind(low), kind(high), inside, above, squares)
-    return torch.from_numpy(inside), torch.from_numpy(above)
+    taken (B, channels, *windows) are flat positions; a number is that of taken − base in
+    `positions`.
+    """
+    loops = compiled() if taken.is_cpu and type(taken) is Tensor and taken.numel() > 0 else None
+    if loops is None or positions.dtype != torch.uint8 or taken.dtype != torch.int64:
+        return None
+    flat = taken.reshape(taken.shape[0], -1, base.numel()).contiguous().numpy()
+    bytes_ = -(-flat.shape[1] * flat.shape[2] // 8)
+    digits = np.empty((max(1, (count - 1).bit_length()), len(flat), bytes_), np.uint8)
+    loops.pack_positions(flat, base.flatten().numpy(), positions.numpy(), digits)
+    return tuple(map(torch.from_numpy, digits))
 
 
 def _flat(values: Tensor) -> tuple[Array, Array]:
@@ -116,8 +127,8 @@ def gate_and_measure(
     The third is, before that, `sums_where` of the bits `other` (B, bytes), if given.
     """
     loops = _loops_for(g)
-    lines = None if loops is None else _lines(g, packed)
-    if loops is None or lines is None or lines.ndim == 2:
+    lines = _channels_last(g) if loops is not None and _fits(g, packed) else None
+    if loops is None or lines is None:
         return None
     sums, norms = _room(lines, lines.shape[2])
     picked, also = np.zeros(len(lines)), _NO_BITS if other is None else other.numpy()
@@ -156,6 +167,26 @@ def _room(lines: Array, channels: int) -> tuple[Array, Array]:
     return np.empty((len(lines), channels)), np.empty(len(lines))
 
 
+def add_at_maxima(
+    g: Tensor, digits: Sequence[Tensor], windows: tuple[Tensor, Tensor, Tensor], out: Tensor
+) -> bool:
+    """Add g (K·B, C, H, W) to out (K·B, C, h, w) where maxima were taken; whether it was done.
+
+    digits: packed planes (B, bytes) of positions within windows; windows: their `base`, `offsets`
+    and `inside`. Both tensors lie channels last.
+    """
+    loops, (base, offsets, inside) = _loops_for(g), windows
+    if loops is None or not _fits(g, digits[0]) or len(offsets) > _FEW_POSITIONS:
+        return False
+    lines, target = _channels_last(g), _channels_last(out)
+    if lines is None or target is None:
+        return False
+    planes = np.stack([plane.numpy() for plane in digits])
+    geometry = base.flatten().numpy(), offsets.numpy(), inside.flatten(1).numpy()
+    loops.add_at_maxima(lines, planes, *geometry, target)
+    return True
+
+
 def sum_of_rows(g: Tensor, weight: Tensor) -> Tensor | None:
     """g (R, n) @ weight (n, m), reading the rows of the weight that g picks, once for each R."""
     weight = weight.detach()
@@ -188,15 +219,17 @@ def _is_plain(values: Tensor) -> bool:
 def _lines(g: Tensor, packed: Tensor) -> Array | None:
     """g as (R, n), or (R, positions, channels) where it lies channels last.
 
-    None where it lies otherwise, where there is not a bit for each of the n numbers, or not the
-    same number of rows for every image.
+    None where it lies otherwise or the bits do not fit.
     """
-    shape, (images, bytes_) = g.shape, packed.shape
-    if shape[0] % images or -(-g.numel() // shape[0] // 8) != bytes_ or not packed.is_contiguous():
+    if not _fits(g, packed):
         return None
-    if g.is_contiguous():
-        return g.numpy().reshape(shape[0], -1)
-    return _channels_last(g)
+    return g.numpy().reshape(g.shape[0], -1) if g.is_contiguous() else _channels_last(g)
+
+
+def _fits(g: Tensor, packed: Tensor) -> bool:
+    """Whether there is a bit for each number of a row of g, and the same rows for every image."""
+    rows, (images, bytes_) = g.shape[0], packed.shape
+    return rows % images == 0 and -(-g.numel() // rows // 8) == bytes_ and packed.is_contiguous()
 
 
 def _channels_last(g: Tensor) -> Array | None:

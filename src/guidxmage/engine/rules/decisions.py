@@ -79,8 +79,10 @@ def _threshold_crossings(f: Frame, x: Tensor, limit: Any = 0) -> Crossings:
 
 
 def _record_relu(f: Frame, x: Tensor) -> tuple[Tensor, Decisions]:
-    decisions = f.decided(x, 0)
-    return x.relu_() if f.owned else f.call.run(x), decisions
+    decisions, done = f.decided(x, 0)
+    if not done:
+        x = x.relu_() if f.owned else f.call.run(x)
+    return x, decisions
 
 
 register(
@@ -216,9 +218,11 @@ def _refuse_active_bounds(call: Call) -> str | None:
 def _record_hardtanh(
     f: Frame, x: Tensor, low: float = -1, high: float = 1
 ) -> tuple[Tensor, Decisions]:
-    decisions = f.decided(x, low, high)
-    value = torch.nn.functional.hardtanh_(x, low, high) if f.owned else f.call.run(x, low, high)
-    return value, decisions
+    decisions, done = f.decided(x, low, high)
+    if not done:
+        clamp_ = torch.nn.functional.hardtanh_
+        x = clamp_(x, low, high) if f.owned else f.call.run(x, low, high)
+    return x, decisions
 
 
 # PyTorch's derivative on the bound itself: 0 for hardtanh and relu6, 1 for clamp.

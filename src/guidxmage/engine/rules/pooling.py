@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guidxmage.engine import loops
 from guidxmage.engine.call import Call, Frame, Hole
 from guidxmage.engine.layout import is_channels_last
 from guidxmage.engine.rules import crossing
@@ -121,6 +122,11 @@ class Windows:
         ends = ends or [[n] * len(start) for n, start in zip(plane, starts, strict=True)]
         return cls(base, offsets, positions, _inside(starts, reach, ends))
 
+    @property
+    def geometry(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Base, offsets and inside."""
+        return self.base, self.offsets, self.inside
+
     def to(self, device: torch.device) -> Windows:
         """The same geometry on another device."""
         tensors = (self.base, self.offsets, self.positions, self.inside)
@@ -129,6 +135,14 @@ class Windows:
     def localise(self, flat: Tensor) -> Tensor:
         """Window positions from the kernel's flat indices (…, *output plane)."""
         return self.positions.take(flat - self.base)
+
+    def decisions(self, flat: Tensor) -> Decisions:
+        """The same of (B, …, *output plane), packed."""
+        count = len(self.offsets)
+        planes = loops.pack_positions(flat, self.base, self.positions, count)
+        if planes is None:
+            return Decisions.from_index(self.localise(flat), count)
+        return Decisions("index", tuple(flat.shape[1:]), planes)
 
     def flatten(self, local: Tensor) -> Tensor:
         """Flat input indices from window positions."""
@@ -219,8 +233,7 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
 
     def record(f: Frame, x: Tensor, *args: Any) -> tuple[Tensor, Decisions]:
         value, indices = with_indices(x, *args)
-        geometry_ = windows(f, x.shape[-dims:], args, x.device)
-        return value, Decisions.from_index(geometry_.localise(indices), len(geometry_.offsets))
+        return value, windows(f, x.shape[-dims:], args, x.device).decisions(indices)
 
     def push(f: Frame, x: Tensor, *args: Any) -> Tensor:
         index = flat(f, x.shape[-dims:], args, x.device)
@@ -228,6 +241,11 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
         return gathered.reshape(f.shape)
 
     def pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
+        if dims == 2 and is_channels_last(g) and f.taken().shape == g.shape[1:]:
+            own = windows(f, x.shape[-dims:], args, g.device)
+            spread = _placeholder(g, x).zero_()
+            if loops.add_at_maxima(g, f.taken().planes, own.geometry, spread):
+                return [spread]
         index = flat(f, x.shape[-dims:], args, g.device)
         if geometry is strided_windows and dims == 2:
             return [_scatter_add_2d(g, index, x, args)]

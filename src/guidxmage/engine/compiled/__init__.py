@@ -1,0 +1,26 @@
+"""Loops over packed decisions, compiled by numba; `loops` says what they do and when they run."""
+
+from guidxmage.engine.compiled.gating import (
+    gate,
+    gate_and_measure,
+    gate_channels_last,
+    sums_and_norms,
+    sums_where,
+    sums_where_channels_last,
+)
+from guidxmage.engine.compiled.moving import add_at_maxima, sum_of_rows
+from guidxmage.engine.compiled.packing import pack_above, pack_interval, pack_positions
+
+__all__ = [
+    "add_at_maxima",
+    "gate",
+    "gate_and_measure",
+    "gate_channels_last",
+    "pack_above",
+    "pack_interval",
+    "pack_positions",
+    "sum_of_rows",
+    "sums_and_norms",
+    "sums_where",
+    "sums_where_channels_last",
+]

@@ -1,0 +1,122 @@
+"""Decisions packed: in the order (channels, positions), the first one in the highest bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from guidxmage.engine.compiled.machine_code import BLOCK, SPREAD, Array, compiled, reassociated
+
+_TOP = np.uint64(56)
+
+
+@reassociated
+def _sum_of_squares(part: Array) -> Any:
+    total = part.dtype.type(0)
+    for i in range(len(part)):
+        total += part[i] * part[i]
+    return total
+
+
+@compiled
+def _clamp(part: Array, low: Any, high: Any) -> None:
+    """As PyTorch does it, to the bit: NaN and the sign of zero stay."""
+    for i in range(len(part)):
+        value = part[i]
+        value = low if value < low else value
+        part[i] = high if value > high else value
+
+
+@compiled
+def pack_above(
+    values: Array, limit: Any, closed: bool, clamp: bool, packed: Array, squares: Array
+) -> None:
+    """Pack values (B, n) > limit, or ≥, into (B, bytes).
+
+    If `squares` (B,) are given, they are summed there. With `clamp` values are then raised to the
+    limit.
+    """
+    count = values.shape[1]
+    blocks = (count + BLOCK - 1) // BLOCK
+    kept = np.empty(BLOCK, np.uint8)
+    words = kept.view(np.uint64)
+    for unit in range(len(values) * blocks):
+        row, start = unit // blocks, unit % blocks * BLOCK
+        part = values[row, start : start + BLOCK]
+        size = len(part)
+        if len(squares) > 0:
+            squares[row] += _sum_of_squares(part)
+        if closed:
+            for i in range(size):
+                kept[i] = np.uint8(part[i] >= limit)
+        else:
+            for i in range(size):
+                kept[i] = np.uint8(part[i] > limit)
+        whole = (size + 7) // 8
+        for i in range(size, 8 * whole):
+            kept[i] = 0
+        if clamp:
+            _clamp(part, limit, part.dtype.type(np.inf))
+        out = packed[row, start // 8 : start // 8 + whole]
+        for i in range(whole):
+            out[i] = (words[i] * SPREAD) >> _TOP
+
+
+@compiled
+def pack_interval(
+    values: Array, bounds: Any, clamp: bool, inside: Array, above: Array, squares: Array
+) -> None:
+    """Pack low < values (B, n) < high, and values ≥ high; the rest as in `pack_above`."""
+    low, high = bounds
+    count = values.shape[1]
+    blocks = (count + BLOCK - 1) // BLOCK
+    over, beyond = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
+    over_words, beyond_words = over.view(np.uint64), beyond.view(np.uint64)
+    for unit in range(len(values) * blocks):
+        row, start = unit // blocks, unit % blocks * BLOCK
+        part = values[row, start : start + BLOCK]
+        size = len(part)
+        if len(squares) > 0:
+            squares[row] += _sum_of_squares(part)
+        for i in range(size):
+            over[i] = np.uint8(part[i] > low)
+            beyond[i] = np.uint8(part[i] >= high)
+        whole = (size + 7) // 8
+        for i in range(size, 8 * whole):
+            over[i] = 0
+            beyond[i] = 0
+        if clamp:
+            _clamp(part, low, high)
+        inner = inside[row, start // 8 : start // 8 + whole]
+        outer = above[row, start // 8 : start // 8 + whole]
+        for i in range(whole):
+            bits = (beyond_words[i] * SPREAD) >> _TOP
+            outer[i] = bits
+            inner[i] = ((over_words[i] * SPREAD) >> _TOP) & ~bits
+
+
+@compiled
+def pack_positions(taken: Array, base: Array, positions: Array, digits: Array) -> None:
+    """Pack the binary digits (digits, B, bytes) of where in its window each maximum was taken.
+
+    taken (B, channels, windows) are flat positions, base (windows,) those of the windows' starts,
+    positions the number in the window of each distance from there.
+    """
+    channels, windows = taken.shape[1:]
+    count = channels * windows
+    numbers, kept = np.zeros((count + 7) // 8 * 8, np.uint8), np.empty(BLOCK, np.uint8)
+    words = kept.view(np.uint64)
+    for row in range(len(taken)):
+        for channel in range(channels):
+            own = numbers[channel * windows : (channel + 1) * windows]
+            for window in range(windows):
+                own[window] = positions[np.uint64(taken[row, channel, window] - base[window])]
+        for start in range(0, count, BLOCK):
+            part = numbers[start : start + BLOCK]
+            for digit in range(len(digits)):
+                for i in range(len(part)):
+                    kept[i] = (part[i] >> np.uint8(digit)) & np.uint8(1)
+                out = digits[digit, row, start // 8 : (start + len(part)) // 8]
+                for i in range(len(out)):
+                    out[i] = (words[i] * SPREAD) >> _TOP
