@@ -195,15 +195,18 @@ class Frame:
         if last_use and self.gated is not None:
             return self.gated
         taken = self.taken()
-        if g.is_cpu and loops.available() is not None and taken.shape == g.shape[1:]:
+        if g.is_cpu and taken.shape == g.shape[1:] and loops.available() is not None:
             own = g if last_use and self.owned else g.clone()
-            packed = taken.planes[number]
-            found = loops.gate_and_measure(own, packed) if last_use and self.measure else None
-            if found is not None:
-                self.sums, self.norms, _ = found
-            if found is not None or loops.gate(own, packed):
+            if self._switch_off(own, taken.planes[number], measure=last_use and self.measure):
                 return own
         return self.gate(g, self.plane(g, number), last_use=last_use)
+
+    def _switch_off(self, own: Tensor, packed: Tensor, *, measure: bool) -> bool:
+        found = loops.gate_and_measure(own, packed) if measure else None
+        if found is None:
+            return loops.gate(own, packed)
+        self.sums, self.norms, _ = found
+        return True
 
     def sums_where(self, g: Tensor, number: int) -> Tensor | None:
         """Sums (rows,) of g where one plane is set, float64, where they can be had quickly.

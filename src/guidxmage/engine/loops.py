@@ -74,7 +74,7 @@ def decide(
     loops = compiled() if _is_plain(values) else None
     if loops is None:
         return None
-    (flat, first), squares = _flat(values), np.zeros(len(values)) if norms else _NO_SQUARES
+    (flat, first), squares = _flat(values), np.zeros(values.shape[0]) if norms else _NO_SQUARES
     kind, planes = flat.dtype.type, [first]
     if high is None:
         loops.pack_above(flat, kind(low), False, clamp, first, squares)
@@ -105,7 +105,8 @@ def pack_positions(
 
 def _flat(values: Tensor) -> tuple[Array, Array]:
     """Values (B, …) as (B, n), and room for a bit for each of them."""
-    flat: Array = values.reshape(values.shape[0], -1).contiguous().numpy()
+    dense: Array = (values if values.is_contiguous() else values.contiguous()).numpy()
+    flat = dense.reshape(dense.shape[0], -1)
     return flat, np.empty((flat.shape[0], -(-flat.shape[1] // 8)), np.uint8)
 
 

@@ -75,7 +75,7 @@ class Decisions:
     @property
     def images(self) -> int:
         """Number of images B."""
-        return len(self.planes[0])
+        return self.planes[0].shape[0]
 
     @property
     def count(self) -> int:

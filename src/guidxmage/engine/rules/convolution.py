@@ -223,7 +223,7 @@ def pointwise(c: Geometry) -> Transposed:
     def product(g: Tensor) -> Tensor:
         rows, _, height, width = g.shape
         flat = g.permute(0, 2, 3, 1).reshape(-1, outputs)  # a view of what lies channels last
-        return (flat @ weight).view(rows, height, width, inputs).permute(0, 3, 1, 2)
+        return torch.mm(flat, weight).view(rows, height, width, inputs).permute(0, 3, 1, 2)
 
     def spread(g: Tensor) -> Tensor:
         pulled = torch.empty(
