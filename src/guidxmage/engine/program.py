@@ -238,7 +238,7 @@ class Program:
         pending = Cotangents(self.result, cotangent)
         bias = self._new_biases()
         bias_maps: dict[str, Tensor] = {}
-        rounding = Rounding()
+        rounding = Rounding(self._prepared)
         for step in self._steps(rows):
             call = step.call
             g, owned = pending.pop(call.id)
