@@ -18,6 +18,7 @@ import os
 import platform
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ from guidxmage.models.torchvision_import import import_torchvision
 
 NETWORKS = "alexnet,vgg16,resnet50,densenet121,efficientnet_lite0,vit_b_16"
 OURS = "guid-Xmage"
+GRAPHS, WITHOUT_NUMBA = f"{OURS} CUDA graphs", f"{OURS} without numba"
+# What there is on one kind of device only.
+_ONLY_ON = {GRAPHS: "cuda", WITHOUT_NUMBA: "cpu"}
 # What a slow one's round may cost, in times of ours, before it takes part in every eighth only.
 SLOW = 8.0
 # Processor time tells on one thread what a method takes where other jobs share the machine.
@@ -68,8 +72,10 @@ class Line:
 # --- what is compared ----------------------------------------------------------------------------
 
 
-def _ours(model: nn.Module, images: Tensor, classes: list[Tensor]) -> Run:
-    explainer = Explainer(model, batch_rows=max(32, len(images)))
+def _ours(
+    model: nn.Module, images: Tensor, classes: list[Tensor], *, cuda_graphs: bool = False
+) -> Run:
+    explainer = Explainer(model, batch_rows=max(32, len(images)), cuda_graphs=cuda_graphs)
     target: object = classes[0]
     if len(classes) > 1:  # the same classes for every image: several targets of one trail
         target = ("classes", [int(own[0]) for own in classes])
@@ -82,6 +88,18 @@ def _without_numba(model: nn.Module, images: Tensor, classes: list[Tensor]) -> R
 
     def run() -> object:
         with patch.object(loops, "compiled", lambda: None):
+            return ours()
+
+    return run
+
+
+def _graphs(model: nn.Module, images: Tensor, classes: list[Tensor]) -> Run:
+    """Ours as CUDA graphs; a failure where some part would run without one."""
+    ours = _ours(model, images, classes, cuda_graphs=True)
+
+    def run() -> object:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
             return ours()
 
     return run
@@ -171,7 +189,8 @@ def _zennit(model: nn.Module, images: Tensor, classes: list[Tensor]) -> Run:
 
 METHODS: dict[str, Make] = {
     OURS: _ours,
-    f"{OURS} without numba": _without_numba,
+    WITHOUT_NUMBA: _without_numba,
+    GRAPHS: _graphs,
     "forward": _forward(torch.contiguous_format),
     "forward channels-last": _forward(torch.channels_last),
     "autograd": _gradient,
@@ -213,7 +232,8 @@ def compare(
     about = {"network": network, "batch": len(images), "targets": targets}
     runs: dict[str, Run] = {}
     for method in methods:
-        if len(images) > _ONLY_SMALL.get(method, len(images)):
+        kind = images.device.type
+        if len(images) > _ONLY_SMALL.get(method, len(images)) or kind != _ONLY_ON.get(method, kind):
             continue
         try:
             runs[method] = METHODS[method](model, images, classes)
@@ -224,7 +244,9 @@ def compare(
             yield Line(method=method, failure=words, **about)  # type: ignore[arg-type]
     seconds = in_turns(runs, rounds, images.device, clock)
     for method, run in runs.items():
-        peak, trail = peak_bytes(run, images.device) / 2**20, None
+        # What graphs hold from their capture on is part of what they take.
+        whole = run if method != GRAPHS else _graphs(model, images, classes)
+        peak, trail = peak_bytes(whole, images.device) / 2**20, None
         if method.startswith(OURS):
             trail = Explainer(model).trail(images).nbytes / 2**20
             # On the CPU NumPy packs the trail, which PyTorch does not see.
@@ -269,6 +291,50 @@ def _classes(model: nn.Module, images: Tensor, targets: int) -> list[Tensor]:
     if targets == 1:
         return [scores.argmax(1)]
     return [own.expand(len(images)) for own in scores[0].topk(targets).indices]
+
+
+# --- TF32 ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def tf32(on: bool) -> Iterator[None]:
+    """Products of float32 numbers on a GPU rounded to TF32, or not."""
+    settings = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [one.allow_tf32 for one in settings]
+    try:
+        for one in settings:
+            one.allow_tf32 = on
+        yield
+    finally:
+        for one, was in zip(settings, before, strict=True):
+            one.allow_tf32 = was
+
+
+@dataclass(frozen=True)
+class Flips:
+    """How many decisions of a batch's trails are others with TF32 than without."""
+
+    network: str
+    batch: int
+    decisions: int
+    flipped: int
+
+    def __str__(self) -> str:
+        share = self.flipped / max(1, self.decisions)
+        return (
+            f"{self.network}, batch {self.batch}: TF32 changes {self.flipped:,} of "
+            f"{self.decisions:,} decisions ({share:.2%})"
+        )
+
+
+def flips(network: str, model: nn.Module, images: Tensor) -> Flips:
+    """The trails of some images with TF32 beside those without."""
+    trails = []
+    for on in (False, True):
+        with tf32(on):
+            trails.append(Explainer(model).trail(images))
+    changed = sum(int(own.sum()) for own in trails[0].hamming(trails[1]).values())
+    return Flips(network, len(images), trails[0].count * len(images), changed)
 
 
 # --- what is shown -------------------------------------------------------------------------------
@@ -355,7 +421,7 @@ def merged(old: Sequence[Line], new: Sequence[Line]) -> list[Line]:
     )
 
 
-def conditions(device: torch.device) -> dict[str, str | int | None]:
+def conditions(device: torch.device, *, rounded: bool = False) -> dict[str, str | int | None]:
     """What the figures depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -366,7 +432,7 @@ def conditions(device: torch.device) -> dict[str, str | int | None]:
         "guid-xmage": __version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
-        "dtype": "float32, TF32 off",
+        "dtype": f"float32, TF32 {'on' if rounded else 'off'}",
         "image": "3 × 224 × 224, random",
         "weights": "random, seed 0, parameters frozen",
     }
@@ -388,15 +454,25 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", default=NETWORKS, help="names, separated by commas")
     parser.add_argument("--methods", default=",".join(METHODS), help="names, separated by commas")
-    parser.add_argument("--batches", default="1,8,32", help="batch sizes for one target")
+    parser.add_argument(
+        "--batches", help="batch sizes for one target (default 1,8,32; on a GPU 1,8,32,64)"
+    )
     parser.add_argument("--targets", default="5,10", help="also so many targets, at batch 1")
     parser.add_argument("--rounds", type=int, default=16, help="measured rounds (default 16)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--tf32", action="store_true", help="on a GPU: with TF32; says what it does to the trails"
+    )
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
     parser.add_argument("--clock", default="wall", choices=CLOCKS, help="what is measured")
     parser.add_argument("--json", type=Path, help="write every time to this file")
     parser.add_argument("--plot", type=Path, help="draw the ratios into this file")
     arguments = parser.parse_args(argv)
+    on_gpu = torch.device(arguments.device).type == "cuda"
+    if arguments.batches is None:
+        arguments.batches = "1,8,32,64" if on_gpu else "1,8,32"
+    if arguments.tf32 and not on_gpu:
+        parser.error("--tf32 is for --device cuda: a CPU knows no TF32")
     unknown = [name for name in arguments.methods.split(",") if name not in METHODS]
     if unknown:
         parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}")
@@ -408,12 +484,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = arguments.tf32
     with contextlib.suppress(ImportError):
         import_torchvision()  # for the others, on builds without its compiled operators
-    stated = {**conditions(device), "clock": arguments.clock}
+    stated = {**conditions(device, rounded=arguments.tf32), "clock": arguments.clock}
     clock = CLOCKS[arguments.clock]
     lines: list[Line] = []
+    changed: list[Flips] = []
     plan = [(batch, 1) for batch in map(int, filter(None, arguments.batches.split(",")))]
     plan += [(1, targets) for targets in map(int, filter(None, arguments.targets.split(",")))]
     for name in arguments.networks.split(","):
@@ -432,15 +509,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             ):
                 lines.append(line)
                 print(table([line]).splitlines()[-1], flush=True)
+            if arguments.tf32 and targets == 1:
+                changed.append(flips(name, model, images))
+                print(changed[-1], flush=True)
             gc.collect()
         del model
         gc.collect()
     if arguments.json:
         lines = merged(kept(arguments.json), lines)
     print("\n" + table(lines))
+    print("\n" + "\n".join(map(str, changed)))
     print("\n" + ", ".join(f"{name} {value}" for name, value in stated.items()))
     if arguments.json:
         written = {"conditions": stated, "lines": [asdict(line) for line in lines]}
+        if changed:
+            written["flips"] = [asdict(one) for one in changed]
         text = json.dumps(written, indent=1, ensure_ascii=False)
         arguments.json.write_text(text + "\n", encoding="utf-8")
     if arguments.plot:

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -196,6 +197,52 @@ def test_peers_command(peers: ModuleType, tmp_path: Path, monkeypatch: pytest.Mo
     assert {one["method"] for one in failed} == {"pytorch-grad-cam GradCAM"}  # one convolution only
     with pytest.raises(SystemExit):
         peers.main(["--methods", "magic"])
+
+
+def test_peers_on_a_gpu_are_those_that_are_there(peers: ModuleType) -> None:
+    assert all("," not in name for name in peers.METHODS)  # --methods is split there
+    assert peers._arguments([]).batches == "1,8,32"
+    assert peers._arguments(["--device", "cuda"]).batches == "1,8,32,64"
+    assert peers._arguments(["--device", "cuda", "--tf32"]).tf32
+    with pytest.raises(SystemExit):
+        peers._arguments(["--tf32"])
+    methods = [peers.GRAPHS, peers.OURS]
+    found = peers.compare(
+        "n", small_network(), torch.rand(1, 3, 24, 24), 1, rounds=1, methods=methods
+    )
+    assert [line.method for line in found] == [peers.OURS]
+
+
+def test_peers_tell_what_tf32_does_to_the_trail(
+    peers: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = small_network()
+    settings = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [one.allow_tf32 for one in settings]
+    seen = []
+    with peers.tf32(True), peers.tf32(False):
+        seen += [one.allow_tf32 for one in settings]
+    assert seen == [False, False]
+    assert [one.allow_tf32 for one in settings] == before
+
+    @contextmanager
+    def coarse(on: bool) -> Iterator[None]:
+        """Every ReLU is on."""
+        bias = network[0].bias
+        kept = bias.clone()
+        bias.add_(1e6 * on)
+        yield
+        bias.copy_(kept)
+
+    images = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    assert peers.flips("small", network, images).flipped == 0
+    monkeypatch.setattr(peers, "tf32", coarse)
+    off = int((network[:2](images) == 0).sum())
+    found = peers.flips("small", network, images)
+    assert (found.decisions, found.flipped) == (2 * 4 * 5 * 5, off)
+    assert str(peers.Flips("net", 2, 200, 50)) == (
+        "net, batch 2: TF32 changes 50 of 200 decisions (25.00%)"
+    )
 
 
 # --- scaling -------------------------------------------------------------------------------------

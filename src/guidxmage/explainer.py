@@ -14,6 +14,7 @@ from guidxmage.assembly import Origin, Part, assembled
 from guidxmage.engine.deployment import copied_to, state_of, untouched
 from guidxmage.engine.footprint import read_budget, rows_within
 from guidxmage.engine.gates import conventions
+from guidxmage.engine.graphed import Graphed, Graphs
 from guidxmage.engine.program import Program
 from guidxmage.engine.symbolic import Network, pull_targets
 from guidxmage.engine.trail import Trail
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 # Fixed, not what happens to be free: how rows are grouped moves the last digits of a result.
 MEMORY_BUDGET = "4 GiB"
 # What `Explainer.load` hands on.
-_OPTIONS = ("device", "dtype", "batch_rows", "memory_budget", "gates")
+_OPTIONS = ("device", "dtype", "batch_rows", "memory_budget", "gates", "cuda_graphs")
 
 
 class Explainer:
@@ -48,7 +49,9 @@ class Explainer:
     image-target pairs are run at once at most; memory_budget, in bytes or as "4 GiB": how much a
     run may take beside the weights and the results, where one image alone does not take more.
     gates: how smooth operators are made affine, "secant" or "tangent", or a dict with one of them
-    for "activations", "normalisation", "products" (docs/concepts.md).
+    for "activations", "normalisation", "products" (docs/concepts.md). cuda_graphs: on a CUDA
+    device, capture what `explain` runs as graphs, and replay them for further images
+    (docs/speed.md).
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Explainer:
         batch_rows: int = 32,
         memory_budget: int | str = MEMORY_BUDGET,
         gates: str | Mapping[str, str] = "secant",
+        cuda_graphs: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"a torch.nn.Module is expected, not {type(model).__name__}")
@@ -73,8 +77,12 @@ class Explainer:
         self.batch_rows = batch_rows
         self.memory_budget = read_budget(memory_budget)
         self.gates = conventions(gates)
+        self.cuda_graphs = cuda_graphs
+        if cuda_graphs:
+            _refuse_other_than_cuda(self.model)
         self.weights_source = ""
         self._programs: dict[tuple[int, ...], Program] = {}
+        self._graphs = Graphs()
         self._state: tuple[Any, ...] = ()
         self._of_inputs: dict[Shapes, Explainer] = {}
 
@@ -283,19 +291,26 @@ class Explainer:
     def _explain_chunk(
         self, program: Program, X: Tensor, target: Any, batched: bool, first: int
     ) -> Part:
-        recording = program.record(self._space.to_input(X))
+        given = self._space.to_input(X)
+        runner = self._runner(program, given, first)
+        recording = runner.record(given)
         _refuse_nonfinite(recording.logits, first)
         if batched and _is_per_image(target):
             target = target[first : first + len(X)]
         targets = choose_targets(target, recording.logits, self.labels, batched=batched)
         pulled = pull_targets(
-            program, recording.trail, targets.cotangent, recording.norms, rows=self.rows(program)
+            runner, recording.trail, targets.cotangent, recording.norms, rows=self.rows(program)
         )
         weights, shift = self._space.to_space(pulled.weights)
         bias = dict(pulled.bias_by_site)
         if shift is not None:
             bias = {"preprocessing": shift, **bias}
         return Part(recording, targets, weights, bias, pulled.variance)
+
+    def _runner(self, program: Program, given: Tensor, first: int) -> Program | Graphed:
+        """What runs a chunk; what is left of a larger batch is not worth a graph of its own."""
+        rest = first > 0 and len(given) < self.rows(program)
+        return self._graphs.runner(program, given) if self.cuda_graphs and not rest else program
 
     def to_input(self, X: Tensor) -> Tensor:
         """Images (B, C, H, W) of the explained space as the network takes them."""
@@ -311,6 +326,7 @@ class Explainer:
         state = state_of(self.model)
         if state != self._state:  # trained on, moved or re-loaded since the capture
             self._programs.clear()
+            self._graphs.clear()
             self._state = state
         key = tuple(shape)
         if key not in self._programs:
@@ -341,6 +357,15 @@ def _is_per_image(target: Any) -> bool:
         return bool(target.ndim == (2 if torch.as_tensor(target).is_floating_point() else 1))
     listed = isinstance(target, list | tuple) and len(target) > 0
     return listed and not isinstance(target[0], str)
+
+
+def _refuse_other_than_cuda(model: nn.Module) -> None:
+    device = dtype_and_device(model)[1]
+    if device.type != "cuda":
+        raise InputError(
+            f"cuda_graphs needs the model on a CUDA device, but it is on {device}; give "
+            'device="cuda", or leave cuda_graphs out'
+        )
 
 
 def _refuse_nonfinite(logits: Tensor, first: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -184,10 +185,12 @@ class Rounding:
 
     After Higham & Mary, A New Approach to Probabilistic Rounding Error Analysis (2019): a sum of
     K products errs by about u·√K times its own size; the size is taken from the 2-norm of the
-    output before constants are added.
+    output before constants are added. `kept` is where the program keeps what is the same in every
+    run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: dict[Any, Any]) -> None:
+        self._kept = kept
         self._cotangents: list[Tensor] = []
         self._outputs: list[Tensor] = []
         self._noise: list[tuple[float, float]] = []
@@ -202,11 +205,19 @@ class Rounding:
         """(R,) float64, in units of the unit roundoff squared."""
         if not self._noise:
             return like.new_zeros(len(like), dtype=torch.float64)
-        terms, spread = like.new_tensor(self._noise, dtype=torch.float64).t()[:, :, None]
+        terms, spread = self._noise_beside(like).t()[:, :, None]
         cotangents = torch.stack(self._cotangents).double()
         outputs = torch.stack(self._outputs).double()
         sizes = (outputs + spread).repeat(1, cotangents.shape[1] // outputs.shape[1])
         return (terms * (cotangents * sizes).square()).sum(0)
+
+    def _noise_beside(self, like: Tensor) -> Tensor:
+        """Terms and spreads where the cotangents lie; a copy to a GPU would wait in every run."""
+        name = ("noise", *self._noise)
+        if name not in self._kept:
+            self._kept[name] = like.new_tensor(self._noise, dtype=torch.float64)
+        found: Tensor = self._kept[name]
+        return found
 
 
 def row_norms(values: Tensor, rows: int) -> Tensor:

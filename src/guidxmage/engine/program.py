@@ -237,7 +237,7 @@ class Program:
         pending = Cotangents(self.result, cotangent)
         bias = self._new_biases()
         bias_maps: dict[str, Tensor] = {}
-        rounding = Rounding()
+        rounding = Rounding(self._prepared)
         measure = norms is not None and not maps  # maps need cotangents as they were
         for step in self._steps(rows):
             call = step.call
@@ -245,12 +245,9 @@ class Program:
             if arrived is None:
                 continue
             g, summed = arrived.g, arrived.sums
-            frame = Frame(call, rows, step.shape, self._prepared, owned=arrived.owned)
-            frame.decisions, frame.gates = (
-                trail.decisions.get(call.site),
-                trail.gates.get(call.site),
-            )
-            frame.measure = step.wanted and measure
+            decisions, gates = trail.decisions.get(call.site), trail.gates.get(call.site)
+            frame = Frame(call, rows, step.shape, self._prepared, decisions, gates)
+            frame.owned, frame.measure = arrived.owned, step.wanted and measure
             if visit is not None:
                 visit(call, g)
             constants = step.constants(frame)

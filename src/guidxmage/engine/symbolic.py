@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from guidxmage.engine.graphed import Graphed
 from guidxmage.engine.program import Program
 from guidxmage.engine.region import Lines, piece
 from guidxmage.engine.runs import Pulled
@@ -232,7 +233,7 @@ def joined(pieces: list[Tensor], dim: int = 0) -> Tensor:
 
 
 def pull_targets(
-    program: Program,
+    program: Program | Graphed,
     trail: Trail,
     cotangent: Tensor,
     norms: Mapping[int, Tensor] | None = None,

@@ -175,7 +175,10 @@ register(
 
 def leading(value: Any, f: Frame, like: Hole) -> Tensor:
     """A number or constant tensor with the output's number of dimensions and an input's dtype."""
-    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    if isinstance(value, Tensor):
+        tensor = value.to(like.device, like.dtype)
+    else:  # filled in where it is needed: a copy to a GPU would wait
+        tensor = torch.full((), value, dtype=like.dtype, device=like.device)
     return tensor.reshape(*[1] * (len(f.shape) - tensor.ndim), *tensor.shape)
 
 
