@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -167,6 +167,7 @@ def test_channels_are_measured_where_they_lie(parts, size, rows, seed) -> None:
 
 @given(
     dtype=dtypes,
+    plane=st.tuples(st.integers(2, 10), st.integers(2, 10)),
     kernel=pair.map(lambda sides: tuple(min(side, 4) for side in sides)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     padding=st.integers(0, 1),
@@ -177,11 +178,19 @@ def test_channels_are_measured_where_they_lie(parts, size, rows, seed) -> None:
     seed=st.integers(0, 50),
 )
 @properties
-def test_maxima(dtype, kernel, stride, padding, dilation, ceil_mode, channels, rows, seed) -> None:
-    """Where they are taken, packed; and what flows back to there."""
+def test_maxima(
+    dtype, plane, kernel, stride, padding, dilation, ceil_mode, channels, rows, seed
+) -> None:
+    """Where they are taken, packed; and what flows back to there.
+
+    In a plane that is narrower than the window two of its positions have the same distance.
+    """
     images, targets = rows
-    x = random_like((images, channels, 9, 10), seed).to(dtype)
-    args = (kernel, stride, min(padding, min(kernel) // 2), dilation, ceil_mode)
+    x = random_like((images, channels, *plane), seed).to(dtype)
+    padding = min(padding, min(kernel) // 2)
+    args = (kernel, stride, padding, dilation, ceil_mode)
+    reach = [dilation * (side - 1) + 1 for side in kernel]
+    assume(all(n + 2 * padding >= r for n, r in zip(plane, reach, strict=True)))
     value, taken = torch.ops.aten.max_pool2d_with_indices(x, *args)
     windows = strided_windows(x.shape[2:], value.shape[2:], args)
     decided = windows.decisions(taken)
@@ -192,9 +201,9 @@ def test_maxima(dtype, kernel, stride, padding, dilation, ceil_mode, channels, r
     g = random_like((targets * images, *value.shape[1:]), seed + 1).to(dtype)
     last = torch.channels_last
     out = torch.zeros(len(g), *x.shape[1:], dtype=dtype).contiguous(memory_format=last)
-    at = windows.geometry
+    at = windows.base, windows.offsets
     assert loops.add_at_maxima(g.contiguous(memory_format=last), decided.planes, at, out)
-    expected = torch.zeros(len(g), channels, 90, dtype=dtype)
+    expected = torch.zeros(len(g), channels, plane[0] * plane[1], dtype=dtype)
     expected.scatter_add_(2, taken.repeat(targets, 1, 1, 1).flatten(2), g.flatten(2))
     small = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
     assert torch.allclose(out.flatten(2), expected, rtol=small, atol=small)

@@ -22,12 +22,13 @@ ROUNDING_DEVIATIONS = 6.0
 
 @dataclass(frozen=True)
 class Part:
-    """One chunk of images, explained: weights (B, K, C, H, W), bias by site (B, K)."""
+    """One chunk of images, explained: weights (B, K, C, H, W), shares of the bias (B, K, sites)."""
 
     recording: Recording
     targets: Targets
     weights: Tensor
-    bias: dict[str, Tensor]
+    sites: tuple[str, ...]
+    shares: Tensor
     variance: Tensor
 
 
@@ -51,10 +52,9 @@ def assembled(
     trail = Trail.concatenate([part.recording.trail for part in parts])
     cotangent = joined([part.targets.cotangent for part in parts], dim=1)
     weights = joined([part.weights for part in parts])
-    by_site = {site: joined([part.bias[site] for part in parts]) for site in parts[0].bias}
     variance = joined([part.variance for part in parts])
     contributions = weights * (X if R is None else X - R)[:, None]
-    entries = _entries(by_site, variance)
+    entries = joined([part.shares for part in parts])
     bias = model_bias = entries.sum(-1)
     if R is not None:
         moved = _moved(weights, R)
@@ -63,7 +63,7 @@ def assembled(
     residual = score.double() - contributions.flatten(2).sum(2, dtype=torch.float64) - bias
     bound = _rounding_bound(variance, score, contributions, entries, weights.dtype)
     several = parts[0].targets.several
-    sites = [*by_site, "reference"] if R is not None else [*by_site]
+    sites = parts[0].sites if R is None else (*parts[0].sites, "reference")
 
     def shaped(tensor: Tensor) -> Tensor:
         return drop_axes(tensor, batch.batched, several)
@@ -101,11 +101,6 @@ def assembled(
         weights_source=origin.weights_source,
         preprocessing=origin.preprocessing,
     )
-
-
-def _entries(by_site: dict[str, Tensor], like: Tensor) -> Tensor:
-    """The bias of every site, (B, K, sites) float64."""
-    return torch.stack(list(by_site.values()), -1) if by_site else like.new_empty(*like.shape, 0)
 
 
 def _moved(weights: Tensor, R: Tensor) -> Tensor:

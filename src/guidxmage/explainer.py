@@ -302,10 +302,10 @@ class Explainer:
             runner, recording.trail, targets.cotangent, recording.norms, rows=self.rows(program)
         )
         weights, shift = self._space.to_space(pulled.weights)
-        bias = dict(pulled.bias_by_site)
+        sites, shares = pulled.sites, pulled.shares
         if shift is not None:
-            bias = {"preprocessing": shift, **bias}
-        return Part(recording, targets, weights, bias, pulled.variance)
+            sites, shares = ("preprocessing", *sites), torch.cat([shift[..., None], shares], -1)
+        return Part(recording, targets, weights, sites, shares, pulled.variance)
 
     def _runner(self, program: Program, given: Tensor, first: int) -> Program | Graphed:
         """What runs a chunk; what is left of a larger batch is not worth a graph of its own."""

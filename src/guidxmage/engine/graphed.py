@@ -107,9 +107,8 @@ class Graphed:
             puller = self._puller(cotangent)
         if puller is None:
             return self._program.pull(trail, cotangent, norms, maps=maps)
-        weights, variance, *biases = puller(cotangent)
-        shares = biases[0].unbind(1) if biases else ()
-        return Pulled(weights, dict(zip(self._sites, shares, strict=True)), variance, {})
+        weights, variance, shares = puller(cotangent)
+        return Pulled(weights, self._sites, shares, variance, {})
 
     def _puller(self, cotangent: Tensor) -> _Repeated | None:
         """The graph for that number of rows; None where it could not be captured."""
@@ -134,9 +133,8 @@ class Graphed:
     def _pulled(self, cotangent: Tensor) -> list[Tensor]:
         fixed = self._fixed
         pulled = self._program.pull(fixed.trail, cotangent, fixed.norms, visit=self._reach)
-        self._sites = list(pulled.bias_by_site)
-        biases = [torch.stack(list(pulled.bias_by_site.values()), 1)] if self._sites else []
-        return [pulled.weights, pulled.variance, *biases]
+        self._sites = pulled.sites
+        return [pulled.weights, pulled.variance, pulled.shares]
 
     def _reach(self, call: Call, _: Tensor) -> None:
         self._reached = call

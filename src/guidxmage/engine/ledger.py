@@ -134,28 +134,34 @@ class Biases:
             self._summed.append(summed)
             self._vectors.append(vector)
 
-    def by_site(self) -> dict[str, Tensor]:
-        """Site → (R,) float64, in order of execution."""
-        found: list[Tensor] = []
+    def totals(self, like: Tensor) -> tuple[tuple[str, ...], Tensor]:
+        """Call sites in order of execution, and their shares (R, sites) float64 beside `like`."""
+        if not self._sites:
+            return (), like.new_empty(len(like), 0, dtype=torch.float64)
+        sites = tuple(reversed(self._sites))
+        if like.device.type != "cpu":
+            waiting = iter(self._sums().unbind(1) if self._vectors else ())
+            columns = [
+                self._known[site] if site in self._known else next(waiting) for site in self._sites
+            ]
+            return sites, torch.stack(columns[::-1], 1)
+        shares = np.empty((len(like), len(sites)))
+        given = np.array([site in self._known for site in self._sites])
         if self._vectors:
-            products = torch.cat([part.double() for part in self._summed], 1)
-            products = products * torch.cat(self._vectors)
-            sizes = [len(vector) for vector in self._vectors]
-            found = _summed_by(sizes, products)
-        waiting = iter(found)
-        entries = [
-            (site, self._known[site] if site in self._known else next(waiting))
-            for site in self._sites
-        ]
-        return dict(reversed(entries))
+            shares[:, ~given] = self._sums().numpy()
+        for number in np.flatnonzero(given):
+            shares[:, number] = self._known[self._sites[number]].numpy()
+        return sites, torch.from_numpy(shares[:, ::-1].copy())
 
-
-def _summed_by(sizes: list[int], products: Tensor) -> list[Tensor]:
-    """Sums (R,) of as many neighbouring columns of (R, n) as each size says."""
-    if products.device.type != "cpu":
-        return [part.sum(1) for part in products.split(sizes, 1)]
-    starts = np.cumsum([0, *sizes[:-1]])
-    return list(torch.from_numpy(np.add.reduceat(products.numpy(), starts, axis=1)).unbind(1))
+    def _sums(self) -> Tensor:
+        """Σ g·constant (R, n) of the constants with one value per channel."""
+        products = torch.cat([part.double() for part in self._summed], 1)
+        products = products * torch.cat(self._vectors)
+        sizes = [vector.shape[0] for vector in self._vectors]
+        if products.device.type != "cpu":
+            return torch.stack([part.sum(1) for part in products.split(sizes, 1)], 1)
+        starts = np.cumsum([0, *sizes[:-1]])
+        return torch.from_numpy(np.add.reduceat(products.numpy(), starts, axis=1))
 
 
 def by_row(g: Tensor, constant: Tensor, rows: int) -> tuple[Tensor, Tensor]:
@@ -222,6 +228,9 @@ class Rounding:
 
 def row_norms(values: Tensor, rows: int) -> Tensor:
     """The 2-norm of every row, (R,), whatever the memory layout."""
+    done = loops.norms(values) if values.shape[0] == rows else None
+    if done is not None:
+        return done
     if values.shape[0] != rows:
         values = values.unflatten(0, (rows, -1))
     return torch.linalg.vector_norm(values, dim=tuple(range(1, values.ndim)))

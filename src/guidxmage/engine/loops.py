@@ -110,6 +110,17 @@ def _flat(values: Tensor) -> tuple[Array, Array]:
     return flat, np.empty((flat.shape[0], -(-flat.shape[1] // 8)), np.uint8)
 
 
+def norms(values: Tensor) -> Tensor | None:
+    """2-norms (R,) of values (R, …), float64."""
+    loops = _loops_for(values)
+    lines = None if loops is None else _dense(values)
+    if loops is None or lines is None:
+        return None
+    out = np.empty(lines.shape[0])
+    loops.norms(lines.reshape(lines.shape[0], -1), out)
+    return torch.from_numpy(out)
+
+
 def gate(g: Tensor, packed: Tensor) -> bool:
     """Set g (K·B, …) to 0 where its image's bits (B, bytes) are not set; whether it was done."""
     loops = _loops_for(g)
@@ -169,22 +180,21 @@ def _room(lines: Array, channels: int) -> tuple[Array, Array]:
 
 
 def add_at_maxima(
-    g: Tensor, digits: Sequence[Tensor], windows: tuple[Tensor, Tensor, Tensor], out: Tensor
+    g: Tensor, digits: Sequence[Tensor], windows: tuple[Tensor, Tensor], out: Tensor
 ) -> bool:
     """Add g (K·B, C, H, W) to out (K·B, C, h, w) where maxima were taken; whether it was done.
 
-    digits: packed planes (B, bytes) of positions within windows; windows: their `base`, `offsets`
-    and `inside`. Both tensors lie channels last.
+    digits: packed planes (B, bytes) of positions within windows; windows: their `base` and
+    `offsets`. Both tensors lie channels last.
     """
-    loops, (base, offsets, inside) = _loops_for(g), windows
+    loops, (base, offsets) = _loops_for(g), windows
     if loops is None or not _fits(g, digits[0]) or len(offsets) > _FEW_POSITIONS:
         return False
     lines, target = _channels_last(g), _channels_last(out)
     if lines is None or target is None:
         return False
     planes = np.stack([plane.numpy() for plane in digits])
-    geometry = base.flatten().numpy(), offsets.numpy(), inside.flatten(1).numpy()
-    loops.add_at_maxima(lines, planes, *geometry, target)
+    loops.add_at_maxima(lines, planes, base.flatten().numpy(), offsets.numpy(), target)
     return True
 
 
@@ -222,8 +232,10 @@ def _lines(g: Tensor, packed: Tensor) -> Array | None:
 
     None where it lies otherwise or the bits do not fit.
     """
-    if not _fits(g, packed):
-        return None
+    return _dense(g) if _fits(g, packed) else None
+
+
+def _dense(g: Tensor) -> Array | None:
     return g.numpy().reshape(g.shape[0], -1) if g.is_contiguous() else _channels_last(g)
 
 

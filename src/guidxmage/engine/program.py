@@ -268,9 +268,11 @@ class Program:
                     pending.add(id_, _sent(frame, arrived, g_in, single=len(pulled) == 1))
         last = pending.pop(0)
         weights = cotangent.new_zeros(rows, *self.input_shape) if last is None else last.g
+        sites, shares = bias.totals(cotangent)
         return Pulled(
             weights=weights.contiguous(),
-            bias_by_site=bias.by_site(),
+            sites=sites,
+            shares=shares,
             variance=rounding.variance(cotangent),
             maps=dict(reversed(bias_maps.items())),
         )

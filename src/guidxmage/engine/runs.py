@@ -28,14 +28,21 @@ class Recording:
 class Pulled:
     """What a transposed run gives for R = K·B rows.
 
-    weights (R, *input shape); bias_by_site: site → (R,); variance (R,) of the rounding error, in
-    units of the unit roundoff squared; maps: site → (R, *positions) when they were asked for.
+    weights (R, *input shape); sites and their shares of the bias (R, sites), float64; variance (R,)
+    of the rounding error, in units of the unit roundoff squared; maps: site → (R, *positions) when
+    they were asked for.
     """
 
     weights: Tensor
-    bias_by_site: dict[str, Tensor]
+    sites: tuple[str, ...]
+    shares: Tensor
     variance: Tensor
     maps: dict[str, Tensor]
+
+    @property
+    def bias_by_site(self) -> dict[str, Tensor]:
+        """Site → (R,)."""
+        return dict(zip(self.sites, self.shares.unbind(-1), strict=True))
 
 
 @dataclass

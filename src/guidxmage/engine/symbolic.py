@@ -251,11 +251,10 @@ def pull_targets(
     def by_image(pieces: list[Tensor]) -> Tensor:
         return joined(pieces).unflatten(0, (targets, images)).transpose(0, 1)
 
-    sites = list(parts[0].bias_by_site)
-    biases = [torch.stack(list(part.bias_by_site.values()), 1) for part in parts if sites]
     return Pulled(
         weights=by_image([part.weights for part in parts]),
-        bias_by_site=dict(zip(sites, by_image(biases).unbind(-1), strict=True)) if sites else {},
+        sites=parts[0].sites,
+        shares=by_image([part.shares for part in parts]),
         variance=by_image([part.variance for part in parts]),
         maps={site: by_image([part.maps[site] for part in parts]) for site in parts[0].maps},
     )

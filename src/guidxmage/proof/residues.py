@@ -296,9 +296,10 @@ class Sums(Biases):
             value = self.field.reduce(constant.value).expand(g.shape)
             self.found[constant.site] = self.field.inner(self.field.reduce(g), value)
 
-    def by_site(self) -> dict[str, Tensor]:
-        """Site → its residue, (1,)."""
-        return {site: torch.tensor([float(v)]) for site, v in self.found.items()}
+    def totals(self, like: Tensor) -> tuple[tuple[str, ...], Tensor]:  # noqa: ARG002
+        """Call sites and their residues, (1, sites)."""
+        residues = [float(value) for value in self.found.values()]
+        return tuple(self.found), torch.tensor([residues], dtype=torch.float64)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from guidxmage.engine.compiled.gating import (
     sums_where_channels_last,
 )
 from guidxmage.engine.compiled.moving import add_at_maxima, sum_of_rows
-from guidxmage.engine.compiled.packing import pack_above, pack_interval, pack_positions
+from guidxmage.engine.compiled.packing import norms, pack_above, pack_interval, pack_positions
 
 __all__ = [
     "add_at_maxima",
     "gate",
     "gate_and_measure",
     "gate_channels_last",
+    "norms",
     "pack_above",
     "pack_interval",
     "pack_positions",

@@ -30,13 +30,11 @@ def _numbers(kept: Array, shift: Any, numbers: Array) -> None:
 
 
 @compiled
-def add_at_maxima(
-    g: Array, digits: Array, base: Array, offsets: Array, inside: Array, out: Array
-) -> None:
+def add_at_maxima(g: Array, digits: Array, base: Array, offsets: Array, out: Array) -> None:
     """Add g (R, windows, channels) to out (R, positions, channels) where the maxima were.
 
     digits (digits, B, bytes) number the position within the window: number n of window w is
-    base[w] + offsets[n] of the plane, if inside[n, w].
+    base[w] + offsets[n] of the plane, where that is in the plane.
     """
     windows, channels = g.shape[1:]
     kept = np.empty((len(digits), channels), np.uint8)
@@ -50,9 +48,9 @@ def add_at_maxima(
                     spread_group(digits[digit, image], windows, window // 8, kept[digit])
             _numbers(kept, np.uint8(shift), numbers)
             for n in range(len(offsets)):
-                if inside[n, window]:
-                    target = out[row, base[window] + offsets[n]]
-                    _add_where(g[row, window], numbers, np.uint8(n), target)
+                place = base[window] + offsets[n]
+                if 0 <= place < out.shape[1]:
+                    _add_where(g[row, window], numbers, np.uint8(n), out[row, place])
 
 
 @compiled

@@ -20,6 +20,16 @@ def _sum_of_squares(part: Array) -> Any:
 
 
 @compiled
+def norms(values: Array, out: Array) -> None:
+    """The 2-norms (R,) of values (R, n)."""
+    for row in range(len(values)):
+        total = 0.0
+        for start in range(0, values.shape[1], BLOCK):
+            total += _sum_of_squares(values[row, start : start + BLOCK])
+        out[row] = np.sqrt(total)
+
+
+@compiled
 def _clamp(part: Array, low: Any, high: Any) -> None:
     """As PyTorch does it, to the bit: NaN and the sign of zero stay."""
     for i in range(len(part)):

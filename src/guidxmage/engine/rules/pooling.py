@@ -122,11 +122,6 @@ class Windows:
         ends = ends or [[n] * len(start) for n, start in zip(plane, starts, strict=True)]
         return cls(base, offsets, positions, _inside(starts, reach, ends))
 
-    @property
-    def geometry(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Base, offsets and inside."""
-        return self.base, self.offsets, self.inside
-
     def to(self, device: torch.device) -> Windows:
         """The same geometry on another device."""
         tensors = (self.base, self.offsets, self.positions, self.inside)
@@ -244,7 +239,7 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
         if dims == 2 and is_channels_last(g) and f.taken().shape == g.shape[1:]:
             own = windows(f, x.shape[-dims:], args, g.device)
             spread = _placeholder(g, x).zero_()
-            if loops.add_at_maxima(g, f.taken().planes, own.geometry, spread):
+            if loops.add_at_maxima(g, f.taken().planes, (own.base, own.offsets), spread):
                 return [spread]
         index = flat(f, x.shape[-dims:], args, g.device)
         if geometry is strided_windows and dims == 2:
