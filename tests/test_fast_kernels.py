@@ -245,6 +245,45 @@ def check_rewritten(module: nn.Module, x: Tensor) -> tuple[list[str], list[str]]
     return [c.op for c in program.symbolic_calls], [c.op for c in program.calls]
 
 
+@given(
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.sampled_from([(1, 1), (2, 2), (3, 3), (1, 2)]),
+    padding=st.integers(0, 2),
+    dilation=st.integers(1, 2),
+    channels=st.sampled_from([(3, 8, 1), (6, 4, 1), (6, 4, 2), (5, 5, 5)]),
+    pad=st.lists(st.integers(0, 3), min_size=4, max_size=4),
+    size=st.tuples(st.integers(6, 12), st.integers(6, 12)),
+)
+@properties
+def test_zeros_around_are_sent_nothing(
+    kernel, stride, padding, dilation, channels, pad, size
+) -> None:
+    inputs, outputs, groups = channels
+    x = random_like((2, inputs, *size), 2).float()
+    whole = nn.functional.pad(x, pad)
+    assume(all(n > dilation * (k - 1) for n, k in zip(whole.shape[2:], kernel, strict=True)))
+    weight = random_like((outputs, inputs // groups, *kernel), 1).float()
+    args = (list(stride), [padding] * 2, [dilation] * 2)
+    out = nn.functional.conv2d(whole, weight, None, *args, groups).shape
+    geometry = Geometry(weight, whole.shape[1:], out[1:], *args, groups)
+    g = random_like(tuple(out), 3).float()
+    left, _, top, _ = pad
+    expected = convolution.backward(geometry)(g)
+    expected = expected[:, :, top : top + size[0], left : left + size[1]]
+    close32(convolution.cropped(geometry, pad)(g), expected)
+
+
+@pytest.mark.parametrize(("value", "merged"), [(0, True), (0.5, False)])
+def test_zeros_are_merged_into_the_convolution(value: float, merged: bool) -> None:
+    for stride, groups in ((1, 1), (2, 1), (2, 3)):
+        pad = nn.ConstantPad2d((0, 1, 2, 1), value)
+        after = conv(2, 3, 3, 3, stride=stride, groups=groups)
+        module = nn.Sequential(nn.ReLU(), pad, after, batch_norm(), nn.ReLU())
+        rewritten, _ = check_rewritten(module, random_like((2, 3, 6, 6), 1))
+        assert (convolution.PADDED in rewritten) == merged
+        check_all(module, random_like((2, 3, 6, 6), 2))
+
+
 @pytest.mark.parametrize("groups", [1, 3])
 def test_a_scale_moves_past_the_relu(groups: int) -> None:
     norm, relu, after = batch_norm(), nn.ReLU(), conv(2, 3, 6, 3, groups=groups)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from guidxmage.engine.call import Call, Ref
 from guidxmage.engine.rules.affine import batch_norm_affine
+from guidxmage.engine.rules.convolution import PADDED, padded_conv2d
 
 _BATCH_NORM = "aten._native_batch_norm_legit_no_training.default"
 # Relative to the largest; below it dividing by the scale would cost digits.
@@ -23,9 +24,11 @@ _SMALLEST_SCALE = 1e-4
 
 
 def fold(calls: Sequence[Call], result: int) -> tuple[Call, ...]:
-    """Batch-norms merged into the convolutions around them, concatenations built step by step."""
+    """Batch-norms merged into the convolutions around them, zeros around an image with the next
+    convolution, concatenations built step by step.
+    """
     calls = _fold_forward(_fold_backward(calls, result), result)
-    return tuple(_chain_concatenations(calls))
+    return tuple(_chain_concatenations(_fold_padding(calls, result)))
 
 
 def _fold_backward(calls: Sequence[Call], result: int) -> tuple[Call, ...]:
@@ -102,6 +105,43 @@ def _input_scaled(convolution: Call, scale: Tensor) -> Call:
     scales = scale.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
     scaled = (grouped * scales).flatten(0, 1).to(weight.dtype)
     return replace(convolution, args=(image, scaled, *rest))
+
+
+def _fold_padding(calls: Sequence[Call], result: int) -> tuple[Call, ...]:
+    """The same values with zeros that are padded for one convolution only merged into it.
+
+    Transposed, it need not compute what it would send to them.
+    """
+    uses = Counter(id_ for call in calls for id_ in call.inputs)
+    by_id = {call.id: call for call in calls}
+    folded: dict[int, Call] = {}
+    dropped: set[int] = set()
+    for call in calls:
+        source = by_id.get(call.inputs[0]) if call.op == "aten.conv2d.default" else None
+        pad = _zeros_around(source) if source and uses[source.id] == 1 else None
+        if source is None or pad is None or source.id == result or len(call.inputs) > 1:
+            continue
+        _, weight, *given = call.args
+        defaults = [None, [1], [0], [1], 1]
+        rest = [*given, *defaults[len(given) :], pad]
+        folded[call.id] = replace(
+            call, op=PADDED, target=padded_conv2d, args=(source.args[0], weight, *rest)
+        )
+        dropped.add(source.id)
+    return tuple(folded.get(call.id, call) for call in calls if call.id not in dropped)
+
+
+def _zeros_around(call: Call) -> list[int] | None:
+    """(left, right, top, bottom) of a call that pads images with zeros, else None."""
+    if call.op not in ("aten.pad.default", "aten.constant_pad_nd.default"):
+        return None
+    pad, rest = call.args[1], call.args[2:]
+    plain = all(value in ("constant", None, 0) for value in rest) and not call.kwargs
+    if not plain or len(call.shape) != 4 or len(pad) > 4:
+        return None
+    if not all(isinstance(width, int) and width >= 0 for width in pad):
+        return None
+    return [*pad, *[0] * (4 - len(pad))]
 
 
 def _chain_concatenations(calls: Sequence[Call]) -> Iterator[Call]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from guidxmage.engine.call import Call, Frame, Hole
 from guidxmage.engine.rules.affine import per_channel
-from guidxmage.engine.rules.table import Rule, register
+from guidxmage.engine.rules.table import FOLDED, Rule, register
 
 aten = torch.ops.aten
 IntList = Sequence[int]
@@ -124,8 +124,7 @@ def transposed(c: Geometry) -> Transposed:
         by_group = c.weight.unflatten(0, (c.groups, -1)).transpose(1, 2)
         flipped = by_group.flatten(0, 1).flip(2, 3)
         return packed(flipped, c.out, c.flipped_padding, c.dilation, c.groups)
-    few = c.groups == 1 and c.size[0] <= _FEW_CHANNELS
-    if few and c.dilation == [1, 1] and c.stride[0] == c.stride[1]:
+    if _is_subpixel(c):
         return subpixel(c)
     return strided(c) or backward(c)
 
@@ -241,6 +240,11 @@ _FEW_CHANNELS = 4
 _VECTOR = 8
 
 
+def _is_subpixel(c: Geometry) -> bool:
+    plain = c.groups == 1 and c.dilation == [1, 1] and c.stride[0] == c.stride[1]
+    return plain and c.size[0] <= _FEW_CHANNELS
+
+
 def subpixel(c: Geometry) -> Transposed:
     """A strided convolution, one stride-1 convolution for all s² phases of its input's positions.
 
@@ -280,6 +284,53 @@ register(
         terms=_convolution_terms,
         refuse=_refuse_convolution,
     ),
+)
+
+
+# --- with zeros around the image first -----------------------------------------------------------
+
+PADDED = "guidxmage.padded_conv2d"
+
+
+def padded_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+    """conv2d of an image with zeros around it; `rest` ends with (left, right, top, bottom)."""
+    return torch.conv2d(functional.pad(x, rest[-1]), weight, bias, *rest[:-1])
+
+
+def _padded(f: Frame, x: Tensor, *args: Any) -> Tensor:
+    return _convolution(f, functional.pad(x, args[-1]), *args[:-1])
+
+
+def _padded_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
+    def make() -> Transposed:
+        left, right, top, bottom = args[-1]
+        rows, channels, height, width = x.shape
+        size = (rows, channels, top + height + bottom, left + width + right)
+        return cropped(Geometry.of(f, replace(x, shape=size), *args[:-1]), args[-1])
+
+    return [f.prepare("transposed", make)(g)]
+
+
+def cropped(c: Geometry, pad: IntList) -> Transposed:
+    """`transposed` without what the zeros (left, right, top, bottom) around the image are sent."""
+    left, right, top, bottom = pad
+    height, width = c.size[1] - top - bottom, c.size[2] - left - right
+    if c.stride != [1, 1] and c.weight.ndim == 4 and can_pack(c.weight):
+        padding = [c.padding[0] + top, c.padding[1] + left]
+        own = replace(c, size=(c.size[0], height, width), padding=padding)
+        way = subpixel(own) if _is_subpixel(own) else strided(own)
+        if way is not None:
+            return way
+    whole = transposed(c)
+    return lambda g: whole(g)[:, :, top : top + height, left : left + width]
+
+
+FOLDED[PADDED] = Rule(
+    "affine",
+    push=_padded,
+    pull=_padded_pull,
+    constant=lambda f, x, weight, bias, *rest: per_channel(bias, weight.ndim),
+    terms=_convolution_terms,
 )
 
 

@@ -62,6 +62,8 @@ class Rule:
 RULES: dict[str, Rule] = {}
 # Rules for calls in which several operands depend on the image, by operator.
 PRODUCTS: dict[str, Rule] = {}
+# Rules for calls that only folding makes.
+FOLDED: dict[str, Rule] = {}
 
 
 def register(names: str, rule: Rule, table: dict[str, Rule] = RULES) -> None:
@@ -87,7 +89,7 @@ def rule_of(call: Call) -> Rule | None:
         return _SOURCE
     if call.op in PRODUCTS and _is_product(call):
         return PRODUCTS[call.op]
-    return RULES.get(call.op)
+    return RULES.get(call.op) or FOLDED.get(call.op)
 
 
 def _is_product(call: Call) -> bool:
