@@ -209,6 +209,26 @@ def test_maxima(
     assert torch.allclose(out.flatten(2), expected, rtol=small, atol=small)
 
 
+@given(
+    dtype=dtypes,
+    at_zero=st.sampled_from([0, 0.5]),
+    shape=st.sampled_from([(1, 1), (3, 7), (2, 5, 9)]),
+    seed=st.integers(0, 50),
+)
+@properties
+def test_secants(dtype, at_zero, shape, seed) -> None:
+    x = random_like(shape, seed).to(dtype)
+    x.view(-1)[::3] = torch.tensor([0.0, -0.0, 1e-30, float("inf")], dtype=dtype)[seed % 4]
+    value, near = x.sigmoid() - 0.5 + at_zero, 1e-6
+    found = loops.secants(x, value, at_zero, near, 0.25)
+    assert found is not None
+    expected = torch.where(x.abs() > near, (value - at_zero) / x, 0.25)
+    assert torch.equal(found, expected)
+    turned = x.transpose(0, -1)
+    if not turned.is_contiguous():
+        assert loops.secants(turned, value.transpose(0, -1), at_zero, near, 0.25) is None
+
+
 def test_long_rows_are_cut_into_blocks() -> None:
     """More numbers than a block of decisions holds, in every loop that has blocks."""
     g = random_like((2, 3, 75, 75), 1)

@@ -110,6 +110,19 @@ def _flat(values: Tensor) -> tuple[Array, Array]:
     return flat, np.empty((flat.shape[0], -(-flat.shape[1] // 8)), np.uint8)
 
 
+def secants(x: Tensor, value: Tensor, at_zero: float, near: float, slope: float) -> Tensor | None:
+    """(value − at_zero) / x where |x| > near, and the slope elsewhere."""
+    loops = _loops_for(x)
+    plain = x.is_contiguous() and value.is_contiguous() and value.dtype == x.dtype
+    if loops is None or not plain or value.shape != x.shape:
+        return None
+    out = torch.empty_like(x)
+    kind = out.numpy().dtype.type
+    arrays = [tensor.detach().numpy().reshape(-1) for tensor in (x, value, out)]
+    loops.secants(*arrays[:2], (kind(at_zero), kind(near), kind(slope)), arrays[2])
+    return out
+
+
 def norms(values: Tensor) -> Tensor | None:
     """2-norms (R,) of values (R, …), float64."""
     loops = _loops_for(values)

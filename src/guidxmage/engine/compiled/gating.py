@@ -247,3 +247,12 @@ def gate_and_measure(
                 total += _add_up(part, squares, sums[row])
         norms[row] = np.sqrt(total + _add_up(part, squares, sums[row]))
         picked[row] = chosen.sum()
+
+
+@compiled
+def secants(x: Array, value: Array, numbers: Any, out: Array) -> None:
+    """(value − a) / x into out (n,) where |x| > near, else the slope; numbers: a, near, slope."""
+    at_zero, near, slope = numbers
+    for i in range(len(x)):
+        quotient = (value[i] - at_zero) / x[i]
+        out[i] = quotient if abs(x[i]) > near else slope

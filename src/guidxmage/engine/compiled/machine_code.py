@@ -22,10 +22,11 @@ SPREAD = np.uint64(0x8040201008040201)
 
 def compiled(loop: Callable[..., Any], fastmath: Any = False) -> Callable[..., Any]:
     """The loop as machine code, compiled when it is first called with arrays of its kind."""
+    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
     try:
-        return njit(cache=True, nogil=True, fastmath=fastmath)(loop)
+        return njit(cache=True, **options)(loop)
     except RuntimeError:  # no folder to keep the machine code in can be written
-        return njit(nogil=True, fastmath=fastmath)(loop)
+        return njit(**options)(loop)
 
 
 def reassociated(loop: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guidxmage.engine import loops
 from guidxmage.engine.call import Call, Frame, Hole
 from guidxmage.engine.gates import Gates
 from guidxmage.engine.rules.affine import leading
@@ -35,9 +36,11 @@ def _secant(f: Frame, x: Tensor, value: Tensor, *args: Any) -> Tensor:
     """(f(x) − f(0)) / x; near 0, where the quotient loses its digits, the slope there."""
     at_zero, slope = _at_origin(f, x, *args)
     near = torch.finfo(x.dtype).tiny if at_zero == 0 else torch.finfo(x.dtype).eps ** 0.5
-    quotient = (value - at_zero) / x
     slope = slope if abs(slope) < float("inf") else 0.0
-    return torch.where(x.abs() > near, quotient, slope)
+    done = loops.secants(x, value, at_zero, near, slope)
+    if done is not None:
+        return done
+    return torch.where(x.abs() > near, (value - at_zero) / x, slope)
 
 
 def _record(f: Frame, x: Tensor, *args: Any, **kw: Any) -> tuple[Tensor, Gates]:

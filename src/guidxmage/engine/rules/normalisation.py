@@ -133,7 +133,27 @@ def _refuse_running(call: Call) -> str | None:
     return None if call.args[5] else "it uses running statistics; write it as batch-norm"
 
 
-register("aten.layer_norm.default", _rule(_layer))
+_LAYER = _rule(_layer)
+
+
+def _record_layer(
+    f: Frame,
+    x: Tensor,
+    shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> tuple[Tensor, Gates]:
+    if f.convention != "secant":
+        found: tuple[Tensor, Gates] = _LAYER.record(f, x, shape, weight, bias, eps)  # type: ignore
+        return found
+    # The kernel that layer_norm calls: it has the scale at hand.
+    value, _, scale = torch.native_layer_norm(x, shape, weight, bias, eps)
+    return value, Gates("secant", (scale.reshape(*_layer(x, shape).view[:-1], 1),))
+
+
+register("aten.layer_norm.default", replace(_LAYER, record=_record_layer))
 register("aten.rms_norm.default", _rule(_rms))
 register("aten.group_norm.default", _rule(_group))
 register("aten.instance_norm.default", replace(_rule(_instance), refuse=_refuse_running))

@@ -166,14 +166,13 @@ register(
 
 def _weights(q: Tensor, k: Tensor, mask: Any, causal: bool, scale: float | None) -> Tensor:
     """softmax(scale·q·kᵀ + mask), (…, L, S)."""
-    logits = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    logits = q * (q.shape[-1] ** -0.5 if scale is None else scale) @ k.transpose(-2, -1)
     if causal:
         kept = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
         logits = logits.masked_fill(~kept, -torch.inf)
-    if mask is not None:
-        logits = (
-            logits + mask if mask.is_floating_point() else logits.masked_fill(~mask, -torch.inf)
-        )
+    if mask is None:
+        return logits.softmax(-1)
+    logits = logits + mask if mask.is_floating_point() else logits.masked_fill(~mask, -torch.inf)
     # Who may look at nothing gets 0, as from the kernels; a plain softmax would be 0/0.
     blind = (logits == -torch.inf).all(-1, keepdim=True)
     return logits.masked_fill(blind, 0).softmax(-1).masked_fill(blind, 0)
