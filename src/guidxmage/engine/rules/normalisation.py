@@ -149,7 +149,8 @@ def _record_layer(
         found: tuple[Tensor, Gates] = _LAYER.record(f, x, shape, weight, bias, eps)  # type: ignore
         return found
     # The kernel that layer_norm calls: it has the scale at hand.
-    value, _, scale = torch.native_layer_norm(x, shape, weight, bias, eps)
+    value, mean, scale = torch.native_layer_norm(x, shape, weight, bias, eps)
+    del mean
     return value, Gates("secant", (scale.reshape(*_layer(x, shape).view[:-1], 1),))
 
 
