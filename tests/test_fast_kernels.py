@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -38,6 +38,7 @@ def close32(a: Tensor, b: Tensor) -> None:
     channels=st.sampled_from([(3, 8, 1), (1, 5, 1), (6, 4, 1), (6, 4, 2), (5, 5, 5), (3, 9, 3)]),
     size=st.tuples(st.integers(7, 15), st.integers(7, 15)),
 )
+@example((1, 1), (1, 2), (0, 0), 1, (6, 4, 1), (8, 9))
 @properties
 def test_transposed_convolutions(kernel, stride, padding, dilation, channels, size) -> None:
     inputs, outputs, groups = channels

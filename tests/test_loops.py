@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from guidxmage import Explainer
 from guidxmage.engine import bits, ledger, loops
 from guidxmage.engine.bits import pack_bits
+from guidxmage.engine.call import Frame
+from guidxmage.engine.capture import capture
+from guidxmage.engine.cotangents import Cotangent, Cotangents
+from guidxmage.engine.program import _sent
 from guidxmage.engine.rules.pooling import strided_windows
+from guidxmage.engine.trail import Decisions
 from tests.laws import random_like
 from tests.test_fast_kernels import on_threads
 from tests.test_laws import properties
@@ -305,6 +310,26 @@ def test_an_explanation_is_the_same(dtype: torch.dtype, images: int, target: str
     assert bool((ours.residual.abs() <= ours.residual_bound).all())
     for site, share in plain.bias_by_layer.items():
         assert torch.allclose(ours.bias_by_layer[site], share, rtol=small, atol=small)
+
+
+def test_sums_that_are_known_are_sent_with_their_cotangent_only() -> None:
+    """What passes it on sends them along, what gates it in place does not; a sum has its own."""
+    program = capture(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Flatten()).eval(), (1, 2, 2))
+    g, sums, norms = torch.ones(1, 1, 2, 2), torch.full((1, 1), 4.0), torch.full((1,), 2.0)
+    arrived = Cotangent(g, owned=True, sums=sums, norms=norms)
+    frame = Frame(program.calls[1], 1, (1, 1, 2, 2), {})
+    assert _sent(frame, arrived, g, single=True) == arrived
+    assert _sent(frame, arrived, g.clone(), single=True).sums is None
+    frame.decisions = Decisions.from_limit(g)
+    assert _sent(frame, arrived, g, single=True).sums is None
+    frame.sums, frame.norms = sums, norms
+    assert _sent(frame, arrived, g, single=True) == arrived
+    waiting = Cotangents(5, g)
+    waiting.add(5, Cotangent(g.clone(), owned=True, sums=sums, norms=norms))
+    found = waiting.pop(5)
+    assert found is not None
+    assert (found.sums, found.norms, found.owned) == (None, None, True)
+    assert found.g.tolist() == (2 * g).tolist()
 
 
 def test_what_does_not_fit_is_left_to_whole_arrays() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole, is_active
+from guidxmage.engine.ledger import row_norms
 from guidxmage.engine.rules import crossing
 from guidxmage.engine.rules.affine import leading
 from guidxmage.engine.rules.crossing import Crossings, halves
@@ -218,6 +219,10 @@ def _refuse_active_bounds(call: Call) -> str | None:
 def _record_hardtanh(
     f: Frame, x: Tensor, low: float = -1, high: float = 1
 ) -> tuple[Tensor, Decisions]:
+    if low == high:  # a constant: every output is on the upper bound
+        f.norms = row_norms(x, f.rows) if f.measure else None
+        value = f.call.run(x, low, high)
+        return value, Decisions.from_interval(value, low, high)
     decisions, done = f.decided(x, low, high)
     if not done:
         clamp_ = torch.nn.functional.hardtanh_
