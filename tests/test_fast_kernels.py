@@ -310,3 +310,22 @@ def test_concatenations_are_chained() -> None:
     parts = [len(c.args[0]) for c in program.symbolic_calls if c.op == "aten.cat.default"]
     assert parts == [1, 2, 2, 2, 2]
     check_all(module, x)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_every_site_has_its_own_share(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(loops, "compiled", lambda: None)
+    first, last = nn.Conv2d(1, 1, 1), nn.Linear(4, 1)
+    for tensor, numbers in (
+        (first.weight, [2]), (first.bias, [3]), (last.weight, [1, 10, 100, 1000]), (last.bias, [5]),
+    ):  # fmt: skip
+        tensor.data = torch.tensor(numbers, dtype=torch.float32).reshape(tensor.shape)
+    program = capture(nn.Sequential(first, nn.ReLU6(), nn.Flatten(), last).eval(), (1, 2, 2))
+    x = torch.tensor([[1.0, 2.0], [1.0, 3.0]])[None, None]  # 5, 7, 5, 9 before the ReLU6
+    recording = program.record(x)
+    for norms in (None, recording.norms):
+        pulled = program.pull(recording.trail, torch.ones(1, 1), norms)
+        shares = [(site, share.tolist()) for site, share in pulled.bias_by_site.items()]
+        assert shares == [("0", [3 * 101.0]), ("1", [6 * 1010.0]), ("3", [5.0])]
+        assert pulled.weights.flatten().tolist() == [2, 0, 200, 0]
