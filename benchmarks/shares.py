@@ -28,16 +28,20 @@ from torch import Tensor, nn
 from guidxmage import Explainer, load_model
 from guidxmage.engine.call import Frame
 from guidxmage.engine.program import Program
+from guidxmage.engine.rules.convolution import PADDED
 from guidxmage.engine.rules.table import Rule
 from guidxmage.models.torchvision_import import import_torchvision
 
 NETWORKS = "alexnet,vgg16,resnet50,densenet121,efficientnet_lite0"
-_PRODUCTS = ("aten.conv", "aten.linear", "aten.addmm", "aten.matmul")
+_PRODUCTS = ("aten.conv", PADDED, "aten.linear", "aten.addmm", "aten.matmul")
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Milliseconds of a batch. products, decisions, rest: of the pull."""
+    """Milliseconds of a batch. products, decisions, rest: of the pull.
+
+    The rest holds the gates of ReLU6, which are computed with its share of the bias.
+    """
 
     network: str
     batch: int
