@@ -234,6 +234,16 @@ def test_secants(dtype, at_zero, shape, seed) -> None:
         assert loops.secants(turned, value.transpose(0, -1), at_zero, near, 0.25) is None
 
 
+def test_few_bits_are_looked_for() -> None:
+    """Where bits are rare only those are visited, in the other order of the memory."""
+    g = random_like((2, 9, 6, 7), 1).contiguous(memory_format=torch.channels_last)
+    decided = torch.zeros(1, 9, 6, 7, dtype=torch.bool)
+    decided[0, 4, 2, 3] = decided[0, 8, 5, 6] = True
+    summed = loops.sums_where(g, pack_bits(decided))
+    assert summed is not None
+    assert torch.allclose(summed, g[:, 4, 2, 3] + g[:, 8, 5, 6], rtol=1e-12)
+
+
 def test_long_rows_are_cut_into_blocks() -> None:
     """More numbers than a block of decisions holds, in every loop that has blocks."""
     g = random_like((2, 3, 75, 75), 1)

@@ -4,13 +4,13 @@ from guidxmage.engine.compiled.gating import (
     gate,
     gate_and_measure,
     gate_channels_last,
-    secants,
     sums_and_norms,
     sums_where,
     sums_where_channels_last,
 )
 from guidxmage.engine.compiled.moving import add_at_maxima, sum_of_rows
 from guidxmage.engine.compiled.packing import norms, pack_above, pack_interval, pack_positions
+from guidxmage.engine.compiled.smooth import secants
 
 __all__ = [
     "add_at_maxima",

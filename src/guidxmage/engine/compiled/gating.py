@@ -20,19 +20,17 @@ _ROWS = 32  # summed in the values' own precision before they are added to a tot
 @compiled
 def gate(g: Array, packed: Array) -> None:
     """Set g (R, n) to 0 where the bits (B, bytes) are not set."""
-    blocks = (g.shape[1] + BLOCK - 1) // BLOCK
     kept = np.empty(BLOCK, np.uint8)
     words = kept.view(np.uint64)
-    for unit in range(len(g) * blocks):
-        row, start = unit // blocks, unit % blocks * BLOCK
-        part = g[row, start : start + BLOCK]
-        size = len(part)
-        bits = packed[row % len(packed), start // 8 : start // 8 + (size + 7) // 8]
-        for i in range(len(bits)):
-            words[i] = ((np.uint64(bits[i]) * SPREAD) >> _LAST) & _ONES
-        for i in range(size):
-            value = part[i]  # read in any case, or the loop is not vectorised
-            part[i] = value if kept[i] != 0 else np.float32(0)
+    for row in range(len(g)):
+        own = packed[row % len(packed)]
+        for start in range(0, g.shape[1], BLOCK):
+            part, bits = g[row, start : start + BLOCK], own[start // 8 : (start + BLOCK) // 8]
+            for i in range(len(bits)):
+                words[i] = ((np.uint64(bits[i]) * SPREAD) >> _LAST) & _ONES
+            for i in range(len(part)):
+                value = part[i]  # read in any case, or the loop is not vectorised
+                part[i] = value if kept[i] != 0 else np.float32(0)
 
 
 @compiled
@@ -247,12 +245,3 @@ def gate_and_measure(
                 total += _add_up(part, squares, sums[row])
         norms[row] = np.sqrt(total + _add_up(part, squares, sums[row]))
         picked[row] = chosen.sum()
-
-
-@compiled
-def secants(x: Array, value: Array, numbers: Any, out: Array) -> None:
-    """(value − a) / x into out (n,) where |x| > near, else the slope; numbers: a, near, slope."""
-    at_zero, near, slope = numbers
-    for i in range(len(x)):
-        quotient = (value[i] - at_zero) / x[i]
-        out[i] = quotient if abs(x[i]) > near else slope

@@ -39,6 +39,16 @@ def _clamp(part: Array, low: Any, high: Any) -> None:
 
 
 @compiled
+def _pack(kept: Array, size: int, out: Array) -> None:
+    """Pack bytes of 0 or 1 into out; the bits behind the first `size` are 0."""
+    words = kept.view(np.uint64)
+    for i in range(size, 8 * len(out)):
+        kept[i] = 0
+    for i in range(len(out)):
+        out[i] = (words[i] * SPREAD) >> _TOP
+
+
+@compiled
 def pack_above(
     values: Array, limit: Any, closed: bool, clamp: bool, packed: Array, squares: Array
 ) -> None:
@@ -47,30 +57,21 @@ def pack_above(
     If `squares` (B,) are given, they are summed there. With `clamp` values are then raised to the
     limit.
     """
-    count = values.shape[1]
-    blocks = (count + BLOCK - 1) // BLOCK
     kept = np.empty(BLOCK, np.uint8)
-    words = kept.view(np.uint64)
-    for unit in range(len(values) * blocks):
-        row, start = unit // blocks, unit % blocks * BLOCK
-        part = values[row, start : start + BLOCK]
-        size = len(part)
-        if len(squares) > 0:
-            squares[row] += _sum_of_squares(part)
-        if closed:
-            for i in range(size):
-                kept[i] = np.uint8(part[i] >= limit)
-        else:
-            for i in range(size):
-                kept[i] = np.uint8(part[i] > limit)
-        whole = (size + 7) // 8
-        for i in range(size, 8 * whole):
-            kept[i] = 0
-        if clamp:
-            _clamp(part, limit, part.dtype.type(np.inf))
-        out = packed[row, start // 8 : start // 8 + whole]
-        for i in range(whole):
-            out[i] = (words[i] * SPREAD) >> _TOP
+    for row in range(len(values)):
+        for start in range(0, values.shape[1], BLOCK):
+            part = values[row, start : start + BLOCK]
+            if len(squares) > 0:
+                squares[row] += _sum_of_squares(part)
+            if closed:
+                for i in range(len(part)):
+                    kept[i] = np.uint8(part[i] >= limit)
+            else:
+                for i in range(len(part)):
+                    kept[i] = np.uint8(part[i] > limit)
+            if clamp:
+                _clamp(part, limit, part.dtype.type(np.inf))
+            _pack(kept, len(part), packed[row, start // 8 : (start + BLOCK) // 8])
 
 
 @compiled
@@ -79,31 +80,20 @@ def pack_interval(
 ) -> None:
     """Pack low < values (B, n) < high, and values ≥ high; the rest as in `pack_above`."""
     low, high = bounds
-    count = values.shape[1]
-    blocks = (count + BLOCK - 1) // BLOCK
-    over, beyond = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
-    over_words, beyond_words = over.view(np.uint64), beyond.view(np.uint64)
-    for unit in range(len(values) * blocks):
-        row, start = unit // blocks, unit % blocks * BLOCK
-        part = values[row, start : start + BLOCK]
-        size = len(part)
-        if len(squares) > 0:
-            squares[row] += _sum_of_squares(part)
-        for i in range(size):
-            over[i] = np.uint8(part[i] > low)
-            beyond[i] = np.uint8(part[i] >= high)
-        whole = (size + 7) // 8
-        for i in range(size, 8 * whole):
-            over[i] = 0
-            beyond[i] = 0
-        if clamp:
-            _clamp(part, low, high)
-        inner = inside[row, start // 8 : start // 8 + whole]
-        outer = above[row, start // 8 : start // 8 + whole]
-        for i in range(whole):
-            bits = (beyond_words[i] * SPREAD) >> _TOP
-            outer[i] = bits
-            inner[i] = ((over_words[i] * SPREAD) >> _TOP) & ~bits
+    between, beyond = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
+    for row in range(len(values)):
+        for start in range(0, values.shape[1], BLOCK):
+            part = values[row, start : start + BLOCK]
+            if len(squares) > 0:
+                squares[row] += _sum_of_squares(part)
+            for i in range(len(part)):
+                between[i] = np.uint8((part[i] > low) & (part[i] < high))
+                beyond[i] = np.uint8(part[i] >= high)
+            if clamp:
+                _clamp(part, low, high)
+            bytes_ = slice(start // 8, (start + BLOCK) // 8)
+            _pack(between, len(part), inside[row, bytes_])
+            _pack(beyond, len(part), above[row, bytes_])
 
 
 @compiled
@@ -115,8 +105,7 @@ def pack_positions(taken: Array, base: Array, positions: Array, digits: Array) -
     """
     channels, windows = taken.shape[1:]
     count = channels * windows
-    numbers, kept = np.zeros((count + 7) // 8 * 8, np.uint8), np.empty(BLOCK, np.uint8)
-    words = kept.view(np.uint64)
+    numbers, kept = np.empty(count, np.uint8), np.empty(BLOCK, np.uint8)
     for row in range(len(taken)):
         for channel in range(channels):
             own = numbers[channel * windows : (channel + 1) * windows]
@@ -127,6 +116,4 @@ def pack_positions(taken: Array, base: Array, positions: Array, digits: Array) -
             for digit in range(len(digits)):
                 for i in range(len(part)):
                     kept[i] = (part[i] >> np.uint8(digit)) & np.uint8(1)
-                out = digits[digit, row, start // 8 : (start + len(part)) // 8]
-                for i in range(len(out)):
-                    out[i] = (words[i] * SPREAD) >> _TOP
+                _pack(kept, len(part), digits[digit, row, start // 8 : (start + BLOCK) // 8])
