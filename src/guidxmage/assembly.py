@@ -11,6 +11,7 @@ from torch import Tensor
 from guidxmage.engine.runs import Recording
 from guidxmage.engine.symbolic import Network, SymbolicModel, drop_axes, joined
 from guidxmage.engine.trail import Trail
+from guidxmage.errors import InputError
 from guidxmage.explanation import Explanation
 from guidxmage.inputs import Batch
 from guidxmage.preprocessing import Preprocessing
@@ -30,6 +31,7 @@ class Part:
     sites: tuple[str, ...]
     shares: Tensor
     variance: Tensor
+    worst: Tensor
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def assembled(
     trail = Trail.concatenate([part.recording.trail for part in parts])
     cotangent = joined([part.targets.cotangent for part in parts], dim=1)
     weights = joined([part.weights for part in parts])
-    variance = joined([part.variance for part in parts])
+    rounding = [joined([getattr(p, name) for p in parts]) for name in ("variance", "worst")]
     contributions = weights * (X if R is None else X - R)[:, None]
     entries = joined([part.shares for part in parts])
     bias = model_bias = entries.sum(-1)
@@ -61,7 +63,8 @@ def assembled(
         bias, entries = bias + moved, torch.cat([entries, moved[..., None]], -1)
     score = (cotangent * logits).sum(-1).t()
     residual = score.double() - contributions.flatten(2).sum(2, dtype=torch.float64) - bias
-    bound = _rounding_bound(variance, score, contributions, entries, weights.dtype)
+    bound = _rounding_bound((rounding[0], rounding[1]), residual, score, contributions, entries)
+    _refuse_nonfinite(residual, bound, weights, entries)
     several = parts[0].targets.several
     sites = parts[0].sites if R is None else (*parts[0].sites, "reference")
 
@@ -80,7 +83,7 @@ def assembled(
         bias_by_layer=dict(zip(sites, shaped(entries).unbind(-1), strict=True)),
         residual=shaped(residual),
         residual_bound=shaped(bound),
-        exactness="at input" if trail.gates else "on region",
+        exactness=exactness_of(trail, residual, bound),
         trail=trail,
         symbolic_model=SymbolicModel(
             weights=shaped(weights),
@@ -108,19 +111,44 @@ def _moved(weights: Tensor, R: Tensor) -> Tensor:
     return (weights.double() * R.double()[:, None]).flatten(2).sum(2)
 
 
+def exactness_of(trail: Trail, residual: Tensor, bound: Tensor) -> str:
+    """Where the symbolic model is exact: "on region", "at input", or "not exact".
+
+    The last where for any image and target more is left of the score than rounding explains.
+    """
+    if bool((residual.abs() > bound).any()):
+        return "not exact"
+    return "at input" if trail.gates else "on region"
+
+
 def _rounding_bound(
-    variance: Tensor,
+    rounding: tuple[Tensor, Tensor],
+    residual: Tensor,
     score: Tensor,
     contributions: Tensor,
     entries: Tensor,
-    dtype: torch.dtype,
 ) -> Tensor:
     """What rounding explains of the residual, (B, K) float64.
 
-    `variance` covers the layers; to it come the roundings of the products Δ·x, of the printed
-    score, and of the bias entries.
+    `rounding` covers the layers, as it is likely and as it is at worst; to it come the roundings of
+    the products Δ·x, of the printed score, and of the bias entries. The bound is the likely one;
+    only where the residual is beyond that, the one that holds at worst.
     """
+    variance, worst = rounding
     norms: Tensor = torch.linalg.vector_norm(contributions.flatten(2), dim=2)
+    size = contributions[0, 0].numel()
     products = norms.double().square() * 4
-    total = variance + products + entries.square().sum(-1) + score.double().square()
-    return total.sqrt() * (ROUNDING_DEVIATIONS * torch.finfo(dtype).eps / 2)
+    others = entries.square().sum(-1) + score.double().square()
+    unit = ROUNDING_DEVIATIONS * torch.finfo(contributions.dtype).eps / 2
+    likely = (variance + products + others).sqrt() * unit
+    at_worst = (worst + (products * size).sqrt() + others.sqrt()) * unit
+    return torch.where(residual.abs() <= likely, likely, torch.maximum(likely, at_worst))
+
+
+def _refuse_nonfinite(*tensors: Tensor) -> None:
+    """Numbers beyond the range of the network's dtype make no explanation."""
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise InputError(
+            "the explanation of this image overflows: its values, or the network's, are too large "
+            "for sums to be taken; scale the input, or use dtype=torch.float64"
+        )

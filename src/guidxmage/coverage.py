@@ -65,7 +65,7 @@ def check_network(name: str, *, seed: int = 0) -> Row:
         began = time.perf_counter()
         found = narrow.explain(pixels, int(first.target))
         seconds = time.perf_counter() - began
-        program = narrow.network(pixels.shape).program
+        program = narrow.network(pixels[None]).program
         kinds = kinds_of(program)
         del narrow
         wide = Explainer(loaded.model, preprocessing=preprocessing, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -11,11 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from guidxmage.assembly import Origin, Part, assembled
-from guidxmage.engine.deployment import copied_to, state_of, untouched
-from guidxmage.engine.footprint import read_budget, rows_within
+from guidxmage.engine.deployment import copied_to, untouched, unwrapped
+from guidxmage.engine.footprint import read_budget, row_bytes, rows_within
 from guidxmage.engine.gates import conventions
 from guidxmage.engine.graphed import Graphed, Graphs
 from guidxmage.engine.program import Program
+from guidxmage.engine.programs import Programs
 from guidxmage.engine.symbolic import Network, pull_targets
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
@@ -51,7 +53,7 @@ class Explainer:
     gates: how smooth operators are made affine, "secant" or "tangent", or a dict with one of them
     for "activations", "normalisation", "products" (docs/concepts.md). cuda_graphs: on a CUDA
     device, capture what `explain` runs as graphs, and replay them for further images
-    (docs/speed.md).
+    (docs/speed.md). Threads may share an explainer.
     """
 
     def __init__(
@@ -70,8 +72,8 @@ class Explainer:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"a torch.nn.Module is expected, not {type(model).__name__}")
-        self.model = copied_to(model, device, dtype)
-        self.name = name or type(model).__name__
+        self.model = copied_to(unwrapped(model), device, dtype)
+        self.name = name or type(unwrapped(model)).__name__
         self.labels = tuple(labels) if labels is not None else None
         self._space = InputSpace(self.model, preprocessing)
         self.batch_rows = batch_rows
@@ -81,10 +83,10 @@ class Explainer:
         if cuda_graphs:
             _refuse_other_than_cuda(self.model)
         self.weights_source = ""
-        self._programs: dict[tuple[int, ...], Program] = {}
         self._graphs = Graphs()
-        self._state: tuple[Any, ...] = ()
+        self._programs = Programs(self.model, self.gates, self._graphs.clear)
         self._of_inputs: dict[Shapes, Explainer] = {}
+        self._lock = threading.Lock()
 
     @property
     def space(self) -> str:
@@ -168,13 +170,14 @@ class Explainer:
         self, batch: Batch, target: Any = "top1", reference: Tensor | float | None = None
     ) -> Explanation:
         """What `explain` returns for images that are read already; called inside `untouched`."""
-        network = self.network(batch.tensor.shape[1:])
         if batch.batched and _is_per_image(target):
             one_for_each(target, len(batch.tensor))
+        network = self.network(batch.tensor[: self.batch_rows])
         parts = [
             self._explain_chunk(network.program, X, target, batch.batched, first)
             for first, X in _chunks(batch.tensor, self.rows(network.program))
         ]
+        self._check_together(network.program, batch.tensor, parts)
         R = self._space.reference(reference, batch.tensor)
         origin = Origin(
             space=self._space.name,
@@ -205,7 +208,7 @@ class Explainer:
         """The execution trail of an image or batch."""
         with untouched(self.model):
             batch = self._space.read(image)
-            return self.network(batch.tensor.shape[1:]).record(batch.tensor)[1]
+            return self.network(batch.tensor[: self.batch_rows]).record(batch.tensor)[1]
 
     def ray(
         self,
@@ -237,7 +240,7 @@ class Explainer:
                     f"{' and '.join('×'.join(map(str, shape)) for shape in shapes)}"
                 )
             return trace_ray(
-                self.network(shapes[0]),
+                self.network(ends[0].tensor),
                 (ends[0].tensor, ends[1].tensor),
                 targets=targets,
                 cap=cap,
@@ -267,22 +270,23 @@ class Explainer:
 
     def of_inputs(self, shapes: Shapes) -> Explainer:
         """The explainer of the same network for several inputs of these shapes, laid end to end."""
-        if shapes not in self._of_inputs:
-            if len(self._of_inputs) >= 4:
-                self._of_inputs.pop(next(iter(self._of_inputs)))
-            own = Explainer(
-                Wrapped(self.model, shapes),
-                labels=self.labels,
-                name=self.name,
-                batch_rows=self.batch_rows,
-                memory_budget=self.memory_budget,
-                gates=self.gates,
-            )
-            own.weights_source = self.weights_source
-            self._of_inputs[shapes] = own
-        own = self._of_inputs[shapes]
-        own.model.training = self.model.training
-        return own
+        with self._lock:
+            if shapes not in self._of_inputs:
+                if len(self._of_inputs) >= 4:
+                    self._of_inputs.pop(next(iter(self._of_inputs)))
+                own = Explainer(
+                    Wrapped(self.model, shapes),
+                    labels=self.labels,
+                    name=self.name,
+                    batch_rows=self.batch_rows,
+                    memory_budget=self.memory_budget,
+                    gates=self.gates,
+                )
+                own.weights_source = self.weights_source
+                self._of_inputs[shapes] = own
+            own = self._of_inputs[shapes]
+            own.model.training = self.model.training
+            return own
 
     def rows(self, program: Program) -> int:
         """How many rows of a program are run at once."""
@@ -292,6 +296,11 @@ class Explainer:
         self, program: Program, X: Tensor, target: Any, batched: bool, first: int
     ) -> Part:
         given = self._space.to_input(X)
+        if self._programs.of(given) is not program:
+            raise InputError(
+                f"image {first} makes the network take another branch than the first image of the "
+                "batch; explain its images one by one"
+            )
         runner = self._runner(program, given, first)
         recording = runner.record(given)
         _refuse_nonfinite(recording.logits, first)
@@ -305,7 +314,7 @@ class Explainer:
         sites, shares = pulled.sites, pulled.shares
         if shift is not None:
             sites, shares = ("preprocessing", *sites), torch.cat([shift[..., None], shares], -1)
-        return Part(recording, targets, weights, sites, shares, pulled.variance)
+        return Part(recording, targets, weights, sites, shares, pulled.variance, pulled.worst)
 
     def _runner(self, program: Program, given: Tensor, first: int) -> Program | Graphed:
         """What runs a chunk; what is left of a larger batch is not worth a graph of its own."""
@@ -320,31 +329,36 @@ class Explainer:
         """Weights Δ on the network's input (…, C, H, W) as weights in the explained space."""
         return self._space.to_space(weights)[0]
 
+    def _check_together(self, program: Program, X: Tensor, parts: Sequence[Part]) -> None:
+        """Scores that were found a few images at a time are those of the whole batch, too.
+
+        As far as memory allows: the network alone takes a fifth of what an explanation does.
+        """
+        few = len(X) <= self.rows(program)
+        if few or len(X) * row_bytes(program) > 5 * self.memory_budget:
+            return
+        logits = torch.cat([part.recording.logits for part in parts])
+        self._programs.check_together(program, self._space.to_input(X), logits)
+
     # --- captured programs -------------------------------------------------------------------
-
-    def _program(self, shape: Sequence[int]) -> Program:
-        state = state_of(self.model)
-        if state != self._state:  # trained on, moved or re-loaded since the capture
-            self._programs.clear()
-            self._graphs.clear()
-            self._state = state
-        key = tuple(shape)
-        if key not in self._programs:
-            if len(self._programs) >= 4:
-                self._programs.pop(next(iter(self._programs)))
-            from guidxmage.engine.capture import capture  # it imports torch.export
-
-            self._programs[key] = capture(self.model, key, self.gates)
-        return self._programs[key]
 
     def adopt(self, program: Program) -> None:
         """Use a program that is known to be this model's, instead of capturing it again."""
-        self._state = state_of(self.model)
-        self._programs[program.input_shape] = program
+        self._programs.adopt(program)
 
-    def network(self, shape: Sequence[int]) -> Network:
-        """The captured network for images of one shape (C, H, W), with the way into its input."""
-        return Network(self._program(shape), self._space.to_input, self.model)
+    def network(self, images: Tensor | Sequence[int]) -> Network:
+        """The captured network as it runs on images (B, C, H, W), with the way into its input.
+
+        Images are in the explained space. Their shape alone, without the batch, will do for
+        networks that take no branches.
+        """
+        dtype, device = dtype_and_device(self.model)
+        if not isinstance(images, Tensor):
+            generator = torch.Generator().manual_seed(0)
+            images = torch.rand(2, *images, generator=generator, dtype=dtype).to(device)
+        with untouched(self.model):
+            program = self._programs.of(self._space.to_input(images))
+        return Network(program, self._space.to_input, self.model, self._programs)
 
 
 def _chunks(X: Tensor, size: int) -> list[tuple[int, Tensor]]:

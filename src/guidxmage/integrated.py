@@ -103,7 +103,7 @@ def integrated_gradients(
     with untouched(explainer.model):
         X = at_image.input[None]
         R = _baseline(baseline, X)
-        network = explainer.network(X.shape[1:])
+        network = explainer.network(X)
         lines = network.lines(R, X - R)
         way = _sampled if sampled else _walked
         cotangent = at_image.symbolic_model.cotangent

@@ -203,27 +203,27 @@ def through_photo(network: Network, there: PhotoMap, dtype: torch.dtype) -> Netw
 
 
 def with_network(
-    explanation: Explanation, network: Callable[[Sequence[int]], Network], space: str
+    explanation: Explanation, network: Callable[[Tensor], Network], space: str
 ) -> Explanation:
     """A loaded explanation with its network again; `network` gives that of an explainer's `space`.
 
     Raises InputError where the explainer does not know the preprocessing.
     """
+    images = explanation.input if explanation.batched else explanation.input[None]
     if explanation.space == space:
-        shape = explanation.input.shape[explanation.batched :]
-        return _joined_to(explanation, network(shape))
+        return _joined_to(explanation, network(images))
     if space != "pixels" or explanation.preprocessing is None:
         raise InputError(
             f"the explanation is in space {explanation.space!r}, which an explainer of "
             f"{space!r} has no way to; load it with the explainer that made it"
         )
     if explanation.space == "input":
-        shape = explanation.input.shape[explanation.batched :]
-        return _joined_to(explanation, replace(network(shape), to_input=lambda Z: Z))
+        pixels = explanation.preprocessing.to_pixels(images)
+        return _joined_to(explanation, replace(network(pixels), to_input=lambda Z: Z))
     photo = explanation.pictures[0]
     assert photo is not None
     there = PhotoMap.of(explanation.preprocessing, photo, explanation.weights.dtype)
-    seen = network(there.seen.shape)
+    seen = network(there.seen[None].to(explanation.weights))
     return _joined_to(explanation, through_photo(seen, there, explanation.weights.dtype))
 
 

@@ -65,7 +65,7 @@ def attack(
     with untouched(explainer.model):
         X = explainer.read(images)
         X = X if X.ndim == 4 else X[None]
-        victim = Victim(explainer, tuple(X.shape[1:]))
+        victim = Victim(explainer, X)
         problem, already, refused = pose(victim, X, (labels, targets), norm, mask)
         rows = torch.tensor([n for n in range(len(X)) if n not in refused], device=X.device)
         if not len(rows):

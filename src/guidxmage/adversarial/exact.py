@@ -188,7 +188,7 @@ class _Case:
     def form(self) -> ReluForm:
         """The network on X + δ."""
         shape = tuple(self.X.shape[1:])
-        network = self.explainer.network(shape)
+        network = self.explainer.network(self.X)
         units = torch.zeros(int(self.free.sum()), *shape, dtype=self.X.dtype)
         units[:, self.free] = torch.eye(len(units), dtype=self.X.dtype)
         nothing = network.to_input(torch.zeros_like(self.X))

@@ -68,15 +68,19 @@ class Victim:
     PyTorch's own gradient; `piecewise_linear` is then False and no statement about regions is made.
     """
 
-    def __init__(self, explainer: Explainer, shape: tuple[int, ...]) -> None:
+    def __init__(self, explainer: Explainer, images: Tensor) -> None:
         self.explainer = explainer
         self.model = explainer.model
         self.network: Network | None = None
         self.reason = ""
         try:
-            self.network = explainer.network(shape)
+            self.network = explainer.network(images[: explainer.batch_rows])
         except UnsupportedOperatorError as error:
             self.reason = str(error)
+        if self.network is not None and self.network.program.branches:
+            branch = self.network.program.branches[0]
+            self.reason = f"the network branches at '{branch.site}' on what it computes"
+            self.network = None
         if self.network is not None and self.network.program.smooth:
             call = self.network.program.smooth[0]
             self.reason = f"{call.op} at '{call.site}' is smooth: there are no regions"

@@ -81,7 +81,8 @@ def prove(  # noqa: PLR0917
 
         raise InputError(f"--target {target} names several classes; a proof is about one")
     symbolic = explanation.symbolic_model
-    program = explainer.network(explanation.input.shape).program
+    assert symbolic.network is not None
+    program = symbolic.network.program
     claim = smt.claim_of(
         program, explanation.input, symbolic.cotangent[0, 0], trail=explanation.trail
     )

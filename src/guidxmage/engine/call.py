@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,9 +34,14 @@ class Ref:
 
 @dataclass(frozen=True)
 class BatchSize:
-    """An integer argument or dimension that depends on the number of rows."""
+    """An integer argument or dimension that grows with the number of rows: slope·rows + offset."""
 
-    of_rows: Callable[[int], int]
+    slope: int
+    offset: int
+
+    def of_rows(self, rows: int) -> int:
+        """The number in a run with that many rows."""
+        return self.slope * rows + self.offset
 
 
 @dataclass(frozen=True)
@@ -121,15 +126,32 @@ def _refs(args: Sequence[Any]) -> list[Ref]:
     return found
 
 
-@dataclass(slots=True)
+class Noted(NamedTuple):
+    """What recording a call leaves: its value, the decisions or gates, and its input's norms."""
+
+    value: Tensor
+    entry: Decisions | Gates
+    norms: Tensor | None = None
+
+
+class Sent(NamedTuple):
+    """What a transposed call sends to each of its inputs, with the sums and norms of the first.
+
+    sums (R, C) over positions and norms (R,), where they fell off on the way.
+    """
+
+    cotangents: Sequence[Tensor | None]
+    sums: Tensor | None = None
+    norms: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """What a rule may know of the call it treats: the call, the rows of this run, the decisions.
 
-    `owned` tells a pull that nothing else uses its cotangent, so that `gate` and `switched` may
-    overwrite it. `measure` asks for the norms (rows,) of what a decision is taken on, or of what
-    `switched` leaves, with its sums over positions (rows, channels): `sums` and `norms` are then
-    set, but where they cannot be had on the way in a pull. `gated`: what `switched` is to give,
-    where it is known.
+    `owned` is the loop's word that nothing needs the value or cotangent that a rule is given any
+    more: only then it may be overwritten. `measure` asks for norms, and in a pull for sums, where
+    they can be had on the way.
     `convention` tells `record` how a smooth operator is to be made affine.
     `ties` tells `crossings` that decisions which stay on their limit all along a line are to flip
     where the trail has them on the wrong side.
@@ -145,9 +167,6 @@ class Frame:
     owned: bool = False
     ties: bool = True
     measure: bool = False
-    sums: Tensor | None = None
-    norms: Tensor | None = None
-    gated: Tensor | None = None
 
     def prepare(self, name: str, make: Callable[[], Any]) -> Any:
         """A value derived from the weights alone, made once per program."""
@@ -176,77 +195,108 @@ class Frame:
         """One plane of the decisions recorded here, in the memory layout of `like`."""
         return self.taken().plane(number, channels_last=is_channels_last(like))
 
-    def gate(self, g: Tensor, bits: Tensor, *, last_use: bool = False) -> Tensor:
-        """g ⊙ bits; every recorded image gates its own rows (row = target·B + image).
-
-        With `last_use` an owned g is overwritten.
-        """
+    def gate(self, g: Tensor, bits: Tensor, *, overwrite: bool = False) -> Tensor:
+        """g ⊙ bits; every recorded image gates its own rows (row = target·B + image)."""
         if bits.ndim == 4 and is_channels_last(g):
             bits = bits.contiguous(memory_format=torch.channels_last)
         grouped = g if len(bits) == len(g) else g.unflatten(0, (-1, len(bits)))
-        gated = _times(grouped, bits, in_place=last_use and self.owned)
+        gated = _times(grouped, bits, in_place=overwrite)
         return gated if grouped is g else gated.flatten(0, 1)
 
-    def switched(self, g: Tensor, number: int = 0, *, last_use: bool = False) -> Tensor:
-        """g where one plane of the decisions recorded here is set, and 0 elsewhere.
-
-        With `last_use` an owned g is overwritten.
-        """
-        if last_use and self.gated is not None:
-            return self.gated
+    def switched(self, g: Tensor, number: int = 0) -> Tensor:
+        """g where one plane of the decisions recorded here is set, and 0 elsewhere."""
         taken = self.taken()
         if g.is_cpu and taken.shape == g.shape[1:] and loops.available() is not None:
-            own = g if last_use and self.owned else g.clone()
-            if self._switch_off(own, taken.planes[number], measure=last_use and self.measure):
-                return own
-        return self.gate(g, self.plane(g, number), last_use=last_use)
-
-    def _switch_off(self, own: Tensor, packed: Tensor, *, measure: bool) -> bool:
-        found = loops.gate_and_measure(own, packed) if measure else None
-        if found is None:
-            return loops.gate(own, packed)
-        self.sums, self.norms, _ = found
-        return True
-
-    def sums_where(self, g: Tensor, number: int) -> Tensor | None:
-        """Sums (rows,) of g where one plane is set, float64, where they can be had quickly.
-
-        If g is to be measured, it is at once gated as `switched` is going to.
-        """
-        planes = self.taken().planes
-        if self.measure and number > 0:
             own = g if self.owned else g.clone()
-            found = loops.gate_and_measure(own, planes[0], planes[number])
-            if found is not None:
-                self.gated, (self.sums, self.norms, picked) = own, found
-                return picked
-        return loops.sums_where(g, planes[number])
+            if loops.gate(own, taken.planes[number]):
+                return own
+        return self.gate(g, self.plane(g, number), overwrite=self.owned)
 
-    def decided(self, x: Tensor, low: float, high: float | None = None) -> tuple[Decisions, bool]:
+    def switched_off(self, g: Tensor) -> Sent:
+        """`switched` by the first plane, measured on the way where that is asked for."""
+        taken = self.taken()
+        if self.measure and g.is_cpu and taken.shape == g.shape[1:]:
+            own = g if self.owned else g.clone()
+            found = loops.gate_and_measure(own, taken.planes[0])
+            if found is not None:
+                return Sent([own], *found)
+        return Sent([self.switched(g)])
+
+    def decided(
+        self, x: Tensor, low: float, high: float | None = None
+    ) -> tuple[Decisions, bool, Tensor | None]:
         """Where x (B, …) is above low; or inside (low, high), and where at or above high.
 
-        And whether an owned x was at once brought between the limits.
+        Also whether an owned x was at once brought between the limits, and x's norms where they
+        are asked for.
         """
-        norms = self.measure and x.shape[0] == self.rows
-        if self.measure and not norms:
-            self.norms = row_norms(x, self.rows)
+        measure = self.measure and x.shape[0] == self.rows
         clamp = self.owned and x.is_contiguous() and loops.available() is not None
-        found = loops.decide(x, low, high, norms=norms, clamp=clamp)
+        found = loops.decide(x, low, high, norms=measure, clamp=clamp)
         if found is not None:
             planes, sizes = found
-            self.norms = sizes if norms else self.norms
-            return Decisions("bits", tuple(x.shape[1:]), tuple(planes)), clamp
-        if norms:
-            self.norms = row_norms(x, self.rows)
+            if self.measure and sizes is None:
+                sizes = row_norms(x, self.rows)
+            return Decisions("bits", tuple(x.shape[1:]), tuple(planes)), clamp, sizes
+        sizes = row_norms(x, self.rows) if self.measure else None
         if high is None:
-            return Decisions.from_limit(x, low), False
-        return Decisions.from_interval(x, low, high), False
+            return Decisions.from_limit(x, low), False, sizes
+        return Decisions.from_interval(x, low, high), False, sizes
 
     def for_rows(self, recorded: Tensor) -> Tensor:
         """A recorded tensor (B, …) repeated for every row of this run."""
         entry = self.decisions or self.gates
         repeats = self.rows // (entry.images if entry else len(recorded))
         return recorded.repeat(repeats, *[1] * (recorded.ndim - 1)) if repeats > 1 else recorded
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What Python was told of values that depend on the image, and acted on.
+
+    call: the operator that told it, `told` what it said: a truth value, numbers, or a shape.
+    """
+
+    call: Call
+    told: Any
+
+    @property
+    def site(self) -> str:
+        """The call site."""
+        return self.call.site
+
+    @property
+    def is_decision(self) -> bool:
+        """Whether what was told changes by steps, as truth values and whole numbers do."""
+        return not any(isinstance(one, float) for one in self._values(self.told))
+
+    def now(self, args: Sequence[Any]) -> Any:
+        """What is told in another run, from the arguments there."""
+        result = self.call.run(*args)
+        if isinstance(result, Tensor):
+            result = [result]
+        if isinstance(result, list | tuple) and result and isinstance(result[0], Tensor):
+            return tuple(n for one in result for n in one.shape)
+        return result
+
+    def same(self, told: Any) -> bool:
+        """Whether that is what was told in the recorded run; NaN is NaN."""
+        mine, theirs = self._values(self.told), self._values(told)
+        return len(mine) == len(theirs) and all(
+            a == b or (a != a and b != b) for a, b in zip(mine, theirs, strict=True)
+        )
+
+    def entry(self) -> Decisions | Gates:
+        """As an entry of the trail of one image."""
+        values = self._values(self.told)
+        if not self.is_decision:
+            return Gates("told", (torch.tensor([values], dtype=torch.float64),))
+        stored = np.array([values], dtype=np.int64)
+        return Decisions("told", (len(values),), (torch.from_numpy(stored.view(np.uint8)),))
+
+    @staticmethod
+    def _values(told: Any) -> tuple[Any, ...]:
+        return told if isinstance(told, tuple) else (told,)
 
 
 def is_active(arg: Any) -> bool:

@@ -1,32 +1,29 @@
-"""From an nn.Module to a Program: torch.export's graph as a flat list of calls."""
+"""From an nn.Module and images to a Program: the run on these images as a flat list of calls."""
 
 from __future__ import annotations
 
-import operator
-import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import sympy
 import torch
-from torch import nn
-from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch import Tensor, nn
+from torch._ops import OpOverload
 
-from guidxmage.engine.call import BatchSize, Call, Ref
+from guidxmage.engine.call import BatchSize, Branch, Call, Ref
 from guidxmage.engine.fold import fold
-from guidxmage.engine.functional import is_plain, translated, written
 from guidxmage.engine.gates import Conventions, conventions
-from guidxmage.engine.mixing import refuse_mixing, rows_stay_apart
-from guidxmage.engine.program import Program
+from guidxmage.engine.memory import Held
+from guidxmage.engine.merging import Differ, Merger, Repeated, same_numbers
+from guidxmage.engine.program import OtherBranchError, Program
+from guidxmage.engine.rows import rows_stay_apart
 from guidxmage.engine.rules import rule_of
+from guidxmage.engine.tape import Operation, Tape, plain_run, taped
 from guidxmage.errors import InputError, UnsupportedOperatorError
 
-# They take nothing but dtype and device from their first argument.
-_NEW = ("aten.new_zeros.", "aten.new_ones.", "aten.new_full.", "aten.new_empty.")
-_TYPED = "aten.type_as"
+aten = torch.ops.aten
+
 # What gates the values it is multiplied with, and what hands it on unchanged.
 _GATES = frozenset(
     f"aten.{name}"
@@ -41,51 +38,38 @@ _CARRYING = frozenset(
         "flatten.using_ints", "unflatten.int", "_unsafe_view.default", "mean.dim", "chunk.default",
     )
 )  # fmt: skip
+# The place of `training` among the arguments of a batch-norm.
+_TRAINING = 5
 
 
 def capture(
-    model: nn.Module, input_shape: Sequence[int], gates: str | Conventions = "secant"
+    model: nn.Module,
+    images: Tensor | Sequence[int],
+    gates: str | Conventions = "secant",
+    *,
+    batched: bool = True,
 ) -> Program:
-    """Capture a classifier for images of `input_shape` (without the batch dimension).
+    """Capture a classifier as it runs on images (B, …), of the network's own input.
 
-    gates: the convention for smooth operators, see `engine.gates`. A network that does not keep the
-    images of a batch apart in the first dimension is captured for one image at a time.
+    Instead of images their shape, without the batch, may be given: they are random then. gates: the
+    convention for smooth operators, see `engine.gates`. A program for any number of images is made
+    where runs on two numbers of them are the same and every operator is known to keep images
+    apart, if `batched`; else it is that of one image at a time, the first. Where the run took a
+    branch that depends on the image, `branches` says which.
     Raises InputError when the model is unfit (training mode, NaN weights, not a classifier) and
-    UnsupportedOperatorError when an operator has no rule.
+    UnsupportedOperatorError when an operator has no rule, or when the result depends on the image
+    in a way that no operator shows.
     """
     dtype, device = check_model(model)
+    if not isinstance(images, Tensor):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(2, *images, generator=generator, dtype=dtype).to(device)
     chosen = conventions(gates)
-    exported, batched = _export(model, tuple(input_shape), dtype, device)
-    reader = _GraphReader(exported, model)
-    calls, result = reader.read()
-    if batched and not rows_stay_apart(calls):
-        batched = False
-        refuse_mixing(model, (2, *input_shape), dtype, device)
-        example = torch.zeros(1, *input_shape, dtype=dtype, device=device)
-        exported = _exported(model, example, None)
-        reader = _GraphReader(exported, model)
-        calls, result = reader.read()
-    _refuse_unknown(calls)
-    classes = _check_output(reader.output_shape, batched)
-    return Program(
-        calls=tuple(calls),
-        symbolic_calls=fold(calls, result),
-        result=result,
-        input_shape=tuple(input_shape),
-        classes=classes,
-        dtype=dtype,
-        device=device,
-        batched=batched,
-        conventions=chosen,
-        header={
-            "dtype": str(dtype).removeprefix("torch."),
-            "device": device.type,
-            "input_shape": list(input_shape),
-            "torch": str(torch.__version__),
-            "tf32": bool(device.type == "cuda" and torch.backends.cudnn.allow_tf32),
-            **_stated(calls, chosen),
-        },
-    )
+    # Another picture besides, so that what hangs on the picture in a hidden way comes to light.
+    other = images[:1].flip(-1)
+    more = torch.cat([images, other])
+    together = _of_any_number(model, images, more, chosen) if batched else None
+    return _of_one(model, images[:1], other, chosen) if together is None else together
 
 
 def check_model(model: nn.Module) -> tuple[torch.dtype, torch.device]:
@@ -117,207 +101,215 @@ def check_model(model: nn.Module) -> tuple[torch.dtype, torch.device]:
     return dtype, device
 
 
-def _export(
-    model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
-) -> tuple[ExportedProgram, bool]:
-    """Export with a free batch dimension; where the model forbids it, for single images."""
-    failures: list[Exception] = []
-    # A batch of 2: size 1 would be specialised.
-    for rows, dims in ((2, {0: Dim.DYNAMIC}), (1, None)):
+def _of_any_number(
+    model: nn.Module, images: Tensor, more: Tensor, chosen: Conventions
+) -> Program | None:
+    """The program for any number of images, None where there is none."""
+    try:
+        first = taped(model, images)
+        second = taped(model, more)
+        operations = _merged(first, second)
+    except (Differ, InputError):  # a model may insist on one image
+        return None
+    order = _Builder(model).built(operations)
+    calls = [one for one in order if isinstance(one, Call)]
+    if len(calls) < len(order) or not rows_stay_apart(calls, images.shape[1:]):
+        return None
+    program = _program(order, first, images, chosen, batched=True)
+    try:
+        found = program.record(more, norms=False).logits
+    except RuntimeError:  # sizes that do not grow evenly with the images
+        return None
+    return program if same_numbers(found, second.output) else None
+
+
+def _merged(first: Tape, second: Tape) -> list[Operation]:
+    pruned = [_needed(tape) for tape in (first, second)]
+    if len(pruned[0]) != len(pruned[1]):
+        raise Differ("runs of other lengths")
+    merger = Merger(first, second)
+    operations = [merger.operation(a, b) for a, b in zip(*pruned, strict=True)]
+    merger.argument(first.result, second.result)
+    return operations
+
+
+def _of_one(model: nn.Module, image: Tensor, other: Tensor, chosen: Conventions) -> Program:
+    """The program of one image; `other` is one on which it is tried as well."""
+    tape = taped(model, image)
+    order = _Builder(model).built(_needed(tape))
+    program = _program(order, tape, image, chosen, batched=False)
+    with torch.no_grad():
         try:
-            example = torch.zeros(rows, *shape, dtype=dtype, device=device)
-            return _exported(model, example, dims), rows > 1
-        except Exception as error:  # torch.export raises whatever the model's code raises
-            failures.append(error)
-    raise InputError(_export_failure(model, shape, failures[-1])) from failures[-1]
+            found = program.record(other, norms=False).logits
+        except OtherBranchError:
+            return program
+    expected = plain_run(model, other, tape.written)
+    if not same_numbers(found, expected):
+        raise UnsupportedOperatorError(
+            "this network cannot be explained: its run on an image does not tell what it does with "
+            "another one; part of its result is computed outside PyTorch's operators, at random or "
+            "from what an earlier run has left"
+        )
+    return program
 
 
-def _exported(model: nn.Module, example: torch.Tensor, dims: Any) -> ExportedProgram:
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        exported = torch.export.export(model, (example,), dynamic_shapes=(dims,), strict=False)
-        # The empty table makes the graph functional and keeps operators whole.
-        return exported if is_plain(exported.graph) else exported.run_decompositions({})
+def _result_id(tape: Tape) -> int:
+    if not isinstance(tape.output, Tensor):
+        kind = type(tape.output).__name__
+        if isinstance(tape.output, list | tuple):
+            kind = f"{len(tape.output)} values"
+        raise InputError(
+            f"the model returns {kind} where one tensor of class scores is expected; wrap it in a "
+            "module that returns the scores alone"
+        )
+    if not isinstance(tape.result, Ref) or tape.result.id == 0:
+        raise InputError("the model's output does not depend on the image")
+    return tape.result.id
 
 
-def _stated(calls: Sequence[Call], chosen: Conventions) -> dict[str, Any]:
-    """The conventions in use, where there are smooth operators."""
-    rules = [rule for rule in map(rule_of, calls) if rule is not None]
-    if not any(rule.kind == "gate" for rule in rules):
-        return {}
-    return {"gates": {rule.family: chosen[rule.family] for rule in rules if rule.family}}
+def _needed(tape: Tape) -> list[Operation]:
+    """The operations that the result depends on, and those that told Python something."""
+    result = _result_id(tape)
+    needed, kept = {result}, []
+    for operation in reversed(tape.operations):
+        made = {number for number in operation.outputs if number is not None}
+        if operation.told is not None or made & needed:
+            _refuse_stale((operation.args, operation.kwargs))
+            needed |= set(_refs((operation.args, operation.kwargs)))
+            kept.append(operation)
+    return kept[::-1]
 
 
-def _export_failure(model: nn.Module, shape: tuple[int, ...], error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
-    size = "×".join(str(n) for n in shape)
-    return f"{type(model).__name__} could not be captured for an image of {size}: {reason}"
+def _refs(given: Any) -> list[int]:
+    if isinstance(given, Ref):
+        return [given.id]
+    parts = given.values() if isinstance(given, dict) else given
+    return [i for one in parts for i in _refs(one)] if _is_nested(given) else []
 
 
-class _GraphReader:
-    """Translates an exported graph into calls; constants are folded on the way."""
+def _is_nested(given: Any) -> bool:
+    return isinstance(given, dict | list | tuple)
 
-    def __init__(self, exported: ExportedProgram, model: nn.Module) -> None:
-        self.exported = exported
-        self.leaves = {name for name, m in model.named_modules() if not any(m.children())}
-        self.values: dict[torch.fx.Node, Any] = {}
-        self.calls: list[Call] = []
-        self.sites: Counter[str] = Counter()
-        self.output_shape: tuple[Any, ...] = ()
-        self.symbol: Any = None
-        self.gating: set[int] = set()  # values that scale others and are frozen then
-        self.constant: set[int] = set()  # those that depend on the number of images alone
 
-    def read(self) -> tuple[list[Call], int]:
-        """All calls in order and the id of the one that computes the logits."""
-        for node in self.exported.graph.nodes:
-            if node.op == "placeholder":
-                self.values[node] = self._placeholder(node)
-            elif node.op == "call_function":
-                self.values[node] = self._call(node)
-                self.values.update(dict.fromkeys(written(node), self.values[node]))
-        return self.calls, self._result()
+def _refuse_stale(given: Any) -> None:
+    if isinstance(given, Held) and given.stale:
+        raise UnsupportedOperatorError(
+            "this network cannot be explained: it changes one of its buffers while running, and its "
+            "result depends on that buffer; freeze it"
+        )
+    for one in (given.values() if isinstance(given, dict) else given) if _is_nested(given) else ():
+        _refuse_stale(one)
 
-    def _placeholder(self, node: torch.fx.Node) -> Any:
-        spec = next(s for s in self.exported.graph_signature.input_specs if s.arg.name == node.name)
-        if spec.kind == InputKind.USER_INPUT:
-            free = [d.node.expr for d in node.meta["val"].shape if isinstance(d, torch.SymInt)]
-            self.symbol = free[0] if free else None
-            return Ref(0)
-        assert spec.target is not None
-        for source in (self.exported.state_dict, self.exported.constants):
-            if spec.target in source:
-                # Not detached: ATen chooses some kernels by requires_grad, as in eager mode.
-                return source[spec.target]
-        raise UnsupportedOperatorError(f"the model's input {node.name!r} cannot be read")
 
-    def _call(self, node: torch.fx.Node) -> Any:
-        meaning = node.meta.get("val")
-        if isinstance(meaning, torch.SymInt):
-            return self._batch_size(meaning)
-        if node.target is operator.getitem:
-            return self._selected(node)
-        if meaning is None and not node.users:
-            return None  # an assertion that the export has written down, such as a tensor's dtype
-        args = tuple(_mapped(arg, self.values) for arg in node.args)
-        kwargs = {name: _mapped(arg, self.values) for name, arg in node.kwargs.items()}
-        if str(node.target).startswith((*_NEW, _TYPED)) and isinstance(meaning, torch.Tensor):
-            like = torch.empty(0, dtype=meaning.dtype, device=meaning.device)
-            args = (args[0], like) if str(node.target).startswith(_TYPED) else (like, *args[1:])
-        if not _depends_on_image_or_batch((args, kwargs)):
-            with torch.no_grad():
-                return node.target(*args, **kwargs)  # type: ignore[operator]
-        if isinstance(meaning, list | tuple):
-            return (node, args, kwargs)  # becomes one call for each output that is selected
-        target, args, output = translated(node.target, args)
-        return self._append(node, node, (target, args, kwargs), output)
+class _Builder:
+    """Operations as calls: constants stand in their places, sites have names."""
 
-    def _selected(self, node: torch.fx.Node) -> Any:
-        source, number = node.args
-        held = self.values[source]  # type: ignore[index]
-        if isinstance(held, tuple) and len(held) == 3 and isinstance(held[0], torch.fx.Node):
-            origin, args, kwargs = held
-            whole = (origin.target, args, kwargs)
-            return self._append(origin, node, whole, number)  # type: ignore[arg-type]
-        return held[number]
+    def __init__(self, model: nn.Module) -> None:
+        self._leaves = {name for name, m in model.named_modules() if not any(m.children())}
+        self._sites: Counter[str] = Counter()
+        self._order: list[Call | Branch] = []
+        self._gating: set[int] = set()  # values that scale others and are frozen then
+        self._constant: set[int] = set()  # those that depend on the number of images alone
+        self._next = 1
 
-    def _append(
-        self,
-        node: torch.fx.Node,
-        valued: torch.fx.Node,
-        called: tuple[Any, tuple[Any, ...], Mapping[str, Any]],
-        output: int | None,
-    ) -> Ref:
-        target, args, kwargs = called
-        assert isinstance(target, torch._ops.OpOverload), f"unexpected call of {target}"
-        args, kwargs = _positional(target, args, kwargs)
+    def built(self, operations: Sequence[Operation]) -> tuple[Call | Branch, ...]:
+        """Calls and branches in order; a call's id is that of the value it computes."""
+        used = {i for one in operations for i in _refs((one.args, one.kwargs))}
+        # Numbers of values that no operation has: for constants that are repeated, and branches.
+        self._next = 1 + max((n or 0 for one in operations for n in one.outputs), default=0)
+        for operation in operations:
+            args = self._filled(operation.args, operation)
+            kwargs = {n: self._filled(arg, operation) for n, arg in operation.kwargs.items()}
+            if operation.told is not None:
+                call = self._call(operation, args, kwargs, self._new(), None)
+                self._order.append(Branch(call, operation.told))
+            for number, id_ in enumerate(operation.outputs):
+                if id_ is None or (operation.several and id_ not in used):
+                    continue
+                place = number if operation.several else None
+                self._order.append(self._call(operation, args, kwargs, id_, place))
+        return tuple(self._order)
+
+    def _new(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+    def _call(
+        self, operation: Operation, args: Any, kwargs: Any, id_: int, number: int | None
+    ) -> Call:
+        target, args, kwargs, output = _translated(operation.target, args, kwargs)
+        number = output if number is None else number
         call = Call(
-            id=len(self.calls) + 1,
-            op=str(target),
+            id=id_,
+            op=str(target) if isinstance(target, OpOverload) else target.__name__,
             target=target,
             args=args,
-            site=self._site(node, target),
-            shape=tuple(self._dimension(d) for d in valued.meta["val"].shape),
+            site=self._site(operation),
+            shape=operation.shapes[number or 0] if operation.shapes else (),
             kwargs=kwargs,
-            output=output,
+            output=number,
         )
-        call = replace(call, gating=frozenset(self.gating.intersection(call.inputs)))
-        constant = all(id_ in self.constant for id_ in call.inputs)
+        call = replace(call, gating=frozenset(self._gating.intersection(call.inputs)))
+        constant = all(i in self._constant for i in call.inputs)
+        carries = call.gating and call.op in _CARRYING and len(call.inputs) == 1
         if constant:
-            self.constant.add(call.id)
-        if (
-            constant
-            or call.op in _GATES
-            or (call.gating and call.op in _CARRYING and len(call.inputs) == 1)
-        ):
-            self.gating.add(call.id)
-        self.calls.append(call)
-        return Ref(call.id)
+            self._constant.add(call.id)
+        if constant or call.op in _GATES or carries:
+            self._gating.add(call.id)
+        return call
 
-    def _site(self, node: torch.fx.Node, target: torch._ops.OpOverload) -> str:
-        """The module path, plus the operator where the module is not a leaf; unique."""
-        stack = list(node.meta.get("nn_module_stack", {}).values())
-        path = str(stack[-1][0]).split("@")[0] if stack else ""
-        name = target._opname.removeprefix("_native_").strip("_")
-        site = path if path in self.leaves and path else f"{path}.{name}".lstrip(".")
-        self.sites[site] += 1
-        return site if self.sites[site] == 1 else f"{site}#{self.sites[site]}"
+    def _filled(self, arg: Any, operation: Operation) -> Any:
+        if isinstance(arg, Held):
+            return arg.tensor
+        if isinstance(arg, Repeated):
+            return self._source(arg, operation)
+        if isinstance(arg, list | tuple):
+            return type(arg)(self._filled(one, operation) for one in arg)
+        return arg
 
-    def _dimension(self, size: int | torch.SymInt) -> int | BatchSize:
-        return size if isinstance(size, int) else self._batch_size(size)
+    def _source(self, repeated: Repeated, operation: Operation) -> Ref:
+        """A constant that is the same for every image, as a value that grows with the images."""
+        block = repeated.block
+        parts, *rest = block.shape
+        id_ = self._new()
+        call = Call(
+            id=id_,
+            op="aten.repeat.default",
+            target=aten.repeat.default,
+            args=(block, [BatchSize(1, 0), *[1] * len(rest)]),
+            site=self._site(replace(operation, target=aten.repeat.default)),
+            shape=(BatchSize(parts, 0), *rest),
+        )
+        self._order.append(call)
+        self._constant.add(id_)
+        self._gating.add(id_)
+        return Ref(id_)
 
-    def _batch_size(self, size: torch.SymInt) -> int | BatchSize:
-        expression = size.node.expr
-        if not expression.free_symbols:
-            return int(expression)
-        symbol = self.symbol
-        return BatchSize(lambda rows: int(expression.subs(symbol, sympy.Integer(rows))))
-
-    def _result(self) -> int:
-        output = next(node for node in self.exported.graph.nodes if node.op == "output")
-        signature = self.exported.graph_signature
-        if signature.buffers_to_mutate:
-            name = next(iter(signature.buffers_to_mutate.values()))
-            raise InputError(f"the model changes its buffer {name!r} while running; freeze it")
-        returned = list(output.args[0])
-        if len(returned) != 1 or not isinstance(returned[0], torch.fx.Node):
-            raise InputError(
-                f"the model returns {len(returned)} values where one tensor of class scores is "
-                "expected; wrap it in a module that returns the scores alone"
-            )
-        value = self.values[returned[0]]
-        if not isinstance(value, Ref) or not self._depends_on_image(value.id):
-            raise InputError("the model's output does not depend on the image")
-        self.output_shape = tuple(returned[0].meta["val"].shape)
-        return value.id
-
-    def _depends_on_image(self, id_: int) -> bool:
-        reached = {0}
-        for call in self.calls:
-            if reached.intersection(call.inputs):
-                reached.add(call.id)
-        return id_ in reached and id_ != 0
+    def _site(self, operation: Operation) -> str:
+        """The module's path, plus the operator where the module is not a leaf; unique."""
+        path, target = operation.path, operation.target
+        name = getattr(target, "_opname", getattr(target, "__name__", "")).removeprefix("_native_")
+        own = path if path in self._leaves and path else f"{path}.{name.strip('_')}".lstrip(".")
+        self._sites[own] += 1
+        return own if self._sites[own] == 1 else f"{own}#{self._sites[own]}"
 
 
-def _mapped(arg: Any, values: Mapping[torch.fx.Node, Any]) -> Any:
-    if isinstance(arg, torch.fx.Node):
-        return values[arg]
-    if isinstance(arg, list | tuple):
-        return [_mapped(item, values) for item in arg]
-    return arg
-
-
-def _depends_on_image_or_batch(arg: Any) -> bool:
-    if isinstance(arg, Mapping):
-        return any(_depends_on_image_or_batch(item) for item in arg.values())
-    if isinstance(arg, list | tuple):
-        return any(_depends_on_image_or_batch(item) for item in arg)
-    return isinstance(arg, Ref | BatchSize)
+def _translated(
+    target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, tuple[Any, ...], dict[str, Any], int | None]:
+    """A call by the operator that has the rule: operator, arguments, and which output is meant."""
+    if not isinstance(target, OpOverload):
+        return target, args, kwargs, None
+    args, kwargs = _positional(target, args, kwargs)
+    if target is aten.batch_norm.default:
+        # What it calls on a CPU; without `training` and the wish for cuDNN.
+        own = (*args[:_TRAINING], *args[_TRAINING + 1 : _TRAINING + 3])
+        return aten._native_batch_norm_legit_no_training.default, own, kwargs, 0
+    return target, args, kwargs, None
 
 
 def _positional(
-    target: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    target: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Keyword arguments moved to their position in the schema where they have one."""
     remaining = dict(kwargs)
@@ -330,6 +322,66 @@ def _positional(
     return tuple(ordered), remaining
 
 
+def _program(
+    order: Sequence[Call | Branch],
+    tape: Tape,
+    images: Tensor,
+    chosen: Conventions,
+    *,
+    batched: bool,
+) -> Program:
+    result = _result_id(tape)
+    calls = _leading_to(order, result)
+    classes = _check_output(calls, batched)
+    _refuse_unknown(calls)
+    branches = [one for one in order if isinstance(one, Branch)]
+    return Program(
+        calls=calls,
+        symbolic_calls=fold(calls, result),
+        result=result,
+        input_shape=tuple(images.shape[1:]),
+        classes=classes,
+        dtype=images.dtype,
+        device=images.device,
+        batched=batched,
+        conventions=chosen,
+        order=tuple(order) if branches else (),
+        header={
+            "dtype": str(images.dtype).removeprefix("torch."),
+            "device": images.device.type,
+            "input_shape": list(images.shape[1:]),
+            "torch": str(torch.__version__),
+            "tf32": bool(images.device.type == "cuda" and torch.backends.cudnn.allow_tf32),
+            **_stated(calls, chosen),
+            **({"branches": [_stated_branch(one) for one in branches]} if branches else {}),
+        },
+    )
+
+
+def _leading_to(order: Sequence[Call | Branch], result: int) -> tuple[Call, ...]:
+    """The calls that the result is computed from, in order."""
+    needed, kept = {result}, []
+    for one in reversed(order):
+        if isinstance(one, Call) and one.id in needed:
+            needed.update(one.inputs)
+            kept.append(one)
+    return tuple(reversed(kept))
+
+
+def _stated(calls: Sequence[Call], chosen: Conventions) -> dict[str, Any]:
+    """The conventions in use, where there are smooth operators."""
+    rules = [rule for rule in map(rule_of, calls) if rule is not None]
+    if not any(rule.kind == "gate" for rule in rules):
+        return {}
+    return {"gates": {rule.family: chosen[rule.family] for rule in rules if rule.family}}
+
+
+def _stated_branch(branch: Branch) -> str:
+    told = branch.told
+    said = f"shape {'×'.join(map(str, told))}" if isinstance(told, tuple) else str(told)
+    return f"{branch.call.op} at '{branch.site}': {said}"
+
+
 def _refuse_unknown(calls: Sequence[Call]) -> None:
     """Refuse the whole network by the names and places of what has no rule."""
     refused: list[str] = []
@@ -339,15 +391,18 @@ def _refuse_unknown(calls: Sequence[Call]) -> None:
             refused.append(f"{call.op} at '{call.site}' has no rule")
         elif reason := (rule.refuse(call) if rule.refuse else None):
             refused.append(f"{call.op} at '{call.site}': {reason}")
+        elif rule.kind == "decision" and call.shape == ():
+            refused.append(f"{call.op} at '{call.site}' decides on a number without dimensions")
     if refused:
         more = f" (and {len(refused) - 1} more call sites)" if len(refused) > 1 else ""
         raise UnsupportedOperatorError(f"this network cannot be explained: {refused[0]}{more}")
 
 
-def _check_output(shape: tuple[Any, ...], batched: bool) -> int:
-    first_is_batch = not isinstance(shape[0], int) if batched and shape else True
-    if len(shape) != 2 or not first_is_batch or not isinstance(shape[1], int):
-        sizes = ", ".join("batch" if not isinstance(n, int) else str(n) for n in shape)
+def _check_output(calls: Sequence[Call], batched: bool) -> int:
+    shape = calls[-1].shape
+    rows = BatchSize(1, 0) if batched else 1
+    if len(shape) != 2 or shape[0] != rows or not isinstance(shape[1], int):
+        sizes = ", ".join("batch" if n == BatchSize(1, 0) else str(n) for n in shape)
         raise InputError(
             f"the model's output has shape [{sizes}] where class scores [batch, classes] are "
             "expected; wrap it in a module that returns them"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,6 +11,17 @@ import torch
 from torch import nn
 
 from guidxmage.errors import InputError
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself, out of what torch.compile or data parallelism has put around it."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod
+        else:
+            return model
 
 
 def copied_to(
@@ -53,11 +65,42 @@ def state_of(model: nn.Module) -> tuple[Any, ...]:
     return tuple(found)
 
 
+class _PlainAttention:
+    """While anyone is inside, attention is computed step by step, not by one fused operator.
+
+    The fused one of evaluation mode rounds otherwise than what runs whenever gradients are taken.
+    PyTorch has one switch for all threads.
+    """
+
+    _lock = threading.Lock()
+    _inside = 0
+    _before = True
+
+    def __enter__(self) -> None:
+        cls = type(self)
+        with cls._lock:
+            if cls._inside == 0:
+                cls._before = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            cls._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        cls = type(self)
+        with cls._lock:
+            cls._inside -= 1
+            if cls._inside == 0:
+                torch.backends.mha.set_fastpath_enabled(cls._before)
+
+
 def untouched(model: nn.Module) -> ExitStack:
-    """A context for runs that autocast, inference mode and gradient tracking do not reach."""
+    """A context for runs that autocast, inference mode and gradient tracking do not reach.
+
+    Attention takes the steps that it takes in training, too.
+    """
     device = next((p.device.type for p in model.parameters()), "cpu")
     stack = ExitStack()
     stack.enter_context(torch.inference_mode(False))
     stack.enter_context(torch.no_grad())
     stack.enter_context(torch.autocast(device, enabled=False))
+    stack.enter_context(_PlainAttention())
     return stack

@@ -107,8 +107,8 @@ class Graphed:
             puller = self._puller(cotangent)
         if puller is None:
             return self._program.pull(trail, cotangent, norms, maps=maps)
-        weights, variance, shares = puller(cotangent)
-        return Pulled(weights, self._sites, shares, variance, {})
+        weights, variance, worst, shares = puller(cotangent)
+        return Pulled(weights, self._sites, shares, variance, worst, {})
 
     def _puller(self, cotangent: Tensor) -> _Repeated | None:
         """The graph for that number of rows; None where it could not be captured."""
@@ -134,7 +134,7 @@ class Graphed:
         fixed = self._fixed
         pulled = self._program.pull(fixed.trail, cotangent, fixed.norms, visit=self._reach)
         self._sites = pulled.sites
-        return [pulled.weights, pulled.variance, pulled.shares]
+        return [pulled.weights, pulled.variance, pulled.worst, pulled.shares]
 
     def _reach(self, call: Call, _: Tensor) -> None:
         self._reached = call

@@ -44,9 +44,8 @@ class Constant:
 class Switched(Constant):
     """A constant that is `factor` where a decision says so and 0 elsewhere.
 
-    `packed` (B, bytes) has the decisions, `gated` gives g where they say so and 0 elsewhere,
-    `summed` the sums of that, if they can be had quickly; the constant itself is made when it is
-    read.
+    `packed` (B, bytes) has the decisions, `gated` gives g where they say so and 0 elsewhere; the
+    constant itself is made when it is read.
     """
 
     def __init__(
@@ -55,12 +54,10 @@ class Switched(Constant):
         factor: float,
         packed: Tensor,
         *,
-        summed: Callable[[Tensor], Tensor | None],
         gated: Callable[[Tensor], Tensor],
         make: Callable[[], Tensor],
     ) -> None:
-        vars(self).update(site=site, factor=factor, packed=packed)
-        vars(self).update(summed=summed, gated=gated, make=make)
+        vars(self).update(site=site, factor=factor, packed=packed, gated=gated, make=make)
 
     def __getattr__(self, name: str) -> Tensor:
         if name != "value":
@@ -71,11 +68,12 @@ class Switched(Constant):
     def inner(self, g: Tensor) -> Tensor:
         """⟨g, constant⟩ for each row (R, …), float64 (R,); few are picked, many multiplied."""
         factor: float = vars(self)["factor"]
-        done: Tensor | None = vars(self)["summed"](g)
+        packed: Tensor = vars(self)["packed"]
+        done = loops.sums_where(g, packed)
         if done is not None:
             return done * factor
-        if is_sparse(vars(self)["packed"]):
-            return sums_where(g, vars(self)["packed"]) * factor
+        if is_sparse(packed):
+            return sums_where(g, packed) * factor
         gated = vars(self)["gated"](g)
         summed = gated.sum(list(range(2, g.ndim))) if g.ndim > 2 else gated
         return summed.double().sum(1) * factor
@@ -114,11 +112,13 @@ class Biases:
 
     def add(
         self, g: Tensor, constants: list[Constant], rows: int, summed: Tensor | None = None
-    ) -> None:
+    ) -> bool:
         """The share of one call whose output has cotangent g (R, …), or (R·parts, …).
 
-        summed: g's sums over positions (R, C), where they are known.
+        summed: g's sums over positions (R, C), where they are known. Returns whether g itself is
+        kept until the end, and so must stay as it is.
         """
+        keeps = False
         whole = g.ndim > 1 and g.shape[0] == rows  # each row is one image's
         for constant in reversed(constants):
             self._sites.append(constant.site)
@@ -131,8 +131,10 @@ class Biases:
                 continue
             if summed is None:
                 summed = g.sum(list(range(2, g.ndim))) if g.ndim > 2 else g
+            keeps = keeps or summed is g
             self._summed.append(summed)
             self._vectors.append(vector)
+        return keeps
 
     def totals(self, like: Tensor) -> tuple[tuple[str, ...], Tensor]:
         """Call sites in order of execution, and their shares (R, sites) float64 beside `like`."""
@@ -165,9 +167,13 @@ class Biases:
 
 
 def by_row(g: Tensor, constant: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Both with one entry a row, where parts of images share the first dimension."""
-    if g.shape[0] == rows:
+    """Both with one entry a row, where parts of images share the first dimension, or all of it."""
+    if constant.ndim < g.ndim:
+        constant = constant.reshape(*[1] * (g.ndim - constant.ndim), *constant.shape)
+    if g.ndim > 0 and g.shape[0] == rows:
         return g, constant
+    if g.ndim == 0:
+        return g.reshape(rows), constant.reshape(1)
     parts = constant[None] if len(constant) == 1 else constant.unflatten(0, (rows, -1))
     return g.unflatten(0, (rows, -1)), parts
 
@@ -186,59 +192,88 @@ def position_map(g: Tensor, constant: Tensor) -> Tensor:
     return product.sum(1) if product.ndim > 2 else product
 
 
+@dataclass(frozen=True)
+class Noise:
+    """How one call rounds.
+
+    The `values` that it computes for an image are off by about √terms times the unit roundoff times
+    their size: the 2-norm of the output (where `sums`), of what constants add to it (`spread`), and
+    `gain` times that of the input, which bounds the products that are summed. Where these cancel,
+    the output alone would say too little.
+    """
+
+    terms: float
+    values: int
+    spread: float
+    gain: float
+    sums: bool
+
+
 class Rounding:
-    """Variance of Σ ⟨g, δ⟩ over the rounding errors δ of all calls, as if they were independent.
+    """How large Σ ⟨g, δ⟩ over the rounding errors δ of all calls is, likely and at worst.
 
     After Higham & Mary, A New Approach to Probabilistic Rounding Error Analysis (2019): a sum of
-    K products errs by about u·√K times its own size; the size is taken from the 2-norm of the
-    output before constants are added. `kept` is where the program keeps what is the same in every
-    run.
+    K products errs by about u·√K times its size. Likely: all errors are independent, and spread
+    over the values of a call as these and the cotangents are on average. At worst: all pull in one
+    direction, as those do that maxima have chosen. `kept` is where the program keeps what is the
+    same in every run.
     """
 
     def __init__(self, kept: dict[Any, Any]) -> None:
         self._kept = kept
         self._cotangents: list[Tensor] = []
         self._outputs: list[Tensor] = []
-        self._noise: list[tuple[float, float]] = []
+        self._inputs: list[Tensor] = []
+        self._noise: list[Noise] = []
 
-    def add(self, cotangent: Tensor, output: Tensor, terms: float, spread: float) -> None:
-        """Norms of one call's cotangent (R,) and recorded output (B,), R a multiple of B."""
+    def add(self, cotangent: Tensor, output: Tensor | None, given: Tensor, noise: Noise) -> None:
+        """Norms of one call's cotangent (R,), and of its recorded output and input (B,).
+
+        R is a multiple of B. output: where `noise.sums`.
+        """
         self._cotangents.append(cotangent)
-        self._outputs.append(output)
-        self._noise.append((terms, spread))
+        self._outputs.append(given if output is None else output)
+        self._inputs.append(given)
+        self._noise.append(noise)
 
-    def variance(self, like: Tensor) -> Tensor:
-        """(R,) float64, in units of the unit roundoff squared."""
+    def total(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The variance if likely, and the sum at worst; (R,) float64, in units of the roundoff."""
         if not self._noise:
-            return like.new_zeros(len(like), dtype=torch.float64)
-        terms, spread = self._noise_beside(like).t()[:, :, None]
+            nothing = like.new_zeros(len(like), dtype=torch.float64)
+            return nothing, nothing
+        terms, values, spread, gain, sums = self._noise_beside(like).t()[:, :, None]
+        sizes = sums * torch.stack(self._outputs).double() + spread
+        sizes = sizes + gain * torch.stack(self._inputs).double()
         cotangents = torch.stack(self._cotangents).double()
-        outputs = torch.stack(self._outputs).double()
-        sizes = (outputs + spread).repeat(1, cotangents.shape[1] // outputs.shape[1])
-        return (terms * (cotangents * sizes).square()).sum(0)
+        errors = cotangents * sizes.repeat(1, cotangents.shape[1] // sizes.shape[1])
+        return (terms / values * errors.square()).sum(0), (terms.sqrt() * errors).sum(0)
 
     def _noise_beside(self, like: Tensor) -> Tensor:
-        """Terms and spreads where the cotangents lie; a copy to a GPU would wait in every run."""
+        """The noise where the cotangents lie; a copy to a GPU would wait in every run."""
         name = ("noise", *self._noise)
         if name not in self._kept:
-            self._kept[name] = like.new_tensor(self._noise, dtype=torch.float64)
+            numbers = [(o.terms, o.values, o.spread, o.gain, float(o.sums)) for o in self._noise]
+            self._kept[name] = like.new_tensor(numbers, dtype=torch.float64)
         found: Tensor = self._kept[name]
         return found
 
 
 def row_norms(values: Tensor, rows: int) -> Tensor:
     """The 2-norm of every row, (R,), whatever the memory layout."""
+    if values.ndim == 0:
+        return values.abs().reshape(rows)
     done = loops.norms(values) if values.shape[0] == rows else None
     if done is not None:
         return done
     if values.shape[0] != rows:
-        values = values.unflatten(0, (rows, -1))
+        values = values.reshape(rows, -1)
     return torch.linalg.vector_norm(values, dim=tuple(range(1, values.ndim)))
 
 
 def sums_and_norms(values: Tensor, rows: int) -> tuple[Tensor | None, Tensor]:
     """`row_norms`, and the sums over positions (R, C) where they fall off on the way, else None."""
-    done = loops.sums_and_norms(values) if values.shape[0] == rows else None
+    whole = values.ndim > 0 and values.shape[0] == rows
+    done = loops.sums_and_norms(values) if whole else None
     return (None, row_norms(values, rows)) if done is None else done
 
 

@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 _DTYPES = (torch.float32, torch.float64)
 
-_NO_SQUARES, _NO_BITS = np.empty(0), np.empty((0, 0), np.uint8)
+_NO_SQUARES = np.empty(0)
 
 # The loops run on one thread. Packing is so in NumPy too; for the rest PyTorch's own operations are
 # taken where it has more threads than these.
@@ -144,21 +144,15 @@ def gate(g: Tensor, packed: Tensor) -> bool:
     return True
 
 
-def gate_and_measure(
-    g: Tensor, packed: Tensor, other: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """`gate`, and `sums_and_norms` of what is left; only of what lies channels last.
-
-    The third is, before that, `sums_where` of the bits `other` (B, bytes), if given.
-    """
+def gate_and_measure(g: Tensor, packed: Tensor) -> tuple[Tensor, Tensor] | None:
+    """`gate`, and `sums_and_norms` of what is left; only of what lies channels last."""
     loops = _loops_for(g)
     lines = _channels_last(g) if loops is not None and _fits(g, packed) else None
     if loops is None or lines is None:
         return None
     sums, norms = _room(lines, lines.shape[2])
-    picked, also = np.zeros(len(lines)), _NO_BITS if other is None else other.numpy()
-    loops.gate_and_measure(lines, packed.numpy(), also, sums, norms, picked)
-    return torch.from_numpy(sums), torch.from_numpy(norms), torch.from_numpy(picked)
+    loops.gate_and_measure(lines, packed.numpy(), sums, norms)
+    return torch.from_numpy(sums), torch.from_numpy(norms)
 
 
 def sums_where(g: Tensor, packed: Tensor) -> Tensor | None:

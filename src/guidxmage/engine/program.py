@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole, Ref, last_uses
+from guidxmage.engine.call import Branch, Call, Frame, Hole, Noted, Ref, Sent, last_uses
 from guidxmage.engine.cotangents import Cotangent, Cotangents
 from guidxmage.engine.gates import Conventions, Gates
 from guidxmage.engine.layout import is_dense, shares_memory
@@ -26,8 +26,9 @@ from guidxmage.engine.ledger import (
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.table import Rule
 from guidxmage.engine.runs import Pulled, Recorded, Recording, Step, constants_of, described
+from guidxmage.engine.sizes import Sizes, sizes_needed
 from guidxmage.engine.trail import Decisions, Trail
-from guidxmage.errors import UnsupportedOperatorError
+from guidxmage.errors import OffTrailError, UnsupportedOperatorError
 
 # Operators whose output is always newly allocated, so that the next one may overwrite it as the
 # user's in-place ReLU would; the values are the same either way.
@@ -42,6 +43,12 @@ _FRESH = frozenset(
     ]
 )
 
+
+class OtherBranchError(OffTrailError):
+    """An image makes the network take another branch than the one that was captured."""
+
+
+Kept = TypeVar("Kept")
 Visit = Callable[[Frame, list[Any]], None]
 
 
@@ -51,7 +58,9 @@ class Program:
 
     `calls` are the user's own operators and are what is recorded; `symbolic_calls` compute the
     same values with batch-norm folded into convolutions, used where no decision can change.
-    `batched` is False when the network could be captured for one image at a time only.
+    `batched` is False when images are run one at a time only. `order` are the recorded calls with
+    those on which only branches depend, and the branches that Python took, in order of execution;
+    it is empty where there are no branches.
     """
 
     calls: tuple[Call, ...]
@@ -64,6 +73,7 @@ class Program:
     batched: bool = True
     conventions: Conventions = field(default_factory=dict)
     header: Mapping[str, Any] = field(default_factory=dict)
+    order: tuple[Call | Branch, ...] = ()
 
     @cached_property
     def _prepared(self) -> dict[Any, Any]:
@@ -90,36 +100,59 @@ class Program:
         return last_uses(self.symbolic_calls, self.result)
 
     @cached_property
+    def branches(self) -> tuple[Branch, ...]:
+        """What Python was told of values that depend on the image, in order of execution."""
+        return tuple(one for one in self.order if isinstance(one, Branch))
+
+    @cached_property
     def smooth(self) -> tuple[Call, ...]:
-        """Calls whose operators are smooth: where there are any, there are no regions."""
-        return tuple(call for call in self.calls if _rule(call).kind == "gate")
+        """Calls whose operators are smooth: where there are any, there are no regions.
+
+        A number that Python was told is one of them: what was made of it is not known.
+        """
+        told = tuple(branch.call for branch in self.branches if not branch.is_decision)
+        return tuple(call for call in self.calls if _rule(call).kind == "gate") + told
+
+    @cached_property
+    def _sizes(self) -> Sizes:
+        return sizes_needed(
+            [(call, _rule(call)) for call in self.symbolic_calls], self._described_own
+        )
+
+    def _described_own(self) -> list[Step]:
+        return self._described(self.calls, 1)
 
     @cached_property
     def _recorded(self) -> tuple[Recorded, ...]:
         """The recorded run, call by call."""
-        uses = Counter(id_ for call in self.calls for id_ in call.inputs)
+        order = self.order or self.calls
+        run = [one.call if isinstance(one, Branch) else one for one in order]
+        uses = Counter(id_ for call in run for id_ in call.inputs)
+        own = {call.id for call in self.calls}
         fresh = {call.id for call in self.calls if call.op in _FRESH and call.id != self.result}
-        measured = {call.id for call in self.symbolic_calls if _rule(call).terms}
+        measured = set(self._sizes.measured)
         steps = []
-        for call, expired in zip(self.calls, self._expired, strict=True):
-            rule, source = _rule(call), call.args[0]
+        for one, call, expired in zip(order, run, last_uses(run, self.result), strict=True):
+            branch = one if isinstance(one, Branch) else None
+            rule = _rule(call) if branch is None and call.id in own else None
+            source = call.args[0] if call.args else None
             # A fresh tensor that nothing else, no view either, uses.
             owned = isinstance(source, Ref) and source.id in fresh and uses[source.id] == 1
-            passed = owned and rule.measures and source.id in measured
-            convention = self.conventions.get(rule.family, "")
+            passed = owned and rule is not None and rule.measures and source.id in measured
+            convention = self.conventions.get(rule.family, "") if rule is not None else ""
             measures = source.id if passed else None
-            steps.append(Recorded(call, rule, convention, owned, False, measures, expired))
+            steps.append(Recorded(call, rule, convention, owned, False, measures, expired, branch))
         measured -= {step.measures for step in steps}
         return tuple(replace(step, measured=step.call.id in measured) for step in steps)
 
     def shapes(self, rows: int) -> dict[int, tuple[int, ...]]:
         """The shape of every value in a run with that many rows."""
-        if rows not in self._shapes:
-            if len(self._shapes) > 16:
-                self._shapes.clear()
+
+        def make() -> dict[int, tuple[int, ...]]:
             known = {call.id: call.sizes(rows) for call in self.calls}
-            self._shapes[rows] = {0: (rows, *self.input_shape), **known}
-        return self._shapes[rows]
+            return {0: (rows, *self.input_shape), **known}
+
+        return _kept(self._shapes, rows, make)
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` returns, kept under a name from the first time on."""
@@ -146,31 +179,55 @@ class Program:
         decisions: dict[str, Decisions] = {}
         gates: dict[str, Gates] = {}
         sizes: dict[int, Tensor] = {}
+        if norms and 0 in self._sizes.measured:
+            sizes[0] = row_norms(images, rows)
         for step in self._recorded:
-            call, record = step.call, step.rule.record
+            call = step.call
             args = call.arguments(values, rows)
-            if record is None:
-                value = call.run(*args)
+            if step.branch is not None:
+                noted = self._told(step.branch, args)
+                entries: dict[str, Any] = gates if isinstance(noted, Gates) else decisions
+                entries[call.site] = noted
+            elif step.rule is None or step.rule.record is None:
+                values[call.id] = call.run(*args)
             else:
-                frame = Frame(call, rows, shapes[call.id], self._prepared, owned=step.owned)
-                frame.convention = step.convention
-                frame.measure = norms and step.measures is not None
-                value = record(frame, *args, **call.kwargs)
-                if frame.norms is not None and step.measures is not None:
-                    sizes[step.measures] = frame.norms
-                if isinstance(value, tuple):
-                    value, noted = value
-                    entries: dict[str, Any] = gates if isinstance(noted, Gates) else decisions
+                frame = Frame(
+                    call,
+                    rows,
+                    shapes[call.id],
+                    self._prepared,
+                    convention=step.convention,
+                    owned=step.owned,
+                    measure=norms and step.measures is not None,
+                )
+                found = step.rule.record(frame, *args, **call.kwargs)
+                if isinstance(found, tuple):
+                    value, noted, size = found if isinstance(found, Noted) else (*found, None)
+                    entries = gates if isinstance(noted, Gates) else decisions
                     entries[call.site] = noted.per_image(rows)
+                    if size is not None and step.measures is not None:
+                        sizes[step.measures] = size
+                    values[call.id] = value
+                else:
+                    values[call.id] = found
             if norms and step.measured:
-                sizes[call.id] = row_norms(value, rows)
-            if visit is not None:
-                visit(call, value)
-            values[call.id] = value
+                sizes[call.id] = row_norms(values[call.id], rows)
+            if visit is not None and step.branch is None:
+                visit(call, values[call.id])
             for id_ in step.expired:
-                del values[id_]
+                values.pop(id_, None)
         trail = Trail(decisions, dict(self.header), rows, gates)
-        return Recording(values[self.result], trail, sizes)
+        return Recording(values[self.result], trail, self._sizes.completed(sizes))
+
+    @staticmethod
+    def _told(branch: Branch, args: list[Any]) -> Decisions | Gates:
+        """The branch that Python takes, which must be the captured one."""
+        if not branch.same(branch.now(args)):
+            raise OtherBranchError(
+                f"an image makes the network take another branch at '{branch.site}' than the image "
+                "that was explained; explain it by itself"
+            )
+        return branch.entry()
 
     @torch.no_grad()
     def push(
@@ -245,42 +302,46 @@ class Program:
             if arrived is None:
                 continue
             g, summed = arrived.g, arrived.sums
-            decisions, gates = trail.decisions.get(call.site), trail.gates.get(call.site)
-            frame = Frame(call, rows, step.shape, self._prepared, decisions, gates)
-            frame.owned, frame.measure = arrived.owned, step.wanted and measure
+            frame = self._frame(
+                call, rows, trail, owned=arrived.owned, measure=step.wanted and measure
+            )
             if visit is not None:
                 visit(call, g)
             constants = step.constants(frame)
-            if norms is not None and call.id in norms:
+            if norms is not None and step.rule.terms is not None:
                 size = arrived.norms
                 if size is None:
                     summed, size = sums_and_norms(g, rows)
-                rounding.add(size, norms[call.id], *step.noise(frame, constants))
-            if constants:
-                bias.add(g, constants, rows, summed)
+                given, output = self._sizes.of(call, step.rule, norms)
+                rounding.add(size, output, given, step.noise(frame, constants))
+            if constants and bias.add(g, constants, rows, summed):
+                frame = replace(frame, owned=False)
             if maps:
                 bias_maps.update(
                     (c.site, position_map(*by_row(g, c.weighed, rows))) for c in reversed(constants)
                 )
-            pulled = self._pull_call(step.rule, frame, g, step.holes)
-            for id_, g_in in zip(call.inputs, pulled, strict=True):
+            # The last to read g, which may be overwritten here where nothing else has it.
+            sent = self._pull_call(step.rule, frame, g, step.holes)
+            for number, (id_, g_in) in enumerate(zip(call.inputs, sent.cotangents, strict=True)):
                 if g_in is not None:  # not frozen: something flows here
-                    pending.add(id_, _sent(frame, arrived, g_in, single=len(pulled) == 1))
+                    pending.add(id_, _sent(frame, arrived, sent, number))
         last = pending.pop(0)
         weights = cotangent.new_zeros(rows, *self.input_shape) if last is None else last.g
         sites, shares = bias.totals(cotangent)
+        variance, worst = rounding.total(cotangent)
         return Pulled(
             weights=weights.contiguous(),
             sites=sites,
             shares=shares,
-            variance=rounding.variance(cotangent),
+            variance=variance,
+            worst=worst,
             maps=dict(reversed(bias_maps.items())),
         )
 
-    def _pull_call(self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]) -> list[Any]:
+    def _pull_call(self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]) -> Sent:
         """One call transposed: a cotangent for each of its active inputs."""
-        pulled: list[Any] = rule.pull(frame, g, *holes, **frame.call.kwargs)
-        return pulled
+        pulled = rule.pull(frame, g, *holes, **frame.call.kwargs)
+        return pulled if isinstance(pulled, Sent) else Sent(pulled)
 
     def _new_biases(self) -> Biases:
         return Biases()
@@ -292,31 +353,42 @@ class Program:
         """Carry points and directions (B, *input shape) together along a trail.
 
         Runs the user's own operators, so that the input of every decision is at hand: `visit` gets
-        each decision's frame and its arguments, active ones as B values above B directions.
+        each decision's frame and its arguments, active ones as values above directions.
         Returns the logits at the points and their slopes, (B, classes) each. Raises
         UnsupportedOperatorError at an operator that is neither affine nor decides.
         """
+        self._refuse_branches()
         rows = len(start)
         values: dict[int, Tensor] = {0: torch.cat([start, direction])}
         for step, expired in zip(self._own_steps(rows), self._expired, strict=True):
             call = step.call
+            frame = self._frame(call, rows, trail)
             if step.rule.kind == "decision":
-                visit(self._frame(call, rows, trail), call.arguments(values, 2 * rows))
+                visit(frame, call.arguments(values, 2 * rows))
             elif step.rule.kind != "affine":
                 raise UnsupportedOperatorError(
                     f"{call.op} at '{call.site}' is not piecewise linear: the network has no "
                     "regions to walk through"
                 )
             value = self._push_both(step, trail, values, rows)
-            constants = step.constants(self._frame(call, rows, trail))
+            constants = step.constants(frame)
             if constants:
                 points, directions = value.chunk(2)
-                value = torch.cat([points + sum(c.value for c in constants), directions])
+                points = points + sum(c.value for c in constants)
+                value = torch.cat([points, directions])
             values[call.id] = value
             for id_ in expired:
                 del values[id_]
         points, directions = values[self.result].chunk(2)
         return points, directions
+
+    def _refuse_branches(self) -> None:
+        if self.branches:
+            raise UnsupportedOperatorError(
+                f"the network branches at '{self.branches[0].site}' on what it computes from the "
+                "image: where that changes cannot be seen from inside a region, so regions cannot "
+                "be walked through"
+            )
 
     def _push_both(self, step: Step, trail: Trail, values: dict[int, Tensor], rows: int) -> Tensor:
         """Points and directions through one call: at once, or singly where batches are fixed."""
@@ -346,36 +418,45 @@ class Program:
         return described([(call, _rule(call)) for call in calls], shapes, blanks, rows)
 
     def _frame(
-        self, call: Call, rows: int, trail: Trail | None = None, owned: bool = False
+        self,
+        call: Call,
+        rows: int,
+        trail: Trail,
+        *,
+        owned: bool = False,
+        measure: bool = False,
     ) -> Frame:
-        frame = Frame(call, rows, self.shapes(rows)[call.id], self._prepared, owned=owned)
-        if trail is not None:
-            frame.decisions = trail.decisions.get(call.site)
-            frame.gates = trail.gates.get(call.site)
-        return frame
+        decisions, gates = trail.decisions.get(call.site), trail.gates.get(call.site)
+        shape = self.shapes(rows)[call.id]
+        return Frame(
+            call, rows, shape, self._prepared, decisions, gates, owned=owned, measure=measure
+        )
 
 
-def _sent(frame: Frame, arrived: Cotangent, g: Tensor, *, single: bool) -> Cotangent:
-    """What a call sends back to an input, with what is known of it.
-
-    single: it is the call's only one.
-    """
-    alone = not shares_memory(arrived.g, g) or (arrived.owned and single)
+def _sent(frame: Frame, arrived: Cotangent, sent: Sent, number: int) -> Cotangent:
+    """What a call sends back to one of its inputs, with what is known of it."""
+    g = sent.cotangents[number]
+    assert g is not None
+    alone = not shares_memory(arrived.g, g) or (arrived.owned and len(sent.cotangents) == 1)
     owned = alone and is_dense(g)
-    if frame.norms is not None:
-        return Cotangent(g, owned, frame.sums, frame.norms)
+    if sent.norms is not None:
+        return Cotangent(g, owned, sent.sums, sent.norms)
     if g is arrived.g and frame.decisions is None:  # passed on as it is, not gated in place
         return Cotangent(g, owned, arrived.sums, arrived.norms)
     return Cotangent(g, owned)
 
 
-def _kept(lists: dict[int, list[Step]], rows: int, make: Callable[[], list[Step]]) -> list[Step]:
-    """What is known for a number of rows; of the last few numbers only."""
-    if rows not in lists:
-        if len(lists) > 16:
-            lists.clear()
-        lists[rows] = make()
-    return lists[rows]
+def _kept(known: dict[int, Kept], rows: int, make: Callable[[], Kept]) -> Kept:
+    """What is known for a number of rows; of the last few numbers only.
+
+    Several threads may ask at once: what one has made is never taken away from it.
+    """
+    found = known.get(rows)
+    if found is None:
+        if len(known) > 16:
+            known.clear()
+        known[rows] = found = make()
+    return found
 
 
 def _rule(call: Call) -> Rule:

@@ -184,12 +184,7 @@ class _Nearest:
             raise UnsupportedOperatorError(
                 f"{call.op} at '{call.site}' has no rule for where its decisions flip along a line"
             )
-        if frame.shape[0] != len(self.now) or frame.taken().images != len(self.now):
-            raise UnsupportedOperatorError(
-                f"{call.op} at '{call.site}' decides on values without an axis of images; its "
-                "decisions cannot be told apart along a line"
-            )
-        frame.ties = self.ties
+        frame = replace(frame, ties=self.ties)
         found: Crossings = rule.crossings(frame, *args, **call.kwargs)
         s = torch.maximum(found.s, self.now) + 0.0  # never −0
         # Strictly: of decisions that flip together, the earliest in order of execution flips first.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole
-from guidxmage.engine.ledger import Constant, Switched, spread_of
+from guidxmage.engine.call import Branch, Call, Frame, Hole
+from guidxmage.engine.ledger import Constant, Noise, Switched, spread_of
 from guidxmage.engine.rules.table import Rule
 from guidxmage.engine.trail import Trail
 
@@ -28,15 +28,17 @@ class Recording:
 class Pulled:
     """What a transposed run gives for R = K·B rows.
 
-    weights (R, *input shape); sites and their shares of the bias (R, sites), float64; variance (R,)
-    of the rounding error, in units of the unit roundoff squared; maps: site → (R, *positions) when
-    they were asked for.
+    weights (R, *input shape); sites and their shares of the bias (R, sites), float64; the rounding
+    error's variance (R,), in units of the unit roundoff squared, and `worst` (R,), what it may be if
+    all errors pull in one direction, in units of the roundoff; maps: site → (R, *positions) when they
+    were asked for.
     """
 
     weights: Tensor
     sites: tuple[str, ...]
     shares: Tensor
     variance: Tensor
+    worst: Tensor
     maps: dict[str, Tensor]
 
     @property
@@ -59,7 +61,7 @@ class Step:
     holes: list[Any]
     wanted: bool = False
     _constants: list[Constant] | None = None
-    _noise: tuple[float, float] | None = None
+    _noise: Noise | None = None
 
     def constants(self, frame: Frame) -> list[Constant]:
         """The call's constants, kept where they do not depend on the decisions."""
@@ -78,23 +80,25 @@ class Step:
         """A number times one plane of the call's decisions."""
         make = self.rule.constant
         assert make is not None
+        reading = replace(frame, owned=False)  # what is summed here is sent on afterwards
         return Switched(
             self.call.site,
             factor,
             frame.taken().planes[plane],
-            summed=lambda g: frame.sums_where(g, plane),
-            gated=lambda g: frame.switched(g, plane),
-            make=lambda: make(frame, *self.holes, **self.call.kwargs),
+            gated=lambda g: reading.switched(g, plane),
+            make=lambda: make(reading, *self.holes, **self.call.kwargs),
         )
 
-    def noise(self, frame: Frame, constants: list[Constant]) -> tuple[float, float]:
-        """Terms summed for one output value, per value, and the size that constants add to it."""
+    def noise(self, frame: Frame, constants: list[Constant]) -> Noise:
+        """How the call rounds; the same in every run."""
         if self._noise is None:
-            count = self.rule.terms
-            assert count is not None
-            per_image = prod(frame.shape) // frame.rows
+            rule, kwargs = self.rule, self.call.kwargs
+            assert rule.terms is not None
+            per_image = max(1, prod(frame.shape) // frame.rows)
             spread = sum(spread_of(constant.value) for constant in constants) * per_image**0.5
-            self._noise = count(frame, *self.holes, **self.call.kwargs) / per_image, spread
+            terms = rule.terms(frame, *self.holes, **kwargs)
+            gain = rule.gain(frame, *self.holes, **kwargs) if rule.gain is not None else 0.0
+            self._noise = Noise(terms, per_image, spread, gain, rule.sums)
         return self._noise
 
 
@@ -102,17 +106,19 @@ class Step:
 class Recorded:
     """One call of the recorded run, and what is to be noted and forgotten with it.
 
-    owned: its input may be overwritten. measured: its output's norms are taken; measures: it takes
-    those of its input, value number `measures`, on the way. expired: values not needed any more.
+    rule: None for what only a branch depends on. owned: its input may be overwritten. measured: its
+    output's norms are taken; measures: it takes those of its input, value number `measures`, on the
+    way. expired: values not needed any more. branch: what Python was told by the call.
     """
 
     call: Call
-    rule: Rule
+    rule: Rule | None
     convention: str
     owned: bool
     measured: bool
     measures: int | None
     expired: tuple[int, ...]
+    branch: Branch | None = None
 
 
 def described(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from guidxmage.engine.deployment import untouched
 from guidxmage.engine.graphed import Graphed
 from guidxmage.engine.program import Program
+from guidxmage.engine.programs import Programs
 from guidxmage.engine.region import Lines, piece
-from guidxmage.engine.runs import Pulled
+from guidxmage.engine.runs import Pulled, Recording
 from guidxmage.engine.trail import Difference, Trail
 from guidxmage.errors import InputError, OffTrailError
 
@@ -20,19 +22,42 @@ from guidxmage.errors import InputError, OffTrailError
 class Network:
     """A captured program together with the affine map from the explained space to its input.
 
-    model: the user's own module that was captured, where it is at hand.
+    model: the user's own module that was captured, where it is at hand; programs: all that are
+    known of it.
     """
 
     program: Program
     to_input: Callable[[Tensor], Tensor]
     model: nn.Module | None = None
+    programs: Programs | None = None
 
     def record(self, Z: Tensor) -> tuple[Tensor, Trail]:
-        """Logits (n, classes) and trail of images Z (n, C, H, W), a bounded number at a time."""
-        chunk = 16 if self.program.batched else 1
-        parts = [self.program.record(self.to_input(part), norms=False) for part in Z.split(chunk)]
+        """Logits (n, classes) and trail of images Z (n, C, H, W), a bounded number at a time.
+
+        Raises InputError where images take different branches, and so have trails of other sites.
+        """
+        parts = list(self.recordings(Z))
+        if any(part.trail.sites != parts[0].trail.sites for part in parts):
+            raise InputError(
+                "these images make the network take different branches, so that their trails have "
+                "different decisions; ask about one image at a time"
+            )
         logits = torch.cat([part.logits for part in parts])
         return logits, Trail.concatenate([part.trail for part in parts])
+
+    def recordings(self, Z: Tensor) -> Iterator[Recording]:
+        """What the network does on images Z (n, C, H, W), some at a time, in order."""
+        for part in Z.split(16 if self.program.batched else 1):
+            given = self.to_input(part)
+            program = self.program
+            if self.programs is not None:
+                with untouched(self.programs.model):
+                    program = self.programs.of(given)
+            if not program.batched and len(given) > 1:
+                for image in given.split(1):
+                    yield program.record(image, norms=False)
+            else:
+                yield program.record(given, norms=False)
 
     def lines(self, X: Tensor, direction: Tensor) -> Lines:
         """Lines X + s·direction of the explained space, (n, C, H, W) each, in the input."""
@@ -108,20 +133,33 @@ class SymbolicModel:
         """
         images, single = self._images(Z)
         if check:
-            trail = self._network().record(images)[1]
-            self._refuse_other_gates(trail)
-            for row, difference in enumerate(trail.first_difference(self.trail)):
+            self._refuse_other_trails(images)
+        scores = self._evaluate(images)
+        return scores[0] if single else scores
+
+    def _refuse_other_trails(self, images: Tensor) -> None:
+        row = 0
+        for recording, own in self._recorded(images):
+            self._refuse_other_gates(recording.trail, own)
+            for difference in own.first_difference(recording.trail):
                 if difference is not None:
                     raise OffTrailError(
                         f"image {row} does not follow the trail: it differs first in {difference}; "
                         "use replay() to compare it with the network, or check=False to evaluate "
                         "the affine function all the same"
                     )
-        scores = self._evaluate(images)
-        return scores[0] if single else scores
+                row += 1
 
-    def _refuse_other_gates(self, trail: Trail) -> None:
-        if self.trail.gates and not bool(trail.same(self.trail).all()):
+    def _recorded(self, images: Tensor) -> Iterator[tuple[Recording, Trail]]:
+        """What the network does on images, some at a time, beside the trail that is explained."""
+        first = 0
+        for recording in self._network().recordings(images):
+            end = first + recording.trail.rows
+            yield recording, self.trail.take(slice(first, end)) if self.batched else self.trail
+            first = end
+
+    def _refuse_other_gates(self, trail: Trail, own: Trail) -> None:
+        if own.gates and not bool(trail.same(own).all()):
             raise OffTrailError(
                 f"this model is exact at its own image alone: {next(iter(self.trail.gates))} and "
                 f"{len(self.trail.gates) - 1} more operators are smooth; use replay() to compare "
@@ -131,21 +169,28 @@ class SymbolicModel:
     def follows(self, Z: Tensor) -> Tensor:
         """Whether images Z follow the trail, T(Z) = T(X): bool, 0-d for one image, else (n,)."""
         images, single = self._images(Z)
-        verdict = self._network().record(images)[1].same(self.trail)
+        pairs = self._recorded(images)
+        verdict = torch.cat([recording.trail.same(own) for recording, own in pairs])
         return verdict[0] if single else verdict
 
     def replay(self, Z: Tensor) -> Replay:
         """Evaluate images Z (n, C, H, W) and say for each whether the answer is exact."""
         images, _ = self._images(Z)
-        logits, trail = self._network().record(images)
+        pairs = list(self._recorded(images))
+        logits = torch.cat([recording.logits for recording, _ in pairs])
+        apart = [own.hamming(recording.trail) for recording, own in pairs]
         cotangent = self.cotangent if self.batched else self.cotangent.expand(-1, len(images), -1)
         network_score = (cotangent * logits).sum(-1).t()
         return Replay(
             score=self._evaluate(images),
             network_score=network_score if self.several else network_score[:, 0],
-            follows=trail.same(self.trail),
-            distance=trail.hamming(self.trail),
-            first_difference=trail.first_difference(self.trail),
+            follows=torch.cat([recording.trail.same(own) for recording, own in pairs]),
+            distance={site: torch.cat([one[site] for one in apart]) for site in apart[0]},
+            first_difference=[
+                difference
+                for recording, own in pairs
+                for difference in own.first_difference(recording.trail)
+            ],
         )
 
     def step_length(self, direction: Tensor) -> StepLength | tuple[StepLength, ...]:
@@ -256,5 +301,6 @@ def pull_targets(
         sites=parts[0].sites,
         shares=by_image([part.shares for part in parts]),
         variance=by_image([part.variance for part in parts]),
+        worst=by_image([part.worst for part in parts]),
         maps={site: by_image([part.maps[site] for part in parts]) for site in parts[0].maps},
     )

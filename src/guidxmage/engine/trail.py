@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import zip_longest
 from math import prod
 from operator import and_, or_
 from pathlib import Path
@@ -38,8 +39,9 @@ _ARRAYS = ("trail", "gates")
 class Decisions:
     """The decisions taken at one call site on B images.
 
-    `kind` is "bits" (one plane: on/off or first/second; two planes: inside, above) or "index"
-    (which operand of a window or reduction was taken, one plane per binary digit, lowest first).
+    `kind` is "bits" (one plane: on/off or first/second; two planes: inside, above), "index" (which
+    operand of a window or reduction was taken, one plane per binary digit, lowest first) or "told"
+    (whole numbers that Python was told, eight bytes each, and branched on).
     `shape` is the shape per image; `planes` holds packed bytes, each (B, ⌈n/8⌉). `merged`: the
     operator has parts of images in its first dimension, and unpacked planes have them there too.
     """
@@ -110,17 +112,24 @@ class Decisions:
             value |= self.plane(digit).to(dtype) << digit
         return value.long()
 
+    def matches(self, other: Decisions | None) -> bool:
+        """Whether the other is of the same kind and shape, so that the two can be compared."""
+        return other is not None and (self.kind, self.shape) == (other.kind, other.shape)
+
     def differs(self, other: Decisions) -> Tensor:
         """Where two records of the same site decide differently, bool (B, *shape)."""
-        if (self.kind, self.shape) != (other.kind, other.shape):
+        if not self.matches(other):
             raise InputError("the two trails come from different networks or image sizes")
+        if self.kind == "told":
+            apart = (self.planes[0] != other.planes[0]).unflatten(1, (-1, 8)).any(2)
+            return apart
         pairs = zip(self.planes, other.planes, strict=True)
         packed = reduce(or_, (mine ^ theirs for mine, theirs in pairs))
         return unpack_bits(packed, self.shape).bool()
 
     def same(self, other: Decisions) -> Tensor:
         """Whether each image takes exactly the same decisions, bool (B,); no unpacking."""
-        if (self.kind, self.shape) != (other.kind, other.shape):
+        if not self.matches(other):
             raise InputError("the two trails come from different networks or image sizes")
         pairs = zip(self.planes, other.planes, strict=True)
         return reduce(and_, ((mine == theirs).all(dim=1) for mine, theirs in pairs))
@@ -253,10 +262,17 @@ class Trail(Mapping[str, Decisions]):
         }
         return Trail(changed, self.header, rows, gates)
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The call sites, in order of execution, of decisions and then of smooth operators."""
+        return (*self, *self.gates)
+
     def same(self, other: Trail) -> Tensor:
         """Whether T(X) = T(Z), bool (B,); one row on either side is compared with every row."""
         self._check_comparable(other)
         verdict = torch.ones(max(self.rows, other.rows), dtype=torch.bool)
+        if self.sites != other.sites:
+            return ~verdict
         for site, entry in self.items():
             verdict &= entry.same(other[site]).cpu()
         for site, gate in self.gates.items():
@@ -264,10 +280,17 @@ class Trail(Mapping[str, Decisions]):
         return verdict
 
     def hamming(self, other: Trail) -> dict[str, Tensor]:
-        """Number of decisions that differ, per call site, int64 (B,)."""
+        """Number of decisions that differ, per call site, int64 (B,).
+
+        Where the two take different branches, all decisions of a call site that the other does not
+        have count as different.
+        """
         self._check_comparable(other)
+        rows = max(self.rows, other.rows)
         return {
-            site: entry.differs(other[site]).reshape(-1, entry.count).sum(1).cpu()
+            site: entry.differs(other[site]).reshape(-1, entry.count).sum(1).cpu().expand(rows)
+            if entry.matches(other.decisions.get(site))
+            else torch.full((rows,), entry.count)
             for site, entry in self.items()
         }
 
@@ -285,7 +308,10 @@ class Trail(Mapping[str, Decisions]):
         """The first differing decision of every row, or None where the trails are the same."""
         self._check_comparable(other)
         found: list[Difference | None] = [None] * max(self.rows, other.rows)
-        for site, entry in self.items():
+        for (site, entry), theirs in zip_longest(self.items(), other, fillvalue=("", None)):
+            if site != theirs or entry is None or not entry.matches(other[site]):
+                there = Difference(site or str(theirs), ())  # the two have parted before
+                return [there if one is None else one for one in found]
             if all(found) or bool(entry.same(other[site]).all()):
                 continue
             differs = entry.differs(other[site])
@@ -296,11 +322,18 @@ class Trail(Mapping[str, Decisions]):
         return found
 
     def _check_sites(self, other: Trail) -> None:
-        if list(self) != list(other) or list(self.gates) != list(other.gates):
+        if self.sites != other.sites:
             raise InputError("the two trails come from different networks")
 
+    @property
+    def _branches(self) -> bool:
+        """Whether the run took branches: the next image may take others, with other sites."""
+        entries = [entry.kind for entry in self.values()]
+        return "told" in entries or any(gate.convention == "told" for gate in self.gates.values())
+
     def _check_comparable(self, other: Trail) -> None:
-        self._check_sites(other)
+        if not (self._branches and other._branches):
+            self._check_sites(other)
         if self.rows != other.rows and 1 not in (self.rows, other.rows):
             raise InputError(f"trails of {self.rows} and {other.rows} images cannot be compared")
 

@@ -143,7 +143,7 @@ _Weigh = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 def _by_program(explainer: Explainer, images: Tensor, scheme: Scheme) -> tuple[_Weigh, int]:
     """From the network's trail; and how many images to take at once."""
-    program = explainer.network(tuple(images.shape[1:])).program
+    program = explainer.network(images[: explainer.batch_rows]).program
 
     def weigh(Z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         recording = program.record(explainer.to_input(Z), norms=False)

@@ -148,9 +148,15 @@ def certify(
             "Explanation.load(folder, explainer)"
         )
     with untouched(network.model):
-        fresh = capture(network.model, network.program.input_shape, network.program.conventions)
+        fresh = capture(network.model, _given(explanation, network), network.program.conventions)
         wide = widened(network.program)
         return [_certify(part, network, fresh, wide, primes, seed) for part in explanation.split()]
+
+
+def _given(explanation: Explanation, network: Network) -> Tensor:
+    """The images (B, …) as the network took them."""
+    images = explanation.input if explanation.batched else explanation.input[None]
+    return network.to_input(images)
 
 
 def _certify(  # noqa: PLR0917

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame
+from guidxmage.engine.call import Call, Frame, Sent
 from guidxmage.engine.ledger import Biases, Constant
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
@@ -342,13 +342,13 @@ class ResidueProgram(Program):
         assert self.field is not None
         return self.field
 
-    def _pull_call(self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]) -> list[Any]:
+    def _pull_call(self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]) -> Sent:
         common = divisor(self, frame.call)
         g = self._field.reduce(g)
         if common > 1:
             g = self._field.reduce(g * self._field.inverse(common)) * common
-        pulled = super()._pull_call(rule, frame, g, holes)
-        return [None if v is None else self._field.reduce(v.round()) for v in pulled]
+        pulled = super()._pull_call(rule, frame, g, holes).cotangents
+        return Sent([None if v is None else self._field.reduce(v.round()) for v in pulled])
 
 
 def norm_residues(call: Call, field: Field) -> tuple[Tensor, Tensor]:

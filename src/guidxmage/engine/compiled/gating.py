@@ -104,30 +104,50 @@ def _sum_of_few(g: Array, bits: Array) -> float:
 
 
 @compiled
-def _sum_of_many(g: Array, bits: Array, kept: Array) -> float:
+def _pick_eight(g: Array, bits: Array, part: Array) -> None:
+    """Add g (8 positions, channels) to part where the bits are set."""
+    zero = g.dtype.type(0)
+    for channel in range(len(bits)):
+        own, added = bits[channel], zero
+        for n in range(8):
+            added += g[n, channel] if (own & np.uint8(128 >> n)) != 0 else zero
+        part[channel] += added
+
+
+@compiled
+def _pick(g: Array, bits: Array, part: Array) -> None:
+    """`_pick_eight` for n ≤ 8 positions, of which there may be none to be picked."""
+    if not bits.any():
+        return
+    if len(g) == 8:
+        _pick_eight(g, bits, part)
+        return
+    for n in range(len(g)):
+        for channel in range(len(bits)):
+            if bits[channel] & (128 >> n):
+                part[channel] += g[n, channel]
+
+
+@compiled
+def _sum_of_many(g: Array, bits: Array) -> float:
     """`_sum_of_few` in the order of the memory."""
-    positions, total = len(g), 0.0
-    for group in range((positions + 7) // 8):
-        spread_group(bits, positions, group, kept)
-        count = min(8, positions - 8 * group)
-        for channel in range(len(kept)):
-            if kept[channel] != 0:
-                for n in range(count):
-                    if kept[channel] & (128 >> n):
-                        total += g[8 * group + n, channel]
-    return total
+    positions, channels = g.shape
+    picks, chosen = np.empty(channels, np.uint8), np.zeros(channels, np.float64)
+    for place in range(0, positions, 8):
+        spread_group(bits, positions, place // 8, picks)
+        _pick(g[place : place + 8], picks, chosen)
+    return chosen.sum()
 
 
 @compiled
 def sums_where_channels_last(g: Array, packed: Array, sums: Array) -> None:
     """`sums_where` for g (R, positions, channels)."""
-    kept = np.empty(g.shape[2], np.uint8)
     for row in range(len(g)):
         bits, taken = packed[row % len(packed)], 0
         for byte in range(len(bits)):
             taken += bits[byte] != 0
         few = taken * _FEW <= len(bits)
-        sums[row] = _sum_of_few(g[row], bits) if few else _sum_of_many(g[row], bits, kept)
+        sums[row] = _sum_of_few(g[row], bits) if few else _sum_of_many(g[row], bits)
 
 
 @compiled
@@ -184,31 +204,6 @@ def _measure_eight(g: Array, kept: Array, part: Array, squares: Array) -> None:
 
 
 @compiled
-def _pick_eight(g: Array, bits: Array, part: Array) -> None:
-    """Add g (8 positions, channels) to part where the bits are set."""
-    zero = g.dtype.type(0)
-    for channel in range(len(bits)):
-        own, added = bits[channel], zero
-        for n in range(8):
-            added += g[n, channel] if (own & np.uint8(128 >> n)) != 0 else zero
-        part[channel] += added
-
-
-@compiled
-def _pick(g: Array, bits: Array, part: Array) -> None:
-    """`_pick_eight` for n ≤ 8 positions, of which there may be none to be picked."""
-    if not bits.any():
-        return
-    if len(g) == 8:
-        _pick_eight(g, bits, part)
-        return
-    for n in range(len(g)):
-        for channel in range(len(bits)):
-            if bits[channel] & (128 >> n):
-                part[channel] += g[n, channel]
-
-
-@compiled
 def _gate_and_measure(g: Array, kept: Array, part: Array, squares: Array) -> None:
     """Gate g (n ≤ 8 positions, channels), and add up what is left for each channel."""
     if len(g) == 8:
@@ -220,28 +215,17 @@ def _gate_and_measure(g: Array, kept: Array, part: Array, squares: Array) -> Non
 
 
 @compiled
-def gate_and_measure(
-    g: Array, packed: Array, other: Array, sums: Array, norms: Array, picked: Array
-) -> None:
-    """`gate_channels_last`, then `sums_and_norms` of all channels, reading g once.
-
-    If the bits `other` (B, bytes) are given, g is before that summed where they are set: (R,).
-    """
+def gate_and_measure(g: Array, packed: Array, sums: Array, norms: Array) -> None:
+    """`gate_channels_last`, then `sums_and_norms` of all channels, reading g once."""
     positions, channels = g.shape[1:]
-    kept, picks = np.empty(channels, np.uint8), np.empty(channels, np.uint8)
+    kept = np.empty(channels, np.uint8)
     part, squares = np.zeros(channels, g.dtype), np.zeros(channels, g.dtype)
-    chosen = np.zeros(channels, np.float64)
     for row in range(len(g)):
         image, total = row % len(packed), 0.0
-        sums[row], chosen[:] = 0, 0
+        sums[row] = 0
         for place in range(0, positions, 8):
-            lines = g[row, place : place + 8]
-            if len(other) > 0:
-                spread_group(other[image], positions, place // 8, picks)
-                _pick(lines, picks, chosen)
             spread_group(packed[image], positions, place // 8, kept)
-            _gate_and_measure(lines, kept, part, squares)
+            _gate_and_measure(g[row, place : place + 8], kept, part, squares)
             if place % _ROWS == _ROWS - 8:
                 total += _add_up(part, squares, sums[row])
         norms[row] = np.sqrt(total + _add_up(part, squares, sums[row]))
-        picked[row] = chosen.sum()

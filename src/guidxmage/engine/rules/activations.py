@@ -10,6 +10,7 @@ from torch import Tensor
 from guidxmage.engine import loops
 from guidxmage.engine.call import Call, Frame, Hole
 from guidxmage.engine.gates import Gates
+from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import leading
 from guidxmage.engine.rules.smooth import scaled, tangent
 from guidxmage.engine.rules.table import Rule, register
@@ -66,6 +67,7 @@ _ACTIVATION = Rule(
     constant=_constant,
     terms=lambda f, x, *args, **kw: 8,
     family="activations",
+    rows=rows.elementwise,
 )
 register(
     "aten.silu.default aten.gelu.default aten.hardswish.default aten.mish.default"
@@ -86,17 +88,20 @@ def _refuse_power_of_image(call: Call) -> str | None:
 register(
     "aten.log.default aten.log1p.default aten.log2.default aten.rsqrt.default"
     " aten.reciprocal.default",
-    tangent(family="activations"),
+    tangent(family="activations", rows=rows.elementwise),
 )
 register(
     "aten.pow.Tensor_Scalar",
-    tangent(family="activations", refuse=_refuse_power_of_image),
+    tangent(family="activations", refuse=_refuse_power_of_image, rows=rows.elementwise),
 )
 
 # Several numbers into one: no convention but the tangent.
 register(
     "aten.softmax.int aten._softmax.default aten.log_softmax.int aten._log_softmax.default"
-    " aten.logsumexp.default aten.var.correction aten.std.correction"
-    " aten.linalg_vector_norm.default aten.norm.ScalarOpt_dim aten.prod.dim_int",
-    tangent(),
+    " aten.logsumexp.default aten.var.correction aten.std.correction aten.prod.dim_int",
+    tangent(rows=rows.along(1)),
+)
+register(
+    "aten.linalg_vector_norm.default aten.norm.ScalarOpt_dim",
+    tangent(rows=rows.along(2)),
 )

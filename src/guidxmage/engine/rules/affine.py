@@ -12,6 +12,7 @@ from torch import Tensor
 
 from guidxmage.engine import loops
 from guidxmage.engine.call import Call, Frame, Hole, is_active
+from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.table import Rule, holes, linear, register, transpose_of
 
 aten = torch.ops.aten
@@ -20,6 +21,27 @@ aten = torch.ops.aten
 def per_channel(vector: Tensor | None, ndim: int) -> Tensor | None:
     """A vector over channels as a tensor that broadcasts against (rows, channels, …)."""
     return None if vector is None else vector.reshape(1, -1, *[1] * (ndim - 2))
+
+
+def largest_line(weight: Tensor) -> float:
+    """The largest 2-norm of a row or column of matrices (…, n, m).
+
+    Multiplied by the 2-norm of an input, or of a cotangent, it bounds that of all the products.
+    """
+    squares = weight.detach().double().square()
+    if weight.ndim < 2:
+        return float(squares.sum().sqrt())
+    return float(torch.maximum(squares.sum(-1).max(), squares.sum(-2).max()).sqrt())
+
+
+def largest(value: Any) -> float:
+    """The largest size of a number or of a tensor's entries."""
+    return float(value.detach().abs().max()) if isinstance(value, Tensor) else abs(float(value))
+
+
+def spreading(f: Frame, *args: Any) -> float:
+    """By how much broadcasting to the output's shape makes the 2-norm of an input larger."""
+    return float(max(prod(f.shape) / max(1, prod(hole.shape)) for hole in holes(args))) ** 0.5
 
 
 # --- linear --------------------------------------------------------------------------------------
@@ -89,9 +111,17 @@ register(
         pull=linear_pull,
         constant=lambda f, x, weight, bias=None: _trailing(bias, len(f.shape)),
         terms=lambda f, x, weight, bias=None: sum(weight.shape),
+        gain=lambda f, x, weight, bias=None: largest_line(weight),
         refuse=_refuse_active_weight,
+        rows=rows.with_dimensions(2),
     ),
 )
+
+
+def _refuse_other_factor(call: Call) -> str | None:
+    alone = len(call.inputs) == 1 and is_active(call.args[1])
+    return None if alone else "another part than its left factor depends on the image"
+
 
 register(
     "aten.addmm.default",
@@ -101,7 +131,9 @@ register(
         pull=lambda f, g, bias, x, weight: [g @ weight.t()],
         constant=lambda f, bias, x, weight: _trailing(bias, 2),
         terms=lambda f, bias, x, weight: sum(weight.shape),
-        refuse=_refuse_active_weight,
+        gain=lambda f, bias, x, weight: largest_line(weight),
+        refuse=_refuse_other_factor,
+        rows=rows.added_product,
     ),
 )
 
@@ -113,7 +145,13 @@ def _matmul_terms(f: Frame, a: Any, b: Any) -> int:
 
 register(
     "aten.matmul.default aten.mm.default",
-    linear(lambda f, a, b: a @ b, terms=_matmul_terms, refuse=_refuse_active_weight),
+    linear(
+        lambda f, a, b: a @ b,
+        terms=_matmul_terms,
+        gain=lambda f, a, b: largest_line(b if isinstance(b, Tensor) else a),
+        refuse=_refuse_active_weight,
+        rows=rows.multiplied,
+    ),
 )
 
 
@@ -166,6 +204,10 @@ register(
         pull=lambda f, g, x, *args: [g * _scale_and_shift(f, x, args)[0]],
         constant=lambda f, x, *args: _scale_and_shift(f, x, args)[1],
         refuse=lambda call: None if call.output == 0 else "its batch statistics are used",
+        terms=lambda f, *args: 2,
+        gain=lambda f, x, *args: largest(_scale_and_shift(f, x, args)[0]),
+        sums=False,
+        rows=rows.with_dimensions(2),
     ),
 )
 
@@ -211,7 +253,16 @@ def _add(sign: int) -> Rule:
                 return leading(part, f, hole) * factor
         return None
 
-    return Rule("affine", push, pull, constant=constant)
+    return Rule(
+        "affine",
+        push,
+        pull,
+        constant=constant,
+        terms=lambda f, x, y, alpha=1: spreading(f, x, y) ** 2,
+        gain=lambda f, x, y, alpha=1: spreading(f, x, y) * max(1.0, abs(alpha)),
+        sums=False,
+        rows=rows.elementwise,
+    )
 
 
 def _record_add(f: Frame, x: Any, y: Any, *, alpha: float = 1) -> Tensor:
@@ -231,6 +282,10 @@ register(
         push=lambda f, x, y, alpha=1: -alpha * x,
         pull=lambda f, g, x, y, alpha=1: [-alpha * g],
         constant=lambda f, x, y, alpha=1: leading(y, f, x),
+        terms=lambda f, x, y, alpha=1: 1,
+        gain=lambda f, x, y, alpha=1: max(1.0, abs(alpha)),
+        sums=False,
+        rows=rows.elementwise,
     ),
 )
 
@@ -252,7 +307,15 @@ def _product_pull(f: Frame, g: Tensor, x: Any, y: Any) -> list[Tensor]:
 
 register(
     "aten.mul.Tensor aten.mul.Scalar",
-    linear(lambda f, x, y: x * y, pull=_product_pull, refuse=_refuse_product),
+    linear(
+        lambda f, x, y: x * y,
+        pull=_product_pull,
+        terms=lambda f, x, y: spreading(f, x, y) ** 2,
+        gain=lambda f, x, y: spreading(f, x, y) * largest(y if isinstance(x, Hole) else x),
+        sums=False,
+        refuse=_refuse_product,
+        rows=rows.elementwise,
+    ),
 )
 
 
@@ -277,6 +340,11 @@ def _added_constants(f: Frame, base: Any, a: Any, b: Any, value: float = 1) -> T
     return None if isinstance(a, Hole) or isinstance(b, Hole) else (value * a * b).expand(f.shape)
 
 
+def _added_gain(f: Frame, base: Any, a: Any, b: Any, value: float = 1) -> float:
+    factor = next((largest(part) for part in (a, b) if isinstance(part, Tensor)), 1.0)
+    return spreading(f, base, a, b) * max(1.0, abs(value) * factor)
+
+
 register(
     "aten.addcmul.default",
     Rule(
@@ -284,7 +352,11 @@ register(
         _scaled_and_added,
         transpose_of(_scaled_and_added),
         constant=_added_constants,
+        terms=lambda f, *args: 2 * spreading(f, *args) ** 2,
+        gain=_added_gain,
+        sums=False,
         refuse=_refuse_product_of_two,
+        rows=rows.elementwise,
     ),
 )
 register(
@@ -292,10 +364,22 @@ register(
     linear(
         lambda f, x, y: x / y,
         pull=lambda f, g, x, y: [(g / y).sum_to_size(x.shape)],
+        terms=lambda f, x, y: spreading(f, x) ** 2,
+        gain=lambda f, x, y: spreading(f, x) * largest(1 / y),
+        sums=False,
         refuse=_refuse_quotient,
+        rows=rows.elementwise,
     ),
 )
-register("aten.neg.default", linear(lambda f, x: -x, pull=lambda f, g, x: [-g]))
+register(
+    "aten.neg.default",
+    linear(
+        lambda f, x: -x,
+        pull=lambda f, g, x: [-g],
+        growth=lambda f, *args: 1,
+        rows=rows.elementwise,
+    ),
+)
 
 
 # --- reductions ----------------------------------------------------------------------------------
@@ -327,6 +411,8 @@ register(
         lambda f, x, *args, **kw: aten.mean.dim(x, *args, **kw),
         pull=_mean_pull,
         terms=_reduced_terms,
+        gain=lambda f, x, *args, **kw: prod(f.shape) / prod(x.shape),
+        rows=rows.along(1),
     ),
 )
 register(
@@ -335,5 +421,7 @@ register(
         lambda f, x, *args, **kw: aten.sum.dim_IntList(x, *args, **kw),
         pull=_sum_pull,
         terms=_reduced_terms,
+        gain=lambda f, x, *args, **kw: 1,
+        rows=rows.along(1),
     ),
 )

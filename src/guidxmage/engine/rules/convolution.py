@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from guidxmage.engine.call import Call, Frame, Hole
+from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import per_channel
 from guidxmage.engine.rules.table import FOLDED, Rule, register
 
@@ -61,8 +62,21 @@ def _convolution_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
     return [way(g)]
 
 
+def _convolution_gain(f: Frame, x: Hole, weight: Tensor, *rest: Any) -> float:
+    """The largest 2-norm of the weights that one input, or one output, is multiplied by."""
+    squares = weight.detach().double().square().flatten(2).sum(2)
+    return float(torch.maximum(squares.sum(0).max(), squares.sum(1).max()).sqrt())
+
+
 def _convolution_terms(f: Frame, x: Hole, weight: Tensor, *rest: Any) -> int:
     return prod(weight.shape[1:]) + weight.shape[0] * prod(weight.shape[2:])
+
+
+def channel_bias(f: Frame, bias: Tensor | None, weight: Tensor) -> Tensor | None:
+    """A bias that broadcasts against the output, which may be that of a single image."""
+    if bias is None or len(f.shape) == weight.ndim:
+        return per_channel(bias, weight.ndim)
+    return bias.reshape(-1, *[1] * (weight.ndim - 2))
 
 
 # --- transposition -------------------------------------------------------------------------------
@@ -280,9 +294,11 @@ register(
         "affine",
         push=_convolution,
         pull=_convolution_pull,
-        constant=lambda f, x, weight, bias=None, *rest: per_channel(bias, weight.ndim),
+        constant=lambda f, x, weight, bias=None, *rest: channel_bias(f, bias, weight),
         terms=_convolution_terms,
+        gain=_convolution_gain,
         refuse=_refuse_convolution,
+        rows=rows.weighted,
     ),
 )
 
@@ -331,6 +347,7 @@ FOLDED[PADDED] = Rule(
     pull=_padded_pull,
     constant=lambda f, x, weight, bias, *rest: per_channel(bias, weight.ndim),
     terms=_convolution_terms,
+    gain=_convolution_gain,
 )
 
 
@@ -378,10 +395,12 @@ register(
         "affine",
         push=_transposed,
         pull=_transposed_pull,
-        constant=lambda f, x, weight, bias=None, *rest: per_channel(bias, weight.ndim),
+        constant=lambda f, x, weight, bias=None, *rest: channel_bias(f, bias, weight),
         terms=_convolution_terms,
+        gain=_convolution_gain,
         refuse=lambda call: (
             None if isinstance(call.args[1], Tensor) else "its weight depends on the image"
         ),
+        rows=rows.weighted,
     ),
 )

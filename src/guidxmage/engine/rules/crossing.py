@@ -39,25 +39,35 @@ def halves(stacked: Tensor) -> tuple[Tensor, Tensor]:
     return stacked[:rows], stacked[rows:]
 
 
-def earliest(s: Tensor, choice: Callable[[Tensor], Tensor]) -> Crossings:
-    """The smallest s (B, …) of every row; `choice` tells the new decision at positions (B,)."""
-    first, position = s.reshape(len(s), -1).min(1)
+def earliest(s: Tensor, rows: int, choice: Callable[[Tensor], Tensor]) -> Crossings:
+    """The smallest s of every row; `choice` tells the new decision at positions (B,).
+
+    s is (B, …), or has several parts of every image in its first dimension, or the whole of one.
+    """
+    first, position = s.reshape(rows, -1).min(1)
     return Crossings(first.double(), position, choice(position))
 
 
-def never(z: Tensor) -> Crossings:
-    """No decision of any row of z (B, …) flips."""
-    nowhere = torch.zeros(len(z), dtype=torch.long, device=z.device)
+def never(z: Tensor, rows: int) -> Crossings:
+    """No decision of any row of z flips."""
+    nowhere = torch.zeros(rows, dtype=torch.long, device=z.device)
     return Crossings(torch.full_like(nowhere, inf, dtype=torch.float64), nowhere, nowhere)
 
 
 def at(values: Tensor, position: Tensor) -> Tensor:
-    """The entries of values (B, …) at one flat position a row, (B,)."""
-    return values.reshape(len(values), -1).gather(1, position[:, None])[:, 0]
+    """The entries of values at one flat position a row, (B,)."""
+    return values.reshape(len(position), -1).gather(1, position[:, None])[:, 0]
 
 
 def threshold(
-    z: Tensor, dz: Tensor, limit: Any, on: Tensor, *, ties: bool, closed: bool = False
+    z: Tensor,
+    dz: Tensor,
+    limit: Any,
+    on: Tensor,
+    *,
+    rows: int,
+    ties: bool,
+    closed: bool = False,
 ) -> Crossings:
     """Two pieces, on above `limit` and off below; `on` (bool) is what the trail says.
 
@@ -68,7 +78,7 @@ def threshold(
     s.masked_fill_(torch.where(on, dz >= 0, dz <= 0), inf)
     if ties:
         s.masked_fill_(tied, -inf)
-    return earliest(s, lambda position: 1 - at(on, position).long())
+    return earliest(s, rows, lambda position: 1 - at(on, position).long())
 
 
 def interval(
@@ -78,6 +88,7 @@ def interval(
     high: Any,
     planes: tuple[Tensor, Tensor],
     *,
+    rows: int,
     ties: bool,
     closed: bool,
 ) -> Crossings:
@@ -98,7 +109,7 @@ def interval(
         upwards = torch.where(at(level, position), at(high_tie, position), ~at(falling, position))
         return torch.where(at(inside, position), 2 * upwards.long(), 1)
 
-    return earliest(s, choice)
+    return earliest(s, rows, choice)
 
 
 def overtaking(gap: Tensor, rate: Tensor, before: Tensor, *, ties: bool) -> Tensor:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole, is_active
+from guidxmage.engine.call import Call, Frame, Hole, Noted, Sent, is_active
 from guidxmage.engine.ledger import row_norms
-from guidxmage.engine.rules import crossing
-from guidxmage.engine.rules.affine import leading
+from guidxmage.engine.rules import crossing, rows
+from guidxmage.engine.rules.affine import largest, leading, spreading
 from guidxmage.engine.rules.crossing import Crossings, halves
 from guidxmage.engine.rules.table import Rule, register
 from guidxmage.engine.trail import Decisions
@@ -24,17 +24,16 @@ aten = torch.ops.aten
 # --- two pieces: on or off -----------------------------------------------------------------------
 
 
-def _slopes(on: Callable[..., Any], off: Callable[..., Any]) -> Callable[..., Tensor]:
+def _slopes(on: Callable[..., Any], off: Callable[..., Any]) -> Callable[..., Sent]:
     """v ↦ v·(on-slope where on, off-slope elsewhere), for both directions and cotangents."""
 
-    def scaled(f: Frame, v: Tensor, *args: Any) -> Tensor:
+    def scaled(f: Frame, v: Tensor, *args: Any) -> Sent:
         low, high = off(*args), on(*args)
         if isinstance(low, int | float) and low == 0:
-            switched = f.switched(v, last_use=True)
-            return switched if high == 1 else switched * high
+            return f.switched_off(v) if high == 1 else Sent([f.switched(v) * high])
         bits = f.plane(v)
         # low + (high − low)·bit, exactly `high` or `low` because a product with 0 or 1 is exact.
-        return f.gate(v * high, bits) + f.gate(v * low, 1 - bits)
+        return Sent([f.gate(v * high, bits) + f.gate(v * low, 1 - bits)])
 
     return scaled
 
@@ -47,8 +46,12 @@ def _two_pieces(
     limit: Callable[..., Any] = lambda *args: 0,
     jumps: Callable[[Call], bool] | None = None,
     refuse: Callable[[Call], str | None] | None = None,
+    slanted: bool = False,
 ) -> Rule:
-    """An operator with one threshold: slopes on either side, a constant where it is off."""
+    """An operator with one threshold: slopes on either side, a constant where it is off.
+
+    slanted: a slope is neither 0 nor ±1, so that products are rounded.
+    """
     scaled = _slopes(on, off)
 
     def record(f: Frame, x: Tensor, *args: Any) -> tuple[Tensor, Decisions]:
@@ -63,27 +66,32 @@ def _two_pieces(
 
     return Rule(
         "decision",
-        push=scaled,
-        pull=lambda f, g, x, *args: [scaled(f, g, *args)],
+        push=lambda f, x, *args: scaled(f, x, *args).cotangents[0],
+        pull=lambda f, g, x, *args: scaled(f, g, *args),
         record=record,
         constant=constant if off_value else None,
         refuse=refuse,
         crossings=lambda f, x, *args: _threshold_crossings(f, x, limit(*args)),
         choices=("off", "on"),
         jumps=jumps,
+        terms=(lambda f, x, *args: 1) if slanted else None,
+        gain=lambda f, x, *args: max(1.0, abs(off(*args))),
+        sums=False,
+        growth=None if off_value else lambda f, x, *args: max(1.0, abs(off(*args))),
+        rows=rows.elementwise,
     )
 
 
 def _threshold_crossings(f: Frame, x: Tensor, limit: Any = 0) -> Crossings:
     z, dz = halves(x)
-    return crossing.threshold(z, dz, limit, f.plane(z).view(torch.bool), ties=f.ties)
+    return crossing.threshold(z, dz, limit, f.plane(z).view(torch.bool), rows=f.rows, ties=f.ties)
 
 
-def _record_relu(f: Frame, x: Tensor) -> tuple[Tensor, Decisions]:
-    decisions, done = f.decided(x, 0)
+def _record_relu(f: Frame, x: Tensor) -> Noted:
+    decisions, done, norms = f.decided(x, 0)
     if not done:
         x = x.relu_() if f.owned else f.call.run(x)
-    return x, decisions
+    return Noted(x, decisions, norms)
 
 
 register(
@@ -98,7 +106,7 @@ def _default_slope(slope: float = 0.01) -> float:
 
 register(
     "aten.leaky_relu.default",
-    _two_pieces(lambda x, y, *args: x > 0, off=_default_slope),
+    _two_pieces(lambda x, y, *args: x > 0, off=_default_slope, slanted=True),
 )
 register("aten.abs.default", _two_pieces(lambda x, y: x > 0, off=lambda: -1))
 register(
@@ -122,7 +130,7 @@ def _refuse_training(call: Call) -> str | None:
 
 register(
     "aten.rrelu.default",
-    _two_pieces(lambda x, y, *args: x > 0, off=_rrelu_slope, refuse=_refuse_training),
+    _two_pieces(lambda x, y, *args: x > 0, off=_rrelu_slope, refuse=_refuse_training, slanted=True),
 )
 
 
@@ -144,6 +152,11 @@ register(
         record=lambda f, x, weight: (f.call.run(x, weight), Decisions.from_bits(x > 0)),
         crossings=lambda f, x, weight: _threshold_crossings(f, x),
         choices=("off", "on"),
+        terms=lambda f, x, weight: 1,
+        gain=lambda f, x, weight: max(1.0, largest(weight)),
+        sums=False,
+        growth=lambda f, x, weight: max(1.0, largest(weight)),
+        rows=rows.with_dimensions(2),
     ),
 )
 
@@ -179,23 +192,32 @@ def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
         plain = isinstance(low, int | float) and isinstance(high, int | float)
         return (1, high) if plain and low in (0, -inf) and high not in (0, -inf, inf) else None
 
+    def growth(f: Frame, x: Hole, *args: Any) -> float | None:
+        """What is brought towards 0 grows no larger."""
+        low, high = bounds(*args)
+        if isinstance(low, Tensor) or isinstance(high, Tensor):
+            return None
+        return 1.0 if low <= 0 <= high else None
+
     def crossings(f: Frame, x: Tensor, *args: Any) -> Crossings:
         z, dz = halves(x)
         low, high = bounds(*args)
         if not closed and low == high:  # constant: everything is above
-            return crossing.never(z)
+            return crossing.never(z, f.rows)
         planes = (f.plane(z, 0).view(torch.bool), f.plane(z, 1).view(torch.bool))
-        return crossing.interval(z, dz, low, high, planes, ties=f.ties, closed=closed)
+        return crossing.interval(z, dz, low, high, planes, rows=f.rows, ties=f.ties, closed=closed)
 
     return Rule(
         "decision",
         push=lambda f, x, *args: f.switched(x),
-        pull=lambda f, g, x, *args: [f.switched(g, last_use=True)],
+        pull=lambda f, g, x, *args: f.switched_off(g),
         record=record,
         constant=constant,
         crossings=crossings,
         choices=("below", "inside", "above"),
         switched=switched,
+        growth=growth,
+        rows=rows.elementwise,
     )
 
 
@@ -216,18 +238,16 @@ def _refuse_active_bounds(call: Call) -> str | None:
     return None if constant else "its bounds are computed from the image"
 
 
-def _record_hardtanh(
-    f: Frame, x: Tensor, low: float = -1, high: float = 1
-) -> tuple[Tensor, Decisions]:
+def _record_hardtanh(f: Frame, x: Tensor, low: float = -1, high: float = 1) -> Noted:
     if low == high:  # a constant: every output is on the upper bound
-        f.norms = row_norms(x, f.rows) if f.measure else None
+        norms = row_norms(x, f.rows) if f.measure else None
         value = f.call.run(x, low, high)
-        return value, Decisions.from_interval(value, low, high)
-    decisions, done = f.decided(x, low, high)
+        return Noted(value, Decisions.from_interval(value, low, high), norms)
+    decisions, done, norms = f.decided(x, low, high)
     if not done:
         clamp_ = torch.nn.functional.hardtanh_
         x = clamp_(x, low, high) if f.owned else f.call.run(x, low, high)
-    return x, decisions
+    return Noted(x, decisions, norms)
 
 
 # PyTorch's derivative on the bound itself: 0 for hardtanh and relu6, 1 for clamp.
@@ -261,9 +281,13 @@ register(
         _between,
         switched=None,
         push=lambda f, x: _between.push(f, x) / 6,
-        pull=lambda f, g, x: [_between.pull(f, g, x)[0] / 6],
+        pull=lambda f, g, x: [f.switched(g) / 6],
         record=_record_hardsigmoid,
         constant=_hardsigmoid_constant,
+        terms=lambda f, x: 2,
+        gain=lambda f, x: 1,
+        sums=False,
+        growth=None,
     ),
 )
 
@@ -311,7 +335,7 @@ def _pick(choose_first: Callable[[Tensor, Tensor], Tensor], sign: int) -> Rule:
         )
         first = f.taken().plane().view(torch.bool)
         z, dz = (sign * (a - b).expand(first.shape) for a, b in ((zx, zy), (dx, dy)))
-        return crossing.threshold(z, dz, 0, first, ties=f.ties, closed=True)
+        return crossing.threshold(z, dz, 0, first, rows=f.rows, ties=f.ties, closed=True)
 
     return Rule(
         "decision",
@@ -321,6 +345,10 @@ def _pick(choose_first: Callable[[Tensor, Tensor], Tensor], sign: int) -> Rule:
         constant=constant,
         crossings=crossings,
         choices=("second", "first"),
+        growth=lambda f, x, y: (
+            spreading(f, x, y) if isinstance(x, Hole) and isinstance(y, Hole) else None
+        ),
+        rows=rows.elementwise,
     )
 
 
@@ -377,9 +405,18 @@ def _reduction(argument: Callable[[Tensor], Tensor], sign: int) -> Rule:
         gap, rate = z.gather(-1, index) - z, dz - dz.gather(-1, index)
         before = torch.arange(z.shape[-1], device=z.device) < index
         s, rival = crossing.overtaking(gap, rate, before, ties=f.ties).min(-1)
-        return crossing.earliest(s, lambda position: crossing.at(rival, position))
+        return crossing.earliest(s, f.rows, lambda position: crossing.at(rival, position))
 
-    return Rule("decision", push, pull, record=record, refuse=refuse, crossings=crossings)
+    return Rule(
+        "decision",
+        push,
+        pull,
+        record=record,
+        refuse=refuse,
+        crossings=crossings,
+        growth=lambda f, *args: 1,
+        rows=rows.along(1),
+    )
 
 
 register("aten.amax.default aten.max.dim", _reduction(lambda lines: lines.argmax(-1), +1))

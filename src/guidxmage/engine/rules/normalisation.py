@@ -16,7 +16,9 @@ from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole
 from guidxmage.engine.gates import Gates
+from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import per_channel
+from guidxmage.engine.rules.rows import RowTest
 from guidxmage.engine.rules.table import Rule, register
 
 
@@ -49,7 +51,7 @@ def _along(hat: Tensor, v: Tensor) -> Tensor:
     return hat * (hat * v).mean(-1, keepdim=True)
 
 
-def _rule(layout: Layout) -> Rule:
+def _rule(layout: Layout, rows: RowTest) -> Rule:
     def record(f: Frame, x: Tensor, *args: Any, **kw: Any) -> tuple[Tensor, Gates]:
         value = f.call.run(x, *args)
         scale, centred = layout(x, *args).scale(x)
@@ -93,6 +95,7 @@ def _rule(layout: Layout) -> Rule:
         constant=constant,
         terms=lambda f, x, *args, **kw: layout(x, *args).view[-1],
         family="normalisation",
+        rows=rows,
     )
 
 
@@ -133,7 +136,7 @@ def _refuse_running(call: Call) -> str | None:
     return None if call.args[5] else "it uses running statistics; write it as batch-norm"
 
 
-_LAYER = _rule(_layer)
+_LAYER = _rule(_layer, rows.normalised)
 
 
 def _record_layer(
@@ -155,6 +158,9 @@ def _record_layer(
 
 
 register("aten.layer_norm.default", replace(_LAYER, record=_record_layer))
-register("aten.rms_norm.default", _rule(_rms))
-register("aten.group_norm.default", _rule(_group))
-register("aten.instance_norm.default", replace(_rule(_instance), refuse=_refuse_running))
+register("aten.rms_norm.default", _rule(_rms, rows.normalised))
+register("aten.group_norm.default", _rule(_group, rows.with_dimensions(2)))
+register(
+    "aten.instance_norm.default",
+    replace(_rule(_instance, rows.with_dimensions(3)), refuse=_refuse_running),
+)

@@ -14,7 +14,7 @@ from torch import Tensor
 from guidxmage.engine import loops
 from guidxmage.engine.call import Call, Frame, Hole
 from guidxmage.engine.layout import is_channels_last
-from guidxmage.engine.rules import crossing
+from guidxmage.engine.rules import crossing, rows
 from guidxmage.engine.rules.crossing import Crossings, halves
 from guidxmage.engine.rules.table import Rule, linear, register, transpose_of
 from guidxmage.engine.trail import Decisions
@@ -36,6 +36,11 @@ def _window_terms(f: Frame, x: Hole, *args: Any) -> int:
     return max(1, prod(x.shape) // prod(f.shape))
 
 
+def _window_gain(f: Frame, x: Hole, *args: Any) -> float:
+    """Averages weigh by at most 1 altogether, a bicubic curve by less than 2 in each direction."""
+    return 2.0 * max(1.0, prod(f.shape) / prod(x.shape)) ** 0.5
+
+
 def _adaptive_average_pull(f: Frame, g: Tensor, x: Hole, size: Sequence[int]) -> list[Tensor]:
     if all(n == 1 for n in size):
         return [(g / prod(x.shape[-len(size) :])).expand(x.shape)]
@@ -45,7 +50,13 @@ def _adaptive_average_pull(f: Frame, g: Tensor, x: Hole, size: Sequence[int]) ->
 register(
     "aten.adaptive_avg_pool1d.default aten.adaptive_avg_pool2d.default"
     " aten.adaptive_avg_pool3d.default",
-    linear(_applied, pull=_adaptive_average_pull, terms=_window_terms),
+    linear(
+        _applied,
+        pull=_adaptive_average_pull,
+        terms=_window_terms,
+        gain=_window_gain,
+        rows=rows.spatial,
+    ),
 )
 register(
     "aten.avg_pool1d.default aten.avg_pool3d.default"
@@ -54,7 +65,7 @@ register(
     " aten._upsample_nearest_exact3d.vec aten.upsample_linear1d.vec aten.upsample_bilinear2d.vec"
     " aten.upsample_trilinear3d.vec aten.upsample_bicubic2d.vec"
     " aten._upsample_bilinear2d_aa.vec aten._upsample_bicubic2d_aa.vec",
-    linear(_applied, terms=_window_terms),
+    linear(_applied, terms=_window_terms, gain=_window_gain, rows=rows.spatial),
 )
 
 
@@ -79,7 +90,16 @@ def _placeholder(g: Tensor, x: Hole) -> Tensor:
     return torch.empty(x.shape, dtype=g.dtype, device=g.device, memory_format=layout)
 
 
-register("aten.avg_pool2d.default", linear(_applied, pull=_average_pull_2d, terms=_window_terms))
+register(
+    "aten.avg_pool2d.default",
+    linear(
+        _applied,
+        pull=_average_pull_2d,
+        terms=_window_terms,
+        gain=_window_gain,
+        rows=rows.spatial,
+    ),
+)
 
 
 # --- max-pooling over windows --------------------------------------------------------------------
@@ -252,9 +272,24 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
         z, dz = (part.flatten(-dims) for part in halves(x))
         geometry_ = windows(f, x.shape[-dims:], args, x.device)
         s, winner = geometry_.rivals(z, dz, f.taken().index(), ties=f.ties)
-        return crossing.earliest(s, lambda position: crossing.at(winner, position))
+        return crossing.earliest(s, f.rows, lambda position: crossing.at(winner, position))
 
-    return Rule("decision", push, pull, record=record, crossings=crossings)
+    return Rule(
+        "decision",
+        push,
+        pull,
+        record=record,
+        crossings=crossings,
+        growth=_overlap if geometry is strided_windows else None,
+        rows=rows.spatial,
+    )
+
+
+def _overlap(f: Frame, x: Hole, kernel: Any, stride: Any = (), *rest: Any) -> float:
+    """Every input is the largest of as many windows as it lies in, at most."""
+    dims = len(_each(kernel, 1)) if not isinstance(kernel, int) else 1
+    sizes, steps = _each(kernel, dims), _each(stride or kernel, dims)
+    return float(prod(-(-k // s) for k, s in zip(sizes, steps, strict=True))) ** 0.5
 
 
 def _refuse_positions(call: Call) -> str | None:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole, is_active
 from guidxmage.engine.gates import Gates
+from guidxmage.engine.rules import rows
+from guidxmage.engine.rules.rows import RowTest
 from guidxmage.engine.rules.smooth import active_values, applied, scaled, tangent, transposed
 from guidxmage.engine.rules.table import PRODUCTS, Rule, holes, linear, register
 
@@ -36,7 +38,7 @@ def _shares(f: Frame, convention: str, shapes: list[Any], elementwise: bool) -> 
     return 0.5, 0.5
 
 
-def _product(elementwise: bool) -> Rule:
+def _product(elementwise: bool, rows: RowTest) -> Rule:
     def record(f: Frame, *args: Any, **kw: Any) -> tuple[Tensor, Gates]:
         x, y = active_values(f, args)
         shares = _shares(f, f.convention, [x.shape, y.shape], elementwise)
@@ -87,6 +89,7 @@ def _product(elementwise: bool) -> Rule:
         terms=lambda f, *args, **kw: 4 if elementwise else 2 * holes(args)[0].shape[-1],
         refuse=refuse,
         family="products",
+        rows=rows,
     )
 
 
@@ -106,16 +109,27 @@ def _pulled(
     return found
 
 
-register("aten.mul.Tensor", _product(elementwise=True), PRODUCTS)
+register("aten.mul.Tensor", _product(elementwise=True, rows=rows.elementwise), PRODUCTS)
 register(
-    "aten.matmul.default aten.bmm.default aten.mm.default aten.einsum.default",
-    _product(elementwise=False),
+    "aten.matmul.default aten.bmm.default aten.mm.default",
+    _product(elementwise=False, rows=rows.multiplied),
     PRODUCTS,
 )
-register("aten.bmm.default", linear(lambda f, a, b: a @ b, terms=lambda f, a, b: 2 * a.shape[-1]))
 register(
     "aten.einsum.default",
-    linear(lambda f, equation, operands: aten.einsum.default(equation, operands)),
+    _product(elementwise=False, rows=rows.summed_by_letters),
+    PRODUCTS,
+)
+register(
+    "aten.bmm.default",
+    linear(lambda f, a, b: a @ b, terms=lambda f, a, b: 2 * a.shape[-1], rows=rows.multiplied),
+)
+register(
+    "aten.einsum.default",
+    linear(
+        lambda f, equation, operands: aten.einsum.default(equation, operands),
+        rows=rows.summed_by_letters,
+    ),
 )
 
 
@@ -156,6 +170,7 @@ register(
         ),
         terms=lambda f, x, y: 4,
         family="products",
+        rows=rows.elementwise,
     ),
     PRODUCTS,
 )
@@ -245,5 +260,6 @@ register(
         terms=lambda f, q, k, v, *args, **kw: 2 * (q.shape[-1] + k.shape[-2]),
         refuse=_refuse_attention,
         family="products",
+        rows=rows.attended,
     ),
 )

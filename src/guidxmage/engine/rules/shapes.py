@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole, is_active
+from guidxmage.engine.rules import rows
+from guidxmage.engine.rules.affine import spreading
 from guidxmage.engine.rules.table import Rule, linear, register, transpose_of
 
 aten = torch.ops.aten
+
+
+def same_size(f: Frame, *args: Any, **kw: Any) -> float | None:
+    """What is moved or left out makes nothing larger; constants among it might."""
+    return 1.0 if all(isinstance(part, Hole) for part in _parts(args)) else None
+
+
+def _parts(args: Sequence[Any]) -> list[Any]:
+    """The tensors among the arguments, known or not."""
+    found: list[Any] = []
+    for arg in args:
+        if isinstance(arg, list | tuple):
+            found += _parts(arg)
+        elif isinstance(arg, Hole | Tensor):
+            found.append(arg)
+    return found
 
 
 # --- identity at inference -----------------------------------------------------------------------
@@ -21,7 +41,12 @@ def _refuse_dropout(call: Call) -> str | None:
     return "it is active (train=True)" if bool(call.args[2]) else None
 
 
-_identity = linear(lambda f, x, *args, **kw: x, pull=lambda f, g, x, *args, **kw: [g])
+_identity = linear(
+    lambda f, x, *args, **kw: x,
+    pull=lambda f, g, x, *args, **kw: [g],
+    growth=same_size,
+    rows=rows.elementwise,
+)
 register(
     "aten.clone.default aten.contiguous.default aten.alias.default aten.detach.default"
     " aten.lift_fresh_copy.default",
@@ -29,7 +54,7 @@ register(
 )
 register(
     "aten.dropout.default aten.feature_dropout.default",
-    linear(lambda f, x, *args: x, pull=lambda f, g, x, *args: [g], refuse=_refuse_dropout),
+    replace(_identity, refuse=_refuse_dropout),
 )
 
 
@@ -47,6 +72,8 @@ register(
         lambda f, x, *args: x.reshape(f.shape),
         pull=lambda f, g, x, *args: [g.reshape(x.shape)],
         record=lambda f, x, *args: x.reshape(f.shape),
+        growth=same_size,
+        rows=rows.reshaped,
     ),
 )
 
@@ -60,18 +87,36 @@ def _permute_pull(f: Frame, g: Tensor, x: Hole, order: Sequence[int]) -> list[Te
 
 register(
     "aten.permute.default",
-    linear(lambda f, x, order: x.permute(order), pull=_permute_pull),
+    linear(
+        lambda f, x, order: x.permute(order),
+        pull=_permute_pull,
+        growth=same_size,
+        rows=rows.permuted,
+    ),
 )
 register(
     "aten.transpose.int",
-    linear(lambda f, x, a, b: x.transpose(a, b), pull=lambda f, g, x, a, b: [g.transpose(a, b)]),
+    linear(
+        lambda f, x, a, b: x.transpose(a, b),
+        pull=lambda f, g, x, a, b: [g.transpose(a, b)],
+        growth=same_size,
+        rows=rows.swapped,
+    ),
 )
-register("aten.t.default", linear(lambda f, x: x.t(), pull=lambda f, g, x: [g.t()]))
+register(
+    "aten.t.default",
+    linear(lambda f, x: x.t(), pull=lambda f, g, x: [g.t()], growth=same_size, rows=rows.never),
+)
 register(
     "aten.expand.default",
     linear(
         lambda f, x, *args, **kw: x.expand(f.shape),
         pull=lambda f, g, x, *args, **kw: [g.sum_to_size(x.shape)],
+        terms=lambda f, *args, **kw: spreading(f, *args) ** 2,
+        gain=lambda f, *args, **kw: spreading(f, *args),
+        sums=False,
+        growth=lambda f, *args, **kw: spreading(f, *args),
+        rows=rows.elementwise,
     ),
 )
 
@@ -83,27 +128,41 @@ def _selection(f: Frame, x: Tensor, *args: Any) -> Tensor:
     return f.call.run(x, *args)
 
 
-register(
-    "aten.slice.Tensor aten.select.int aten.split.Tensor aten.split_with_sizes.default"
-    " aten.chunk.default aten.unbind.int aten.narrow.default aten.index_select.default"
-    " aten.flip.default aten.roll.default aten.pixel_shuffle.default aten.pixel_unshuffle.default"
-    " aten.channel_shuffle.default aten.repeat_interleave.self_int",
-    linear(_selection),
-)
+for _names, _rows in {
+    "aten.slice.Tensor": rows.sliced,
+    "aten.select.int aten.narrow.default aten.flip.default": rows.along(1),
+    "aten.index_select.default": rows.along(1),
+    "aten.split.Tensor aten.split_with_sizes.default aten.chunk.default": rows.along(2, 0),
+    "aten.unbind.int": rows.along(1, 0),
+    "aten.roll.default": rows.along(2),
+    "aten.repeat_interleave.self_int": rows.along(2),
+    "aten.pixel_shuffle.default aten.pixel_unshuffle.default": rows.with_dimensions(4),
+    "aten.channel_shuffle.default": rows.with_dimensions(3),
+}.items():
+    _moves = "index_select" not in _names and "repeat" not in _names
+    register(_names, linear(_selection, growth=same_size if _moves else None, rows=_rows))
 
 
 # Patches into columns and, adding where they overlap, back.
+register("aten.im2col.default", linear(_selection, rows=lambda call, shapes: len(shapes[0]) == 4))
 register(
-    "aten.im2col.default aten.col2im.default aten.unfold.default",
-    linear(_selection),
+    "aten.col2im.default",
+    linear(
+        _selection,
+        terms=lambda f, x, size, kernel, *args: prod(kernel),
+        gain=lambda f, *args: 1,
+        rows=lambda call, shapes: len(shapes[0]) == 3,
+    ),
 )
+register("aten.unfold.default", linear(_selection, rows=rows.along(1)))
 
 
-def _refuse_row_index(call: Call) -> str | None:
-    return "it selects images of the batch" if call.args[1][0] is not None else None
+def _refuse_active_index(call: Call) -> str | None:
+    computed = any(is_active(index) for index in call.args[1])
+    return "it selects by what is computed from the image" if computed else None
 
 
-register("aten.index.Tensor", linear(_selection, refuse=_refuse_row_index))
+register("aten.index.Tensor", linear(_selection, refuse=_refuse_active_index, rows=rows.indexed))
 
 
 # --- constants in the shape of a value -----------------------------------------------------------
@@ -115,6 +174,7 @@ register(
         push=lambda f, x, *args, **kw: torch.zeros_like(x),
         pull=lambda f, g, x, *args, **kw: [None],
         constant=lambda f, x, *args, **kw: f.call.run(x.zeros(), *args),
+        rows=rows.elementwise,
     ),
 )
 
@@ -153,6 +213,8 @@ register(
         push=lambda f, parts, dim=0: torch.cat(_without_constants(f, parts), dim),
         pull=_cat_pull,
         constant=_joined_constants,
+        growth=same_size,
+        rows=rows.joined,
     ),
 )
 register(
@@ -162,6 +224,8 @@ register(
         push=lambda f, parts, dim=0: torch.stack(_without_constants(f, parts), dim),
         pull=_stack_pull,
         constant=_joined_constants,
+        growth=same_size,
+        rows=rows.joined,
     ),
 )
 
@@ -189,6 +253,7 @@ register(
         constant=lambda f, target, source, *_: (
             None if isinstance(source, Hole) else source.expand(f.shape)
         ),
+        rows=rows.elementwise,
     ),
 )
 
@@ -211,7 +276,13 @@ def _scattered_constants(f: Frame, base: Any, source: Any, *where: int) -> Tenso
 
 register(
     "aten.slice_scatter.default aten.select_scatter.default",
-    Rule("affine", _scattered, transpose_of(_scattered), constant=_scattered_constants),
+    Rule(
+        "affine",
+        _scattered,
+        transpose_of(_scattered),
+        constant=_scattered_constants,
+        rows=rows.written_into,
+    ),
 )
 
 
@@ -247,6 +318,7 @@ register(
         transpose_of(_chosen),
         constant=_chosen_constants,
         refuse=_refuse_active_mask(0),
+        rows=rows.elementwise,
     ),
 )
 
@@ -263,9 +335,10 @@ register(
         transpose_of(_kept),
         constant=lambda f, x, mask, value: x.zeros().masked_fill(mask, value),
         refuse=_refuse_active_mask(1),
+        rows=rows.elementwise,
     ),
 )
-register("aten.tril.default aten.triu.default", linear(_selection))
+register("aten.tril.default aten.triu.default", linear(_selection, rows=rows.with_dimensions(3)))
 
 
 # --- padding -------------------------------------------------------------------------------------
@@ -306,9 +379,22 @@ def _padded_value(f: Frame, x: Hole, pad: Sequence[int], *rest: Any) -> Tensor |
     return aten.constant_pad_nd(one_row, pad, value)
 
 
+def _pad_growth(f: Frame, x: Hole, pad: Sequence[int], *rest: Any) -> float | None:
+    """Zeros add nothing."""
+    plain = _mode(rest) == "constant" and _padded_value(f, x, pad, *rest) is None
+    return 1.0 if plain else None
+
+
 register(
     "aten.constant_pad_nd.default",
-    Rule("affine", _constant_pad, _constant_pad_pull, constant=_padded_value),
+    Rule(
+        "affine",
+        _constant_pad,
+        _constant_pad_pull,
+        constant=_padded_value,
+        growth=_pad_growth,
+        rows=rows.padded,
+    ),
 )
 register(
     "aten.pad.default",
@@ -317,5 +403,7 @@ register(
         _any_pad,
         _any_pad_pull,
         constant=_padded_value,
+        growth=_pad_growth,
+        rows=rows.padded,
     ),
 )

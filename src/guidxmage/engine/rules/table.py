@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole, Ref
+from guidxmage.engine.rules.rows import RowTest, reshaped
 
 Function = Callable[..., Any]
 
@@ -34,14 +35,19 @@ Function = Callable[..., Any]
 class Rule:
     """How one operator is recorded, pushed, pulled, and what it adds by itself.
 
-    `terms` is the number of products summed for one output value (it enters the rounding bound);
+    For the bound on rounding: `terms` is the number of products summed for one output value,
+    forward and transposed; `gain`, at most how many times larger than the input these products are,
+    all together, in 2-norms; `sums` tells whether the output's own norm counts as well, as it does
+    where many terms of one sign add up. `growth`: at most how many times larger than its inputs the
+    output is, in 2-norms; where it is None the output is measured if its norm is needed.
     `refuse` returns why a particular call cannot be treated, or None. `choices` names what a
     decision may choose, by number; where it is empty the choice is a position. `jumps` tells
     whether a call's value jumps where its decision flips. `family`: of smooth operators that share
     a convention; `pull` may give None for an input that the convention freezes. `switched` gives a
     plane of decisions and a number where the constant is just their product. `measures`: asked
     for it by the frame, `record` leaves its input's norms there, and `pull` the sums and norms of
-    what it sends back.
+    what it sends back. `rows` tells of a call whether it keeps the images of a batch apart; where it
+    is None, nothing is known and images are run one by one.
     """
 
     kind: str
@@ -50,6 +56,9 @@ class Rule:
     record: Function | None = None
     constant: Function | None = None
     terms: Function | None = None
+    gain: Function | None = None
+    sums: bool = True
+    growth: Function | None = None
     refuse: Callable[[Call], str | None] | None = None
     crossings: Function | None = None
     choices: tuple[str, ...] = ()
@@ -57,6 +66,7 @@ class Rule:
     family: str = ""
     switched: Callable[..., tuple[int, float] | None] | None = None
     measures: bool = False
+    rows: RowTest | None = None
 
 
 RULES: dict[str, Rule] = {}
@@ -80,6 +90,7 @@ _SOURCE = Rule(
     push=lambda f, *args, **kw: torch.zeros_like(f.call.run(*args)),
     pull=lambda f, g, *args, **kw: [],
     constant=lambda f, *args, **kw: f.call.run(*args),
+    rows=reshaped,
 )
 
 
