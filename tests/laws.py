@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from guidxmage import Explainer, Explanation
 from guidxmage.engine.capture import capture
 from guidxmage.engine.program import Program
 from guidxmage.engine.runs import Recording
@@ -27,14 +28,18 @@ def captured(module: torch.nn.Module, x: Tensor) -> tuple[Program, Recording]:
     """The program of a module whose output is flattened to (B, n), and its recording on x."""
     network = torch.nn.Sequential(module, torch.nn.Flatten()).double().eval()
     network.register_buffer("_float64", x.new_zeros(0))  # where the module has no weights
-    program = capture(network, x.shape[1:])
-    return program, program.record(x)
+    program = capture(network, x)
+    return program, program.record(x if program.batched else x[:1])
 
 
 def check_all(module: torch.nn.Module, x: Tensor, seed: int = 0) -> None:
     """Every law for one module and one batch of images x (B ≥ 2) without ties."""
     module = module.double().eval()
     program, recording = captured(module, x)
+    if not program.batched and len(x) > 1:
+        for row in range(len(x)):
+            check_all(module, x[row : row + 1], seed)
+        return
     assert torch.equal(recording.logits, module(x.clone()).flatten(1).detach()), "not bit-equal"
     check_push(program, recording, x, seed)
     check_adjoint(program, recording, x, seed)
@@ -87,6 +92,42 @@ def check_jacobian(
         pulled = program.pull(recording.trail.image(row), identity).weights
         scale = max(float(dense.abs().max()), 1e-30)
         assert float((pulled - dense).abs().max()) <= 1e-12 * scale, "dense Jacobian"
+
+
+def explained_right(model: torch.nn.Module, X: Tensor) -> None:
+    """Weights, bias and score of all classes against autograd's Jacobian, for a batch and alone.
+
+    X: images (B, …) in float64. Also with one class and one image, which runs differently.
+    """
+    explainer = Explainer(model)
+    for images in (X, *X[:, None]):
+        together = explainer.explain(images, target="all")
+        _right(model, together, images)
+        for row, image in enumerate(images):
+            alone = explainer.explain(image, target=1)
+            assert torch.allclose(alone.weights, together.weights[row, 1], rtol=1e-10, atol=1e-13)
+            assert torch.allclose(alone.bias, together.bias[row, 1], rtol=1e-10, atol=1e-12)
+            assert float(alone.residual.abs()) <= float(alone.residual_bound)
+
+
+def _right(model: torch.nn.Module, explained: Explanation, images: Tensor) -> None:
+    for n, image in enumerate(images):
+
+        def scores_of(z: Tensor, n: int = n) -> Tensor:
+            batch = torch.cat([images[:n], z[None], images[n + 1 :]])
+            return model(batch)[n]
+
+        scores = scores_of(image.clone()).detach()
+        dense = torch.autograd.functional.jacobian(scores_of, image.clone())
+        bias = scores - (dense * image).flatten(1).sum(1)
+        close(explained.weights[n], dense)
+        size = float(scores.abs().max()) + float(bias.abs().max())
+        assert float((explained.logits[n] - scores).abs().max()) <= 1e-12 * size, "scores"
+        assert float((explained.bias[n] - bias).abs().max()) <= 1e-11 * size, "bias"
+        shares = torch.stack(list(explained.bias_by_layer.values())).sum(0)[n]
+        assert float((shares - bias).abs().max()) <= 1e-11 * size, "shares of the bias"
+        residual, bound = explained.residual[n].abs(), explained.residual_bound[n]
+        assert bool((residual <= bound).all()), "residual beyond its bound"
 
 
 def check_same_trail(alone: Trail, image: Trail) -> None:

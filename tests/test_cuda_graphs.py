@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import guidxmage.engine.capture as capturing
 from guidxmage import Contrast, Explainer, Explanation, InputError
-from guidxmage.engine import cuda_graphs
+from guidxmage.engine import cuda_graphs, programs
 from guidxmage.engine.capture import capture
 from guidxmage.engine.cuda_graphs import Captured, CudaGraphs, Work
 from guidxmage.engine.graphed import Graphed, Graphs
@@ -39,11 +38,12 @@ KIND = "batch_norm_before"
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A pretended GPU on which models are captured, and graphs are emulated."""
 
-    def captured(model: nn.Module, *about: Any) -> Program:
+    def captured(model: nn.Module, images: Tensor, *about: Any, **options: Any) -> Program:
         with torch.utils._python_dispatch._disable_current_modes():
-            return there(capture(model_here(model), *about))
+            return there(capture(model_here(model), here(images), *about, **options))
 
-    monkeypatch.setattr(capturing, "capture", captured)
+    monkeypatch.setattr(programs, "capture", captured)
+    monkeypatch.setattr(programs._OwnScores, "are_those_of", lambda own, program: True)
     EmulatedGraphs.captures = 0
     with pretended():
         yield

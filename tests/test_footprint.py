@@ -63,7 +63,7 @@ def test_a_small_budget_changes_nothing_but_the_grouping() -> None:
             type(program), "record", lambda p, X, **kw: (runs.append(len(X)), record(p, X, **kw))[1]
         )
         other = tight.explain(images, target=("classes", [0, 3]))
-    assert runs == [1] * 5
+    assert set(runs) == {1}
     for name in ("logits", "weights", "bias", "residual_bound"):
         assert torch.allclose(getattr(own, name), getattr(other, name), rtol=1e-11, atol=1e-14)
     assert bool(own.trail.same(other.trail).all())

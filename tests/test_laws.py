@@ -76,6 +76,12 @@ def written(base: Tensor, part: Tensor) -> Tensor:
     return base
 
 
+def widely(base: Tensor, part: Tensor) -> Tensor:
+    """The base with its first two channels overwritten by one."""
+    base[:, :2] = part
+    return base
+
+
 def upsample(**kwargs: Any) -> Callable[[], nn.Module]:
     return of(lambda m, x: F.interpolate(x, scale_factor=2, **kwargs))
 
@@ -174,6 +180,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "type_as": (of(lambda m, x: torch.cat([x.type_as(m.c), m.c.type_as(x) * x], 1)), IMAGE),
     "tril": (of(lambda m, x: x.tril() + 2 * x.triu(1)), IMAGE),
     "copy into a part": (of(lambda m, x: written(2 * x, x[:, :1].flip(2))), IMAGE),
+    "copy of a channel into two": (of(lambda m, x: widely(2 * x, x[:, :1].flip(2))), IMAGE),
     "copy of a constant into a part": (of(lambda m, x: written(2 * x, m.c[:, :1])), IMAGE),
     "pad below everything": (
         of(lambda m, x: F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-torch.inf), 3, 2)),
@@ -279,8 +286,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-# Other spellings of operators in CASES that torch.export turns into one of these.
+# Other spellings of operators in CASES.
 OTHER_SPELLINGS = {
+    "aten.view.default",
     "aten.contiguous.default",
     "aten.alias.default",
     "aten.detach.default",

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guidxmage.engine.bits import pack_bits, unpack_bits
-from guidxmage.engine.trail import Decisions, Trail
+from guidxmage.engine.decisions import Decisions
+from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
 
 

@@ -20,7 +20,7 @@ from guidxmage.engine.program import Program
 from guidxmage.engine.programs import Programs
 from guidxmage.engine.symbolic import Network, pull_targets
 from guidxmage.engine.trail import Trail
-from guidxmage.errors import InputError
+from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.explanation import Explanation
 from guidxmage.inputs import Batch, Images, InputSpace, dtype_and_device
 from guidxmage.joint import JointExplanation, explain_together, is_several
@@ -172,7 +172,7 @@ class Explainer:
         """What `explain` returns for images that are read already; called inside `untouched`."""
         if batch.batched and _is_per_image(target):
             one_for_each(target, len(batch.tensor))
-        network = self.network(batch.tensor[: self.batch_rows])
+        network = self._network_for(batch.tensor)
         parts = [
             self._explain_chunk(network.program, X, target, batch.batched, first)
             for first, X in _chunks(batch.tensor, self.rows(network.program))
@@ -208,7 +208,7 @@ class Explainer:
         """The execution trail of an image or batch."""
         with untouched(self.model):
             batch = self._space.read(image)
-            return self.network(batch.tensor[: self.batch_rows]).record(batch.tensor)[1]
+            return self._network_for(batch.tensor).record(batch.tensor)[1]
 
     def ray(
         self,
@@ -296,10 +296,11 @@ class Explainer:
         self, program: Program, X: Tensor, target: Any, batched: bool, first: int
     ) -> Part:
         given = self._space.to_input(X)
-        if self._programs.of(given) is not program:
-            raise InputError(
-                f"image {first} makes the network take another branch than the first image of the "
-                "batch; explain its images one by one"
+        if not self._programs.serves(program, given):
+            raise UnsupportedOperatorError(
+                f"this network cannot be explained for this batch: image {first} makes it take "
+                "another branch than the first, or it depends on the number of images; explain "
+                "its images one by one"
             )
         runner = self._runner(program, given, first)
         recording = runner.record(given)
@@ -328,6 +329,12 @@ class Explainer:
     def to_space(self, weights: Tensor) -> Tensor:
         """Weights Δ on the network's input (…, C, H, W) as weights in the explained space."""
         return self._space.to_space(weights)[0]
+
+    def _network_for(self, X: Tensor) -> Network:
+        """The network as it runs on as many of the images as are run at once."""
+        network = self.network(X[:1])
+        rows = self.rows(network.program) if network.program.batched else self.batch_rows
+        return self.network(X[:rows]) if len(X) > 1 and rows > 1 else network
 
     def _check_together(self, program: Program, X: Tensor, parts: Sequence[Part]) -> None:
         """Scores that were found a few images at a time are those of the whole batch, too.

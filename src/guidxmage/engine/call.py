@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isnan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine import loops
+from guidxmage.engine.decisions import Decisions
 from guidxmage.engine.gates import Gates
 from guidxmage.engine.layout import is_channels_last
 from guidxmage.engine.ledger import row_norms
-from guidxmage.engine.trail import Decisions
 
 # The same operators by the entrance that user code takes, which reads its arguments faster.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -100,7 +101,7 @@ class Call:
     @cached_property
     def inputs(self) -> tuple[int, ...]:
         """Ids of the active inputs in order of appearance; repeated where used twice."""
-        return tuple(ref.id for ref in _refs(self.args))
+        return tuple(one.id for one in leaves(self.args) if isinstance(one, Ref))
 
     def sizes(self, rows: int) -> tuple[int, ...]:
         """The output's shape in a run with that many rows."""
@@ -116,21 +117,25 @@ class Call:
         return result if self.output is None else result[self.output]
 
 
-def _refs(args: Sequence[Any]) -> list[Ref]:
-    found: list[Ref] = []
-    for arg in args:
-        if isinstance(arg, Ref):
-            found.append(arg)
-        elif isinstance(arg, list | tuple):
-            found.extend(_refs(arg))
-    return found
+def leaves(given: Any) -> Iterator[Any]:
+    """Whatever stands in nested lists, tuples and dicts, in order."""
+    if isinstance(given, Mapping):
+        given = tuple(given.values())
+    if isinstance(given, list | tuple):
+        for one in given:
+            yield from leaves(one)
+    else:
+        yield given
 
 
 class Noted(NamedTuple):
-    """What recording a call leaves: its value, the decisions or gates, and its input's norms."""
+    """What recording a call leaves: its value, the decisions or gates, and its input's norms.
 
-    value: Tensor
-    entry: Decisions | Gates
+    A branch leaves no value.
+    """
+
+    value: Tensor | None
+    entry: Decisions | Gates | None = None
     norms: Tensor | None = None
 
 
@@ -250,6 +255,13 @@ class Frame:
         return recorded.repeat(repeats, *[1] * (recorded.ndim - 1)) if repeats > 1 else recorded
 
 
+def same_number(a: Any, b: Any) -> bool:
+    """Whether two plain values are the same; NaN is NaN."""
+    if isinstance(a, float) and isinstance(b, float) and isnan(a):
+        return isnan(b)
+    return bool(a == b)
+
+
 @dataclass(frozen=True)
 class Branch:
     """What Python was told of values that depend on the image, and acted on.
@@ -282,9 +294,7 @@ class Branch:
     def same(self, told: Any) -> bool:
         """Whether that is what was told in the recorded run; NaN is NaN."""
         mine, theirs = self._values(self.told), self._values(told)
-        return len(mine) == len(theirs) and all(
-            a == b or (a != a and b != b) for a, b in zip(mine, theirs, strict=True)
-        )
+        return len(mine) == len(theirs) and all(map(same_number, mine, theirs))
 
     def entry(self) -> Decisions | Gates:
         """As an entry of the trail of one image."""
@@ -319,9 +329,7 @@ def _times(g: Tensor, bits: Tensor, *, in_place: bool) -> Tensor:
 
 
 def _changes(arg: Any) -> bool:
-    if isinstance(arg, list | tuple):
-        return any(_changes(item) for item in arg)
-    return isinstance(arg, Ref | BatchSize)
+    return any(isinstance(one, Ref | BatchSize) for one in leaves(arg))
 
 
 def _resolved(arg: Any, values: Mapping[int, Any], rows: int) -> Any:

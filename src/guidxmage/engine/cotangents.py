@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from guidxmage.engine.call import Frame, Sent
+from guidxmage.engine.layout import is_dense, shares_memory
+
 
 class Cotangent(NamedTuple):
     """A cotangent g (R, …), owned where it shares its memory with nothing and may be overwritten.
@@ -39,3 +42,16 @@ class Cotangents:
             total = target.g.add_(addend.g) if target.owned else target.g + addend.g
             sent = Cotangent(total, owned=True)
         self._waiting[id_] = sent
+
+
+def sent_on(frame: Frame, arrived: Cotangent, sent: Sent, number: int) -> Cotangent:
+    """What a call sends back to one of its inputs, with what is known of it."""
+    g = sent.cotangents[number]
+    assert g is not None
+    alone = not shares_memory(arrived.g, g) or (arrived.owned and len(sent.cotangents) == 1)
+    owned = alone and is_dense(g)
+    if sent.norms is not None:
+        return Cotangent(g, owned, sent.sums, sent.norms)
+    if g is arrived.g and frame.decisions is None:  # passed on as it is, not gated in place
+        return Cotangent(g, owned, arrived.sums, arrived.norms)
+    return Cotangent(g, owned)

@@ -15,13 +15,9 @@ from guidxmage.errors import InputError
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network itself, out of what torch.compile or data parallelism has put around it."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod
-        else:
-            return model
+    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    inside = model.module if parallel else getattr(model, "_orig_mod", None)
+    return unwrapped(inside) if isinstance(inside, nn.Module) else model
 
 
 def copied_to(

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from guidxmage.engine.call import Call
 from guidxmage.engine.cuda_graphs import Captured, CudaGraphs, Work
+from guidxmage.engine.decisions import Decisions
 from guidxmage.engine.gates import Gates
 from guidxmage.engine.parcel import Parcel
 from guidxmage.engine.program import Program
 from guidxmage.engine.runs import Pulled, Recording
-from guidxmage.engine.trail import Decisions, Trail
+from guidxmage.engine.trail import Trail
 
 # Shapes of batches, and of these numbers of rows pulled: each holds its memory.
 _MOST_SHAPES = 4

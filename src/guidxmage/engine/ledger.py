@@ -197,9 +197,9 @@ class Noise:
     """How one call rounds.
 
     The `values` that it computes for an image are off by about √terms times the unit roundoff times
-    their size: the 2-norm of the output (where `sums`), of what constants add to it (`spread`), and
-    `gain` times that of the input, which bounds the products that are summed. Where these cancel,
-    the output alone would say too little.
+    their size: the 2-norms of the output and of what constants add to it (`spread`); or, where it
+    does not `sums`, `gain` times that of the input. Where products cancel, the output says too
+    little: at worst, `gain` times the input counts there, too, which bounds all products together.
     """
 
     terms: float
@@ -242,11 +242,13 @@ class Rounding:
             nothing = like.new_zeros(len(like), dtype=torch.float64)
             return nothing, nothing
         terms, values, spread, gain, sums = self._noise_beside(like).t()[:, :, None]
-        sizes = sums * torch.stack(self._outputs).double() + spread
-        sizes = sizes + gain * torch.stack(self._inputs).double()
+        outputs = sums * torch.stack(self._outputs).double() + spread
+        products = gain * torch.stack(self._inputs).double()
         cotangents = torch.stack(self._cotangents).double()
-        errors = cotangents * sizes.repeat(1, cotangents.shape[1] // sizes.shape[1])
-        return (terms / values * errors.square()).sum(0), (terms.sqrt() * errors).sum(0)
+        repeats = cotangents.shape[1] // outputs.shape[1]
+        likely = cotangents * (outputs + (1 - sums) * products).repeat(1, repeats)
+        worst = cotangents * (outputs + products).repeat(1, repeats)
+        return (terms / values * likely.square()).sum(0), (terms.sqrt() * worst).sum(0)
 
     def _noise_beside(self, like: Tensor) -> Tensor:
         """The noise where the cotangents lie; a copy to a GPU would wait in every run."""
@@ -260,7 +262,7 @@ class Rounding:
 
 def row_norms(values: Tensor, rows: int) -> Tensor:
     """The 2-norm of every row, (R,), whatever the memory layout."""
-    if values.ndim == 0:
+    if values.ndim < 2 and values.numel() == rows:
         return values.abs().reshape(rows)
     done = loops.norms(values) if values.shape[0] == rows else None
     if done is not None:

@@ -7,7 +7,7 @@ what other tensors see in the same memory is read off that anew. A *place* is a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -107,8 +107,10 @@ class Step:
 
     def inverse(self, base: Ref | Held, part: Ref | Held) -> Any:
         """What puts a part back: (operator, arguments, shape of the whole), or None."""
-        inverse = _INVERSES.get(self.target._schema.name.removeprefix("aten::"))
-        return None if inverse is None else inverse(self, base, part)
+        name = self.target._schema.name.removeprefix("aten::")
+        if name in _PARTIAL:
+            return _PARTIAL[name](self, base, part)
+        return _WHOLE[name](self, part) if name in _WHOLE else None
 
 
 def view_step(  # noqa: PLR0917
@@ -141,7 +143,7 @@ def _dim(func: OpOverload, rest: list[Any], ndim: int) -> int:
     return dim % ndim if ndim else 0
 
 
-def _reshaped(step: Step, base: Any, part: Any) -> Any:
+def _reshaped(step: Step, part: Any) -> Any:
     return aten.reshape.default, (part, list(step.whole)), step.whole
 
 
@@ -159,50 +161,59 @@ def _sliced(step: Step, base: Any, part: Any) -> Any:
     return aten.slice_scatter.default, place, step.whole
 
 
-def _transposed(step: Step, base: Any, part: Any) -> Any:
+def _transposed(step: Step, part: Any) -> Any:
     return aten.transpose.int, (part, *step.rest), step.whole
 
 
-def _permuted(step: Step, base: Any, part: Any) -> Any:
+def _permuted(step: Step, part: Any) -> Any:
     order = [dim % len(step.whole) for dim in step.rest[0]]
     return aten.permute.default, (part, [order.index(n) for n in range(len(order))]), step.whole
 
 
-def _flipped(step: Step, base: Any, part: Any) -> Any:
+def _flipped(step: Step, part: Any) -> Any:
     return aten.t.default, (part,), step.whole
 
 
-def _same(step: Step, base: Any, part: Any) -> Any:
-    return _reshaped(step, base, part) if step.shape == step.whole else None
+def _same(step: Step, part: Any) -> Any:
+    return _reshaped(step, part) if step.shape == step.whole else None
 
 
-_INVERSES: dict[str, Callable[[Step, Any, Any], Any]] = {
+# Views of all of a value, and of a part of it.
+_WHOLE: dict[str, Callable[[Step, Any], Any]] = {
     **dict.fromkeys(
         ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze",
          "view_as", "reshape_as"),
         _reshaped,
     ),
-    **dict.fromkeys(("select", "unbind"), _selected),
-    **dict.fromkeys(("slice", "narrow", "split", "split_with_sizes", "chunk"), _sliced),
     **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transposed),
     "permute": _permuted,
     "t": _flipped,
     **dict.fromkeys(("alias", "detach", "contiguous", "expand", "expand_as", "to"), _same),
 }  # fmt: skip
+_PARTIAL: dict[str, Callable[[Step, Any, Any], Any]] = {
+    **dict.fromkeys(("select", "unbind"), _selected),
+    **dict.fromkeys(("slice", "narrow", "split", "split_with_sizes", "chunk"), _sliced),
+}
 
 
 @cache
 def functional(func: OpOverload) -> OpOverload | None:
     """The operator that returns what this one writes; None where PyTorch has none."""
     namespace, name = func._schema.name.split("::")
-    packets = getattr(torch.ops, namespace)
-    if name.endswith("_") and not name.startswith("__"):
-        packet = getattr(packets, name[:-1], None)
-        return getattr(packet, func._overloadname, None)
-    packet = getattr(packets, name)
-    wanted = [a.name for a in func._schema.arguments if a.alias_info is None]
+    in_place = name.endswith("_") and not name.startswith("__")
+    packet = getattr(getattr(torch.ops, namespace), name[:-1] if in_place else name, None)
+    if packet is None:
+        return None
+    arguments = [a for a in func._schema.arguments if in_place or a.alias_info is None]
+    wanted = _signature(arguments)
     for overload in packet.overloads():
-        found = getattr(packet, overload)
-        if [a.name for a in found._schema.arguments] == wanted:
-            return found  # type: ignore[no-any-return]
+        found: OpOverload = getattr(packet, overload)
+        writes = any(a.alias_info and a.alias_info.is_write for a in found._schema.arguments)
+        if not writes and _signature(found._schema.arguments) == wanted:
+            return found
     return None
+
+
+def _signature(arguments: Sequence[Any]) -> list[tuple[str, str]]:
+    """Names and types of arguments; the first one's name varies."""
+    return [(a.name if n else "", str(a.type)) for n, a in enumerate(arguments)]

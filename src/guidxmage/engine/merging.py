@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import BatchSize, Ref
+from guidxmage.engine.call import BatchSize, Ref, same_number
 from guidxmage.engine.memory import Held
 from guidxmage.engine.tape import Operation, Tape
 
@@ -78,7 +78,7 @@ class Merger:
         whole = isinstance(one, int) and isinstance(other, int) and not isinstance(one, bool)
         if whole and one != other:
             return self._size(one, other)
-        if type(one) is not type(other) or not _alike(one, other):
+        if type(one) is not type(other) or not same_number(one, other):
             raise Differ(f"{one} against {other}")
         return one
 
@@ -112,9 +112,3 @@ def same_numbers(a: Tensor, b: Tensor) -> bool:
     if not a.is_floating_point():
         return torch.equal(a, b)
     return bool(((a == b) | (a.isnan() & b.isnan())).all())
-
-
-def _alike(one: Any, other: Any) -> bool:
-    if isinstance(one, float) and one != one:
-        return bool(other != other)
-    return bool(one == other)

@@ -1,8 +1,7 @@
-"""A captured network as a flat list of calls, and the four loops over it."""
+"""A captured network as a flat list of calls, and the loops over it: record, push, pull."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,10 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Branch, Call, Frame, Hole, Noted, Ref, Sent, last_uses
-from guidxmage.engine.cotangents import Cotangent, Cotangents
+from guidxmage.engine.call import Branch, Call, Frame, Hole, Noted, Sent, last_uses
+from guidxmage.engine.cotangents import Cotangents, sent_on
+from guidxmage.engine.decisions import Decisions
 from guidxmage.engine.gates import Conventions, Gates
-from guidxmage.engine.layout import is_dense, shares_memory
 from guidxmage.engine.ledger import (
     Biases,
     Rounding,
@@ -25,10 +24,18 @@ from guidxmage.engine.ledger import (
 )
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.table import Rule
-from guidxmage.engine.runs import Pulled, Recorded, Recording, Step, constants_of, described
+from guidxmage.engine.runs import (
+    Pulled,
+    Recorded,
+    Recording,
+    Step,
+    constants_of,
+    described,
+    recorded_run,
+)
 from guidxmage.engine.sizes import Sizes, sizes_needed
-from guidxmage.engine.trail import Decisions, Trail
-from guidxmage.errors import OffTrailError, UnsupportedOperatorError
+from guidxmage.engine.trail import Trail
+from guidxmage.errors import InputError, OffTrailError, UnsupportedOperatorError
 
 # Operators whose output is always newly allocated, so that the next one may overwrite it as the
 # user's in-place ReLU would; the values are the same either way.
@@ -49,7 +56,6 @@ class OtherBranchError(OffTrailError):
 
 
 Kept = TypeVar("Kept")
-Visit = Callable[[Frame, list[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ class Program:
     same values with batch-norm folded into convolutions, used where no decision can change.
     `batched` is False when images are run one at a time only. `order` are the recorded calls with
     those on which only branches depend, and the branches that Python took, in order of execution;
-    it is empty where there are no branches.
+    it is empty where there are no branches. `writes`: the user's own tensors that a run of the
+    network writes to.
     """
 
     calls: tuple[Call, ...]
@@ -74,6 +81,7 @@ class Program:
     conventions: Conventions = field(default_factory=dict)
     header: Mapping[str, Any] = field(default_factory=dict)
     order: tuple[Call | Branch, ...] = ()
+    writes: tuple[Tensor, ...] = ()
 
     @cached_property
     def _prepared(self) -> dict[Any, Any]:
@@ -92,7 +100,8 @@ class Program:
         return {}
 
     @cached_property
-    def _expired(self) -> tuple[tuple[int, ...], ...]:
+    def expired(self) -> tuple[tuple[int, ...], ...]:
+        """For each call the values that nothing needs after it."""
         return last_uses(self.calls, self.result)
 
     @cached_property
@@ -125,25 +134,11 @@ class Program:
     @cached_property
     def _recorded(self) -> tuple[Recorded, ...]:
         """The recorded run, call by call."""
-        order = self.order or self.calls
-        run = [one.call if isinstance(one, Branch) else one for one in order]
-        uses = Counter(id_ for call in run for id_ in call.inputs)
-        own = {call.id for call in self.calls}
+        own = {call.id: _rule(call) for call in self.calls}
         fresh = {call.id for call in self.calls if call.op in _FRESH and call.id != self.result}
-        measured = set(self._sizes.measured)
-        steps = []
-        for one, call, expired in zip(order, run, last_uses(run, self.result), strict=True):
-            branch = one if isinstance(one, Branch) else None
-            rule = _rule(call) if branch is None and call.id in own else None
-            source = call.args[0] if call.args else None
-            # A fresh tensor that nothing else, no view either, uses.
-            owned = isinstance(source, Ref) and source.id in fresh and uses[source.id] == 1
-            passed = owned and rule is not None and rule.measures and source.id in measured
-            convention = self.conventions.get(rule.family, "") if rule is not None else ""
-            measures = source.id if passed else None
-            steps.append(Recorded(call, rule, convention, owned, False, measures, expired, branch))
-        measured -= {step.measures for step in steps}
-        return tuple(replace(step, measured=step.call.id in measured) for step in steps)
+        measured = self._sizes.measured
+        order = self.order or self.calls
+        return recorded_run(order, self.result, own, fresh, measured, self.conventions)
 
     def shapes(self, rows: int) -> dict[int, tuple[int, ...]]:
         """The shape of every value in a run with that many rows."""
@@ -174,50 +169,53 @@ class Program:
         every call with its output, which a later call may overwrite.
         """
         rows = len(images)
-        shapes = self.shapes(rows)
+        if rows != 1 and not self.batched:
+            raise InputError(f"{rows} images cannot be run at once by a program of single images")
         values: dict[int, Tensor] = {0: images}
-        decisions: dict[str, Decisions] = {}
-        gates: dict[str, Gates] = {}
+        trail = Trail({}, dict(self.header), rows, {})
         sizes: dict[int, Tensor] = {}
         if norms and 0 in self._sizes.measured:
             sizes[0] = row_norms(images, rows)
         for step in self._recorded:
             call = step.call
-            args = call.arguments(values, rows)
-            if step.branch is not None:
-                noted = self._told(step.branch, args)
-                entries: dict[str, Any] = gates if isinstance(noted, Gates) else decisions
-                entries[call.site] = noted
-            elif step.rule is None or step.rule.record is None:
-                values[call.id] = call.run(*args)
-            else:
-                frame = Frame(
-                    call,
-                    rows,
-                    shapes[call.id],
-                    self._prepared,
-                    convention=step.convention,
-                    owned=step.owned,
-                    measure=norms and step.measures is not None,
+            noted = self._record_call(step, call.arguments(values, rows), rows, norms=norms)
+            if noted.entry is not None:
+                entries: dict[str, Any] = (
+                    trail.gates if isinstance(noted.entry, Gates) else trail.decisions
                 )
-                found = step.rule.record(frame, *args, **call.kwargs)
-                if isinstance(found, tuple):
-                    value, noted, size = found if isinstance(found, Noted) else (*found, None)
-                    entries = gates if isinstance(noted, Gates) else decisions
-                    entries[call.site] = noted.per_image(rows)
-                    if size is not None and step.measures is not None:
-                        sizes[step.measures] = size
-                    values[call.id] = value
-                else:
-                    values[call.id] = found
-            if norms and step.measured:
-                sizes[call.id] = row_norms(values[call.id], rows)
-            if visit is not None and step.branch is None:
-                visit(call, values[call.id])
+                entries[call.site] = noted.entry.per_image(rows)
+            if noted.norms is not None and step.measures is not None:
+                sizes[step.measures] = noted.norms
+            if noted.value is not None:
+                values[call.id] = noted.value
+                if norms and step.measured:
+                    sizes[call.id] = row_norms(noted.value, rows)
+                if visit is not None:
+                    visit(call, noted.value)
             for id_ in step.expired:
                 values.pop(id_, None)
-        trail = Trail(decisions, dict(self.header), rows, gates)
         return Recording(values[self.result], trail, self._sizes.completed(sizes))
+
+    def _record_call(self, step: Recorded, args: list[Any], rows: int, *, norms: bool) -> Noted:
+        """One call of the user's, run for real."""
+        call = step.call
+        if step.branch is not None:
+            return Noted(None, self._told(step.branch, args))
+        if step.rule is None or step.rule.record is None:
+            return Noted(call.run(*args))
+        frame = Frame(
+            call,
+            rows,
+            self.shapes(rows)[call.id],
+            self._prepared,
+            convention=step.convention,
+            owned=step.owned,
+            measure=norms and step.measures is not None,
+        )
+        found = step.rule.record(frame, *args, **call.kwargs)
+        if isinstance(found, Noted):
+            return found
+        return Noted(*found) if isinstance(found, tuple) else Noted(found)
 
     @staticmethod
     def _told(branch: Branch, args: list[Any]) -> Decisions | Gates:
@@ -247,7 +245,7 @@ class Program:
         values: dict[int, Tensor] = {0: direction}
         holes = {step.call.id: step.holes for step in self._steps(rows)}
         for call, expired in zip(self.symbolic_calls, self._expired_symbolic, strict=True):
-            frame = self._frame(call, rows, trail)
+            frame = self.frame(call, rows, trail)
             value = _rule(call).push(frame, *call.arguments(values, rows), **call.kwargs)
             if affine:
                 for constant in constants_of(frame, _rule(call), holes[call.id]):
@@ -266,7 +264,7 @@ class Program:
         if rule.record is None:
             result: Tensor = call.run(*args)
             return result
-        frame = self._frame(call, rows, trail)
+        frame = self.frame(call, rows, trail)
         value: Tensor = rule.push(frame, *args, **call.kwargs)
         shapes = self.shapes(rows)
         blanks = {id_: Hole(shapes[id_], self.dtype, self.device) for id_ in call.inputs}
@@ -302,7 +300,7 @@ class Program:
             if arrived is None:
                 continue
             g, summed = arrived.g, arrived.sums
-            frame = self._frame(
+            frame = self.frame(
                 call, rows, trail, owned=arrived.owned, measure=step.wanted and measure
             )
             if visit is not None:
@@ -324,7 +322,7 @@ class Program:
             sent = self._pull_call(step.rule, frame, g, step.holes)
             for number, (id_, g_in) in enumerate(zip(call.inputs, sent.cotangents, strict=True)):
                 if g_in is not None:  # not frozen: something flows here
-                    pending.add(id_, _sent(frame, arrived, sent, number))
+                    pending.add(id_, sent_on(frame, arrived, sent, number))
         last = pending.pop(0)
         weights = cotangent.new_zeros(rows, *self.input_shape) if last is None else last.g
         sites, shares = bias.totals(cotangent)
@@ -346,64 +344,7 @@ class Program:
     def _new_biases(self) -> Biases:
         return Biases()
 
-    @torch.no_grad()
-    def carry(
-        self, trail: Trail, start: Tensor, direction: Tensor, visit: Visit
-    ) -> tuple[Tensor, Tensor]:
-        """Carry points and directions (B, *input shape) together along a trail.
-
-        Runs the user's own operators, so that the input of every decision is at hand: `visit` gets
-        each decision's frame and its arguments, active ones as values above directions.
-        Returns the logits at the points and their slopes, (B, classes) each. Raises
-        UnsupportedOperatorError at an operator that is neither affine nor decides.
-        """
-        self._refuse_branches()
-        rows = len(start)
-        values: dict[int, Tensor] = {0: torch.cat([start, direction])}
-        for step, expired in zip(self._own_steps(rows), self._expired, strict=True):
-            call = step.call
-            frame = self._frame(call, rows, trail)
-            if step.rule.kind == "decision":
-                visit(frame, call.arguments(values, 2 * rows))
-            elif step.rule.kind != "affine":
-                raise UnsupportedOperatorError(
-                    f"{call.op} at '{call.site}' is not piecewise linear: the network has no "
-                    "regions to walk through"
-                )
-            value = self._push_both(step, trail, values, rows)
-            constants = step.constants(frame)
-            if constants:
-                points, directions = value.chunk(2)
-                points = points + sum(c.value for c in constants)
-                value = torch.cat([points, directions])
-            values[call.id] = value
-            for id_ in expired:
-                del values[id_]
-        points, directions = values[self.result].chunk(2)
-        return points, directions
-
-    def _refuse_branches(self) -> None:
-        if self.branches:
-            raise UnsupportedOperatorError(
-                f"the network branches at '{self.branches[0].site}' on what it computes from the "
-                "image: where that changes cannot be seen from inside a region, so regions cannot "
-                "be walked through"
-            )
-
-    def _push_both(self, step: Step, trail: Trail, values: dict[int, Tensor], rows: int) -> Tensor:
-        """Points and directions through one call: at once, or singly where batches are fixed."""
-        call = step.call
-        if self.batched:
-            args = call.arguments(values, 2 * rows)
-            return step.rule.push(self._frame(call, 2 * rows, trail), *args, **call.kwargs)
-        pushed = []
-        for half in (0, 1):
-            own = {id_: values[id_].chunk(2)[half] for id_ in call.inputs}
-            args = call.arguments(own, rows)
-            pushed.append(step.rule.push(self._frame(call, rows, trail), *args, **call.kwargs))
-        return torch.cat(pushed)
-
-    def _own_steps(self, rows: int) -> list[Step]:
+    def own_steps(self, rows: int) -> list[Step]:
         """The user's own calls forwards, with what a run of that many rows knows of inputs."""
         return _kept(self._own_step_lists, rows, lambda: self._described(self.calls, rows))
 
@@ -417,7 +358,7 @@ class Program:
         blanks = {id_: Hole(shape, self.dtype, self.device) for id_, shape in shapes.items()}
         return described([(call, _rule(call)) for call in calls], shapes, blanks, rows)
 
-    def _frame(
+    def frame(
         self,
         call: Call,
         rows: int,
@@ -426,24 +367,12 @@ class Program:
         owned: bool = False,
         measure: bool = False,
     ) -> Frame:
+        """What a rule may know of a call in a run of that many rows along a trail."""
         decisions, gates = trail.decisions.get(call.site), trail.gates.get(call.site)
         shape = self.shapes(rows)[call.id]
         return Frame(
             call, rows, shape, self._prepared, decisions, gates, owned=owned, measure=measure
         )
-
-
-def _sent(frame: Frame, arrived: Cotangent, sent: Sent, number: int) -> Cotangent:
-    """What a call sends back to one of its inputs, with what is known of it."""
-    g = sent.cotangents[number]
-    assert g is not None
-    alone = not shares_memory(arrived.g, g) or (arrived.owned and len(sent.cotangents) == 1)
-    owned = alone and is_dense(g)
-    if sent.norms is not None:
-        return Cotangent(g, owned, sent.sums, sent.norms)
-    if g is arrived.g and frame.decisions is None:  # passed on as it is, not gated in place
-        return Cotangent(g, owned, arrived.sums, arrived.norms)
-    return Cotangent(g, owned)
 
 
 def _kept(known: dict[int, Kept], rows: int, make: Callable[[], Kept]) -> Kept:

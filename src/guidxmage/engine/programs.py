@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from guidxmage.engine.capture import capture
 from guidxmage.engine.deployment import state_of
+from guidxmage.engine.execution import plain_run
 from guidxmage.engine.gates import Conventions
 from guidxmage.engine.merging import same_numbers
 from guidxmage.engine.program import OtherBranchError, Program
-from guidxmage.engine.tape import plain_run
+from guidxmage.engine.randomness import random_state_kept
 from guidxmage.errors import InputError, UnsupportedOperatorError
 
 # Sizes of images, and for each of them runs that differ, as of networks with branches.
@@ -32,6 +33,14 @@ class _Known:
     other: set[int] = field(default_factory=set)
 
 
+@dataclass
+class _Shape:
+    """What is known of images of one shape; singly: numbers of images that have no program."""
+
+    programs: list[_Known] = field(default_factory=list)
+    singly: set[int] = field(default_factory=set)
+
+
 class Programs:
     """Captures a model when it is first asked about, and again where its run is another one.
 
@@ -46,7 +55,7 @@ class Programs:
         self.model = model
         self._conventions = conventions
         self._changed = changed
-        self._known: dict[tuple[int, ...], list[_Known]] = {}
+        self._known: dict[tuple[int, ...], _Shape] = {}
         self._state: tuple[Any, ...] = ()
         self._lock = threading.RLock()
 
@@ -56,37 +65,53 @@ class Programs:
         One of a single image at a time, where there is none for batches, is that of the first.
         Raises InputError and UnsupportedOperatorError as `capture` does.
         """
-        with self._lock:
-            known = self._of_shape(images)
-            own = _OwnScores(self.model, images)
-            for one in known:
-                if self._serves(one, images, own):
+        with self._lock, random_state_kept():
+            shape = self._of_shape(images)
+            rows, own = len(images), _OwnScores(self.model, images)
+            together = rows > 1 and rows not in shape.singly
+            for one in shape.programs:
+                if (one.program.batched or not together) and self._serves(one, images, own):
                     return one.program
-            while len(known) >= _MOST_RUNS:
-                known.pop(0)
-            known.append(self._captured(images, own))
-            self._state = state_of(self.model)  # a run may have written to it, and put it back
-            return known[-1].program
+            found = self._captured(images, own)
+            if not found.program.batched:
+                shape.singly.add(rows)
+            while len(shape.programs) >= _MOST_RUNS:
+                shape.programs.pop(0)
+            shape.programs.append(found)
+            self._settle()
+            return found.program
+
+    def serves(self, program: Program, images: Tensor) -> bool:
+        """Whether a program is the network's run on images (B, …)."""
+        with self._lock, random_state_kept():
+            own = _OwnScores(self.model, images)
+            known = [k for k in self._of_shape(images).programs if k.program is program]
+            found = any(self._serves(one, images, own) for one in known)
+            self._settle()
+            return found
 
     def adopt(self, program: Program) -> None:
         """Use a program that is known to be this model's, instead of capturing it again."""
         with self._lock:
             self._state = state_of(self.model)
-            self._known[program.input_shape] = [_Known(program)]
+            self._known[program.input_shape] = _Shape([_Known(program)])
 
     def check_together(self, program: Program, images: Tensor, scores: Tensor) -> None:
         """Compare scores (B, classes) that were found a few images at a time with those of a batch.
 
         Raises UnsupportedOperatorError where the network, run on all of them at once, gives others.
         """
-        with self._lock:
-            one = next((k for k in self._of_shape(images) if k.program is program), None)
+        with self._lock, random_state_kept():
+            known = self._of_shape(images).programs
+            one = next((k for k in known if k.program is program), None)
             if one is not None and len(images) in one.equal and not program.branches:
                 return
             try:
-                together = plain_run(self.model, images, ())
+                together = plain_run(self.model, images, program.writes)
             except InputError:  # it takes one image only
                 return
+            finally:
+                self._settle()
             size = float(scores.abs().max()) if scores.numel() else 0.0
             allowed = torch.finfo(scores.dtype).eps ** 0.5 * size
             alike = isinstance(together, Tensor) and together.shape == scores.shape
@@ -99,7 +124,11 @@ class Programs:
             if one is not None:
                 one.equal.add(len(images))
 
-    def _of_shape(self, images: Tensor) -> list[_Known]:
+    def _settle(self) -> None:
+        """After runs of a model that writes to itself, and was given back what it held."""
+        self._state = state_of(self.model)
+
+    def _of_shape(self, images: Tensor) -> _Shape:
         state = state_of(self.model)
         if state != self._state:  # trained on, moved or re-loaded since the capture
             self._known.clear()
@@ -110,7 +139,7 @@ class Programs:
         if key not in self._known:
             while len(self._known) >= _MOST_SHAPES:
                 self._known.pop(next(iter(self._known)))
-            self._known[key] = []
+            self._known[key] = _Shape()
         return self._known[key]
 
     def _serves(self, one: _Known, images: Tensor, own: _OwnScores) -> bool:
@@ -150,7 +179,7 @@ class _OwnScores:
         """Whether a program gives the same, bit for bit."""
         if self._scores is None:
             try:
-                self._scores = plain_run(self._model, self._images, ())
+                self._scores = plain_run(self._model, self._images, program.writes)
             except InputError:
                 self._scores = ()
         if not isinstance(self._scores, Tensor):

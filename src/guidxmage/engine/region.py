@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Frame
+from guidxmage.engine.carry import carry
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.crossing import Crossings
@@ -153,7 +154,7 @@ def piece(
 
 def _piece(program: Program, trail: Trail, lines: Lines, s: Tensor, ties: bool) -> Piece:
     nearest = _Nearest(s, ties)
-    value, slope = program.carry(trail, lines.start, lines.direction, nearest.visit)
+    value, slope = carry(program, trail, lines.start, lines.direction, nearest.visit)
     return Piece(value, slope, nearest.breakpoints())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from guidxmage.engine.call import BatchSize, Call
+from guidxmage.engine.call import BatchSize, Call, leaves
 from guidxmage.engine.rules import rule_of
 
 
@@ -23,6 +23,20 @@ def rows_stay_apart(calls: Sequence[Call], input_shape: Sequence[int]) -> bool:
     return True
 
 
+# They are given the number of images as the size of a dimension; elsewhere it is a number like any
+# other, and the network another one for every number of images.
+_SIZED = frozenset(
+    f"aten.{name}"
+    for name in ("view.default", "reshape.default", "_unsafe_view.default", "unflatten.int",
+                 "expand.default", "repeat.default")
+)  # fmt: skip
+
+
+def _grows(call: Call) -> bool:
+    given = leaves((call.args, dict(call.kwargs)))
+    return any(isinstance(one, BatchSize) for one in given)
+
+
 def _counts_images(shape: Sequence[Any]) -> bool:
     """Whether the first dimension is a multiple of the number of images, and no other grows."""
     if not shape or any(isinstance(size, BatchSize) for size in shape[1:]):
@@ -33,7 +47,7 @@ def _counts_images(shape: Sequence[Any]) -> bool:
 
 def _keeps_apart(call: Call, shapes: Mapping[int, tuple[Any, ...]]) -> bool:
     rule = rule_of(call)
-    if rule is None:
+    if rule is None or (call.op not in _SIZED and _grows(call)):
         return False
     if not call.inputs:
         return True

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from torch import Tensor
 
-from guidxmage.engine.call import Branch, Call, Frame, Hole
+from guidxmage.engine.call import Branch, Call, Frame, Hole, Ref, last_uses
 from guidxmage.engine.ledger import Constant, Noise, Switched, spread_of
 from guidxmage.engine.rules.table import Rule
 from guidxmage.engine.trail import Trail
@@ -28,9 +29,9 @@ class Recording:
 class Pulled:
     """What a transposed run gives for R = K·B rows.
 
-    weights (R, *input shape); sites and their shares of the bias (R, sites), float64; the rounding
-    error's variance (R,), in units of the unit roundoff squared, and `worst` (R,), what it may be if
-    all errors pull in one direction, in units of the roundoff; maps: site → (R, *positions) when they
+    weights (R, *input shape); sites and their shares of the bias (R, sites), float64; variance (R,)
+    of the rounding error, in units of the unit roundoff squared, and `worst` (R,), its size if all
+    errors pull in one direction, in units of the roundoff; maps: site → (R, *positions) when they
     were asked for.
     """
 
@@ -119,6 +120,37 @@ class Recorded:
     measures: int | None
     expired: tuple[int, ...]
     branch: Branch | None = None
+
+
+def recorded_run(  # noqa: PLR0917
+    order: Sequence[Call | Branch],
+    result: int,
+    rules: Mapping[int, Rule],
+    fresh: Set[int],
+    measured: Set[int],
+    conventions: Mapping[str, str],
+) -> tuple[Recorded, ...]:
+    """The steps of a recorded run.
+
+    rules: of the calls that the result depends on, by value. fresh: values in memory of their own;
+    measured: those whose norms are needed.
+    """
+    run = [one.call if isinstance(one, Branch) else one for one in order]
+    uses: Counter[int | None] = Counter(id_ for call in run for id_ in call.inputs)
+    steps, on_the_way = [], set()
+    for one, call, expired in zip(order, run, last_uses(run, result), strict=True):
+        branch = one if isinstance(one, Branch) else None
+        rule = rules.get(call.id) if branch is None else None
+        # A fresh tensor that nothing else, no view either, uses.
+        first = call.args[0] if call.args else None
+        source = first.id if isinstance(first, Ref) else None
+        owned = source in fresh and uses[source] == 1
+        measures = source if owned and rule and rule.measures and source in measured else None
+        on_the_way.add(measures)
+        convention = conventions.get(rule.family, "") if rule else ""
+        steps.append(Recorded(call, rule, convention, owned, False, measures, expired, branch))
+    left = measured - on_the_way
+    return tuple(replace(step, measured=step.call.id in left) for step in steps)
 
 
 def described(

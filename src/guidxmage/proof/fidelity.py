@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.engine.call import Call
+from guidxmage.engine.decisions import Decisions
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
-from guidxmage.engine.trail import Decisions, Trail
+from guidxmage.engine.trail import Trail
 from guidxmage.proof.margins import Margins, margins_of
 
 LISTED = 20

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, last_uses
+from guidxmage.engine.decisions import Decisions
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
-from guidxmage.engine.trail import Decisions, Trail
+from guidxmage.engine.trail import Trail
 from guidxmage.proof.field import Field
 from guidxmage.proof.residues import BATCH_NORM, divisor, norm_residues, residue_calls, short
 

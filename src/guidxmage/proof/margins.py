@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call
-from guidxmage.engine.trail import Decisions
+from guidxmage.engine.decisions import Decisions
 from guidxmage.proof.forward import bounds_of, windows_of
 from guidxmage.proof.residues import short
 

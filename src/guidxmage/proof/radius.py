@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call
+from guidxmage.engine.decisions import Decisions
 from guidxmage.engine.deployment import untouched
 from guidxmage.engine.precision import widened
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.symbolic import Network
-from guidxmage.engine.trail import Decisions, Trail
+from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.explanation import Explanation
 from guidxmage.proof.forward import windows_of

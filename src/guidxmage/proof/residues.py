@@ -290,11 +290,12 @@ class Sums(Biases):
         constants: list[Constant],
         rows: int,  # noqa: ARG002
         summed: Tensor | None = None,  # noqa: ARG002
-    ) -> None:
+    ) -> bool:
         """The share of one call; sums in floating point are of no use here."""
         for constant in constants:
             value = self.field.reduce(constant.value).expand(g.shape)
             self.found[constant.site] = self.field.inner(self.field.reduce(g), value)
+        return False
 
     def totals(self, like: Tensor) -> tuple[tuple[str, ...], Tensor]:  # noqa: ARG002
         """Call sites and their residues, (1, sites)."""

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine import loops
 from guidxmage.engine.call import Call, Frame, Hole, is_active
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.table import Rule, holes, linear, register, transpose_of
@@ -42,117 +41,6 @@ def largest(value: Any) -> float:
 def spreading(f: Frame, *args: Any) -> float:
     """By how much broadcasting to the output's shape makes the 2-norm of an input larger."""
     return float(max(prod(f.shape) / max(1, prod(hole.shape)) for hole in holes(args))) ** 0.5
-
-
-# --- linear --------------------------------------------------------------------------------------
-
-
-def _refuse_active_weight(call: Call) -> str | None:
-    return "both factors depend on the image" if len(call.inputs) > 1 else None
-
-
-def _trailing(vector: Tensor | None, ndim: int) -> Tensor | None:
-    return None if vector is None else vector.reshape(*[1] * (ndim - 1), -1)
-
-
-def linear_pull(
-    f: Frame, g: Tensor, x: Hole, weight: Tensor, bias: Tensor | None = None
-) -> list[Tensor]:
-    """g @ weight, by whichever way reads less memory."""
-    if not _reads_few_rows(g, weight):
-        return [g @ weight]
-    rows = g.reshape(-1, len(weight))
-    summed = loops.sum_of_rows(rows, weight)
-    return [(sum_of_rows(rows, weight) if summed is None else summed).reshape(x.shape)]
-
-
-def _reads_few_rows(g: Tensor, weight: Tensor) -> bool:
-    """Whether summing the weight's rows where g is not zero touches less memory than all of it.
-
-    One-hot targets and ReLUs leave most of a classifier's cotangents zero.
-    """
-    usual = g.device.type == "cpu" and g.dtype == torch.float32 and weight.is_contiguous()
-    if not usual or weight.numel() < _LARGE_WEIGHT or g.numel() > 64 * len(weight):
-        return False
-    # How much slower picking rows reads a weight than a product does.
-    slower = 4 / 3 if loops.available() is not None else 3
-    return int(torch.count_nonzero(g)) * slower <= len(weight)
-
-
-# Entries; a smaller weight stays in the caches and is multiplied at once.
-_LARGE_WEIGHT = 2**20
-
-
-def sum_of_rows(g: Tensor, weight: Tensor) -> Tensor:
-    """g @ weight (R, inputs), from the rows of the weight that some g picks.
-
-    Every row of the weight is cut into parts, one for each thread.
-    """
-    outputs, inputs = weight.shape
-    parts = next(p for p in range(torch.get_num_threads(), 0, -1) if inputs % p == 0)
-    row, column = g.nonzero(as_tuple=True)
-    counts = torch.bincount(row, minlength=len(g))
-    first = counts.cumsum(0) - counts
-    summed = torch.nn.functional.embedding_bag(
-        torch.cat([column * parts + part for part in range(parts)]),
-        weight.view(outputs * parts, inputs // parts),
-        torch.cat([first + part * len(column) for part in range(parts)]),
-        mode="sum",
-        per_sample_weights=g[row, column].repeat(parts),
-    )
-    return summed.view(parts, len(g), -1).transpose(0, 1).reshape(len(g), inputs)
-
-
-register(
-    "aten.linear.default",
-    Rule(
-        "affine",
-        push=lambda f, x, weight, bias=None: torch.nn.functional.linear(x, weight),
-        pull=linear_pull,
-        constant=lambda f, x, weight, bias=None: _trailing(bias, len(f.shape)),
-        terms=lambda f, x, weight, bias=None: sum(weight.shape),
-        gain=lambda f, x, weight, bias=None: largest_line(weight),
-        refuse=_refuse_active_weight,
-        rows=rows.with_dimensions(2),
-    ),
-)
-
-
-def _refuse_other_factor(call: Call) -> str | None:
-    alone = len(call.inputs) == 1 and is_active(call.args[1])
-    return None if alone else "another part than its left factor depends on the image"
-
-
-register(
-    "aten.addmm.default",
-    Rule(
-        "affine",
-        push=lambda f, bias, x, weight: x @ weight,
-        pull=lambda f, g, bias, x, weight: [g @ weight.t()],
-        constant=lambda f, bias, x, weight: _trailing(bias, 2),
-        terms=lambda f, bias, x, weight: sum(weight.shape),
-        gain=lambda f, bias, x, weight: largest_line(weight),
-        refuse=_refuse_other_factor,
-        rows=rows.added_product,
-    ),
-)
-
-
-def _matmul_terms(f: Frame, a: Any, b: Any) -> int:
-    weight = b if isinstance(b, Tensor) else a
-    return sum(weight.shape[-2:])
-
-
-register(
-    "aten.matmul.default aten.mm.default",
-    linear(
-        lambda f, a, b: a @ b,
-        terms=_matmul_terms,
-        gain=lambda f, a, b: largest_line(b if isinstance(b, Tensor) else a),
-        refuse=_refuse_active_weight,
-        rows=rows.multiplied,
-    ),
-)
 
 
 # --- batch-norm in evaluation mode ---------------------------------------------------------------
@@ -204,8 +92,8 @@ register(
         pull=lambda f, g, x, *args: [g * _scale_and_shift(f, x, args)[0]],
         constant=lambda f, x, *args: _scale_and_shift(f, x, args)[1],
         refuse=lambda call: None if call.output == 0 else "its batch statistics are used",
-        terms=lambda f, *args: 2,
-        gain=lambda f, x, *args: largest(_scale_and_shift(f, x, args)[0]),
+        terms=lambda f, *args, **kw: 2,
+        gain=lambda f, x, *args, **kw: largest(_scale_and_shift(f, x, args)[0]),
         sums=False,
         rows=rows.with_dimensions(2),
     ),
@@ -310,8 +198,8 @@ register(
     linear(
         lambda f, x, y: x * y,
         pull=_product_pull,
-        terms=lambda f, x, y: spreading(f, x, y) ** 2,
-        gain=lambda f, x, y: spreading(f, x, y) * largest(y if isinstance(x, Hole) else x),
+        terms=lambda f, x, y, **kw: spreading(f, x, y) ** 2,
+        gain=lambda f, x, y, **kw: spreading(f, x, y) * largest(y if isinstance(x, Hole) else x),
         sums=False,
         refuse=_refuse_product,
         rows=rows.elementwise,
@@ -352,7 +240,7 @@ register(
         _scaled_and_added,
         transpose_of(_scaled_and_added),
         constant=_added_constants,
-        terms=lambda f, *args: 2 * spreading(f, *args) ** 2,
+        terms=lambda f, *args, **kw: 2 * spreading(f, *args) ** 2,
         gain=_added_gain,
         sums=False,
         refuse=_refuse_product_of_two,
@@ -364,8 +252,8 @@ register(
     linear(
         lambda f, x, y: x / y,
         pull=lambda f, g, x, y: [(g / y).sum_to_size(x.shape)],
-        terms=lambda f, x, y: spreading(f, x) ** 2,
-        gain=lambda f, x, y: spreading(f, x) * largest(1 / y),
+        terms=lambda f, x, y, **kw: spreading(f, x) ** 2,
+        gain=lambda f, x, y, **kw: spreading(f, x) * largest(1 / y),
         sums=False,
         refuse=_refuse_quotient,
         rows=rows.elementwise,
@@ -376,7 +264,7 @@ register(
     linear(
         lambda f, x: -x,
         pull=lambda f, g, x: [-g],
-        growth=lambda f, *args: 1,
+        growth=lambda f, *args, **kw: 1,
         rows=rows.elementwise,
     ),
 )

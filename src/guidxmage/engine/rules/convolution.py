@@ -27,14 +27,15 @@ def symmetric_padding(padding: IntList | str, weight: Tensor, dilation: IntList)
         return [0] * (weight.ndim - 2)
     if padding == "same":
         totals = [
-            d * (k - 1) for d, k in zip(_each(dilation, weight), weight.shape[2:], strict=True)
+            d * (k - 1) for d, k in zip(each(dilation, weight), weight.shape[2:], strict=True)
         ]
         return [total // 2 for total in totals]
     assert not isinstance(padding, str)
-    return _each(padding, weight)
+    return each(padding, weight)
 
 
-def _each(value: IntList, weight: Tensor) -> list[int]:
+def each(value: IntList, weight: Tensor) -> list[int]:
+    """A number for every dimension of a kernel, from one for all or one for each."""
     return list(value) * (weight.ndim - 2) if len(value) == 1 else list(value)
 
 
@@ -43,7 +44,7 @@ def _refuse_convolution(call: Call) -> str | None:
     if not isinstance(weight, Tensor):
         return "its weight depends on the image"
     if padding == "same":
-        dilation = _each(call.args[5] if len(call.args) > 5 else (1,), weight)
+        dilation = each(call.args[5] if len(call.args) > 5 else (1,), weight)
         if any(d * (k - 1) % 2 for d, k in zip(dilation, weight.shape[2:], strict=True)):
             return "padding='same' is uneven for this kernel; pad explicitly with F.pad"
     return None
@@ -58,17 +59,22 @@ def _convolution(f: Frame, x: Tensor, *args: Any) -> Tensor:
 
 
 def _convolution_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
-    way = f.prepare("transposed", lambda: transposed(Geometry.of(f, x, *args)))
-    return [way(g)]
+    single = g.ndim < args[0].ndim  # an image without a batch
+    given = replace(x, shape=(1, *x.shape)) if single else x
+    out = (1, *f.shape) if single else f.shape
+    geometry = replace(f, shape=out)
+    way = f.prepare("transposed", lambda: transposed(Geometry.of(geometry, given, *args)))
+    return [way(g[None])[0] if single else way(g)]
 
 
-def _convolution_gain(f: Frame, x: Hole, weight: Tensor, *rest: Any) -> float:
+def convolution_gain(f: Frame, x: Hole, weight: Tensor, *rest: Any) -> float:
     """The largest 2-norm of the weights that one input, or one output, is multiplied by."""
     squares = weight.detach().double().square().flatten(2).sum(2)
     return float(torch.maximum(squares.sum(0).max(), squares.sum(1).max()).sqrt())
 
 
-def _convolution_terms(f: Frame, x: Hole, weight: Tensor, *rest: Any) -> int:
+def convolution_terms(f: Frame, x: Hole, weight: Tensor, *rest: Any) -> int:
+    """Products summed for one output, and transposed for one input."""
     return prod(weight.shape[1:]) + weight.shape[0] * prod(weight.shape[2:])
 
 
@@ -111,9 +117,9 @@ class Geometry:
             weight,
             x.shape[1:],
             f.shape[1:],
-            _each(stride, weight),
+            each(stride, weight),
             symmetric_padding(padding, weight, dilation),
-            _each(dilation, weight),
+            each(dilation, weight),
             groups,
         )
 
@@ -295,8 +301,8 @@ register(
         push=_convolution,
         pull=_convolution_pull,
         constant=lambda f, x, weight, bias=None, *rest: channel_bias(f, bias, weight),
-        terms=_convolution_terms,
-        gain=_convolution_gain,
+        terms=convolution_terms,
+        gain=convolution_gain,
         refuse=_refuse_convolution,
         rows=rows.weighted,
     ),
@@ -346,61 +352,6 @@ FOLDED[PADDED] = Rule(
     push=_padded,
     pull=_padded_pull,
     constant=lambda f, x, weight, bias, *rest: per_channel(bias, weight.ndim),
-    terms=_convolution_terms,
-    gain=_convolution_gain,
-)
-
-
-# --- transposed convolutions ---------------------------------------------------------------------
-
-
-def _transposed(
-    f: Frame,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: IntList = (1,),
-    padding: IntList = (0,),
-    output_padding: IntList = (0,),
-    groups: int = 1,
-    dilation: IntList = (1,),
-) -> Tensor:
-    geometry = [_each(value, weight) for value in (stride, padding, dilation)]
-    return aten.convolution(x, weight, None, *geometry, True, _each(output_padding, weight), groups)
-
-
-def _transposed_pull(
-    f: Frame,
-    g: Tensor,
-    x: Hole,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: IntList = (1,),
-    padding: IntList = (0,),
-    output_padding: IntList = (0,),
-    groups: int = 1,
-    dilation: IntList = (1,),
-) -> list[Tensor]:
-    """The convolution whose transpose it is; output padding wider than a stride makes it longer."""
-    geometry = [_each(value, weight) for value in (stride, padding, dilation)]
-    zeros = [0] * (weight.ndim - 2)
-    pulled = aten.convolution(g, weight, None, *geometry, False, zeros, groups)
-    inside = (slice(None), slice(None), *(slice(size) for size in x.shape[2:]))
-    return [pulled[inside]]
-
-
-register(
-    "aten.conv_transpose1d.default aten.conv_transpose2d.input aten.conv_transpose3d.input",
-    Rule(
-        "affine",
-        push=_transposed,
-        pull=_transposed_pull,
-        constant=lambda f, x, weight, bias=None, *rest: channel_bias(f, bias, weight),
-        terms=_convolution_terms,
-        gain=_convolution_gain,
-        refuse=lambda call: (
-            None if isinstance(call.args[1], Tensor) else "its weight depends on the image"
-        ),
-        rows=rows.weighted,
-    ),
+    terms=convolution_terms,
+    gain=convolution_gain,
 )

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from math import inf, prod
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame, Hole, Noted, Sent, is_active
+from guidxmage.engine.decisions import Decisions
 from guidxmage.engine.ledger import row_norms
 from guidxmage.engine.rules import crossing, rows
-from guidxmage.engine.rules.affine import largest, leading, spreading
+from guidxmage.engine.rules.affine import largest
 from guidxmage.engine.rules.crossing import Crossings, halves
 from guidxmage.engine.rules.table import Rule, register
-from guidxmage.engine.trail import Decisions
 
 aten = torch.ops.aten
 
@@ -74,8 +74,8 @@ def _two_pieces(
         crossings=lambda f, x, *args: _threshold_crossings(f, x, limit(*args)),
         choices=("off", "on"),
         jumps=jumps,
-        terms=(lambda f, x, *args: 1) if slanted else None,
-        gain=lambda f, x, *args: max(1.0, abs(off(*args))),
+        terms=(lambda f, x, *args, **kw: 1) if slanted else None,
+        gain=lambda f, x, *args, **kw: max(1.0, abs(off(*args))),
         sums=False,
         growth=None if off_value else lambda f, x, *args: max(1.0, abs(off(*args))),
         rows=rows.elementwise,
@@ -152,10 +152,10 @@ register(
         record=lambda f, x, weight: (f.call.run(x, weight), Decisions.from_bits(x > 0)),
         crossings=lambda f, x, weight: _threshold_crossings(f, x),
         choices=("off", "on"),
-        terms=lambda f, x, weight: 1,
-        gain=lambda f, x, weight: max(1.0, largest(weight)),
+        terms=lambda f, x, weight, **kw: 1,
+        gain=lambda f, x, weight, **kw: max(1.0, largest(weight)),
         sums=False,
-        growth=lambda f, x, weight: max(1.0, largest(weight)),
+        growth=lambda f, x, weight, **kw: max(1.0, largest(weight)),
         rows=rows.with_dimensions(2),
     ),
 )
@@ -284,140 +284,9 @@ register(
         pull=lambda f, g, x: [f.switched(g) / 6],
         record=_record_hardsigmoid,
         constant=_hardsigmoid_constant,
-        terms=lambda f, x: 2,
-        gain=lambda f, x: 1,
+        terms=lambda f, x, **kw: 2,
+        gain=lambda f, x, **kw: 1,
         sums=False,
         growth=None,
     ),
 )
-
-
-# --- the larger or smaller of two ----------------------------------------------------------------
-
-
-def _pick(choose_first: Callable[[Tensor, Tensor], Tensor], sign: int) -> Rule:
-    """Elementwise maximum (sign +1) or minimum (−1) of two operands, one possibly constant."""
-
-    def masks(f: Frame) -> tuple[Tensor, Tensor]:
-        first = f.taken().plane()
-        return first, 1 - first
-
-    def record(f: Frame, x: Tensor, y: Tensor) -> tuple[Tensor, Decisions]:
-        value = f.call.run(x, y)
-        return value, Decisions.from_bits(choose_first(x, y).expand(f.shape))
-
-    def push(f: Frame, x: Tensor, y: Tensor) -> Tensor:
-        parts = [
-            f.gate(part.expand(f.shape), mask)
-            for part, mask, ref in zip((x, y), masks(f), f.call.args, strict=True)
-            if is_active(ref)
-        ]
-        return sum(parts[1:], parts[0])
-
-    def pull(f: Frame, g: Tensor, x: Any, y: Any) -> list[Tensor]:
-        return [
-            f.gate(g, mask).sum_to_size(part.shape)
-            for part, mask in zip((x, y), masks(f), strict=True)
-            if isinstance(part, Hole)
-        ]
-
-    def constant(f: Frame, x: Any, y: Any) -> Tensor | None:
-        hole = x if isinstance(x, Hole) else y
-        for part, mask in zip((x, y), masks(f), strict=True):
-            if not isinstance(part, Hole):
-                return f.for_rows(mask.to(hole.dtype) * leading(part, f, hole))
-        return None
-
-    def crossings(f: Frame, x: Tensor, y: Tensor) -> Crossings:
-        (zx, dx), (zy, dy) = (
-            halves(part) if is_active(ref) else (part, torch.zeros_like(part))
-            for part, ref in zip((x, y), f.call.args, strict=True)
-        )
-        first = f.taken().plane().view(torch.bool)
-        z, dz = (sign * (a - b).expand(first.shape) for a, b in ((zx, zy), (dx, dy)))
-        return crossing.threshold(z, dz, 0, first, rows=f.rows, ties=f.ties, closed=True)
-
-    return Rule(
-        "decision",
-        push,
-        pull,
-        record=record,
-        constant=constant,
-        crossings=crossings,
-        choices=("second", "first"),
-        growth=lambda f, x, y: (
-            spreading(f, x, y) if isinstance(x, Hole) and isinstance(y, Hole) else None
-        ),
-        rows=rows.elementwise,
-    )
-
-
-register("aten.maximum.default", _pick(lambda x, y: x >= y, +1))
-register("aten.minimum.default", _pick(lambda x, y: x <= y, -1))
-
-
-# --- the largest or smallest along dimensions ----------------------------------------------------
-
-
-def _reduced_dims(dims: Any, ndim: int) -> list[int]:
-    listed = [dims] if isinstance(dims, int) else list(dims or range(1, ndim))
-    return sorted(d % ndim for d in listed)
-
-
-def _to_last(tensor: Tensor, dims: Sequence[int]) -> Tensor:
-    """Reduced dimensions moved to the end and flattened into one."""
-    kept = [d for d in range(tensor.ndim) if d not in dims]
-    return tensor.permute(*kept, *dims).flatten(len(kept)) if kept else tensor.flatten()
-
-
-def _reduction(argument: Callable[[Tensor], Tensor], sign: int) -> Rule:
-    """The largest (sign +1) or smallest (−1) along dimensions; the trail keeps which operand."""
-
-    def record(f: Frame, x: Tensor, dims: Any = (), *rest: Any) -> tuple[Tensor, Decisions]:
-        lines = _to_last(x, _reduced_dims(dims, x.ndim))
-        taken = argument(lines)
-        return f.call.run(x, dims, *rest), Decisions.from_index(taken, lines.shape[-1])
-
-    def push(f: Frame, x: Tensor, dims: Any = (), *rest: Any) -> Tensor:
-        lines = _to_last(x, _reduced_dims(dims, x.ndim))
-        index = f.for_rows(f.taken().index())[..., None]
-        return lines.gather(-1, index).reshape(f.shape)
-
-    def pull(f: Frame, g: Tensor, x: Hole, dims: Any = (), *rest: Any) -> list[Tensor]:
-        reduced = _reduced_dims(dims, len(x.shape))
-        kept = [d for d in range(len(x.shape)) if d not in reduced]
-        index = f.for_rows(f.taken().index())[..., None]
-        length = prod(x.shape[d] for d in reduced)
-        lines = g.new_zeros(*index.shape[:-1], length)
-        lines.scatter_add_(-1, index, g.reshape(index.shape))
-        moved = lines.reshape([x.shape[d] for d in (*kept, *reduced)])
-        order = [(*kept, *reduced).index(d) for d in range(len(x.shape))]
-        return [moved.permute(order)]
-
-    def refuse(call: Call) -> str | None:
-        if call.output not in (None, 0):
-            return "its indices are used as numbers"
-        return None
-
-    def crossings(f: Frame, x: Tensor, dims: Any = (), *rest: Any) -> Crossings:
-        z, dz = (_to_last(part, _reduced_dims(dims, x.ndim)) * sign for part in halves(x))
-        index = f.taken().index()[..., None]
-        gap, rate = z.gather(-1, index) - z, dz - dz.gather(-1, index)
-        before = torch.arange(z.shape[-1], device=z.device) < index
-        s, rival = crossing.overtaking(gap, rate, before, ties=f.ties).min(-1)
-        return crossing.earliest(s, f.rows, lambda position: crossing.at(rival, position))
-
-    return Rule(
-        "decision",
-        push,
-        pull,
-        record=record,
-        refuse=refuse,
-        crossings=crossings,
-        growth=lambda f, *args: 1,
-        rows=rows.along(1),
-    )
-
-
-register("aten.amax.default aten.max.dim", _reduction(lambda lines: lines.argmax(-1), +1))
-register("aten.amin.default aten.min.dim", _reduction(lambda lines: lines.argmin(-1), -1))

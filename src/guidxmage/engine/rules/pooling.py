@@ -13,11 +13,11 @@ from torch import Tensor
 
 from guidxmage.engine import loops
 from guidxmage.engine.call import Call, Frame, Hole
+from guidxmage.engine.decisions import Decisions
 from guidxmage.engine.layout import is_channels_last
 from guidxmage.engine.rules import crossing, rows
 from guidxmage.engine.rules.crossing import Crossings, halves
 from guidxmage.engine.rules.table import Rule, linear, register, transpose_of
-from guidxmage.engine.trail import Decisions
 
 aten = torch.ops.aten
 

@@ -122,7 +122,9 @@ register(
 )
 register(
     "aten.bmm.default",
-    linear(lambda f, a, b: a @ b, terms=lambda f, a, b: 2 * a.shape[-1], rows=rows.multiplied),
+    linear(
+        lambda f, a, b: a @ b, terms=lambda f, a, b, **kw: 2 * a.shape[-1], rows=rows.multiplied
+    ),
 )
 register(
     "aten.einsum.default",
@@ -168,7 +170,7 @@ register(
         constant=lambda f, x, y: (
             None if _kept_denominator(f) else _TANGENT.constant(f, x, y)  # type: ignore[misc]
         ),
-        terms=lambda f, x, y: 4,
+        terms=lambda f, x, y, **kw: 4,
         family="products",
         rows=rows.elementwise,
     ),

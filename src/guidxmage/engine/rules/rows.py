@@ -73,6 +73,11 @@ def sliced(call: Call, shapes: Sequence[Shape]) -> bool:
     return along(1, 0)(call, shapes) or _takes_all(*call.args[2:5])
 
 
+def repeated(call: Call, shapes: Sequence[Shape]) -> bool:
+    """Each number several times, one after the other: along the first, parts of an image."""
+    return len(call.args) > 2 and call.args[2] is not None
+
+
 def joined(call: Call, shapes: Sequence[Shape]) -> bool:
     """cat or stack along another dimension than the first."""
     dim = call.args[1] if len(call.args) > 1 else 0

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole, is_active
+from guidxmage.engine.call import Call, Frame, Hole, is_active, leaves
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import spreading
 from guidxmage.engine.rules.table import Rule, linear, register, transpose_of
@@ -20,18 +20,7 @@ aten = torch.ops.aten
 
 def same_size(f: Frame, *args: Any, **kw: Any) -> float | None:
     """What is moved or left out makes nothing larger; constants among it might."""
-    return 1.0 if all(isinstance(part, Hole) for part in _parts(args)) else None
-
-
-def _parts(args: Sequence[Any]) -> list[Any]:
-    """The tensors among the arguments, known or not."""
-    found: list[Any] = []
-    for arg in args:
-        if isinstance(arg, list | tuple):
-            found += _parts(arg)
-        elif isinstance(arg, Hole | Tensor):
-            found.append(arg)
-    return found
+    return None if any(isinstance(part, Tensor) for part in leaves(args)) else 1.0
 
 
 # --- identity at inference -----------------------------------------------------------------------
@@ -56,10 +45,6 @@ register(
     "aten.dropout.default aten.feature_dropout.default",
     replace(_identity, refuse=_refuse_dropout),
 )
-
-
-# What it is made like is a constant in a captured program.
-register("aten.type_as.default", _identity)
 
 
 # --- reshaping -----------------------------------------------------------------------------------
@@ -135,7 +120,7 @@ for _names, _rows in {
     "aten.split.Tensor aten.split_with_sizes.default aten.chunk.default": rows.along(2, 0),
     "aten.unbind.int": rows.along(1, 0),
     "aten.roll.default": rows.along(2),
-    "aten.repeat_interleave.self_int": rows.along(2),
+    "aten.repeat_interleave.self_int": rows.repeated,
     "aten.pixel_shuffle.default aten.pixel_unshuffle.default": rows.with_dimensions(4),
     "aten.channel_shuffle.default": rows.with_dimensions(3),
 }.items():
@@ -149,8 +134,8 @@ register(
     "aten.col2im.default",
     linear(
         _selection,
-        terms=lambda f, x, size, kernel, *args: prod(kernel),
-        gain=lambda f, *args: 1,
+        terms=lambda f, x, size, kernel, *args, **kw: prod(kernel),
+        gain=lambda f, *args, **kw: 1,
         rows=lambda call, shapes: len(shapes[0]) == 3,
     ),
 )
@@ -163,20 +148,6 @@ def _refuse_active_index(call: Call) -> str | None:
 
 
 register("aten.index.Tensor", linear(_selection, refuse=_refuse_active_index, rows=rows.indexed))
-
-
-# --- constants in the shape of a value -----------------------------------------------------------
-
-register(
-    "aten.zeros_like.default aten.ones_like.default aten.full_like.default",
-    Rule(
-        "affine",
-        push=lambda f, x, *args, **kw: torch.zeros_like(x),
-        pull=lambda f, g, x, *args, **kw: [None],
-        constant=lambda f, x, *args, **kw: f.call.run(x.zeros(), *args),
-        rows=rows.elementwise,
-    ),
-)
 
 
 # --- joining -------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole, Ref
+from guidxmage.engine.call import Call, Frame, Hole, Ref, leaves
 from guidxmage.engine.rules.rows import RowTest, reshaped
 
 Function = Callable[..., Any]
@@ -46,8 +46,8 @@ class Rule:
     a convention; `pull` may give None for an input that the convention freezes. `switched` gives a
     plane of decisions and a number where the constant is just their product. `measures`: asked
     for it by the frame, `record` leaves its input's norms there, and `pull` the sums and norms of
-    what it sends back. `rows` tells of a call whether it keeps the images of a batch apart; where it
-    is None, nothing is known and images are run one by one.
+    what it sends back. `rows` tells of a call whether it keeps the images of a batch apart; where
+    it is None, nothing is known and images are run one by one.
     """
 
     kind: str
@@ -110,13 +110,7 @@ def _is_product(call: Call) -> bool:
 
 def holes(args: Sequence[Any]) -> list[Hole]:
     """The active inputs among arguments, in order; lists of tensors are searched too."""
-    found: list[Hole] = []
-    for arg in args:
-        if isinstance(arg, Hole):
-            found.append(arg)
-        elif isinstance(arg, list | tuple):
-            found.extend(holes(arg))
-    return found
+    return [one for one in leaves(args) if isinstance(one, Hole)]
 
 
 def fill(args: Sequence[Any], values: Sequence[Tensor]) -> list[Any]:
