@@ -15,8 +15,11 @@ from guidxmage.engine.rules.table import Rule
 PAGE = Path(__file__).with_name("operators.md")
 FAMILIES = {
     "convolution": "Convolutions",
+    "conv_transpose": "Transposed convolutions",
+    "matrices": "Constant matrices",
     "affine": "Weights and arithmetic",
-    "decisions": "Decisions",
+    "decisions": "Decisions by thresholds",
+    "extremes": "Maxima and minima",
     "activations": "Smooth activations",
     "normalisation": "Normalisation by the image's own statistics",
     "products": "Products of two values that depend on the image",

@@ -607,18 +607,6 @@ class _Product(nn.Module):
         return (y * y.mean((2, 3), keepdim=True)).mean((2, 3))
 
 
-class _Branching(nn.Module):
-    """Which way it goes depends on the pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(768, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.fc(x.flatten(1))
-        return scores if bool(scores.sum() > 0) else -scores
-
-
 class _Constant(nn.Module):
     """Its scores do not depend on the image."""
 
@@ -645,7 +633,6 @@ _bad("tuple_output", lambda: _Wrapped(lambda y: (y, y)))
 _bad("dict_output", lambda: _Wrapped(lambda y: {"scores": y, "features": y}))
 _bad("log_gamma", lambda: _Wrapped(torch.lgamma))
 _bad("product_of_three", lambda: _Wrapped(lambda y: torch.einsum("bi,bi,bi->bi", y, y, y)))
-_bad("data_dependent_control_flow", _Branching)
 _bad("output_of_rank_3", lambda: _Wrapped(lambda y: y.unsqueeze(2)))
 _bad("output_of_rank_1", lambda: _Wrapped(lambda y: y.sum(1)))
 _bad("mixes_the_batch", lambda: _Wrapped(lambda y: y - y.mean(0, keepdim=True)))

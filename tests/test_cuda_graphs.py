@@ -167,7 +167,7 @@ def test_other_questions_are_answered_as_ever() -> None:
 
 def test_graphs_go_with_the_weights() -> None:
     eager, graphed = pair(SMALL_NETWORKS[KIND]())
-    graphed.model = eager.model
+    graphed.model = graphed._programs.model = eager.model
     X = images(2)
     before = numbers(graphed.explain(X))
     (earlier,) = map(weakref.ref, graphed._graphs._runners.values())

@@ -17,7 +17,7 @@ from guidxmage.engine.bits import pack_bits, unpack_bits, unpack_channels_last
 from guidxmage.engine.call import Call, Frame, Ref
 from guidxmage.engine.capture import capture
 from guidxmage.engine.ledger import sums_where
-from guidxmage.engine.rules import affine, convolution
+from guidxmage.engine.rules import convolution, matrices
 from guidxmage.engine.rules.convolution import Geometry
 from tests.laws import captured, check_all, close, random_like
 from tests.test_laws import batch_norm, conv, properties
@@ -76,23 +76,23 @@ def test_sums_of_rows(rows: int, inputs: int, seed: int) -> None:
     weight = random_like((20, inputs), seed).float()
     g = random_like((rows, 20), seed + 1).float()
     g = g * (random_like((rows, 20), seed + 2) > 0.7)
-    close32(affine.sum_of_rows(g, weight), g @ weight)
+    close32(matrices.sum_of_rows(g, weight), g @ weight)
 
 
 def test_a_large_layer_reads_only_the_rows_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "compiled", lambda: None)
     taken: list[int] = []
-    plain = affine.sum_of_rows
-    monkeypatch.setattr(affine, "sum_of_rows", lambda g, w: (taken.append(1), plain(g, w))[1])
+    plain = matrices.sum_of_rows
+    monkeypatch.setattr(matrices, "sum_of_rows", lambda g, w: (taken.append(1), plain(g, w))[1])
     layer = nn.Linear(2048, 600).requires_grad_(False)
     frame: object = None
     hole = torch.empty(2, 2048)
     sparse = torch.zeros(2, 600)
     sparse[0, 5], sparse[1, 7] = 2.0, -1.0
-    close32(affine.linear_pull(frame, sparse, hole, layer.weight)[0], sparse @ layer.weight)
+    close32(matrices.linear_pull(frame, sparse, hole, layer.weight)[0], sparse @ layer.weight)
     assert taken
     dense = torch.ones(2, 600)
-    close32(affine.linear_pull(frame, dense, hole, layer.weight)[0], dense @ layer.weight)
+    close32(matrices.linear_pull(frame, dense, hole, layer.weight)[0], dense @ layer.weight)
     assert len(taken) == 1
 
 
@@ -124,10 +124,10 @@ def test_gates_are_products(dtype, channels, size, images, targets, layout, owne
     bits = (random_like((images, channels, *size), seed + 1) > 0).to(torch.uint8)
     call = Call(1, "aten.relu.default", torch.relu, (Ref(0),), "relu", tuple(g.shape))
     for threads in (1, 2):
-        frame = Frame(call, len(g), tuple(g.shape), {}, owned=owned)
+        frame = Frame(call, len(g), tuple(g.shape), {})
         own = g.clone(memory_format=torch.preserve_format)
         with on_threads(threads):
-            gated = frame.gate(own, bits, last_use=True)
+            gated = frame.gate(own, bits, overwrite=owned)
         assert torch.equal(gated, g * bits.repeat(targets, 1, 1, 1))
         assert torch.equal(own, gated if owned else g)
 

@@ -311,4 +311,4 @@ def test_a_network_that_mixes_images_is_still_refused() -> None:
             return (x - x.mean(0, keepdim=True)).flatten(1)
 
     with pytest.raises(UnsupportedOperatorError, match="mixes the images"):
-        capture(Mixing().eval(), IMAGE)
+        Explainer(Mixing().eval()).explain(torch.rand(2, *IMAGE))

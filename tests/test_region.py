@@ -188,17 +188,17 @@ def test_ties_by_hand() -> None:
     on, off = torch.tensor([[True]]), torch.tensor([[False]])
     inf = float("inf")
     for ties, expected in ((True, -inf), (False, inf)):
-        assert float(threshold(z, dz, 0.5, on, ties=ties).s) == expected
-        assert float(threshold(z, dz, 0.5, off, ties=ties).s) == inf
-        assert float(threshold(z, dz, 0.5, off, closed=True, ties=ties).s) == expected
-        assert float(threshold(z, dz, 0.5, on, closed=True, ties=ties).s) == inf
+        assert float(threshold(z, dz, 0.5, on, rows=1, ties=ties).s) == expected
+        assert float(threshold(z, dz, 0.5, off, rows=1, ties=ties).s) == inf
+        assert float(threshold(z, dz, 0.5, off, closed=True, rows=1, ties=ties).s) == expected
+        assert float(threshold(z, dz, 0.5, on, closed=True, rows=1, ties=ties).s) == inf
         inside, above, below = (on, off), (off, on), (off, off)
         for low, high, became in ((0.5, 1.0, 0), (0.0, 0.5, 2)):
-            found = interval(z, dz, low, high, inside, ties=ties, closed=False)
+            found = interval(z, dz, low, high, inside, rows=1, ties=ties, closed=False)
             assert float(found.s) == expected
             assert int(found.choice) == became or not ties
             for planes in (above, below):
-                found = interval(z, dz, low, high, planes, ties=ties, closed=True)
+                found = interval(z, dz, low, high, planes, rows=1, ties=ties, closed=True)
                 assert (float(found.s), int(found.choice)) == (expected, 1)
         for before, s in ((on, expected), (off, inf)):
             assert float(overtaking(dz, dz.clone(), before, ties=ties)) == s
@@ -402,7 +402,12 @@ def test_networks_for_one_image_at_a_time() -> None:
         assert torch.allclose(torch.stack(values)[:-1], logits[:, 0], rtol=1e-10, atol=1e-12)
 
 
-def test_decisions_without_an_axis_of_images_are_refused() -> None:
-    program = capture(_OneImage(bare=True).eval(), (1, 6, 6))
-    with pytest.raises(UnsupportedOperatorError, match=r"aten\.relu\.default.*without an axis"):
-        walked(program, line((1, 6, 6), 5))
+def test_decisions_without_an_axis_of_images() -> None:
+    """What has no dimension for the batch belongs to the one image."""
+    model = _OneImage(bare=False).eval()
+    program = capture(model, (1, 6, 6))
+    model.bare = True
+    bare = capture(model, (1, 6, 6))
+    for rows in (1, 3):
+        lines = line((1, 6, 6), 5, rows=rows)
+        assert _by_row(walked(bare, lines), rows) == _by_row(walked(program, lines), rows)

@@ -84,7 +84,7 @@ class Explainer:
             _refuse_other_than_cuda(self.model)
         self.weights_source = ""
         self._graphs = Graphs()
-        self._programs = Programs(self.model, self.gates, self._graphs.clear)
+        self._programs = Programs(self.model, self.gates, lambda: self._graphs.clear())
         self._of_inputs: dict[Shapes, Explainer] = {}
         self._lock = threading.Lock()
 

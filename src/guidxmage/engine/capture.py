@@ -124,7 +124,7 @@ def _result_id(tape: Tape) -> int:
     if not isinstance(tape.output, Tensor):
         kind = type(tape.output).__name__
         if isinstance(tape.output, list | tuple | dict):
-            kind = f"{len(tape.output)} values ({kind})"
+            kind = f"{len(tape.output)} values"
         raise InputError(
             f"the model returns {kind} where one tensor of class scores is expected; wrap it in a "
             "module that returns the scores alone"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from guidxmage.engine.deployment import untouched
 from guidxmage.engine.leaving import Leaving
 from guidxmage.engine.recorder import Recorder
 from guidxmage.engine.tape import Tape
@@ -23,7 +24,7 @@ def taped(model: nn.Module, images: Tensor) -> Tape:
     numbers or hands active values to code that cannot be followed.
     """
     tape = Tape(len(images))
-    with torch.no_grad(), _uncompiled():
+    with untouched(model), _uncompiled():
         given = images.detach().clone()  # the model may write over it
         recorder = Recorder(tape, given, model)
         try:
@@ -46,7 +47,7 @@ def plain_run(model: nn.Module, images: Tensor, writes: Sequence[Tensor]) -> Any
     writes: the model's own tensors that a run is known to write to.
     """
     before = [(tensor, tensor.detach().clone()) for tensor in writes]
-    with torch.no_grad(), _uncompiled():
+    with untouched(model), _uncompiled():
         try:
             return model(images.detach().clone())
         except Exception as error:

@@ -288,11 +288,9 @@ class Program:
         (from the recording) switch on the rounding variance, `maps` the per-position bias maps.
         `visit` is shown every call with the cotangent of its output.
         """
-        rows = len(cotangent)
-        pending = Cotangents(self.result, cotangent)
-        bias = self._new_biases()
+        rows, pending = len(cotangent), Cotangents(self.result, cotangent)
+        bias, rounding = self._new_biases(), Rounding(self._prepared)
         bias_maps: dict[str, Tensor] = {}
-        rounding = Rounding(self._prepared)
         measure = norms is not None and not maps  # maps need cotangents as they were
         for step in self._steps(rows):
             call = step.call

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,8 +66,7 @@ class Programs:
         One of a single image at a time, where there is none for batches, is that of the first.
         Raises InputError and UnsupportedOperatorError as `capture` does.
         """
-        with self._lock, random_state_kept():
-            shape = self._of_shape(images)
+        with self._asked(images) as shape:
             rows, own = len(images), _OwnScores(self.model, images)
             together = rows > 1 and rows not in shape.singly
             for one in shape.programs:
@@ -78,17 +78,14 @@ class Programs:
             while len(shape.programs) >= _MOST_RUNS:
                 shape.programs.pop(0)
             shape.programs.append(found)
-            self._settle()
             return found.program
 
     def serves(self, program: Program, images: Tensor) -> bool:
         """Whether a program is the network's run on images (B, …)."""
-        with self._lock, random_state_kept():
+        with self._asked(images) as shape:
             own = _OwnScores(self.model, images)
-            known = [k for k in self._of_shape(images).programs if k.program is program]
-            found = any(self._serves(one, images, own) for one in known)
-            self._settle()
-            return found
+            known = [one for one in shape.programs if one.program is program]
+            return any(self._serves(one, images, own) for one in known)
 
     def adopt(self, program: Program) -> None:
         """Use a program that is known to be this model's, instead of capturing it again."""
@@ -101,17 +98,14 @@ class Programs:
 
         Raises UnsupportedOperatorError where the network, run on all of them at once, gives others.
         """
-        with self._lock, random_state_kept():
-            known = self._of_shape(images).programs
-            one = next((k for k in known if k.program is program), None)
+        with self._asked(images) as shape:
+            one = next((k for k in shape.programs if k.program is program), None)
             if one is not None and len(images) in one.equal and not program.branches:
                 return
             try:
                 together = plain_run(self.model, images, program.writes)
             except InputError:  # it takes one image only
                 return
-            finally:
-                self._settle()
             size = float(scores.abs().max()) if scores.numel() else 0.0
             allowed = torch.finfo(scores.dtype).eps ** 0.5 * size
             alike = isinstance(together, Tensor) and together.shape == scores.shape
@@ -124,9 +118,14 @@ class Programs:
             if one is not None:
                 one.equal.add(len(images))
 
-    def _settle(self) -> None:
-        """After runs of a model that writes to itself, and was given back what it held."""
-        self._state = state_of(self.model)
+    @contextmanager
+    def _asked(self, images: Tensor) -> Iterator[_Shape]:
+        """One thread at a time; a model that writes to itself was given back what it held."""
+        with self._lock, random_state_kept():
+            try:
+                yield self._of_shape(images)
+            finally:
+                self._state = state_of(self.model)
 
     def _of_shape(self, images: Tensor) -> _Shape:
         state = state_of(self.model)

@@ -204,6 +204,8 @@ class Trail(Mapping[str, Decisions]):
     def _check_comparable(self, other: Trail) -> None:
         if not (self._branches and other._branches):
             self._check_sites(other)
+            if not all(entry.matches(other[site]) for site, entry in self.items()):
+                raise InputError("the two trails come from different networks or image sizes")
         if self.rows != other.rows and 1 not in (self.rows, other.rows):
             raise InputError(f"trails of {self.rows} and {other.rows} images cannot be compared")
 

@@ -204,31 +204,6 @@ register(
 # --- overwriting a part ---------------------------------------------------------------------------
 
 
-def _copied(f: Frame, target: Any, source: Tensor, *_: Any) -> Tensor:
-    """The linear part of overwriting all of a target."""
-    moved = source if is_active(f.call.args[1]) else torch.zeros_like(source)
-    return moved.expand(f.shape)
-
-
-def _copied_pull(f: Frame, g: Tensor, target: Any, source: Any, *_: Any) -> list[Tensor | None]:
-    into = g.sum_to_size(source.shape) if isinstance(source, Hole) else None
-    return [one for one, arg in ((None, target), (into, source)) if isinstance(arg, Hole)]
-
-
-register(
-    "aten.copy.default",
-    Rule(
-        "affine",
-        _copied,
-        _copied_pull,
-        constant=lambda f, target, source, *_: (
-            None if isinstance(source, Hole) else source.expand(f.shape)
-        ),
-        rows=rows.elementwise,
-    ),
-)
-
-
 def _scattered(f: Frame, base: Tensor, source: Tensor, *where: int) -> Tensor:
     """The linear part: a constant base or source moves nothing."""
     base, source = (
