@@ -84,7 +84,7 @@ class Explainer:
             _refuse_other_than_cuda(self.model)
         self.weights_source = ""
         self._graphs = Graphs()
-        self._programs = Programs(self.model, self.gates, lambda: self._graphs.clear())
+        self._programs = Programs(self.model, self.gates, self._forget_graphs)
         self._of_inputs: dict[Shapes, Explainer] = {}
         self._lock = threading.Lock()
 
@@ -346,6 +346,9 @@ class Explainer:
             return
         logits = torch.cat([part.recording.logits for part in parts])
         self._programs.check_together(program, self._space.to_input(X), logits)
+
+    def _forget_graphs(self) -> None:
+        self._graphs.clear()
 
     # --- captured programs -------------------------------------------------------------------
 
