@@ -1,13 +1,35 @@
-"""The states of the random generators that a network's own code may draw from."""
+"""Random numbers: which operators draw them, and the generators that they are drawn from."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+from torch._ops import OpOverload
+
+# Random by name, yet not when this argument says so.
+_QUIET: dict[str, tuple[str, Any]] = {
+    "aten::dropout": ("train", False),
+    "aten::dropout_": ("train", False),
+    "aten::feature_dropout": ("train", False),
+    "aten::feature_dropout_": ("train", False),
+    "aten::alpha_dropout": ("train", False),
+    "aten::alpha_dropout_": ("train", False),
+    "aten::feature_alpha_dropout": ("train", False),
+    "aten::feature_alpha_dropout_": ("train", False),
+    "aten::native_dropout": ("train", False),
+    "aten::rrelu": ("training", False),
+    "aten::rrelu_": ("training", False),
+    "aten::scaled_dot_product_attention": ("dropout_p", 0.0),
+    "aten::lstm": ("train", False),
+    "aten::gru": ("train", False),
+    "aten::rnn_relu": ("train", False),
+    "aten::rnn_tanh": ("train", False),
+}
 
 
 @contextmanager
@@ -38,3 +60,15 @@ def random_state_kept() -> Iterator[Callable[[], bool]]:
 
 def _gpu_states() -> list[torch.Tensor]:
     return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+
+def draws(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call of an operator draws random numbers."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    name, quiet = _QUIET.get(func._schema.name, ("", None))
+    for number, argument in enumerate(func._schema.arguments):
+        if argument.name == name:
+            given = args[number] if number < len(args) else kwargs.get(name)
+            return bool((argument.default_value if given is None else given) != quiet)
+    return True

@@ -8,9 +8,8 @@ is noted too.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +22,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from guidxmage.engine.call import Ref, leaves
 from guidxmage.engine.memory import Held, Memory, Place, functional, view_step
+from guidxmage.engine.randomness import draws
+from guidxmage.engine.rules import has_rule
+from guidxmage.engine.running_module import RunningModule
 from guidxmage.engine.tape import Operation, Tape
 from guidxmage.engine.values import Values
 from guidxmage.errors import UnsupportedOperatorError
@@ -35,25 +37,6 @@ _LIKE = frozenset(
     for name in ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like",
                  "full_like", "empty_like", "new_empty_strided", "new_tensor")
 )  # fmt: skip
-# Random by name, yet not when this argument says so.
-_QUIET: dict[str, tuple[str, Any]] = {
-    "aten::dropout": ("train", False),
-    "aten::dropout_": ("train", False),
-    "aten::feature_dropout": ("train", False),
-    "aten::feature_dropout_": ("train", False),
-    "aten::alpha_dropout": ("train", False),
-    "aten::alpha_dropout_": ("train", False),
-    "aten::feature_alpha_dropout": ("train", False),
-    "aten::feature_alpha_dropout_": ("train", False),
-    "aten::native_dropout": ("train", False),
-    "aten::rrelu": ("training", False),
-    "aten::rrelu_": ("training", False),
-    "aten::scaled_dot_product_attention": ("dropout_p", 0.0),
-    "aten::lstm": ("train", False),
-    "aten::gru": ("train", False),
-    "aten::rnn_relu": ("train", False),
-    "aten::rnn_tanh": ("train", False),
-}
 # They write the same whatever was there.
 _OVERWRITING = frozenset(["aten::fill_", "aten::zero_", "aten::copy_"])
 _PLAIN_TYPES = (Tensor, nn.Parameter, nn.Buffer)
@@ -74,18 +57,12 @@ class Recorder(SchemaCheckMode):
         self._places = WeakTensorKeyDictionary()
         self._values = Values(tape, images, self.refuse, lambda: self.path)
         self._own = {id(t) for t in (*model.parameters(), *model.buffers())}
-        self._paths = {id(module): name for name, module in reversed([*model.named_modules()])}
-        self._stack: list[str] = []
-        self._thread = threading.get_ident()
+        self._where = RunningModule(model)
         self._around = ExitStack()
         self._follow(images, Ref(0))
 
     def __enter__(self) -> Recorder:
-        hooks = torch.nn.modules.module
-        entered = hooks.register_module_forward_pre_hook(self._entered)
-        self._around.callback(entered.remove)
-        left = hooks.register_module_forward_hook(self._left, always_call=True)
-        self._around.callback(left.remove)
+        self._around.enter_context(self._where)
         self._around.enter_context(enable_python_dispatcher())
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -96,19 +73,10 @@ class Recorder(SchemaCheckMode):
         finally:
             self._around.close()
 
-    def _entered(self, module: nn.Module, _: Any) -> None:
-        if threading.get_ident() == self._thread:
-            above = self._stack[-1] if self._stack else ""
-            self._stack.append(self._paths.get(id(module), above))
-
-    def _left(self, *_: Any) -> None:
-        if threading.get_ident() == self._thread and self._stack:
-            self._stack.pop()
-
     @property
     def path(self) -> str:
         """The path of the module that is running."""
-        return self._stack[-1] if self._stack else ""
+        return self._where.path
 
     def refuse(self, reason: str) -> UnsupportedOperatorError:
         """An error to be raised, which is remembered in case the model catches it."""
@@ -132,6 +100,9 @@ class Recorder(SchemaCheckMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if self._is_to_be_taken_apart(func, args, kwargs):
+            with self._watching():
+                return func.decompose(*args, **kwargs)
         with torch._C._DisablePythonDispatcher():  # else parts of PyTorch run in Python instead
             self._check(func, types, args, kwargs)
             if torch.Tag.inplace_view in func.tags:
@@ -147,6 +118,26 @@ class Recorder(SchemaCheckMode):
                 self._note(func, args, kwargs, result)
             return result
 
+    def _is_to_be_taken_apart(
+        self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bool:
+        """Whether an operator has no rule, but PyTorch makes it of others that may have one."""
+        reading = functional(func) if func._schema.is_mutable else func
+        known = reading is not None and has_rule(reading)
+        told = not all("Tensor" in str(one.type) for one in func._schema.returns)
+        if known or told or not func._can_decompose() or torch.Tag.inplace_view in func.tags:
+            return False
+        return any(self.is_active(tensor) for tensor in _tensors((args, kwargs)))
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Inside, this mode sees every operator again."""
+        torch._ops._set_mode_pre_dispatch(self)
+        try:
+            yield
+        finally:
+            torch._ops._pop_mode_from_pre_dispatch()
+
     def _check(
         self, func: OpOverload, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
@@ -155,7 +146,7 @@ class Recorder(SchemaCheckMode):
             raise self.refuse(
                 f"{self.where(func)} works on a {strange.__name__}, not a plain tensor"
             )
-        if torch.Tag.nondeterministic_seeded in func.tags and not _quiet(func, args, kwargs):
+        if draws(func, args, kwargs):
             raise self.refuse(
                 f"{self.where(func)} draws random numbers, in evaluation mode too: every run gives "
                 "another answer; take it out or make it deterministic"
@@ -350,18 +341,6 @@ class Recorder(SchemaCheckMode):
         now = self._values.through(step, before) if isinstance(before, Ref) else None
         self._places[target] = place.viewed(step, now if isinstance(now, Ref) else None)
         return result
-
-
-def _quiet(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether an operator that may draw random numbers does not in this call."""
-    name, quiet = _QUIET.get(func._schema.name, ("", None))
-    for number, argument in enumerate(func._schema.arguments):
-        if argument.name == name:
-            given = args[number] if number < len(args) else None
-            return bool(
-                kwargs.get(name, argument.default_value if given is None else given) == quiet
-            )
-    return False
 
 
 def _written(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

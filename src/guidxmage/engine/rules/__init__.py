@@ -13,7 +13,7 @@ from guidxmage.engine.rules import (
     products,
     shapes,
 )
-from guidxmage.engine.rules.table import PRODUCTS, RULES, rule_of
+from guidxmage.engine.rules.table import PRODUCTS, RULES, has_rule, rule_of
 
 __all__ = [
     "PRODUCTS",
@@ -24,6 +24,7 @@ __all__ = [
     "convolution",
     "decisions",
     "extremes",
+    "has_rule",
     "matrices",
     "normalisation",
     "pooling",

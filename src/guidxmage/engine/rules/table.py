@@ -103,6 +103,16 @@ def rule_of(call: Call) -> Rule | None:
     return RULES.get(call.op) or FOLDED.get(call.op)
 
 
+# Operators that are captured under the name of another.
+RENAMED = {"aten.batch_norm.default": "aten._native_batch_norm_legit_no_training.default"}
+
+
+def has_rule(operator: Any) -> bool:
+    """Whether calls of an ATen operator may have a rule."""
+    name = str(operator)
+    return RENAMED.get(name, name) in RULES or name in PRODUCTS
+
+
 def _is_product(call: Call) -> bool:
     """More than one operand depends on the image, or what is divided by does."""
     return len(call.inputs) > 1 or (".div." in call.op and not isinstance(call.args[0], Ref))
