@@ -96,7 +96,7 @@ class Step:
             rule, kwargs = self.rule, self.call.kwargs
             assert rule.terms is not None
             per_image = max(1, prod(frame.shape) // frame.rows)
-            spread = sum(spread_of(constant.value) for constant in constants) * per_image**0.5
+            spread = sum(spread_of(constant.weighed) for constant in constants) * per_image**0.5
             terms = rule.terms(frame, *self.holes, **kwargs)
             gain = rule.gain(frame, *self.holes, **kwargs) if rule.gain is not None else 0.0
             self._noise = Noise(terms, per_image, spread, gain, rule.sums)

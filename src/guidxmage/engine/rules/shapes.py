@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
+from math import isinf, prod
 from typing import Any
 
 import torch
@@ -326,8 +326,9 @@ def _padded_value(f: Frame, x: Hole, pad: Sequence[int], *rest: Any) -> Tensor |
 
 
 def _pad_growth(f: Frame, x: Hole, pad: Sequence[int], *rest: Any) -> float | None:
-    """Zeros add nothing."""
-    plain = _mode(rest) == "constant" and _padded_value(f, x, pad, *rest) is None
+    """Zeros add nothing; nor does what is infinite and no maximum ever takes."""
+    value = rest[-1] if rest and not isinstance(rest[-1], str) else None
+    plain = _mode(rest) == "constant" and (not value or isinf(value))
     return 1.0 if plain else None
 
 
