@@ -6,23 +6,48 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from guidxmage.errors import InputError
-from guidxmage.locks import held
+from guidxmage.locks import BUSY, held
 from guidxmage.names import digest_of
 
 MANIFEST = "manifest.json"
 HIDDEN = ".guid-xmage-"
 """How the names of all temporary files and folders begin."""
-PARTIAL = "partial"
+PARTIAL, LOCK = "partial", "lock"
+"""Endings of temporary neighbours: what is being written, and what its writer holds."""
 
 
 def hidden(path: Path, ending: str) -> Path:
     """The temporary neighbour of a file or folder; short, however long the name is."""
     return path.with_name(f"{HIDDEN}{digest_of(path.name, 16)}.{ending}")
+
+
+@contextmanager
+def alone(
+    path: Path,
+    *,
+    wait: bool = True,
+    told: Callable[[], None] = lambda: None,
+    busy: str = BUSY,
+) -> Iterator[int]:
+    """Hold a file or folder, which need not be there, so that no other run works at it.
+
+    Yields the descriptor of the lock beside it. wait, told, busy: as `held` has them. Raises
+    BusyError, and InputError where the folder above cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = held(hidden(path, LOCK), wait=wait, told=told, busy=busy)
+            descriptor = stack.enter_context(lock)
+        except OSError as error:
+            raise InputError(f"cannot write to {path.parent}: {error.strerror or error}") from error
+        yield descriptor
 
 
 def write_atomically(path: Path, content: bytes) -> None:

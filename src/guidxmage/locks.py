@@ -20,6 +20,7 @@ else:
 
 T = TypeVar("T")
 
+BUSY = "another run is at work there; wait for it, or choose another folder"
 PAUSE = 0.1
 """Seconds between two looks at a file that another run holds."""
 
@@ -34,7 +35,7 @@ def held(
     *,
     wait: bool = True,
     told: Callable[[], None] = lambda: None,
-    busy: str = "another run is at work there; wait for it, or choose another folder",
+    busy: str = BUSY,
 ) -> Iterator[int]:
     """Hold the file at `path` alone, made where there is none; yields its descriptor.
 

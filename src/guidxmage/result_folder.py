@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from typing import Any
 from guidxmage.errors import InputError
 from guidxmage.files import (
     HIDDEN,
+    LOCK,
     MANIFEST,
     PARTIAL,
+    alone,
     hidden,
     is_sealed,
     sealed,
@@ -33,8 +36,10 @@ SCHEMAS = "guid-xmage/"
 """How the schemas of all marks begin."""
 PROVENANCE, PLACES = "provenance", "places"
 """The key of a mark under which stands what the result depends on; of which photos it is."""
-LOCK, NEW, OLD = "lock", "new", "old"
-"""Endings of a folder's temporary neighbours: who holds it, what comes, what was there before."""
+NEW, OLD = "new", "old"
+"""Endings of a folder's temporary neighbours: what comes, and what was there before."""
+# As the first versions named files while they wrote them.
+_EARLIER = re.compile(rf"\..+\.\d+\.{PARTIAL}")
 # What file managers leave behind; it is nobody's work.
 _NOBODYS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
@@ -129,11 +134,9 @@ def held_folder(
     wait, told: as `held` has them. Raises BusyError, and InputError where nothing can be written.
     """
     place = Path(os.path.realpath(path))
-    with ExitStack() as stack:
+    busy = f"another run is writing {path}; wait for it, or choose another folder"
+    with alone(place, wait=wait, told=told, busy=busy) as descriptor:
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            lock = held(hidden(place, LOCK), wait=wait, told=told, busy=_busy(path))
-            descriptor = stack.enter_context(lock)
             _recover(place)
             os.ftruncate(descriptor, 0)
             os.write(descriptor, os.fsencode(place.name))  # for `sweep`, should this run be killed
@@ -264,11 +267,13 @@ class ResultFolder:
 def sweep(folder: Path, *, below: bool = False) -> None:
     """Clear away what killed runs left in a folder, and put back what they had moved aside.
 
-    below: in all folders below it, too. What a run that is alive holds is left alone.
+    below: in all folders below it, too, which must be this package's. What a run that is alive
+    holds is left alone.
     """
     with suppress(OSError):
-        for path in sorted(folder.rglob(f"{HIDDEN}*") if below else folder.glob(f"{HIDDEN}*")):
-            _sweep(path)
+        for path in sorted(folder.rglob(".*") if below else folder.glob(f"{HIDDEN}*")):
+            if path.name.startswith(HIDDEN) or _EARLIER.fullmatch(path.name):
+                _sweep(path)
 
 
 def _sweep(path: Path) -> None:
@@ -341,10 +346,6 @@ def _foreign(folder: Path, content: Mapping[str, Any], mark: str) -> list[str]:
 
 def _missing(folder: Path, content: Mapping[str, Any]) -> bool:
     return not all((folder / name).is_file() for name in content["files"])
-
-
-def _busy(path: Path) -> str:
-    return f"another run is writing {path}; wait for it, or choose another folder"
 
 
 def _more(names: list[str]) -> str:

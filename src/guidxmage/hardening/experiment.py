@@ -19,7 +19,7 @@ from torch import nn
 
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
-from guidxmage.files import hidden, read_sealed, sha256_of, write_sealed
+from guidxmage.files import alone, read_sealed, sha256_of, write_sealed
 from guidxmage.hardening import networks
 from guidxmage.hardening.arms import lesson, with_series
 from guidxmage.hardening.dataset import Batch, ImageDataset
@@ -35,9 +35,9 @@ from guidxmage.hardening.splits import Splits
 from guidxmage.hardening.suppression import suppress
 from guidxmage.hardening.training import FINAL, train
 from guidxmage.hardening.units import Experiment, Unit, units
-from guidxmage.locks import BusyError, Turns, held
+from guidxmage.locks import BusyError, Turns
 from guidxmage.models.weights import read_weights
-from guidxmage.result_folder import LOCK, held_folder
+from guidxmage.result_folder import held_folder
 from guidxmage.versions import versions
 
 __all__ = ["Experiment", "Unit", "Work", "first_images", "run", "units"]
@@ -164,13 +164,8 @@ class Work:
         """Keep other runs off a unit; the first process does so for all."""
         if not self.first:
             return nullcontext()
-        folder = self.out / unit.folder
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot write to {self.out}: {error.strerror or error}") from error
         waiting = f"{unit.folder}: waiting for another run"
-        return held(hidden(folder, LOCK), wait=wait, told=lambda: self.say(waiting))
+        return alone(self.out / unit.folder, wait=wait, told=lambda: self.say(waiting))
 
     def trained(self, unit: Unit) -> nn.Module:
         """The network of a unit, in eval mode."""

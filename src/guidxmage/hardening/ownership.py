@@ -10,13 +10,12 @@ from typing import Any
 
 from guidxmage import fingerprint
 from guidxmage.errors import InputError
-from guidxmage.files import HIDDEN, hidden, read_sealed, write_sealed
+from guidxmage.files import HIDDEN, alone, read_sealed, write_sealed
 from guidxmage.hardening import networks
 from guidxmage.hardening.splits import Splits
 from guidxmage.hardening.units import Experiment
-from guidxmage.locks import held
 from guidxmage.models.python_models import code_of
-from guidxmage.result_folder import LOCK, sweep
+from guidxmage.result_folder import sweep
 
 SCHEMA = "guid-xmage/experiment/1"
 FILE = "experiment.json"
@@ -39,22 +38,17 @@ def claim(out: Path, experiment: Experiment, data: Splits) -> None:
     """
     file = out / FILE
     own = _stated(experiment, data)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = held(hidden(file, LOCK))
-        with lock:
-            if file.exists():
-                theirs = _read(file)
-                _compare(out, theirs, own)
-                own = _together(theirs, own)
-            elif any(not path.name.startswith(HIDDEN) for path in out.iterdir()):
-                raise InputError(
-                    f"{out} holds something other than an experiment; choose another folder"
-                )
-            sweep(out, below=True)
-            write_sealed(file, own)
-    except OSError as error:
-        raise InputError(f"cannot write to {out}: {error.strerror or error}") from error
+    with alone(file):
+        if file.exists():
+            theirs = _read(file)
+            _compare(out, theirs, own)
+            own = _together(theirs, own)
+        elif any(not path.name.startswith(HIDDEN) for path in out.iterdir()):
+            raise InputError(
+                f"{out} holds something other than an experiment; choose another folder"
+            )
+        sweep(out, below=True)
+        write_sealed(file, own)
 
 
 def whole(experiment: Experiment, out: Path) -> Experiment:
