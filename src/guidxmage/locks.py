@@ -46,6 +46,9 @@ def held(
     where the folder cannot be written or its file system knows no locks.
     """
     descriptor = _opened(path)
+    if descriptor is None:
+        time.sleep(PAUSE)  # it may only have been looked at, by who clears away what is left over
+        descriptor = _opened(path)
     if descriptor is None and not wait:
         raise BusyError(busy)
     if descriptor is None:

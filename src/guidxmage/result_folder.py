@@ -29,7 +29,7 @@ from guidxmage.files import (
     sha256_of,
     sync_folder,
 )
-from guidxmage.locks import BusyError, held
+from guidxmage.locks import held
 from guidxmage.names import shown
 
 SCHEMAS = "guid-xmage/"
@@ -135,11 +135,9 @@ def held_folder(
     """
     place = Path(os.path.realpath(path))
     busy = f"another run is writing {path}; wait for it, or choose another folder"
-    with alone(place, wait=wait, told=told, busy=busy) as descriptor:
+    with alone(place, wait=wait, told=told, busy=busy):
         try:
             _recover(place)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, os.fsencode(place.name))  # for `sweep`, should this run be killed
         except OSError as error:
             raise InputError(f"cannot write to {path.parent}: {error.strerror or error}") from error
         yield ResultFolder(path, kind, place)
@@ -224,22 +222,20 @@ class ResultFolder:
             raise InputError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def _put_in(self, new: Path, *, overwrite: bool) -> None:
-        old = hidden(self.place, OLD)
+        aside = hidden(self.place, OLD) / self.place.name
         if os.path.lexists(self.place) and self.free:
             self.place.rmdir()
         elif os.path.lexists(self.place):
-            os.rename(self.place, old)
+            aside.parent.mkdir()
+            os.rename(self.place, aside)
         try:
-            if old.exists():
+            if aside.exists():
                 # Somebody may have put a file there while the new result was made.
-                ResultFolder(self.path, self.kind, old).check(overwrite=overwrite)
+                ResultFolder(self.path, self.kind, aside).check(overwrite=overwrite)
             os.rename(new, self.place)
-        except BaseException:
-            with suppress(OSError):
-                os.rename(old, self.place)
-            raise
-        sync_folder(self.place.parent)
-        shutil.rmtree(old, ignore_errors=True)
+            sync_folder(self.place.parent)
+        finally:
+            _recover(self.place)
 
     def _unknown(self) -> str:
         """What is said of a folder that does not tell what it is."""
@@ -268,7 +264,7 @@ def sweep(folder: Path, *, below: bool = False) -> None:
     """Clear away what killed runs left in a folder, and put back what they had moved aside.
 
     below: in all folders below it, too, which must be this package's. What a run that is alive
-    holds is left alone.
+    holds is left alone, and so is what cannot be told to be left over.
     """
     with suppress(OSError):
         for path in sorted(folder.rglob(".*") if below else folder.glob(f"{HIDDEN}*")):
@@ -278,36 +274,38 @@ def sweep(folder: Path, *, below: bool = False) -> None:
 
 def _sweep(path: Path) -> None:
     ending = path.suffix.removeprefix(".")
-    # A lock that is not there any more is made anew, so that nobody begins meanwhile.
-    guard = path if ending in (PARTIAL, LOCK) else path.with_suffix(f".{LOCK}")
-    if ending not in (PARTIAL, LOCK, NEW):
+    if ending not in (PARTIAL, LOCK, NEW, OLD):
         return
-    with suppress(BusyError, OSError), held(guard, wait=False) as descriptor:
-        if ending == PARTIAL:
-            return  # removed when it is let go
-        name = os.fsdecode(os.read(descriptor, 4096))
-        if name and os.path.basename(name) == name and hidden(path.with_name(name), LOCK) == guard:
-            _recover(path.with_name(name))
-        shutil.rmtree(guard.with_suffix(f".{NEW}"), ignore_errors=True)
+    # A lock that is not there any more is made anew, so that nobody begins meanwhile.
+    guard = path if ending == PARTIAL else path.with_suffix(f".{LOCK}")
+    with suppress(InputError, OSError), held(guard, wait=False):
+        if ending == OLD:
+            for aside in list(path.iterdir()):
+                if hidden(path.with_name(aside.name), OLD) == path:
+                    _recover(path.with_name(aside.name))
+            if path.exists() and not any(path.iterdir()):
+                path.rmdir()
+        elif ending == NEW:
+            shutil.rmtree(path)
+        # Locks and half-written files are removed when they are let go.
 
 
 def _recover(place: Path) -> None:
-    """End what a killed run had begun at a folder; called by who holds it."""
+    """End what was begun at a folder, by a run that was killed or by this one, which holds it."""
     new, old = hidden(place, NEW), hidden(place, OLD)
     if new.exists():
         shutil.rmtree(new)
     if not old.exists():
         return
-    if not os.path.lexists(place):
-        os.rename(old, place)
+    if (old / place.name).exists() and not os.path.lexists(place):
+        os.rename(old / place.name, place)
         sync_folder(place.parent)
-    elif _is_result(place):
-        shutil.rmtree(old)  # the new one is in its place
-    else:
+    elif (old / place.name).exists() and not _is_result(place):
         raise InputError(
             f"{place} holds something other than the result that a killed run was replacing, which "
             f"is kept in {old}; move one of them away"
         )
+    shutil.rmtree(old)  # by now the new result is in its place, or the old one is back
 
 
 def _is_result(place: Path) -> bool:
