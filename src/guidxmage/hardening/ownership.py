@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from guidxmage import fingerprint
 from guidxmage.errors import InputError
 from guidxmage.files import HIDDEN, alone, read_sealed, write_sealed
@@ -94,8 +96,9 @@ def _of_code(name: str, experiment: Experiment, classes: int) -> str:
     found = [fingerprint.of_network(network, code=code) for network in made]
     if found[0] == found[1]:
         return found[0]
-    for parameter in made[0].parameters():  # which no seed decides, and so say nothing
-        parameter.data.zero_()
+    with torch.no_grad():
+        for parameter in made[0].parameters():  # which no seed decides, and so say nothing
+            parameter.zero_()
     return fingerprint.of_network(made[0], code=code)
 
 

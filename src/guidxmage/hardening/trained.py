@@ -24,7 +24,7 @@ def load_trained(folder: str | Path) -> LoadedModel:
     file = folder.parent.parent / "experiment.json"
     try:
         experiment = json.loads(file.read_text(encoding="utf-8"))
-        known, width = experiment["networks"], experiment["width"]
+        known, width = list(experiment["networks"]), experiment["width"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{folder} is no part of an experiment of guid-xmage harden") from error
     short = folder.parent.name.rpartition("-")[0]
