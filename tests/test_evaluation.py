@@ -399,7 +399,7 @@ def test_two_runs_share_a_folder_without_double_records(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(".guid-xmage*"))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": "guid-xmage/evaluation/2"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": "guid-xmage/evaluation/1"}'])
 def test_a_damaged_folder_is_a_sentence(tmp_path: Path, text: str) -> None:
     run(FEW, [PLANTED], [photo()], "photos", tmp_path)
     (tmp_path / "evaluation.json").write_text(text)

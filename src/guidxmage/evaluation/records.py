@@ -19,7 +19,7 @@ Key = tuple[str, int, str]
 """Photo, view and method."""
 
 FOLDER, SETTINGS = "records", "evaluation.json"
-SCHEMA = "guid-xmage/evaluation/2"
+SCHEMA = "guid-xmage/evaluation/1"
 MADE_FROM, MAPS_KEPT = "made_from", "maps"
 """Of a record: the fingerprint of photo, mask and library, and the SHA-256 of the maps it kept."""
 _DIGEST, _DIGITS = "digest", 16
