@@ -425,6 +425,23 @@ def test_commands_leave_out_their_own_pictures(name: str, folder: Path) -> None:
     assert [path.name for path in (folder / "r").iterdir()] == ["photo"]
 
 
+def test_results_may_lie_among_the_photos(folder: Path) -> None:  # noqa: F811
+    """Photos that lie where the results go are explained, the results' pictures are not."""
+    (folder / "sub").mkdir()
+    save_photo(folder / "sub" / "deep.png")
+    for _ in range(2):
+        result = run("explain", ".", "--model", "net.py:build", "--objects", "none", "--out", ".")
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout.count("→") == 2
+    assert {path.name for path in folder.iterdir() if path.is_dir()} - {"__pycache__"} == {
+        "sub",
+        "deep",
+        "photo",
+    }
+    own = run("explain", "photo/saliency.png", "--model", "net.py:build", "--objects", "none")
+    assert own.exit_code == 0, own.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_remove_nothing_of_others(name: str, folder: Path) -> None:  # noqa: F811
     """The folder of an earlier result in which somebody keeps a thesis."""

@@ -71,6 +71,11 @@ def read_mark(folder: Path, kind: Kind) -> dict[str, Any] | None:
     return content if content is not None and content.get("schema") in kind.schemas else None
 
 
+def is_result(folder: Path, mark: str = MANIFEST) -> bool:
+    """Whether a folder holds a result of any kind."""
+    return _read(folder / mark) is not None
+
+
 def _read(mark: Path) -> dict[str, Any] | None:
     """What a mark of any kind states; None for what is none."""
     try:
@@ -161,7 +166,7 @@ class ResultFolder:
     @property
     def is_other(self) -> bool:
         """Whether a result of another kind is there, or of another version's schema."""
-        return _read(self.place / self.kind.mark) is not None and self.mark() is None
+        return is_result(self.place, self.kind.mark) and self.mark() is None
 
     def mark(self) -> dict[str, Any] | None:
         """What the mark states, where there is a result of this kind."""

@@ -96,22 +96,27 @@ def complain(sentence: str) -> None:
 def find_photos(paths: Sequence[Path], out: Path | None = None) -> tuple[list[Path], list[str]]:
     """The photos, and a sentence for each path where there is none.
 
-    out: where the results go; in folders what lies below it is left out. Raises InputError where
-    there are no photos at all.
+    out: where the results go; those that are there are left out of what is found in folders.
+    Raises InputError where there are no photos at all.
     """
     from guidxmage.images import find_images
+    from guidxmage.result_folder import is_result
 
     problems: list[str] = []
     given = {os.path.abspath(path) for path in paths}
-    own = None if out is None else os.path.abspath(out) + os.sep
-    found = [
-        photo
-        for photo in find_images(paths, problems)
-        if own is None
-        or not (place := os.path.abspath(photo)).startswith(own)
-        or place in given
-        or any(root.startswith(own) and place.startswith(root) for root in given)
-    ]
+    results: dict[str, bool] = {}
+
+    def is_own(photo: Path) -> bool:
+        """Whether a photo is a picture in one of the results."""
+        place = os.path.abspath(photo)
+        if out is None or place in given or not place.startswith(os.path.abspath(out) + os.sep):
+            return False
+        name = os.path.relpath(place, os.path.abspath(out)).split(os.sep)[0]
+        if name not in results:
+            results[name] = is_result(out / name)
+        return results[name]
+
+    found = [photo for photo in find_images(paths, problems) if not is_own(photo)]
     if not found:
         for problem in problems[:-1]:
             complain(problem)
