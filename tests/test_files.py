@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from guidxmage import locks
 from guidxmage.errors import InputError
 from guidxmage.files import (
     HIDDEN,
@@ -101,6 +102,24 @@ def test_threads_of_one_process_exclude_each_other(tmp_path: Path) -> None:
         thread.join()
     assert most == [1]
     assert not list(tmp_path.iterdir())
+
+
+def test_what_vanished_before_it_was_held_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening and holding a file its last holder may remove it: then nobody is kept off."""
+    file, real, calls = tmp_path / "lock", locks._locked, []
+
+    def locked(descriptor: int) -> bool:
+        if not calls:
+            file.unlink()
+        calls.append(descriptor)
+        return real(descriptor)
+
+    monkeypatch.setattr(locks, "_locked", locked)
+    with held(file) as descriptor:
+        assert os.path.samestat(os.stat(file), os.fstat(descriptor))
+    assert len(calls) == 2
 
 
 def test_turns_put_off_what_others_are_at() -> None:
