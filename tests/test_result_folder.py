@@ -338,6 +338,13 @@ def test_what_a_kill_left_is_put_right(tmp_path: Path, aside: bool, how: str) ->
     assert (tmp_path / "r" / "numbers.txt").read_text() == "one"
 
 
+def test_any_later_run_beside_it_clears_up(tmp_path: Path) -> None:
+    left_by_a_kill(tmp_path, aside=True)
+    write(tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "r"]
+    assert (tmp_path / "r" / "numbers.txt").read_text() == "one"
+
+
 def test_what_was_put_in_the_place_of_a_result_aside_is_kept(tmp_path: Path) -> None:
     left_by_a_kill(tmp_path, aside=True)
     (tmp_path / "r").mkdir()

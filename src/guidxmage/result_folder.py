@@ -110,6 +110,7 @@ def atomic_folder(
     The block writes everything, the mark as well. Another run that writes the same folder is waited
     for. overwrite, places, and what is raised: as `check_replaceable` has them.
     """
+    sweep(path.parent)
     with held_folder(path, kind) as folder:
         folder.check(overwrite=overwrite, places=places)
         with folder.replaced(overwrite=overwrite) as new:

@@ -39,6 +39,7 @@ from guidxmage.result_folder import (
     check_replaceable,
     held_folder,
     provenance_of,
+    sweep,
     write_mark,
 )
 
@@ -125,6 +126,7 @@ def build_garments(
         "sources": fingerprint.of_values(sources),
         "versions": fingerprint.makers("numpy", "pillow"),
     }
+    sweep(out.parent)
     with held_folder(out, KIND) as there:
         if not overwrite and provenance_of(there.mark()) == wanted and there.intact():
             say(f"{out} holds this data set already; it is kept")
