@@ -62,6 +62,8 @@ class PhotoResults:
     kind: Kind
     overwrite: bool = False
     say: Say = lambda _: None
+    _there: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What lies in the folder by the names that some file systems take for the same."""
 
     def each(
         self,
@@ -77,6 +79,7 @@ class PhotoResults:
         """
         if self.out.is_dir():
             sweep(self.out)
+            self._there.update({folded(name): name for name in os.listdir(self.out)})
         turns = Turns(photos)
         for photo, wait in turns:
             try:
@@ -142,16 +145,14 @@ class PhotoResults:
                     told = lambda text=waiting: self.say(text)  # noqa: E731
                     folder = stack.enter_context(held_folder(path, self.kind, wait=wait, told=told))
                     if wanted(folder):
+                        self._there.setdefault(folded(name), path.name)
                         yield folder
                         return
         raise InputError(f"all names for the result of {photo} are taken; choose another folder")
 
     def _spelled(self, name: str) -> str:
         """The name as a folder has it that some file systems would take for this one."""
-        if (self.out / name).exists() or not self.out.is_dir():
-            return name
-        same = (entry for entry in os.listdir(self.out) if folded(entry) == folded(name))
-        return next(same, name)
+        return name if (self.out / name).exists() else self._there.get(folded(name), name)
 
 
 def _names(photo: Path, place: str) -> list[str]:

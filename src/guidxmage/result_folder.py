@@ -176,14 +176,19 @@ class ResultFolder:
     def intact(self) -> bool:
         """Whether there is a result with all its files as they were written."""
         content = self.mark()
-        return (
-            content is not None
-            and not any(self._changed(content))
-            and not _missing(self.place, content)
-        )
+        with self._readable():
+            return (
+                content is not None
+                and not any(self._changed(content))
+                and not _missing(self.place, content)
+            )
 
     def check(self, *, overwrite: bool = False, places: Sequence[str] | None = None) -> None:
         """Raise InputError where what is there may not be replaced: see `check_replaceable`."""
+        with self._readable():
+            self._check(overwrite, places)
+
+    def _check(self, overwrite: bool, places: Sequence[str] | None) -> None:
         if self.free:
             return
         content = self.mark()
@@ -242,6 +247,14 @@ class ResultFolder:
             sync_folder(self.place.parent)
         finally:
             _recover(self.place)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Look into the folder, where that is allowed."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error.strerror or error}") from error
 
     def _unknown(self) -> str:
         """What is said of a folder that does not tell what it is."""
