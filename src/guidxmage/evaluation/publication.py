@@ -15,7 +15,7 @@ from guidxmage.evaluation.page import FIGURES, write_report
 from guidxmage.evaluation.photos import Photo
 from guidxmage.evaluation.records import Record, file_name, numbers
 from guidxmage.evaluation.report import pieces
-from guidxmage.evaluation.run import KEPT_MAPS, MAPS, in_order
+from guidxmage.evaluation.run import KEPT_MAPS, MAPS, Photos, all_records, in_order
 from guidxmage.evaluation.settings import Settings
 from guidxmage.view import save_figure
 from guidxmage.view.bands import Band, bands_figure
@@ -33,7 +33,13 @@ def publish(  # noqa: PLR0917
     title: str,
     notes: Sequence[str] = (),
 ) -> tuple[Path, list[Row]]:
-    """Write the report of all records into a run's folder; the Markdown's path and the figures."""
+    """Write the report of a run into its folder; the Markdown's path and the figures.
+
+    It is about all records that the folder has of these photos, those that earlier runs asked for
+    as well; `records` says which networks were asked for last.
+    """
+    now = Photos.of(photos, list(numbers(out)))
+    records = all_records(out, now, list(records), settings.methods)
     settings = covering(settings, records)
     found = rows(records, settings.seed)
     (out / FIGURES).mkdir(exist_ok=True)

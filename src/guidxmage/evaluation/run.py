@@ -61,11 +61,10 @@ def run(  # noqa: PLR0917
     advance: Callable[[], None] = lambda: None,
     say: Say = lambda _: None,
 ) -> dict[str, list[Record]]:
-    """Measure what is missing in the folder; all records there, by network, in a fixed order.
+    """Measure what is missing in the folder; the records of what is asked for, in a fixed order.
 
-    Those of networks, methods and views that an earlier run asked for stand among them, where they
-    are of these photos as they are now. data: how the photos are called in the folder's settings.
-    advance: called after each view. say: told what was damaged, left over, or is waited for.
+    data: how the photos are called in the folder's settings. advance: called after each view. say:
+    told what was damaged, is left over, or is waited for.
     Raises InputError for a folder that holds something else, photos that cannot be read, and
     networks that cannot be explained.
     """
@@ -82,10 +81,12 @@ def run(  # noqa: PLR0917
             plan.measure(network, advance, wait)
         except BusyError:
             turns.put_off(network)
-    gone = [name for name in ranked if name not in plan.photos.made_from]
+    gone = [name for name in ranked if name not in plan.photos.fingerprints]
     if gone:
         say(f"the records of {len(gone)} photos that are gone are kept: {', '.join(gone[:10])}")
-    return all_records(out, plan, [network.name for network in networks])
+    asked = [network.name for network in networks]
+    found = all_records(out, plan.photos, asked, settings.methods, say)
+    return {name: [r for r in found.get(name, []) if settings.covers(r)] for name in asked}
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,21 @@ class Photos:
 
     numbered: tuple[tuple[int, Photo], ...]
     known: int
-    made_from: Mapping[str, str]
+    fingerprints: Mapping[str, str]
 
     @classmethod
     def of(cls, photos: Sequence[Photo], ranked: Sequence[str]) -> Photos:
         """Photos as a folder numbers them: adding some changes no number."""
         by_name = {photo.name: photo for photo in photos}
         numbered = [(n, by_name[name]) for n, name in enumerate(ranked) if name in by_name]
-        made_from = {photo.name: photo.fingerprint() for photo in photos}
-        return cls(tuple(numbered), len(ranked), made_from)
+        fingerprints = {photo.name: photo.fingerprint() for photo in photos}
+        return cls(tuple(numbered), len(ranked), fingerprints)
+
+    def made_from(self, photo: str, method: Method) -> str | None:
+        """What a record depends on besides network and settings; None for photos that are gone."""
+        now = self.fingerprints.get(photo)
+        library = versions([method.library]) if method.package else {}
+        return None if now is None else of_values([now, library])
 
 
 @dataclass(frozen=True)
@@ -154,41 +161,41 @@ class _Evaluation:
     ) -> bool:
         """Whether a record is of the photo as it is now, and the maps that it kept are there."""
         record = records.found.get((photo.name, number, method.name))
-        if record is None or record[MADE_FROM] != self.made_from(photo.name, method):
+        if record is None or record[MADE_FROM] != self.photos.made_from(photo.name, method):
             return False
         folder = self.out / MAPS / file_name(network)
         return all(_sha256(folder / name) == sha for name, sha in record[MAPS_KEPT].items())
 
-    def made_from(self, photo: str, method: Method) -> str | None:
-        """What a record depends on besides network and settings; None for photos that are gone."""
-        photo_now = self.photos.made_from.get(photo)
-        library = versions([method.library]) if method.package else {}
-        return None if photo_now is None else of_values([photo_now, library])
 
+def all_records(
+    out: Path,
+    photos: Photos,
+    networks: Sequence[str],
+    methods: Sequence[str],
+    say: Say = lambda _: None,
+) -> dict[str, list[Record]]:
+    """All records in a folder by network, but for photos that were changed or are gone.
 
-def all_records(out: Path, plan: _Evaluation, asked: Sequence[str]) -> dict[str, list[Record]]:
-    """The records in a folder by network, those of photos that were changed or are gone left out.
-
-    Views, photos and methods are in a fixed order.
+    networks, methods: those that were asked for last, which their order follows. say: told which
+    methods nobody knows here any more. Raises InputError where records cannot be read.
     """
     found: dict[str, list[Record]] = {}
     for path in sorted((out / FOLDER).glob("*.jsonl")):
         records = list(Records.read(path).found.values())
         known = [r for r in records if r["method"] in METHODS]
         current = [
-            r for r in known if r[MADE_FROM] == plan.made_from(r["photo"], METHODS[r["method"]])
+            r for r in known if r[MADE_FROM] == photos.made_from(r["photo"], METHODS[r["method"]])
         ]
         if unknown := {r["method"] for r in records} - {r["method"] for r in known}:
-            plan.say(f"{path}: methods that are not known here: {', '.join(sorted(unknown))}")
+            say(f"{path}: methods that are not known here: {', '.join(sorted(unknown))}")
         if current:
-            found[current[0]["network"]] = _in_order(current, plan)
-    return {name: found[name] for name in in_order(found, asked) if name in found}
-
-
-def _in_order(records: Sequence[Record], plan: _Evaluation) -> list[Record]:
-    methods = in_order([r["method"] for r in records], [m.name for m in plan.methods])
-    ranks = {photo.name: rank for rank, photo in plan.photos.numbered}
-    return sorted(records, key=lambda r: (r["view"], ranks[r["photo"]], methods.index(r["method"])))
+            order = in_order([r["method"] for r in current], methods)
+            ranks = {photo.name: rank for rank, photo in photos.numbered}
+            found[current[0]["network"]] = sorted(
+                current,
+                key=lambda r: (r["view"], ranks[r["photo"]], order.index(r["method"])),
+            )
+    return {name: found[name] for name in in_order(found, networks) if name in found}
 
 
 def in_order(there: Iterable[str], asked: Sequence[str]) -> list[str]:
@@ -255,7 +262,7 @@ class _Work:
             record, values = self._record(case, method, place)
             maps = self._keep(method.name, place, values) if kept and values is not None else {}
             own = {
-                MADE_FROM: self.plan.made_from(view.photo.name, method),
+                MADE_FROM: self.plan.photos.made_from(view.photo.name, method),
                 MAPS_KEPT: {**picture, **maps},
             }
             yield {**common, **own, "method": method.name, **record}
