@@ -169,6 +169,7 @@ def test_photos_without_an_adversarial_sample_leave_a_manifest_only(
     )
     explainer = load_explainer("flat.py:build", "default", None, "float32")
     (outcome,) = attack_photos(explainer, [Path("photo.png")], Path("out"), AttackJob(budget=8))
+    assert outcome.error is None
     assert not outcome.manifest["result"]["success"]
     assert outcome.manifest["result"]["size"] is None
     assert [file.name for file in Path("out/photo").iterdir()] == ["manifest.json"]

@@ -91,3 +91,21 @@ def test_networks_of_one_input_size_are_calibrated_there() -> None:
     model = load_model("timm:halonet_h1", weights="none").model
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert all(bool((norm.running_var != 1).any()) for norm in norms)
+
+
+def test_rows_of_another_run_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two checks into one file: neither takes away what the other has found meanwhile."""
+    out = tmp_path / "rows.json"
+
+    def checked(name: str) -> Row:
+        if name == "first":
+            survey(["other"], out)
+        return Row(name, within=True)
+
+    monkeypatch.setattr("guidxmage.coverage.check_network", checked)
+    survey(["first", "second"], out)
+    assert [row.network for row in read_rows(out)] == ["other", "first", "second"]
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
+    out.write_text(json.dumps({"schema": "guid-xmage/coverage/1", "rows": []}))
+    with pytest.raises(InputError, match="is no coverage table"):
+        read_rows(out)

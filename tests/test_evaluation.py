@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,7 +41,7 @@ from guidxmage.evaluation.views import draw_view, view_numbers
 from guidxmage.hardening import networks
 from guidxmage.models import load_model
 from guidxmage.preprocessing import Preprocessing
-from tests.evaluated import SIDE, Planted, case, explained, loaded, photo
+from tests.evaluated import SIDE, Planted, case, explained, loaded, photo, truth
 
 PLANTED = Network("planted", loaded)
 FEW = Settings(methods=("guid-xmage", "random", "edges"), measures=("directional", "objects"))
@@ -228,6 +229,223 @@ def test_a_folder_belongs_to_one_evaluation(tmp_path: Path) -> None:
     (tmp_path / "else" / "thesis.tex").touch()
     with pytest.raises(InputError, match="something other"):
         claim(tmp_path / "else", {"seed": 0})
+
+
+def line_of(file: Path, number: int) -> bytes:
+    return file.read_bytes().splitlines()[number]
+
+
+@pytest.mark.parametrize("how", ["figure", "half", "junk", "bytes", "empty", "nested"])
+def test_damaged_lines_are_measured_again(tmp_path: Path, how: str) -> None:
+    """A changed digit as well as junk; the report is as if nothing had happened."""
+    folder = tmp_path / "run"
+    whole = run(FEW, [PLANTED], [photo(n) for n in range(2)], "photos", folder)
+    file = folder / "records" / "planted.jsonl"
+    lines = file.read_bytes().splitlines()
+    before = list(lines)
+    lines[1] = {
+        "figure": re.sub(rb'"score": (-?)\d', rb'"score": \g<1>9', lines[1]),
+        "half": lines[1][:40],
+        "junk": b'{"photo": 3}',
+        "bytes": b"\xff\xfe\x00",
+        "empty": b"",
+        "nested": b"[" * 10_000,
+    }[how]
+    assert lines != before
+    file.write_bytes(b"".join(line + b"\n" for line in lines))
+    said: list[str] = []
+    again = run(FEW, [PLANTED], [photo(n) for n in range(2)], "photos", folder, say=said.append)
+    assert any("1 damaged lines are measured again" in line for line in said)
+    assert again == whole
+    assert sorted(file.read_bytes().splitlines()) == sorted(before)
+
+
+def repainted(one: Photo, number: int) -> Photo:
+    return replace(photo(number), name=one.name)
+
+
+def test_a_changed_photo_or_mask_is_measured_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    photos = [photo(n) for n in range(3)]
+    first = run(FEW, [PLANTED], photos, "photos", folder)["planted"]
+    smaller = truth()
+    smaller[:4] = False
+    changed = [repainted(photos[0], 9), replace(photos[1], read_mask=lambda: smaller), photos[2]]
+    again = run(FEW, [PLANTED], changed, "photos", folder)["planted"]
+    assert [(r["photo"], r["method"]) for r in again] == [(r["photo"], r["method"]) for r in first]
+    fresh = run(FEW, [PLANTED], changed, "photos", tmp_path / "fresh")["planted"]
+    assert again == fresh
+    assert [a == b for a, b in zip(first, again, strict=True)] == [False] * 6 + [True] * 3
+    lines = (folder / "records" / "planted.jsonl").read_bytes().splitlines()
+    assert len(lines) == 9, "no record stands twice"
+
+
+def test_photos_may_be_added_and_removed(tmp_path: Path) -> None:
+    """Numbers, records and maps of the others stay; the gone one's records are kept and said."""
+    folder = tmp_path / "run"
+    three = [photo(n) for n in range(3)]
+    run(FEW, [PLANTED], three[1:], "photos", folder)
+    before = files(folder)
+    said: list[str] = []
+    found = run(FEW, [PLANTED], three, "photos", folder, say=said.append)["planted"]
+    assert not said
+    assert [r["photo"] for r in found][::3] == ["photo 1", "photo 2", "photo 0"]
+    after = files(folder)
+    maps = [name for name in before if name.startswith("maps/")]
+    assert maps
+    assert all(after[name] == before[name] for name in maps)
+    records = "records/planted.jsonl"
+    assert after[records].startswith(before[records])
+    rest = run(FEW, [PLANTED], three[:2], "photos", folder, say=said.append)["planted"]
+    assert [r["photo"] for r in rest][::3] == ["photo 1", "photo 0"]
+    assert said == ["the records of 1 photos that are gone are kept: photo 2"]
+    assert files(folder)[records] == after[records]
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "bit"])
+def test_damaged_maps_are_made_again(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "run"
+    run(FEW, [PLANTED], [photo()], "photos", folder)
+    before = files(folder)
+    for name in ("0-image.npy", "0-random.npy"):
+        file = folder / "maps" / "planted" / name
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(b"" if damage == "cut" else content)
+        if damage == "gone":
+            file.unlink()
+    run(FEW, [PLANTED], [photo()], "photos", folder)
+    found = files(folder)
+    records = "records/planted.jsonl"
+    assert sorted(found.pop(records).splitlines()) == sorted(before.pop(records).splitlines())
+    assert found == before
+
+
+def test_a_report_shows_damaged_maps_as_missing(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    records = run(FEW, [PLANTED], [photo()], "photos", tmp_path)
+    (tmp_path / "maps" / "planted" / "0-random.npy").write_bytes(b"\x93NUMPY")
+    report, _ = publish(tmp_path, FEW, records, [photo()], "Planted")
+    assert report.is_file()
+
+
+def test_the_report_does_not_shrink(tmp_path: Path) -> None:
+    """A run with fewer methods, views and networks reports all that the folder has."""
+    pytest.importorskip("matplotlib")
+    photos = [photo(n) for n in range(2)]
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(432, 3))
+    other = Network("other", lambda: loaded(linear))
+    more = replace(FEW, views=2)
+    whole = run(more, [PLANTED, other], photos, "photos", tmp_path)
+    publish(tmp_path, more, whole, photos, "All")
+    before = files(tmp_path)
+    for fewer, asked in (
+        (replace(FEW, methods=("random",), views=2), [PLANTED, other]),
+        (replace(FEW, methods=("edges", "guid-xmage"), views=1), [other]),
+    ):
+        again = run(fewer, asked, photos, "photos", tmp_path)
+        views = 2 * fewer.views * len(fewer.methods)
+        assert {name: len(own) for name, own in again.items()} == {n.name: views for n in asked}
+        publish(tmp_path, fewer, again, photos, "All")
+        found = files(tmp_path)
+        assert found["figures.csv"].count(b"\n") == before["figures.csv"].count(b"\n")
+        if len(asked) == 2:
+            assert found == before
+
+
+def test_records_of_methods_that_are_not_known_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = replace(METHODS["edges"], name="mine")
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, "mine", mine)
+        run(replace(FEW, methods=("mine",)), [PLANTED], [photo()], "photos", tmp_path)
+    said: list[str] = []
+    found = run(FEW, [PLANTED], [photo()], "photos", tmp_path, say=said.append)["planted"]
+    assert [r["method"] for r in found] == list(FEW.methods)
+    assert any("methods that are not known here: mine" in line for line in said)
+
+
+def test_two_runs_share_a_folder_without_double_records(tmp_path: Path) -> None:
+    """Two networks, two runs that begin with the same one: each measures one of them."""
+    photos = [photo(n) for n in range(2)]
+    loads: list[str] = []
+    ready = threading.Barrier(2, timeout=30)
+
+    def network(name: str) -> Network:
+        def load() -> object:
+            loads.append(name)
+            if len(loads) <= 2:
+                ready.wait()
+            return replace(loaded(), name=name)
+
+        return Network(name, load)
+
+    networks = [network("one"), network("two")]
+    found: dict[int, object] = {}
+
+    def work(number: int) -> None:
+        found[number] = run(FEW, networks, photos, "photos", tmp_path / "run")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(loads[:2]) == ["one", "two"]
+    assert found[0] == found[1] == run(FEW, networks, photos, "photos", tmp_path / "alone")
+    for name in ("one", "two"):
+        lines = (tmp_path / "run" / "records" / f"{name}.jsonl").read_bytes().splitlines()
+        assert len(lines) == 6
+    assert not list(tmp_path.rglob(".guid-xmage*"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": "guid-xmage/evaluation/1"}'])
+def test_a_damaged_folder_is_a_sentence(tmp_path: Path, text: str) -> None:
+    run(FEW, [PLANTED], [photo()], "photos", tmp_path)
+    (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(InputError, match=r"evaluation\.json is damaged.*choose another folder"):
+        run(FEW, [PLANTED], [photo()], "photos", tmp_path)
+
+
+def test_other_code_data_or_versions_need_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(FEW, [PLANTED], [photo()], "photos", tmp_path)
+
+    class Changed(Planted):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    with pytest.raises(InputError, match="other weights, or with other code"):
+        run(FEW, [Network("planted", lambda: loaded(Changed()))], [photo()], "photos", tmp_path)
+    with pytest.raises(InputError, match="another data"):
+        run(FEW, [PLANTED], [photo()], "others", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("guidxmage.fingerprint.__version__", "0.0.1")
+        with pytest.raises(InputError, match=r"another versions .*0\.0\.1"):
+            run(FEW, [PLANTED], [photo()], "photos", tmp_path)
+    (tmp_path / "records" / "planted.sha256").unlink()
+    with pytest.raises(InputError, match="is missing, which says of which network"):
+        run(FEW, [PLANTED], [photo()], "photos", tmp_path)
+
+
+def test_photos_in_folders_are_told_by_their_bytes(tmp_path: Path) -> None:
+    for name in ("photos", "masks"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (6, 6), 255).save(tmp_path / name / "a.png")
+
+    def found() -> str:
+        (one,) = read_photos(str(tmp_path / "photos"), masks=tmp_path / "masks")
+        return one.fingerprint()
+
+    seen = [found()]
+    for name in ("photos", "masks"):
+        Image.new("L", (6, 6), 1).save(tmp_path / name / "a.png")
+        seen.append(found())
+    (without,) = read_photos(str(tmp_path / "photos"))
+    seen.append(without.fingerprint())
+    assert len(set(seen)) == 4
 
 
 # --- intervals -----------------------------------------------------------------------------------

@@ -342,6 +342,47 @@ def test_existing_results_are_replaced_and_nothing_else(built, sources, tmp_path
         assert json.loads((out / "manifest.json").read_text())["seed"] == seed
 
 
+def test_a_data_set_that_is_there_is_kept(sources, tmp_path):
+    out, few = tmp_path / "out", {"train": 5, "validation": 5, "test": 5}
+    said: list[str] = []
+
+    def build(**options):
+        build_garments(out, **sources, **few, **options, say=said.append)
+        return {f.name: f.stat().st_mtime_ns for f in out.iterdir()}
+
+    first = build()
+    assert not said
+    assert build() == first
+    assert said == [f"{out} holds this data set already; it is kept"]
+    said.clear()
+    assert build(overwrite=True) != first
+    (out / "test.npz").unlink()
+    again = build()
+    assert set(again) == set(first)
+    assert build(correlation=0.5) != again
+    assert not said
+    (out / "train.npz").write_bytes(b"notes")
+    with pytest.raises(InputError, match=r"train\.npz was changed after it was written"):
+        build()
+    assert (out / "train.npz").read_bytes() == b"notes"
+    build(overwrite=True)
+    (out / "thesis.txt").write_text("years")
+    for options in ({"seed": 3}, {"overwrite": True}):
+        with pytest.raises(InputError, match=r"holds thesis\.txt beside an earlier result"):
+            build(**options)
+    assert (out / "thesis.txt").read_text() == "years"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_with_a_manifest_is_not_ours_for_that(sources, tmp_path):
+    for text in ("{}", '{"schema": "guid-xmage/garments/1"}', '{"name": "web extension"}', ""):
+        (tmp_path / "manifest.json").write_text(text)
+        (tmp_path / "thesis.txt").write_text("years")
+        with pytest.raises(InputError, match="something other than an earlier result"):
+            build_garments(tmp_path, **sources, train=5, validation=5, test=5)
+        assert (tmp_path / "thesis.txt").read_text() == "years"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

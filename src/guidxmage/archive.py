@@ -20,9 +20,12 @@ from guidxmage.errors import InputError
 from guidxmage.explanation import TENSORS, Explanation
 from guidxmage.files import MANIFEST
 from guidxmage.preprocessing import Preprocessing
+from guidxmage.result_folder import Kind
 
 SCHEMA = "guid-xmage/explanation/1"
 ARRAYS = "arrays.npz"
+KIND = Kind((SCHEMA, "guid-xmage/joint-explanation/1"))
+"""What folders of saved explanations are told by."""
 
 
 def manifest_of(explanation: Explanation) -> dict[str, Any]:

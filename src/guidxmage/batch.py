@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from guidxmage import fingerprint
-from guidxmage.archive import write_explanation
-from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.archive import KIND, write_explanation
+from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
-from guidxmage.files import atomic_folder, free_name
+from guidxmage.names import shown
+from guidxmage.photo_results import Outcome, PhotoResults, Say, Write
+from guidxmage.result_folder import PROVENANCE
 
 if TYPE_CHECKING:
     from guidxmage.integrated import IntegratedGradients
@@ -53,34 +55,45 @@ class Job:
     source: Mapping[str, str] | None = None
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one photo: its folder and manifest, or the sentence that says why not."""
-
-    photo: Path
-    folder: Path | None = None
-    manifest: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
-
-
-def explain_photos(
-    explainer: Explainer, photos: Iterable[Path], out: Path, job: Job
+def explain_photos(  # noqa: PLR0917
+    explainer: Explainer,
+    photos: Iterable[Path],
+    out: Path,
+    job: Job,
+    overwrite: bool = False,
+    say: Say = lambda _: None,
 ) -> Iterator[Outcome]:
-    """Explain each photo into `out`/<its name>; a bad photo is reported and the rest goes on.
+    """Explain each photo into a folder of its own below `out`; see `PhotoResults`.
 
-    Raises InputError when `out` cannot be written, MissingExtraError when drawing needs a package.
+    A photo that cannot be read or written is reported and the rest goes on. What is there from the
+    same photo, network, masks, options and versions is kept, unless told to overwrite. say: told
+    when another run has to be waited for. Raises MissingExtraError when drawing needs a package.
     """
-    taken: set[str] = set()
-    for photo in photos:
-        folder = out / free_name(photo.stem, taken)
-        try:
-            manifest = _explain_photo(explainer, photo, folder, job)
-        except MissingExtraError:
-            raise
-        except InputError as error:
-            yield Outcome(photo, error=str(error))
-        else:
-            yield Outcome(photo, folder, manifest)
+
+    def make(photo: Path) -> Write:
+        return _explain_photo(explainer, photo, job)
+
+    results = PhotoResults(out, KIND, overwrite, say)
+    return results.each(photos, _dependence(explainer, job), make)
+
+
+def _dependence(explainer: Explainer, job: Job) -> Callable[[Path], dict[str, Any]]:
+    """What the result of a photo depends on besides its place."""
+    network = explainer.fingerprint()
+    masks = isinstance(job.objects, Path)
+    options = fingerprint.of_values(replace(job, objects=None if masks else job.objects))
+    versions = fingerprint.makers(*(["scikit-image"] if job.objects == "auto" else []))
+
+    def depends(photo: Path) -> dict[str, Any]:
+        return {
+            "photo": fingerprint.of_photo(photo),
+            "network": network,
+            "masks": fingerprint.of_masks(job.objects, photo) if masks else None,
+            "options": options,
+            "versions": versions,
+        }
+
+    return depends
 
 
 def shared_scale_of(explainer: Explainer, photos: Iterable[Path], job: Job) -> float:
@@ -100,18 +113,15 @@ def shared_scale_of(explainer: Explainer, photos: Iterable[Path], job: Job) -> f
     return max(scales, default=0.0)
 
 
-def _explain_photo(explainer: Explainer, photo: Path, folder: Path, job: Job) -> dict[str, Any]:
+def _explain_photo(explainer: Explainer, photo: Path, job: Job) -> Write:
+    """Explain a photo; returns what draws and writes the result."""
     started = time.perf_counter()
     explanation, integrated = _explained(explainer, photo, job)
     seconds = time.perf_counter() - started
     regions = None
     if job.objects != "none":
         regions = explanation.regions(job.objects, photo)
-    extra: dict[str, Any] = {
-        "photo": str(photo),
-        "photo_sha256": fingerprint.of_file(photo),
-        "seconds": round(seconds, 4),
-    }
+    extra: dict[str, Any] = {"photo": shown(photo), "seconds": round(seconds, 4)}
     extra["top"] = [
         {"class": index, "name": name, "score": score} for index, name, score in explanation.top()
     ]
@@ -127,13 +137,17 @@ def _explain_photo(explainer: Explainer, photo: Path, folder: Path, job: Job) ->
         extra["radius"], note = _radius(explanation)
     if job.source is not None:
         extra["source"] = dict(job.source)
-    with atomic_folder(folder) as partial:
-        _draw(explanation, regions, partial, job, note)
+
+    def write(folder: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
+        _draw(explanation, regions, folder, job, note)
         if integrated is not None:
-            _draw_profile(integrated, partial)
+            _draw_profile(integrated, folder)
+        own = {"photo_sha256": provenance["photo"], PROVENANCE: dict(provenance)}
         if job.certify:
-            extra["certificate"] = _certify(explanation, partial)
-        return write_explanation(explanation, partial, extra, arrays=job.arrays)
+            own["certificate"] = _certify(explanation, folder)
+        return write_explanation(explanation, folder, {**extra, **own}, arrays=job.arrays)
+
+    return write
 
 
 def _explained(

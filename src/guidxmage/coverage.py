@@ -19,7 +19,7 @@ from guidxmage.engine.rules import rule_of
 from guidxmage.errors import GuidXmageError, InputError
 from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
-from guidxmage.files import write_atomically
+from guidxmage.files import alone, write_atomically
 from guidxmage.models import load_model
 from guidxmage.models.calibration import natural_like_images
 
@@ -131,11 +131,17 @@ def survey(
         row = known[name] if name in known and known[name].covered else check_network(name)
         gc.collect()
         rows.append(row)
-        known[name] = row
         if out is not None:
-            _write(out, list(known.values()))
+            _add(row, out)
         told(row)
     return rows
+
+
+def _add(row: Row, out: Path) -> None:
+    """Write a row, beside those that another run has written meanwhile."""
+    with alone(out):
+        rows = {**{one.network: one for one in read_rows(out)}, row.network: row}
+        _write(out, list(rows.values()))
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -150,9 +156,9 @@ def read_rows(path: Path) -> list[Row]:
         if found["schema"] != SCHEMA:
             raise InputError(f"{path} holds {found['schema']!r}, not a coverage table")
         rows = [Row(**{**row, "kinds": tuple(row["kinds"])}) for row in found["rows"]]
+        current = found["versions"] == _versions()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no coverage table; choose another file") from error
-    current = found["versions"] == _versions()
     return rows if current else []
 
 

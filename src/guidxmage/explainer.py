@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from guidxmage import fingerprint
 from guidxmage.assembly import Origin, Part, assembled
 from guidxmage.engine.deployment import copied_to, untouched, unwrapped
 from guidxmage.engine.footprint import read_budget, row_bytes, rows_within
@@ -83,6 +85,7 @@ class Explainer:
         if cuda_graphs:
             _refuse_other_than_cuda(self.model)
         self.weights_source = ""
+        self.code: tuple[Path, ...] = ()  # the user's own files that made the model
         self._graphs = Graphs()
         self._programs = Programs(self.model, self.gates, self._forget_graphs)
         self._of_inputs: dict[Shapes, Explainer] = {}
@@ -97,6 +100,13 @@ class Explainer:
     def preprocessing(self) -> Preprocessing | None:
         """The preprocessing where it is known."""
         return self._space.preprocessing
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that its answers depend on: see `guidxmage.fingerprint.of_network`."""
+        place = [str(one) for one in dtype_and_device(self.model)]
+        run = [place, self.gates, self.batch_rows, self.memory_budget, self.cuda_graphs]
+        also = [self._space.transform, self.space, self.labels, run]
+        return fingerprint.of_network(self.model, *also, code=self.code)
 
     @classmethod
     def load(cls, name: str = "efficientnet_lite0", **options: Any) -> Explainer:

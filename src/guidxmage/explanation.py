@@ -15,9 +15,9 @@ from torch import Tensor
 from guidxmage.engine.symbolic import SymbolicModel
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
-from guidxmage.files import atomic_folder
 from guidxmage.inputs import displayable
 from guidxmage.preprocessing import Preprocessing
+from guidxmage.result_folder import atomic_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -335,11 +335,11 @@ class Explanation:
         """Write a folder with manifest.json and arrays.npz (plain NumPy arrays, no pickle).
 
         The folder appears whole or not at all; an earlier explanation there is replaced. Raises
-        InputError when the folder cannot be written.
+        InputError when the folder cannot be written, or holds anything else.
         """
-        from guidxmage.archive import write_explanation
+        from guidxmage.archive import KIND, write_explanation
 
-        with atomic_folder(Path(path)) as folder:
+        with atomic_folder(Path(path), KIND) as folder:
             write_explanation(self, folder)
         return Path(path)
 

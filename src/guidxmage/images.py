@@ -43,33 +43,49 @@ def read_image(source: ImageSource, mode: Literal["RGB", "L"] = "RGB") -> Image.
     )
 
 
-def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+def find_images(
+    paths: Iterable[str | os.PathLike[str]], problems: list[str] | None = None
+) -> list[Path]:
     """Files as given, and for each folder the images in it and below it, sorted by path.
 
     Hidden files and folders are skipped, repeated files are listed once. Raises InputError for a
-    path that does not exist and for a folder without images.
+    path that does not exist, a folder without images, and one that cannot be read; with `problems`
+    its sentence is added there instead, and the rest is found.
     """
     found: dict[str, Path] = {}
+    told: list[str] = []
     for path in map(Path, paths):
         if not path.exists():
-            raise InputError(f"{path} does not exist")
-        for file in _images_below(path) if path.is_dir() else [path]:
+            told.append(f"{path} does not exist")
+            continue
+        for file in _images_below(path, told) if path.is_dir() else [path]:
             found.setdefault(os.path.abspath(file), file)
+    if problems is None and told:
+        raise InputError(told[0])
+    if problems is not None:
+        problems += told
     return list(found.values())
 
 
-def _images_below(folder: Path) -> Sequence[Path]:
+def _images_below(folder: Path, told: list[str]) -> Sequence[Path]:
+    """The images, sorted; what cannot be looked into, or holds none, is told."""
     images: list[Path] = []
-    for parent, folders, files in os.walk(folder):
+    failed: list[str] = []
+
+    def fail(error: OSError) -> None:
+        failed.append(f"the folder {error.filename} cannot be read: {error.strerror}")
+
+    for parent, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         images += [
             Path(parent, name)
             for name in files
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
         ]
-    if not images:
+    if not images and not failed:
         endings = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise InputError(f"{folder} holds no images; looked for files ending in {endings}")
+        failed.append(f"{folder} holds no images; looked for files ending in {endings}")
+    told += failed
     return sorted(images)
 
 

@@ -63,6 +63,11 @@ class InputSpace:
         self.name = "input" if known is None or preprocessing is None else "pixels"
         self._transform = preprocessing if known is None else None
 
+    @property
+    def transform(self) -> Preprocessing | Callable[[Image.Image], Tensor] | None:
+        """What reads photos: the preprocessing where it is known, else the user's callable."""
+        return self._transform if self.preprocessing is None else self.preprocessing
+
     def read(self, image: Images) -> Batch:
         """An image or a batch of images; raises InputError for anything unusable."""
         if isinstance(image, Tensor):

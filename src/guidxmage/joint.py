@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor
 
-from guidxmage.archive import read_explanation, write_explanation
+from guidxmage.archive import KIND, read_explanation, write_explanation
 from guidxmage.engine.symbolic import Replay, StepLength
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.explanation import Explanation
-from guidxmage.files import MANIFEST, atomic_folder
+from guidxmage.files import MANIFEST
 from guidxmage.inputs import Batch
+from guidxmage.result_folder import atomic_folder
 from guidxmage.wrapped import Shapes, checked_inputs, packed, packed_reference, unpacked
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class JointExplanation:
 
     def save(self, path: str | Path) -> Path:
         """Write a folder as `Explanation.save` does; its manifest also has the inputs' shapes."""
-        with atomic_folder(Path(path)) as folder:
+        with atomic_folder(Path(path), KIND) as folder:
             shapes = [list(shape) for shape in self.shapes]
             write_explanation(self.whole, folder, {"schema": SCHEMA, "inputs": shapes})
         return Path(path)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +13,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from guidxmage import __version__
+from guidxmage import __version__, fingerprint
 from guidxmage.adversarial.attack import attack
 from guidxmage.adversarial.result import AttackResult
-from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.explainer import Explainer
-from guidxmage.files import MANIFEST, atomic_folder, free_name
+from guidxmage.names import shown
+from guidxmage.photo_results import Outcome, PhotoResults, Say, Write
+from guidxmage.result_folder import PROVENANCE, Kind, write_mark
 
 if TYPE_CHECKING:
     from guidxmage.view.attack import Side
 
-SCHEMA = "guid-xmage/attack/1"
+SCHEMA = "guid-xmage/attack/2"
+KIND = Kind((SCHEMA,))
 FIGURE, ADVERSARIAL = "figure.png", "adversarial.png"
 
 
@@ -48,72 +48,47 @@ class AttackJob:
     count_regions: int = 0
 
 
-@dataclass(frozen=True)
-class Attacked:
-    """What became of one photo: folder and manifest, or the sentence that says why not."""
+def attack_photos(  # noqa: PLR0917
+    explainer: Explainer,
+    photos: Iterable[Path],
+    out: Path,
+    job: AttackJob,
+    overwrite: bool = False,
+    say: Say = lambda _: None,
+) -> Iterator[Outcome]:
+    """Attack each photo into a folder of its own below `out`; see `PhotoResults`.
 
-    photo: Path
-    folder: Path | None = None
-    manifest: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
-    resumed: bool = False
-
-
-def attack_photos(
-    explainer: Explainer, photos: Iterable[Path], out: Path, job: AttackJob
-) -> Iterator[Attacked]:
-    """Attack each photo into `out`/<its name>; a bad photo is reported and the rest goes on.
-
-    A photo whose folder holds a result of the same job and network is not attacked again.
+    A photo that cannot be read or written is reported and the rest goes on. What is there from the
+    same photo, network, mask, options and versions is kept, unless told to overwrite. say: told
+    when another run has to be waited for. Raises MissingExtraError when drawing needs a package.
     """
-    taken: set[str] = set()
-    for photo in photos:
-        folder = out / free_name(photo.stem, taken)
-        try:
-            wanted = _identity(explainer, photo, job)
-            done = _finished(folder, wanted)
-            if done is not None:
-                yield Attacked(photo, folder, done, resumed=True)
-                continue
-            yield Attacked(photo, folder, _attack_photo(explainer, photo, folder, job, wanted))
-        except MissingExtraError:
-            raise
-        except InputError as error:
-            yield Attacked(photo, error=str(error))
+
+    def make(photo: Path) -> Write:
+        return _attack_photo(explainer, photo, job)
+
+    results = PhotoResults(out, KIND, overwrite, say)
+    return results.each(photos, _dependence(explainer, job), make)
 
 
-def _identity(explainer: Explainer, photo: Path, job: AttackJob) -> dict[str, Any]:
-    """What a result depends on, as it stands in the manifest."""
-    options = {**asdict(job), "mask": None if job.mask is None else str(job.mask)}
-    network = {"name": explainer.name, "weights": explainer.weights_source}
-    return {
-        "schema": SCHEMA,
-        "photo": str(photo),
-        "sha256": _digest(photo),
-        "network": network,
-        "options": options,
-    }
+def _dependence(explainer: Explainer, job: AttackJob) -> Callable[[Path], dict[str, Any]]:
+    """What the result of a photo depends on besides its place."""
+    network = explainer.fingerprint()
+    options = fingerprint.of_values(replace(job, mask=None))
+
+    def depends(photo: Path) -> dict[str, Any]:
+        return {
+            "photo": fingerprint.of_photo(photo),
+            "network": network,
+            "masks": None if job.mask is None else fingerprint.of_masks(job.mask, photo),
+            "options": options,
+            "versions": fingerprint.makers(),
+        }
+
+    return depends
 
 
-def _digest(photo: Path) -> str:
-    try:
-        return hashlib.sha256(photo.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot read {photo}: {error.strerror or error}") from error
-
-
-def _finished(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    same = all(manifest.get(key) == value for key, value in wanted.items())
-    return manifest if same else None
-
-
-def _attack_photo(
-    explainer: Explainer, photo: Path, folder: Path, job: AttackJob, wanted: dict[str, Any]
-) -> dict[str, Any]:
+def _attack_photo(explainer: Explainer, photo: Path, job: AttackJob) -> Write:
+    """Attack a photo; returns what draws and writes the result."""
     started = time.perf_counter()
     X = explainer.read(photo)
     result = attack(
@@ -128,18 +103,25 @@ def _attack_photo(
         seed=job.seed,
         count_regions=job.count_regions,
     )
-    manifest = {
-        **wanted,
-        "version": __version__,
-        "seconds": round(time.perf_counter() - started, 2),
-    }
-    manifest["result"] = {**result.summary(0), **_names(explainer, result)}
-    with atomic_folder(folder) as partial:
+    seconds = round(time.perf_counter() - started, 2)
+
+    def write(folder: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
+        manifest = {
+            "schema": SCHEMA,
+            "photo": shown(photo),
+            "sha256": provenance["photo"],
+            "network": {"name": explainer.name, "weights": explainer.weights_source},
+            "options": {**asdict(job), "mask": None if job.mask is None else shown(job.mask)},
+            "version": __version__,
+            "seconds": seconds,
+            "result": {**result.summary(0), **_names(explainer, result)},
+            PROVENANCE: dict(provenance),
+        }
         if bool(result.success[0]):
-            manifest["files"] = _write_images(explainer, result, job, partial, manifest)
-        text = json.dumps(manifest, indent=2, ensure_ascii=False)
-        (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    return manifest
+            manifest["pictures"] = _write_images(explainer, result, job, folder, manifest)
+        return write_mark(folder, manifest)
+
+    return write
 
 
 def _mask(explainer: Explainer, photo: Path, job: AttackJob) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,22 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guidxmage.cli.common import (
-    BAD_INPUT,
     AsJson,
     Device,
     Dtype,
     Labels,
     Model,
+    Overwrite,
     Precision,
     Weights,
     class_of,
+    complain,
+    find_photos,
     load_explainer,
     one_sentence,
     progress_bar,
+    tell_gone,
+    tell_outcomes,
 )
 
 if TYPE_CHECKING:
-    from guidxmage.adversarial.photos import Attacked
+    from guidxmage.photo_results import Outcome
 
 EXAMPLES = """**Examples**
 
@@ -90,6 +93,7 @@ def attack(  # noqa: PLR0917
     ),
     dtype: Dtype = Precision.float32,
     device: Device = "cpu",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the smallest change of each photo that changes the network's answer.
@@ -98,13 +102,13 @@ def attack(  # noqa: PLR0917
     contributions before and after), adversarial.png and manifest.json. Photos whose result is
     there already are not attacked again.
     """
-    from guidxmage.adversarial.photos import AttackJob, attack_photos
+    from guidxmage.adversarial.photos import KIND, AttackJob, attack_photos
     from guidxmage.errors import InputError
-    from guidxmage.images import find_images
+    from guidxmage.photo_results import PhotoResults
 
     if outside and mask is None:
         raise InputError("--outside needs a --mask to be outside of")
-    found = find_images(photos)
+    found, problems = find_photos(photos, out)
     explainer = load_explainer(model, weights, labels, dtype.value, device)
     job = AttackJob(
         norm=norm.value,
@@ -117,30 +121,15 @@ def attack(  # noqa: PLR0917
         seed=seed,
         count_regions=count_regions,
     )
-    outcomes = []
+    tell_gone(PhotoResults(out, KIND).gone(photos))
     with progress_bar(len(found), "attacking") as advance:
-        for outcome in attack_photos(explainer, found, out, job):
-            outcomes.append(outcome)
-            advance()
-            if outcome.error:
-                typer.echo(f"guid-xmage: {outcome.error}", err=True)
-            elif not as_json:
-                _print(outcome)
-    if as_json:
-        results = [{**o.manifest, "folder": str(o.folder)} for o in outcomes if o.folder]
-        typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
-    failed = sum(outcome.error is not None for outcome in outcomes)
-    if failed:
-        if len(outcomes) > 1:
-            typer.echo(f"guid-xmage: {failed} of {len(outcomes)} photos failed", err=True)
-        raise typer.Exit(BAD_INPUT)
+        outcomes = attack_photos(explainer, found, out, job, overwrite, complain)
+        tell_outcomes(outcomes, problems, _print, as_json, advance)
 
 
-def _print(outcome: Attacked) -> None:
+def _print(outcome: Outcome) -> None:
     """The result of one photo in a few lines."""
     result = outcome.manifest["result"]
-    kept = "   (kept from an earlier run)" if outcome.resumed else ""
-    typer.echo(f"{outcome.photo} → {outcome.folder}/{kept}")
     if not result["success"] or result["already_misclassified"]:
         typer.echo(f"  {result['from_name']}: {result['note']}")
         return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from functools import wraps
@@ -21,11 +23,14 @@ from rich.progress import (
 )
 
 from guidxmage.errors import GuidXmageError, InputError
+from guidxmage.names import shown
 
 if TYPE_CHECKING:
     from guidxmage.explainer import Explainer
+    from guidxmage.photo_results import Outcome
 
 BAD_INPUT, INTERRUPTED = 2, 130
+GONE_SHOWN = 10
 
 
 class Precision(str, Enum):
@@ -59,6 +64,10 @@ Gates = Annotated[
     GateConvention,
     typer.Option(help="How smooth operators (GELU, attention …) are made affine."),
 ]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Make results anew, whatever is there of them."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
 
@@ -70,13 +79,98 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except GuidXmageError as error:
-            typer.echo(f"guid-xmage: {error}", err=True)
+            complain(str(error))
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
             typer.echo("guid-xmage: interrupted; finished results are kept", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
     return guarded
+
+
+def complain(sentence: str) -> None:
+    """A sentence on standard error, on one line whatever the names in it hold."""
+    typer.echo(f"guid-xmage: {shown(sentence)}", err=True)
+
+
+def find_photos(paths: Sequence[Path], out: Path | None = None) -> tuple[list[Path], list[str]]:
+    """The photos, and a sentence for each path where there is none.
+
+    out: where the results go; those that are there are left out of what is found in folders.
+    Raises InputError where there are no photos at all.
+    """
+    from guidxmage.images import find_images
+    from guidxmage.result_folder import is_result
+
+    problems: list[str] = []
+    given = {os.path.abspath(path) for path in paths}
+    results: dict[str, bool] = {}
+
+    def is_own(photo: Path) -> bool:
+        """Whether a photo is a picture in one of the results."""
+        place = os.path.abspath(photo)
+        if out is None or place in given or not place.startswith(os.path.abspath(out) + os.sep):
+            return False
+        name = os.path.relpath(place, os.path.abspath(out)).split(os.sep)[0]
+        if name not in results:
+            results[name] = is_result(out / name)
+        return results[name]
+
+    found = [photo for photo in find_images(paths, problems) if not is_own(photo)]
+    if not found:
+        for problem in problems[:-1]:
+            complain(problem)
+        raise InputError(problems[-1] if problems else f"there are no photos but those in {out}")
+    return found, problems
+
+
+def tell_outcomes(
+    outcomes: Iterable[Outcome],
+    problems: Sequence[str],
+    show: Callable[[Outcome], None],
+    as_json: bool,
+    advance: Callable[[], None],
+) -> None:
+    """Print each photo's outcome as it comes, and end with exit code 2 where one failed.
+
+    problems: sentences on photos that were not even found. show: prints a result in a few lines.
+    """
+    for problem in problems:
+        complain(problem)
+    done = []
+    for outcome in outcomes:
+        done.append(outcome)
+        advance()
+        if outcome.error:
+            complain(outcome.error)
+        elif not as_json:
+            typer.echo(f"{shown(outcome.photo)} → {shown(outcome.folder)}/{_history(outcome)}")
+            show(outcome)
+    if as_json:
+        results = [{**o.manifest, "folder": shown(o.folder)} for o in done if o.folder]
+        typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
+        if kept := sum(outcome.resumed for outcome in done):
+            complain(f"{kept} of {len(done)} results were kept from an earlier run")
+    failed = len(problems) + sum(outcome.error is not None for outcome in done)
+    if failed:
+        if len(done) + len(problems) > 1:
+            complain(f"{failed} of {len(done) + len(problems)} photos failed")
+        raise typer.Exit(BAD_INPUT)
+
+
+def _history(outcome: Outcome) -> str:
+    """What became of an earlier result."""
+    if outcome.resumed:
+        return "   (kept from an earlier run)"
+    return f"   (made anew: other {', '.join(outcome.changed)})" if outcome.changed else ""
+
+
+def tell_gone(folders: Sequence[Path]) -> None:
+    """Say that results are there whose photos are not."""
+    if folders:
+        names = ", ".join(shown(folder) for folder in folders[:GONE_SHOWN])
+        more = f" and {len(folders) - GONE_SHOWN} more" if len(folders) > GONE_SHOWN else ""
+        complain(f"kept, though the photo is gone: {names}{more}")
 
 
 def load_explainer(
@@ -113,6 +207,7 @@ def load_explainer(
         **options,
     )
     explainer.weights_source = loaded.weights
+    explainer.code = loaded.code
     return explainer
 
 

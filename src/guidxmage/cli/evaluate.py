@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from guidxmage.cli.common import AsJson, one_sentence, progress_bar
+from guidxmage.cli.common import AsJson, complain, one_sentence, progress_bar
 from guidxmage.errors import InputError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _one(  # noqa: PLR0917
     photos = read_photos(data, limit, masks)
     total = len(photos) * settings.views * len(networks)
     with progress_bar(total, "evaluating") as advance:
-        records = run(settings, networks, photos, data, out, advance)
+        records = run(settings, networks, photos, data, out, advance, complain)
     title = f"Explanation methods on {Path(data).name}"
     _say(*publish(out, settings, records, photos, title), as_json)
 
@@ -170,7 +170,7 @@ def _preset(  # noqa: PLR0917
         def started(of: Part, views: int) -> Any:
             return stack.enter_context(progress_bar(views, of.name))
 
-        _say(*evaluate_table1(chosen, load, out, started), as_json)
+        _say(*evaluate_table1(chosen, load, out, started, complain), as_json)
 
 
 def network_of(text: str) -> Network:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -10,24 +9,29 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from guidxmage.cli.common import (
-    BAD_INPUT,
     AsJson,
     Device,
     GateConvention,
     Gates,
     Labels,
     Model,
+    Overwrite,
     Precision,
     Weights,
+    complain,
+    find_photos,
     load_explainer,
     one_sentence,
     progress_bar,
     target_of,
+    tell_gone,
+    tell_outcomes,
 )
 from guidxmage.errors import InputError
 
 if TYPE_CHECKING:
-    from guidxmage.batch import Job, Outcome
+    from guidxmage.batch import Job
+    from guidxmage.photo_results import Outcome
 
 
 class Style(str, Enum):
@@ -135,17 +139,20 @@ def explain(  # noqa: PLR0917
     certify: Annotated[
         bool, typer.Option("--certify", help="Also check that the result is exact, and say how.")
     ] = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Explain photos: a figure, a manifest and arrays for each.
 
     Every result folder holds figure.png (input, distribution map, saliency map, objects),
-    distribution.png and saliency.png (the bare maps), manifest.json and arrays.npz.
+    distribution.png and saliency.png (the bare maps), manifest.json and arrays.npz. Photos whose
+    result is there already, of the same network and options, are not explained again.
     """
+    from guidxmage.archive import KIND
     from guidxmage.batch import Job, explain_photos, shared_scale_of
-    from guidxmage.images import find_images
+    from guidxmage.photo_results import PhotoResults
 
-    found = find_images(photos)
+    found, problems = find_photos(photos, out)
     _check_method(method, certify or radius, baseline, pieces)
     # Where regions end is lost in float32.
     precision = "float64" if method is Method.exact_ig else dtype.value
@@ -171,23 +178,10 @@ def explain(  # noqa: PLR0917
     )
     if shared_scale:
         job = _with_scale(job, shared_scale_of(explainer, found, job))
-    outcomes = []
+    tell_gone(PhotoResults(out, KIND).gone(photos))
     with progress_bar(len(found)) as advance:
-        for outcome in explain_photos(explainer, found, out, job):
-            outcomes.append(outcome)
-            advance()
-            if outcome.error:
-                typer.echo(f"guid-xmage: {outcome.error}", err=True)
-            elif not as_json:
-                _print_outcome(outcome)
-    if as_json:
-        results = [{**o.manifest, "folder": str(o.folder)} for o in outcomes if o.folder]
-        typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
-    failed = [outcome for outcome in outcomes if outcome.error]
-    if failed:
-        if len(outcomes) > 1:
-            typer.echo(f"guid-xmage: {len(failed)} of {len(outcomes)} photos failed", err=True)
-        raise typer.Exit(BAD_INPUT)
+        outcomes = explain_photos(explainer, found, out, job, overwrite, complain)
+        tell_outcomes(outcomes, problems, _print_outcome, as_json, advance)
 
 
 def _check_method(
@@ -216,7 +210,6 @@ def _print_outcome(outcome: Outcome) -> None:
     """The result of one photo in a few lines."""
     manifest = outcome.manifest
     lines = manifest.get("certificate", [])
-    typer.echo(f"{outcome.photo} → {outcome.folder}/")
     for number, result in enumerate(manifest["results"]):
         typer.echo(
             f"  {result['name']}: score {result['score']:.4f} = Σ pixels "

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from guidxmage.cli.common import AsJson, one_sentence
+from guidxmage.cli.common import AsJson, Overwrite, complain, one_sentence
 
 EXAMPLES = """**Examples**
 
@@ -36,6 +36,7 @@ def garments(  # noqa: PLR0917
     validation: Annotated[int, typer.Option(help="Images held out.")] = 5_000,
     test: Annotated[int, typer.Option(help="Test images.")] = 5_000,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Build images with true object masks and backgrounds that say as much as you choose.
@@ -55,6 +56,8 @@ def garments(  # noqa: PLR0917
         validation=validation,
         test=test,
         seed=seed,
+        overwrite=overwrite,
+        say=complain,
     )
     text = (out / MANIFEST).read_text(encoding="utf-8")
     if as_json:

@@ -13,14 +13,19 @@ from guidxmage.cli.common import (
     AsJson,
     Labels,
     Model,
+    Overwrite,
     Weights,
     load_explainer,
     one_sentence,
     target_of,
 )
+from guidxmage.names import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from guidxmage.proof.smt import Printed, Proof
+    from guidxmage.result_folder import Kind
 
 EXAMPLES = """**Examples**
 
@@ -31,6 +36,7 @@ EXAMPLES = """**Examples**
 `guid-xmage prove photo.png --model small.py:build --format vnnlib --eps 0.01`
 """
 RESULT, FILES = "proof.json", "smt"
+PROOF, QUERIES = "guid-xmage/proof/1", "guid-xmage/vnnlib/1"
 NOT_PROVED = 1
 
 
@@ -62,6 +68,7 @@ def prove(  # noqa: PLR0917
         float, typer.Option(min=0, help="Allowed for printed floats, relative to the largest.")
     ] = 1e-9,
     eps: Annotated[float, typer.Option(min=0, help="Half the width of the VNN-LIB box.")] = 0.01,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Prove that the symbolic model of a photo is exact, for small piecewise-linear networks.
@@ -70,10 +77,11 @@ def prove(  # noqa: PLR0917
     network in float64 and its own input, after the preprocessing. Exit code 0: proved; 1: refuted,
     unknown, or not checked.
     """
-    from guidxmage.files import atomic_folder, check_replaceable
     from guidxmage.proof import smt
+    from guidxmage.result_folder import PLACES, PROVENANCE, check_replaceable, place_of
 
-    check_replaceable(out, mark=RESULT)
+    places = [place_of(photo, out)]
+    check_replaceable(out, _kind(), overwrite=overwrite, places=places)
     explainer = load_explainer(model, weights, labels, "float64")
     explanation = explainer.explain(photo, target_of(target, None), space="input")
     if explanation.several:
@@ -87,25 +95,47 @@ def prove(  # noqa: PLR0917
         program, explanation.input, symbolic.cotangent[0, 0], trail=explanation.trail
     )
     if file_format is Format.vnnlib:
-        _write_queries(claim, out, eps, as_json)
+        _write_queries(claim, out, eps, as_json, overwrite, places)
         return
     proof = smt.prove(claim, one_formula=one_formula, seconds=timeout)
     printed = smt.printed_difference(claim, explanation.weights, float(explanation.bias), tolerance)
-    summary = _summary(proof, printed, str(photo), explainer.name)
-    text = json.dumps(summary, indent=2, ensure_ascii=False)
-    with atomic_folder(out, mark=RESULT) as partial:
-        (partial / FILES).mkdir()
-        for name, content in proof.files.items():
-            (partial / FILES / name).write_text(content, encoding="utf-8")
-        (partial / RESULT).write_text(text + "\n", encoding="utf-8")
+    summary = _summary(proof, printed, shown(photo), explainer.name)
+    summary[PROVENANCE] = {PLACES: places}
+    files = {f"{FILES}/{name}": content for name, content in proof.files.items()}
+    written = _write(out, files, summary, overwrite, places)
+    text = json.dumps(written, indent=2, ensure_ascii=False)
     typer.echo(text if as_json else _sentences(proof, printed, out))
     if proof.verdict != "proved" or not printed.holds:
         raise typer.Exit(NOT_PROVED)
 
 
+def _kind() -> Kind:
+    """What folders of proofs and queries are told by."""
+    from guidxmage.result_folder import Kind
+
+    return Kind((PROOF, QUERIES), RESULT)
+
+
+def _write(
+    out: Path,
+    files: Mapping[str, str],
+    summary: Mapping[str, Any],
+    overwrite: bool,
+    places: Sequence[str],
+) -> dict[str, Any]:
+    """Write texts by name, and what they are beside them; what stands there."""
+    from guidxmage.result_folder import atomic_folder, write_mark
+
+    with atomic_folder(out, _kind(), overwrite=overwrite, places=places) as new:
+        for name, content in files.items():
+            (new / name).parent.mkdir(exist_ok=True)
+            (new / name).write_text(content, encoding="utf-8")
+        return write_mark(new, summary, RESULT)
+
+
 def _summary(proof: Proof, printed: Printed, photo: str, model: str) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "schema": "guid-xmage/proof/1",
+        "schema": PROOF,
         "photo": photo,
         "model": model,
         "verdict": proof.verdict,
@@ -117,7 +147,6 @@ def _summary(proof: Proof, printed: Printed, photo: str, model: str) -> dict[str
             {"file": f"{FILES}/{name}", "answer": answer, "seconds": seconds}
             for name, answer, seconds in proof.steps
         ],
-        "files": [f"{FILES}/{name}" for name in proof.files],
         "printed": {
             "holds": printed.holds,
             "largest_difference": float(printed.largest),
@@ -155,15 +184,14 @@ def _sentences(proof: Proof, printed: Printed, out: Path) -> str:
     return "\n".join(lines)
 
 
-def _write_queries(claim: Any, out: Path, eps: float, as_json: bool) -> None:
+def _write_queries(  # noqa: PLR0917
+    claim: Any, out: Path, eps: float, as_json: bool, overwrite: bool, places: Sequence[str]
+) -> None:
     """The VNN-LIB files; the network itself is the user's ONNX export."""
-    from guidxmage.files import atomic_folder
     from guidxmage.proof.vnnlib import queries
+    from guidxmage.result_folder import PLACES, PROVENANCE
 
     files = queries(claim, eps)
-    summary = {"schema": "guid-xmage/vnnlib/1", "eps": eps, "files": sorted(files)}
-    with atomic_folder(out, mark=RESULT) as partial:
-        for name, content in files.items():
-            (partial / name).write_text(content, encoding="utf-8")
-        (partial / RESULT).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    typer.echo(json.dumps(summary) if as_json else f"{', '.join(files)} → {out}/")
+    summary = {"schema": QUERIES, "eps": eps, PROVENANCE: {PLACES: list(places)}}
+    written = _write(out, files, summary, overwrite, places)
+    typer.echo(json.dumps(written) if as_json else f"{', '.join(files)} → {out}/")

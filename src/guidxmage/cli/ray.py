@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from guidxmage.cli.common import (
     Dtype,
     Labels,
     Model,
+    Overwrite,
     Precision,
     Weights,
     load_explainer,
@@ -20,6 +22,7 @@ from guidxmage.cli.common import (
     progress_bar,
     target_of,
 )
+from guidxmage.names import shown
 
 if TYPE_CHECKING:
     from guidxmage.ray import Ray
@@ -55,6 +58,7 @@ def ray(  # noqa: PLR0917
     out: Annotated[Path, typer.Option(help="Folder for ray.png and ray.json.")] = Path("ray"),
     dtype: Dtype = Precision.float64,
     device: Device = "cpu",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Walk the line from one photo to another through the regions of the network.
@@ -62,9 +66,20 @@ def ray(  # noqa: PLR0917
     On each region every score is affine, so the profile is exact: where each decision flips, and
     where the best class changes. Both photos are brought to the network's input first.
     """
-    from guidxmage.files import atomic_folder, check_replaceable
+    from guidxmage.ray import SCHEMA
+    from guidxmage.result_folder import (
+        PLACES,
+        PROVENANCE,
+        Kind,
+        atomic_folder,
+        check_replaceable,
+        place_of,
+        write_mark,
+    )
 
-    check_replaceable(out, mark=NUMBERS)  # before the walk, which may be long
+    kind, places = Kind((SCHEMA,), NUMBERS), [place_of(a, out), place_of(b, out)]
+    # Before the walk, which may be long.
+    check_replaceable(out, kind, overwrite=overwrite, places=places)
     explainer = load_explainer(model, weights, labels, dtype.value, device)
     with progress_bar(cap, "walking") as advance:
         found = explainer.ray(
@@ -74,20 +89,19 @@ def ray(  # noqa: PLR0917
             cap=cap,
             progress=lambda *_: advance(),
         )
-    text = found.to_json()
-    with atomic_folder(out, mark=NUMBERS) as partial:
+    with atomic_folder(out, kind, overwrite=overwrite, places=places) as new:
         from guidxmage.view import save_figure
 
-        (partial / NUMBERS).write_text(text + "\n", encoding="utf-8")
-        save_figure(found.figure(ends=(a.name, b.name)), partial / PICTURE)
+        save_figure(found.figure(ends=(shown(a.name), shown(b.name))), new / PICTURE)
+        written = write_mark(new, {**found.to_dict(), PROVENANCE: {PLACES: places}}, NUMBERS)
     if as_json:
-        typer.echo(text)
+        typer.echo(json.dumps(written, indent=1, ensure_ascii=False))
     else:
         _print(found, a, b, out)
 
 
 def _print(found: Ray, a: Path, b: Path, out: Path) -> None:
-    typer.echo(f"{a} → {b}: {out}/")
+    typer.echo(f"{shown(a)} → {shown(b)}: {shown(out)}/")
     capped = f" (capped by --cap {found.cap})" if found.capped else ""
     regions = f"{found.regions:,} region{'s' if found.regions > 1 else ''}"
     typer.echo(f"  {regions} from s = 0 to s = {found.end:.6g}{capped}")

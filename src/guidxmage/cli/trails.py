@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +15,11 @@ from guidxmage.cli.common import (
     Dtype,
     Labels,
     Model,
+    Overwrite,
     Precision,
     Weights,
+    complain,
+    find_photos,
     load_explainer,
     one_sentence,
     progress_bar,
@@ -50,41 +54,54 @@ def trails(  # noqa: PLR0917
     ] = Path("trails"),
     dtype: Dtype = Precision.float32,
     device: Device = "cpu",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare the execution trails of photos: which share which decisions, layer by layer.
 
     Two photos: where they part ways, in a picture. More: the distances of all pairs.
     """
-    from guidxmage.files import atomic_folder, check_replaceable
-    from guidxmage.images import find_images
-    from guidxmage.trails import compare_trails
+    from guidxmage.result_folder import (
+        PLACES,
+        PROVENANCE,
+        Kind,
+        atomic_folder,
+        check_replaceable,
+        place_of,
+        write_mark,
+    )
+    from guidxmage.trails import SCHEMA, compare_trails
 
-    check_replaceable(out, mark=NUMBERS)
-    found = find_images(photos)
+    found, problems = find_photos(photos, out)
+    kind = Kind((SCHEMA,), NUMBERS)
+    check_replaceable(out, kind, overwrite=overwrite)
+    for problem in problems:
+        complain(problem)
     explainer = load_explainer(model, weights, labels, dtype.value, device)
     read = _read(explainer, found)
-    compared = compare_trails(explainer, list(read.values()), list(read))
-    text = compared.to_json()
-    with atomic_folder(out, mark=NUMBERS) as partial:
+    places = [place_of(photo, out) for photo, _ in read.values()]
+    check_replaceable(out, kind, overwrite=overwrite, places=places)
+    images = [image for _, image in read.values()]
+    compared = compare_trails(explainer, images, list(read))
+    with atomic_folder(out, kind, overwrite=overwrite, places=places) as new:
         from guidxmage.view import save_figure
 
-        (partial / NUMBERS).write_text(text + "\n", encoding="utf-8")
-        compared.trail.save(partial / TRAILS)
-        save_figure(compared.figure(), partial / PICTURE)
+        compared.trail.save(new / TRAILS)
+        save_figure(compared.figure(), new / PICTURE)
+        written = write_mark(new, {**compared.to_dict(), PROVENANCE: {PLACES: places}}, NUMBERS)
     if as_json:
-        typer.echo(text)
+        typer.echo(json.dumps(written, indent=1, ensure_ascii=False))
     else:
         _print(compared, out)
-    if len(read) < len(found):
+    if problems or len(read) < len(found):
         raise typer.Exit(BAD_INPUT)
 
 
-def _read(explainer: Explainer, photos: list[Path]) -> dict[str, Tensor]:
+def _read(explainer: Explainer, photos: list[Path]) -> dict[str, tuple[Path, Tensor]]:
     """The readable photos by a name of their own; the others are reported."""
-    from guidxmage.files import free_name
+    from guidxmage.names import free_name, shown
 
-    read: dict[str, Tensor] = {}
+    read: dict[str, tuple[Path, Tensor]] = {}
     taken: set[str] = set()
     with progress_bar(len(photos), "reading") as advance:
         for photo in photos:
@@ -92,9 +109,9 @@ def _read(explainer: Explainer, photos: list[Path]) -> dict[str, Tensor]:
             try:
                 image = explainer.read(photo)
             except InputError as error:
-                typer.echo(f"guid-xmage: {error}", err=True)
+                complain(str(error))
             else:
-                read[free_name(photo.name, taken)] = image
+                read[free_name(shown(photo.name), taken)] = photo, image
     return read
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from guidxmage import fingerprint
 from guidxmage.annotations import find_annotation
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.files import MANIFEST
 from guidxmage.images import find_images, read_image
 from guidxmage.models.torchvision_import import import_torchvision
+from guidxmage.names import shown
 from guidxmage.regions import BACKGROUND, IGNORED, read_regions
 
 Mask = npt.NDArray[np.bool_]
@@ -33,12 +35,30 @@ GARMENTS = "guid-xmage/garments/"
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo: its class index where it is known, and what reads it and its object's mask."""
+    """One photo: its class index where it is known, and what reads it and its object's mask.
+
+    file, annotation: where these lie, if they have files of their own.
+    """
 
     name: str
     read: Callable[[], Image.Image]
     label: int | None = None
     read_mask: Callable[[], Mask] | None = None
+    file: Path | None = None
+    annotation: Path | None = None
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the photo, its mask and its label. Raises InputError if they can't be read."""
+        if self.file is None:
+            photo = fingerprint.of_values(self.read())
+        else:
+            photo = fingerprint.of_photo(self.file)
+        mask = None
+        if self.annotation is not None:
+            mask = fingerprint.of_masks(self.annotation, Path(self.name))
+        elif self.read_mask is not None:
+            mask = fingerprint.of_values(self.read_mask())
+        return fingerprint.of_values([photo, mask, self.label])
 
 
 def read_photos(data: str, limit: int | None = None, masks: Path | None = None) -> list[Photo]:
@@ -76,7 +96,8 @@ def _bundled(prefix: str) -> list[Photo]:
     photos = []
     for file in sorted(folder.glob(f"{prefix}_*")):
         label = re.fullmatch(rf"{prefix}_\d+_(\d+)", file.stem)
-        photos.append(Photo(file.stem, partial(read_image, file), int(label[1]) if label else None))
+        number = int(label[1]) if label else None
+        photos.append(Photo(file.stem, partial(read_image, file), number, file=file))
     if not photos:
         raise InputError(f"foolbox holds no {prefix} photos; install foolbox 3.3.4")
     return photos
@@ -88,7 +109,7 @@ def _folder(root: Path) -> list[Photo]:
         name = file.relative_to(root).as_posix() if root.is_dir() else file.name
         parent = file.parent.name if root.is_dir() and file.parent != root else ""
         label = int(parent) if parent.isdecimal() else None
-        photos.append(Photo(name, partial(read_image, file), label))
+        photos.append(Photo(shown(name), partial(read_image, file), label, file=file))
     return photos
 
 
@@ -104,7 +125,7 @@ def _garments(folder: Path) -> list[Photo]:
     try:
         with np.load(folder / "test.npz", allow_pickle=False) as arrays:
             images, labels, packed = (arrays[name] for name in ("images", "labels", "masks"))
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # zip and NumPy each raise their own kinds
         raise InputError(f"{folder} holds damaged garments ({error}); build them again") from error
     masks = np.unpackbits(packed, axis=-1, count=images.shape[-1]).astype(bool)
     return [
@@ -133,7 +154,8 @@ def _with_mask(photo: Photo, masks: Path) -> Photo:
     annotation = find_annotation(Path(photo.name), masks)
     if annotation is None:
         raise InputError(f"{photo.name} has no mask in {masks}; draw one, or leave --masks out")
-    return Photo(photo.name, photo.read, photo.label, partial(_read_mask, photo, annotation))
+    read_mask = partial(_read_mask, photo, annotation)
+    return replace(photo, read_mask=read_mask, annotation=annotation)
 
 
 def _read_mask(photo: Photo, annotation: Path) -> Mask:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,9 +13,9 @@ from guidxmage.evaluation.figures import Row, rows
 from guidxmage.evaluation.methods import METHODS, Map
 from guidxmage.evaluation.page import FIGURES, write_report
 from guidxmage.evaluation.photos import Photo
-from guidxmage.evaluation.records import Record, file_name
+from guidxmage.evaluation.records import Record, file_name, numbers
 from guidxmage.evaluation.report import pieces
-from guidxmage.evaluation.run import KEPT_MAPS, MAPS
+from guidxmage.evaluation.run import KEPT_MAPS, MAPS, Photos, all_records, in_order
 from guidxmage.evaluation.settings import Settings
 from guidxmage.view import save_figure
 from guidxmage.view.bands import Band, bands_figure
@@ -32,7 +33,14 @@ def publish(  # noqa: PLR0917
     title: str,
     notes: Sequence[str] = (),
 ) -> tuple[Path, list[Row]]:
-    """Write the report of a run into its folder; the Markdown's path and the figures."""
+    """Write the report of a run into its folder; the Markdown's path and the figures.
+
+    It is about all records that the folder has of these photos, those that earlier runs asked for
+    as well; `records` says which networks were asked for last.
+    """
+    now = Photos.of(photos, list(numbers(out)))
+    records = all_records(out, now, list(records), settings.methods)
+    settings = covering(settings, records)
     found = rows(records, settings.seed)
     (out / FIGURES).mkdir(exist_ok=True)
     pictures = []
@@ -84,13 +92,12 @@ def _sheet(
     """The maps of the first photos."""
     folder = out / MAPS / file_name(network)
     strips = []
-    for place, photo in enumerate(photos[:KEPT_MAPS]):
-        image = folder / f"{place}-image.npy"
-        if image.is_file():
-            maps = tuple(
-                _map(folder / f"{place}-{file_name(name)}.npy") for name in settings.methods
-            )
-            strips.append(Strip(photo.name, np.load(image), maps))
+    known = numbers(out)
+    for place, name in sorted((known[photo.name], photo.name) for photo in photos):
+        image = _array(folder / f"{place}-image.npy")
+        if place < KEPT_MAPS and image is not None:
+            maps = tuple(_map(folder / f"{place}-{file_name(m)}.npy") for m in settings.methods)
+            strips.append(Strip(name, image, maps))
     if not strips:
         return None
     columns = [(METHODS[name].title, METHODS[name].signed) for name in settings.methods]
@@ -101,5 +108,22 @@ def _sheet(
     return contact_sheet(strips, columns, f"{network}: maps of the explained class", line)
 
 
+def covering(settings: Settings, records: dict[str, list[Record]]) -> Settings:
+    """The settings with all methods and views that there are records of."""
+    own = [record for of_network in records.values() for record in of_network]
+    methods = in_order([record["method"] for record in own], settings.methods)
+    views = max([settings.views, *(record["view"] + 1 for record in own)])
+    return replace(settings, methods=tuple(methods), views=views)
+
+
 def _map(file: Path) -> Map | None:
-    return np.load(file).astype(np.float64) if file.is_file() else None
+    values = _array(file)
+    return None if values is None else values.astype(np.float64)
+
+
+def _array(file: Path) -> Any:
+    """What was kept; None where it is not there or damaged."""
+    try:
+        return np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from guidxmage import fingerprint
 from guidxmage.errors import InputError
-from guidxmage.files import write_atomically
+from guidxmage.files import HIDDEN, alone, read_sealed, write_atomically, write_sealed
+from guidxmage.result_folder import sweep
 
 Record = dict[str, Any]
 Key = tuple[str, int, str]
@@ -17,30 +20,48 @@ Key = tuple[str, int, str]
 
 FOLDER, SETTINGS = "records", "evaluation.json"
 SCHEMA = "guid-xmage/evaluation/1"
+MADE_FROM, MAPS_KEPT = "made_from", "maps"
+"""Of a record: the fingerprint of photo, mask and library, and the SHA-256 of the maps it kept."""
+_DIGEST, _DIGITS = "digest", 16
 
 
 @dataclass
 class Records:
     """The records of one network: one JSON line for each photo, view and method.
 
-    A line is on the disk before the next is begun; half a line, left by a crash, is cut off.
+    A line is on the disk before the next is begun. Half a line, left by a crash, is cut off; so are
+    lines that are not as they were written, whose number is `damaged`.
     """
 
     path: Path
     found: dict[Key, Record] = field(default_factory=dict)
+    damaged: int = 0
 
     @classmethod
     def open(cls, folder: Path, network: str) -> Records:
-        """The records of a network in a run's folder, with those that are there already."""
-        path = folder / FOLDER / f"{file_name(network)}.jsonl"
+        """The records of a network in a run's folder, with those that are there already.
+
+        Raises InputError where they cannot be read.
+        """
+        records = cls.read(folder / FOLDER / f"{file_name(network)}.jsonl")
+        tidy = b"".join(map(_line, records.found.values()))
+        if records.path.is_file() and records.path.read_bytes() != tidy:
+            write_atomically(records.path, tidy)
+        return records
+
+    @classmethod
+    def read(cls, path: Path) -> Records:
+        """The records in a file, which is left as it is. Raises InputError if it is unreadable."""
         records = cls(path)
-        if path.is_file():
-            content = path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if len(whole) != len(content):
-                write_atomically(path, whole)
-            for line in whole.decode("utf-8").splitlines():
-                record = json.loads(line)
+        try:
+            content = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        *lines, _ = content.split(b"\n")
+        for line in lines:
+            if (record := _record(line)) is None:
+                records.damaged += 1
+            else:
                 records.found[key_of(record)] = record
         return records
 
@@ -48,24 +69,36 @@ class Records:
         """Note which network these are of. Raises InputError where they are another one's."""
         note = self.path.with_suffix(".sha256")
         if not note.is_file():
+            if self.found:
+                raise InputError(
+                    f"{note} is missing, which says of which network {self.path} is; choose "
+                    "another folder"
+                )
             write_atomically(note, f"{digest}\n".encode())
-        elif note.read_text(encoding="utf-8").strip() != digest:
+        elif note.read_bytes().strip() != digest.encode():
             raise InputError(
-                f"{self.path} holds what was measured on other weights; choose another folder"
+                f"{self.path} holds what was measured on other weights, or with other code of the "
+                "network; choose another folder"
             )
 
     def add(self, record: Record) -> None:
-        """Keep a record, on the disk too. Raises InputError where it cannot be written."""
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        """Keep a record, on the disk too, instead of an earlier one of the same key.
+
+        Raises InputError where it cannot be written.
+        """
+        known = self.found.pop(key_of(record), None)
+        self.found[key_of(record)] = record
+        if known is not None:
+            write_atomically(self.path, b"".join(map(_line, self.found.values())))
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab") as file:
-                file.write(line.encode())
+                file.write(_line(record))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise InputError(f"cannot write {self.path}: {error.strerror or error}") from error
-        self.found[key_of(record)] = record
 
 
 def key_of(record: Record) -> Key:
@@ -78,26 +111,61 @@ def file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_+." else "-" for c in name)
 
 
-def claim(out: Path, settings: dict[str, Any]) -> None:
-    """Make a folder this evaluation's own; networks, methods and views may be added.
+def claim(out: Path, settings: dict[str, Any], photos: Sequence[str] = ()) -> list[str]:
+    """Make a folder this evaluation's own; networks, methods, views and photos may be added.
 
-    Raises InputError for a folder that holds another evaluation, or something else.
+    Returns the names of all its photos, earlier ones first, so that a photo keeps its number. What
+    killed runs left is cleared away. Raises InputError for a folder that holds another evaluation,
+    or something else.
     """
-    for leftover in out.rglob(".*.partial"):  # of a run that was killed while it wrote
-        leftover.unlink(missing_ok=True)
     file = out / SETTINGS
     own: dict[str, Any] = json.loads(json.dumps({"schema": SCHEMA, **settings}))
-    if file.is_file():
+    with alone(file):
+        known = _known(file, own)
+        ranked = [*known, *(name for name in photos if name not in set(known))]
+        sweep(out, below=True)
+        if ranked != known or not file.exists():
+            write_sealed(file, {**own, "known_photos": ranked})
+    return ranked
+
+
+def numbers(out: Path) -> dict[str, int]:
+    """The numbers that photos have in a folder, by name. Raises InputError where it has none."""
+    return {name: n for n, name in enumerate(read_sealed(out / SETTINGS)["known_photos"])}
+
+
+def _known(file: Path, own: dict[str, Any]) -> list[str]:
+    """The photos of an evaluation that is there and that this one goes on with."""
+    out = file.parent
+    if file.exists():
         try:
-            theirs = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file} is damaged ({error}); choose another folder") from error
+            theirs = read_sealed(file)
+        except InputError as error:
+            raise InputError(f"{error}; choose another folder") from error
         for name, value in own.items():
             if theirs.get(name) != value:
                 raise InputError(
-                    f"{out} holds an evaluation with another {name}; choose another folder"
+                    f"{out} holds an evaluation with another {name} ({theirs.get(name)}, not "
+                    f"{value}); choose another folder"
                 )
-        return
-    if out.exists() and any(out.iterdir()):
+        return list(theirs["known_photos"])
+    if any(not path.name.startswith(HIDDEN) for path in out.iterdir()):
         raise InputError(f"{out} holds something other than an evaluation; choose another folder")
-    write_atomically(file, (json.dumps(own, indent=1, ensure_ascii=False) + "\n").encode())
+    return []
+
+
+def _line(record: Record) -> bytes:
+    """A record as a line that ends with the SHA-256 of the rest."""
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    digest = fingerprint.of_text(text)[:_DIGITS]
+    return f"{json.dumps({**record, _DIGEST: digest}, ensure_ascii=False)}\n".encode()
+
+
+def _record(line: bytes) -> Record | None:
+    """What a line holds; None where that is not what was written."""
+    try:
+        record = json.loads(line)
+        del record[_DIGEST]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    return record if line + b"\n" == _line(record) else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,22 +14,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guidxmage import fingerprint
 from guidxmage.errors import InputError
 from guidxmage.evaluation.measures import Case, Claimed, Figures, Measure
 from guidxmage.evaluation.measures.randomisation import shuffled
-from guidxmage.evaluation.methods import Map, Method
+from guidxmage.evaluation.methods import METHODS, Map, Method
 from guidxmage.evaluation.photos import Mask, Photo, names
-from guidxmage.evaluation.records import Record, Records, claim, file_name
+from guidxmage.evaluation.records import (
+    FOLDER,
+    MADE_FROM,
+    MAPS_KEPT,
+    Record,
+    Records,
+    claim,
+    file_name,
+)
 from guidxmage.evaluation.settings import DTYPES, Settings
 from guidxmage.evaluation.subject import Subject, make_subject
-from guidxmage.evaluation.views import View, draw_view, view_numbers
+from guidxmage.evaluation.views import View, draw_view
 from guidxmage.explainer import Explainer
-from guidxmage.files import write_atomically
+from guidxmage.files import alone, sha256_of, write_atomically
+from guidxmage.fingerprint import makers, of_network, of_values
+from guidxmage.locks import BusyError, Turns
 from guidxmage.models.loaded import LoadedModel
+from guidxmage.names import folded, shown
+from guidxmage.versions import versions
 
 MAPS, KEPT_MAPS = "maps", 6
 """Maps of the first photos are kept for the contact sheet."""
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -46,23 +59,60 @@ def run(  # noqa: PLR0917
     data: str,
     out: Path,
     advance: Callable[[], None] = lambda: None,
+    say: Say = lambda _: None,
 ) -> dict[str, list[Record]]:
-    """Measure what is missing in the folder; all records of these networks, in a fixed order.
+    """Measure what is missing in the folder; the records of what is asked for, in a fixed order.
 
-    data: how the photos are called in the folder's settings. advance: called after each view.
+    data: how the photos are called in the folder's settings. advance: called after each view. say:
+    told what was damaged, is left over, or is waited for.
     Raises InputError for a folder that holds something else, photos that cannot be read, and
     networks that cannot be explained.
     """
     methods, measures = settings.chosen_methods(), settings.chosen_measures()
-    if len({file_name(network.name) for network in networks}) != len(networks):
+    if len({folded(file_name(network.name)) for network in networks}) != len(networks):
         raise InputError("two networks have the same name; evaluate one of them in another folder")
-    claim(out, {**settings.fixed(), "data": data, "photos": names(photos)})
-    return {
-        network.name: _Evaluation(settings, methods, measures, photos, out).network(
-            network, advance
-        )
-        for network in networks
-    }
+    libraries = [measure.library for measure in measures if measure.library]
+    fixed = {**settings.fixed(), "data": shown(data), "versions": makers(*libraries)}
+    ranked = claim(out, fixed, names(photos))
+    plan = _Evaluation(settings, methods, measures, Photos.of(photos, ranked), out, say)
+    turns = Turns(networks)
+    for network, wait in turns:
+        try:
+            plan.measure(network, advance, wait)
+        except BusyError:
+            turns.put_off(network)
+    gone = [name for name in ranked if name not in plan.photos.fingerprints]
+    if gone:
+        say(f"the records of {len(gone)} photos that are gone are kept: {', '.join(gone[:10])}")
+    asked = [network.name for network in networks]
+    found = all_records(out, plan.photos, asked, settings.methods, say)
+    return {name: [r for r in found.get(name, []) if settings.covers(r)] for name in asked}
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The photos with the numbers that they have in the folder, and their fingerprints by name.
+
+    known: how many photos the folder has numbers of.
+    """
+
+    numbered: tuple[tuple[int, Photo], ...]
+    known: int
+    fingerprints: Mapping[str, str]
+
+    @classmethod
+    def of(cls, photos: Sequence[Photo], ranked: Sequence[str]) -> Photos:
+        """Photos as a folder numbers them: adding some changes no number."""
+        by_name = {photo.name: photo for photo in photos}
+        numbered = [(n, by_name[name]) for n, name in enumerate(ranked) if name in by_name]
+        fingerprints = {photo.name: photo.fingerprint() for photo in photos}
+        return cls(tuple(numbered), len(ranked), fingerprints)
+
+    def made_from(self, photo: str, method: Method) -> str | None:
+        """What a record depends on besides network and settings; None for photos that are gone."""
+        now = self.fingerprints.get(photo)
+        library = versions([method.library]) if method.package else {}
+        return None if now is None else of_values([now, library])
 
 
 @dataclass(frozen=True)
@@ -72,29 +122,95 @@ class _Evaluation:
     settings: Settings
     methods: list[Method]
     measures: list[Measure]
-    photos: Sequence[Photo]
+    photos: Photos
     out: Path
+    say: Say
 
-    def network(self, network: Network, advance: Callable[[], None]) -> list[Record]:
-        """All records of one network."""
-        loaded = network.load()
-        records = Records.open(self.out, network.name)
-        records.claim(fingerprint.of_model(loaded.model))
+    def measure(self, network: Network, advance: Callable[[], None], wait: bool) -> None:
+        """Measure what is missing of a network. Raises BusyError where another run is at it."""
+        place = self.out / FOLDER / file_name(network.name)
+        told = f"waiting for another run, which evaluates {network.name}"
+        with alone(place, wait=wait, told=lambda: self.say(told)):
+            records = Records.open(self.out, network.name)
+            if records.damaged:
+                self.say(f"{records.path}: {records.damaged} damaged lines are measured again")
+            loaded = network.load()
+            key = of_network(loaded.model, loaded.preprocessing, loaded.labels, code=loaded.code)
+            records.claim(key)
+            self._views(network.name, loaded, records, advance)
+
+    def _views(
+        self, name: str, loaded: LoadedModel, records: Records, advance: Callable[[], None]
+    ) -> None:
         work: _Work | None = None
-        plan = view_numbers(self.photos, self.settings.views)
-        found = []
-        for place, (photo, number) in enumerate(plan):
-            methods = [m for m in self.methods if not number or m.name in self.settings.everywhere]
-            missing = [m for m in methods if (photo.name, number, m.name) not in records.found]
-            if missing:
-                work = work or _Work.begin(self, network.name, loaded, draw_view(photo, number, 0))
-                view = draw_view(photo, number, self.settings.seed)
-                for record in work.view(view, place, missing):
-                    records.add(record)
-            keys = [(photo.name, number, method.name) for method in methods]
-            found += [records.found[key] for key in keys]
-            advance()
-        return found
+        for number in range(self.settings.views):
+            for rank, photo in self.photos.numbered:
+                methods = [
+                    m for m in self.methods if not number or m.name in self.settings.everywhere
+                ]
+                missing = [m for m in methods if not self._is_done(records, name, photo, number, m)]
+                if missing:
+                    view = draw_view(photo, number, self.settings.seed)
+                    work = work or _Work.begin(self, name, loaded, draw_view(photo, 0, 0))
+                    for record in work.view(view, rank, missing):
+                        records.add(record)
+                advance()
+
+    def _is_done(
+        self, records: Records, network: str, photo: Photo, number: int, method: Method
+    ) -> bool:
+        """Whether a record is of the photo as it is now, and the maps that it kept are there."""
+        record = records.found.get((photo.name, number, method.name))
+        if record is None or record[MADE_FROM] != self.photos.made_from(photo.name, method):
+            return False
+        folder = self.out / MAPS / file_name(network)
+        return all(_sha256(folder / name) == sha for name, sha in record[MAPS_KEPT].items())
+
+
+def all_records(
+    out: Path,
+    photos: Photos,
+    networks: Sequence[str],
+    methods: Sequence[str],
+    say: Say = lambda _: None,
+) -> dict[str, list[Record]]:
+    """All records in a folder by network, but for photos that were changed or are gone.
+
+    networks, methods: those that were asked for last, which their order follows. say: told which
+    methods nobody knows here any more. Raises InputError where records cannot be read.
+    """
+    found: dict[str, list[Record]] = {}
+    for path in sorted((out / FOLDER).glob("*.jsonl")):
+        records = list(Records.read(path).found.values())
+        known = [r for r in records if r["method"] in METHODS]
+        current = [
+            r for r in known if r[MADE_FROM] == photos.made_from(r["photo"], METHODS[r["method"]])
+        ]
+        if unknown := {r["method"] for r in records} - {r["method"] for r in known}:
+            say(f"{path}: methods that are not known here: {', '.join(sorted(unknown))}")
+        if current:
+            order = in_order([r["method"] for r in current], methods)
+            ranks = {photo.name: rank for rank, photo in photos.numbered}
+            found[current[0]["network"]] = sorted(
+                current,
+                key=lambda r: (r["view"], ranks[r["photo"]], order.index(r["method"])),
+            )
+    return {name: found[name] for name in in_order(found, networks) if name in found}
+
+
+def in_order(there: Iterable[str], asked: Sequence[str]) -> list[str]:
+    """Names as they are asked for, if these are all; else as they are there, then further ones."""
+    earlier = list(dict.fromkeys(there))
+    if set(asked) >= set(earlier):
+        return list(dict.fromkeys(asked))
+    return [*earlier, *(name for name in asked if name not in earlier)]
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        return sha256_of(path)
+    except OSError:
+        return None
 
 
 @dataclass
@@ -116,8 +232,8 @@ class _Work:
         fast = make_subject(loaded, size, DTYPES[plan.settings.dtype])
         return cls(plan, name, exact, fast, shuffled(fast, plan.settings.seed))
 
-    def view(self, view: View, place: int, methods: Sequence[Method]) -> Iterator[Record]:
-        """The records of some methods on one view."""
+    def view(self, view: View, rank: int, methods: Sequence[Method]) -> Iterator[Record]:
+        """The records of some methods on one view; rank: the photo's number in the folder."""
         settings = self.plan.settings
         image, mask = read(self.exact.explainer, view)
         target = self._target(view, image)
@@ -137,10 +253,19 @@ class _Work:
             "bias": float(explanation.bias),
             "residual": float(explanation.residual),
         }
-        if place < KEPT_MAPS and image.min() >= 0 and image.max() <= 1:
-            self._keep("image", place, image)
+        place = view.number * self.plan.photos.known + rank
+        kept = place < KEPT_MAPS and not view.number
+        picture = {}
+        if kept and image.min() >= 0 and image.max() <= 1:
+            picture = self._keep("image", place, image)
         for method in methods:
-            yield {**common, "method": method.name, **self._record(case, method, place)}
+            record, values = self._record(case, method, place)
+            maps = self._keep(method.name, place, values) if kept and values is not None else {}
+            own = {
+                MADE_FROM: self.plan.photos.made_from(view.photo.name, method),
+                MAPS_KEPT: {**picture, **maps},
+            }
+            yield {**common, **own, "method": method.name, **record}
 
     def _target(self, view: View, image: Tensor) -> int:
         if self.plan.settings.target == "top1":
@@ -149,17 +274,17 @@ class _Work:
             raise InputError(f"the class of {view.photo.name} is not known; explain top1 instead")
         return view.photo.label
 
-    def _record(self, case: Case, method: Method, place: int) -> Record:
-        """Figures of all measures; what went wrong where, in its own words."""
+    def _record(self, case: Case, method: Method, place: int) -> tuple[Record, Map | None]:
+        """Figures of all measures, and the map; what went wrong where, in its own words."""
         each = method.passes(self.fast) * case.image[0].numel()
         if place and (place + 1) * each > self.plan.settings.pixels:
-            return {"left_out": "too many passes for so many views"}
+            return {"left_out": "too many passes for so many views"}, None
         began = time.perf_counter()
         try:
             values = method.explain(self.fast, case.image, case.target, case.seed)
         except Exception as error:  # whatever a library raises is part of the result
             self._unhook()
-            return {"failed": said(error)}
+            return {"failed": said(error)}, None
         claimed = Claimed(method, values, time.perf_counter() - began)
         figures: Figures = {}
         errors: dict[str, str] = {}
@@ -171,19 +296,17 @@ class _Work:
             except Exception as error:
                 self._unhook()
                 errors[measure.name] = said(error)
-        if place < KEPT_MAPS:
-            self._keep(method.name, place, values)
         found: Record = {"layer": self.fast.layer, "figures": figures}
-        return {**found, "errors": errors} if errors else found
+        return ({**found, "errors": errors} if errors else found), values
 
     def _skipped(self, measure: Measure, place: int) -> bool:
         if measure.name == "cost":
             return place >= self.plan.settings.costs
-        deep = min(self.plan.settings.deep, len(self.plan.photos))
+        deep = min(self.plan.settings.deep, self.plan.photos.known)
         return not measure.every_view and place >= deep
 
-    def _keep(self, name: str, place: int, values: Map | Tensor) -> None:
-        """For the contact sheet: a map, or the image as the network sees it."""
+    def _keep(self, name: str, place: int, values: Map | Tensor) -> dict[str, str]:
+        """For the contact sheet: a map, or the image as the network sees it; name and SHA-256."""
         path = self.plan.out / MAPS / file_name(self.name) / f"{place}-{file_name(name)}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(values, Tensor):
@@ -194,6 +317,7 @@ class _Work:
         content = io.BytesIO()
         np.save(content, array, allow_pickle=False)
         write_atomically(path, content.getvalue())
+        return {path.name: hashlib.sha256(content.getvalue()).hexdigest()}
 
     def _unhook(self) -> None:
         """Take off what a library left behind when it failed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,6 +60,12 @@ class Settings:
     def everywhere(self) -> tuple[str, ...]:
         """The methods that are given every view."""
         return self.all_views or self.methods
+
+    def covers(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record's method and view are among those that are asked for."""
+        method, view = record["method"], record["view"]
+        seen = not view or (view < self.views and method in self.everywhere)
+        return method in self.methods and seen
 
     def chosen_methods(self) -> list[Method]:
         """The methods. Raises MissingExtraError where a library is not installed."""

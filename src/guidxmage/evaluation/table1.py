@@ -12,7 +12,7 @@ from guidxmage.evaluation.page import write_report
 from guidxmage.evaluation.photos import read_photos
 from guidxmage.evaluation.publication import publish
 from guidxmage.evaluation.report import CARE, PAPER, Piece, seen
-from guidxmage.evaluation.run import Network, run
+from guidxmage.evaluation.run import Network, Say, run
 from guidxmage.evaluation.settings import Settings, all_measures, all_methods
 from guidxmage.evaluation.table import paper_table
 from guidxmage.evaluation.views import view_numbers
@@ -93,11 +93,13 @@ def evaluate_table1(
     load: Callable[[Part, str], Network],
     out: Path,
     started: Callable[[Part, int], Callable[[], None]],
+    say: Say = lambda _: None,
 ) -> tuple[Path, list[Row]]:
     """Run parts into subfolders and write the table over all of them; its path and the figures.
 
     load: a part's network by its name; InputError where it cannot be had, which the report states.
-    started: told of a part and how many views it has, returns what is called after each.
+    started: told of a part and how many views it has, returns what is called after each. say: as
+    `run` has it.
     """
     rows: list[Row] = []
     content: list[Piece] = ["# Table 1: interpretive accuracy as directional agreement"]
@@ -113,7 +115,7 @@ def evaluate_table1(
         views = len(view_numbers(photos, part.settings.views)) * len(networks)
         folder = out / part.name
         data = part.data if part.name != "garments" else "garments"
-        records = run(part.settings, networks, photos, data, folder, started(part, views))
+        records = run(part.settings, networks, photos, data, folder, started(part, views), say)
         _, found = publish(folder, part.settings, records, photos, part.title)
         rows += found
         content += [

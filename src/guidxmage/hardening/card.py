@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from guidxmage.hardening.experiment import Experiment
 from guidxmage.hardening.measurements import Evaluation, bound_name
 from guidxmage.hardening.robustness import Effort
 from guidxmage.hardening.splits import Splits
 from guidxmage.hardening.threat import PARTS
+from guidxmage.hardening.units import Experiment
 
 _USE = (
     "Networks that were retrained here are made to measure what the samples do, for research. "

@@ -63,10 +63,10 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 
 def clear_checkpoints(folder: Path, *, after: int = -1) -> None:
-    """Remove the checkpoints of steps beyond `after` (all by default) and half-written files."""
-    leftovers = list(folder.glob(".*.partial"))
-    for path in [*(p for p in _found(folder) if _step(p) > after), *leftovers]:
-        path.unlink(missing_ok=True)
+    """Remove the checkpoints of steps beyond `after`, by default all."""
+    for path in _found(folder):
+        if _step(path) > after:
+            path.unlink(missing_ok=True)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, object]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from guidxmage import fingerprint
 from guidxmage.errors import InputError
 
 # Object masks (B, H, W) bool for images (B, C, H, W) in [0, 1] and their labels (B,).
@@ -51,6 +52,20 @@ class ImageDataset(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         return self.__getitems__([index])
 
+    def fingerprint(self) -> str:
+        """SHA-256 of all images, labels, masks and class names, taken once."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint.of_values([self.classes, *self._digests()])
+        return self._fingerprint
+
+    _fingerprint: str | None = None
+
+    def _digests(self) -> Iterator[str]:
+        """Of the images with what belongs to them, some at a time."""
+        for start in range(0, len(self), 256):
+            batch = self.__getitems__(range(start, min(start + 256, len(self))))
+            yield fingerprint.of_values([batch.images, batch.labels, batch.masks])
+
 
 class InMemory(ImageDataset):
     """A dataset held as tensors: images (N, C, H, W) uint8, labels (N,), masks (N, H, W) bool."""
@@ -73,6 +88,10 @@ class InMemory(ImageDataset):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         rows = torch.as_tensor(indices, dtype=torch.long)
         return Batch(self.images[rows].float() / 255, self.labels[rows], self.masks[rows], rows)
+
+    def _digests(self) -> Iterator[str]:
+        """Of the tensors as they are held."""
+        yield fingerprint.of_values([self.images, self.labels, self.masks])
 
     def name(self, index: int) -> str:
         """The prefix and the number."""

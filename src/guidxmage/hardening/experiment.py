@@ -1,16 +1,16 @@
 """The whole of hardening: train, make samples, retrain in arms, attack, and write it all down.
 
 Everything lands in one folder, and every part that is there already is not made again, so that a
-run that was stopped goes on where it was.
+run that was stopped goes on where it was. Runs at the same time share what there is to do.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,28 @@ from torch import nn
 
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
-from guidxmage.files import MANIFEST, write_atomically
+from guidxmage.files import alone, read_sealed, sha256_of, write_sealed
 from guidxmage.hardening import networks
-from guidxmage.hardening.arms import ARMS, WRONG_MASKS, ArmConfig, lesson, with_series
+from guidxmage.hardening.arms import lesson, with_series
 from guidxmage.hardening.dataset import Batch, ImageDataset
 from guidxmage.hardening.masking import masking_checks
-from guidxmage.hardening.processes import processes
+from guidxmage.hardening.ownership import claim, whole
+from guidxmage.hardening.processes import ALONE, processes
 from guidxmage.hardening.recipe import Shuffled
 from guidxmage.hardening.reliance import accuracy, reliance
-from guidxmage.hardening.robustness import Effort, attack_part
-from guidxmage.hardening.schedule import TrainingConfig
-from guidxmage.hardening.series import Series
+from guidxmage.hardening.robustness import attack_part
+from guidxmage.hardening.series import KIND as SERIES
+from guidxmage.hardening.series import MANIFEST, Series
 from guidxmage.hardening.splits import Splits
-from guidxmage.hardening.suppression import STRENGTHS, Scheme, suppress
+from guidxmage.hardening.suppression import suppress
 from guidxmage.hardening.training import FINAL, train
+from guidxmage.hardening.units import Experiment, Unit, units
+from guidxmage.locks import BusyError, Turns
 from guidxmage.models.weights import read_weights
+from guidxmage.result_folder import held_folder
 from guidxmage.versions import versions
+
+__all__ = ["Experiment", "Unit", "Work", "first_images", "run", "units"]
 
 SCHEMA = "guid-xmage/hardening/1"
 EVALUATION, TRAINING = "evaluation.json", "training.json"
@@ -42,159 +48,68 @@ LIBRARIES = ("guid-xmage", "torch", "foolbox", "pyautoattack", "captum")
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """What is run; see docs/hardening.md for the file that states it.
-
-    networks: names or "module:function"; width: of the named ones, a factor for all or one by name;
-    size: of photos in folders, which are scaled to it. plain_steps, retrain_steps:
-    optimiser steps of the first training and of each arm; plain_lr, retrain_lr: peak learning
-    rates. transfer: also retrain each network with the series of each other one; on these only the
-    background is attacked, by PGD.
-    """
-
-    networks: tuple[str, ...] = ("alexnet", "resnet20", "densenet22")
-    arms: tuple[str, ...] = tuple(arm for arm in ARMS if arm not in WRONG_MASKS)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    width: float | Mapping[str, float] = 1.0
-    size: int = 32
-    batch: int = 128
-    crop: int = 2
-    flip: bool = True
-    plain_steps: int = 3000
-    retrain_steps: int = 1000
-    plain_lr: float = 0.1
-    retrain_lr: float = 0.05
-    transfer: bool = True
-    arm: ArmConfig = field(default_factory=ArmConfig)
-    series: Scheme = field(default_factory=lambda: Scheme(STRENGTHS, guide="contrast"))
-    effort: Effort = field(default_factory=Effort)
-
-    def __post_init__(self) -> None:
-        for arm in self.arms:
-            if arm not in ARMS:
-                raise InputError(f"arm {arm!r} is unknown; choose from {', '.join(ARMS)}")
-        if not self.networks or not self.seeds:
-            raise InputError("an experiment needs at least one network and one seed")
-        if isinstance(self.width, Mapping):
-            for name in self.width:
-                if name not in networks.names():
-                    raise InputError(
-                        f"width names {name!r}; choose from {', '.join(networks.names())}"
-                    )
-
-    def width_of(self, network: str) -> float:
-        """The factor of a network's numbers of channels; networks of the user's own have none."""
-        if ":" in network:
-            return 1.0
-        return self.width.get(network, 1.0) if isinstance(self.width, Mapping) else self.width
-
-    def config(self, seed: int, *, plain: bool) -> TrainingConfig:
-        """How a network is trained first, or in an arm."""
-        steps = self.plain_steps if plain else self.retrain_steps
-        return TrainingConfig(
-            steps,
-            learning_rate=self.plain_lr if plain else self.retrain_lr,
-            schedule="one-cycle",
-            seed=2 * seed + (not plain),
-            checkpoint_every=max(1, steps // 5),
-            evaluate_every=max(1, steps // 10),
-            channels_last=True,
-        )
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One trained network: its arm, and where its samples came from."""
-
-    network: str
-    seed: int
-    arm: str
-    source: str | None = None
-
-    @property
-    def folder(self) -> str:
-        """Its folder's name."""
-        name = f"{networks.file_name(self.network)}-{self.seed}"
-        origin = f"-from-{networks.file_name(self.source)}" if self.source else ""
-        return f"{name}/{self.arm}{origin}"
-
-
-def units(experiment: Experiment) -> Iterator[Unit]:
-    """All trainings, seed by seed, so that a run that is stopped has whole seeds."""
-    for seed in experiment.seeds:
-        for network in experiment.networks:
-            yield Unit(network, seed, "plain")
-            for arm in experiment.arms:
-                if arm != "plain":
-                    yield Unit(network, seed, arm)
-        if experiment.transfer and "series" in experiment.arms:
-            for network in experiment.networks:
-                for source in experiment.networks:
-                    if source != network:
-                        yield Unit(network, seed, "series", source)
-
-
 def run(experiment: Experiment, data: Splits, out: Path, say: Say = print) -> list[dict[str, Any]]:
-    """Do what is missing in the folder; the evaluations of all units. Raises InputError.
+    """Do what is missing in the folder; the evaluations that are there then. Raises InputError.
 
-    Under torchrun all processes train together; the first one does the rest, and the others return
-    nothing.
+    Those of networks, arms and seeds that an earlier run asked for stand among them. Under torchrun
+    all processes train together; the first one does the rest, and the others return nothing.
     """
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
-        _claim(out, experiment)
+        claim(out, experiment, data)
     work = Work(experiment, data, out, say, first)
-    with processes(None):  # one group for all trainings; the others leave before the attacks
-        for unit in units(experiment):
-            work.train(unit)
+    # One group for all trainings; the other processes leave before the attacks.
+    with processes(None) as team:
+        work.team = team
+        _each(units(experiment), work.train, alone=team.count == 1)
+    work.team = ALONE
     if not first:
         return []
-    found = []
-    for unit in units(experiment):
-        file = out / unit.folder / EVALUATION
-        if not file.is_file():
-            _write(file, work.evaluate(unit))
-        found.append(_read(file))
-    return found
+    _each(units(experiment), work.evaluate, alone=True)
+    found = (work.evaluation(unit) for unit in units(whole(experiment, out)))
+    return [one for one in found if one is not None]
 
 
-def _write(file: Path, content: Any) -> None:
-    """JSON, whole or not at all."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(file, f"{text}\n".encode())
-
-
-def _claim(out: Path, experiment: Experiment) -> None:
-    """The folder belongs to one experiment; arms, networks and seeds may be added to it."""
-    own = json.loads(json.dumps(asdict(experiment)))
-    file = out / "experiment.json"
-    if file.is_file():
-        theirs = _read(file)
-        for name in set(own) - {"networks", "arms", "seeds", "transfer"}:
-            if theirs.get(name) != own[name]:
-                raise InputError(
-                    f"{out} holds an experiment with {name} {theirs.get(name)}, not {own[name]}; "
-                    "choose another folder"
-                )
-    elif out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} holds something other than an experiment; choose another folder")
-    _write(file, own)
+def _each(units: Iterator[Unit], work: Callable[[Unit, bool], None], *, alone: bool) -> None:
+    """Work on each unit; those that another run is at come last, but for processes in step."""
+    turns = Turns(units)
+    for unit, wait in turns:
+        try:
+            work(unit, wait or not alone)
+        except BusyError:
+            turns.put_off(unit)
 
 
 class Work:
-    """Trainings and evaluations, each from the files of those it needs."""
+    """Trainings and evaluations, each from the files of those it needs.
+
+    first: whether this process writes files. team: those that train together.
+    """
 
     def __init__(
         self, experiment: Experiment, data: Splits, out: Path, say: Say, first: bool
     ) -> None:
         self.experiment, self.data, self.out, self.say = experiment, data, out, say
-        self.first = first
+        self.first, self.team = first, ALONE
         self.done: set[Unit] = set()
 
-    def evaluate(self, unit: Unit) -> dict[str, Any]:
-        """All figures of one unit."""
+    def evaluate(self, unit: Unit, wait: bool = True) -> None:
+        """Attack a unit's network if that was not done yet. Raises BusyError unless to wait."""
+        if self.evaluation(unit) is not None:
+            return
         network = self.trained(unit)
+        with self._held(unit, wait):
+            if self.evaluation(unit) is None:
+                write_sealed(self._file(unit, EVALUATION), self._evaluate(unit, network), nan=False)
+
+    def evaluation(self, unit: Unit) -> dict[str, Any] | None:
+        """All figures of a unit as they were written, of the weights that are there now."""
+        found = _read(self._file(unit, EVALUATION))
+        if found is None or found.get("weights") != _weights(self.out / unit.folder):
+            return None
+        return {key: value for key, value in found.items() if key not in ("weights", "digest")}
+
+    def _evaluate(self, unit: Unit, network: nn.Module) -> dict[str, Any]:
         self.say(f"{unit.folder}: attacks")
         began = time.perf_counter()
         effort = self.experiment.effort
@@ -209,23 +124,48 @@ class Work:
             "unit": asdict(unit),
             "versions": versions(LIBRARIES),
             "parameters": sum(p.numel() for p in network.parameters()),
-            "training": _read(self.out / unit.folder / TRAINING),
+            "weights": _weights(self.out / unit.folder),
+            "training": self._training(unit),
             "reliance": leaning.to_json(),
             "parts": [result.to_json() for result in results],
             "masking": checks.to_json(),
             "seconds": time.perf_counter() - began,
         }
 
-    def train(self, unit: Unit) -> None:
-        """Train the network of a unit if its weights are not there yet."""
-        folder = self.out / unit.folder
-        # The first process may not have written the file yet when another one looks for it.
-        if unit in self.done or (folder / TRAINING).is_file():
+    def train(self, unit: Unit, wait: bool = True) -> None:
+        """Train the network of a unit if its weights are not there yet, all processes together.
+
+        Raises BusyError where another run is at it, unless to wait.
+        """
+        if unit in self.done:
             return
-        told = self._train(unit, self.start(unit), folder)
-        if self.first:
-            _write(folder / TRAINING, told)
+        with self._held(unit, wait):
+            # The first process decides for all: the others may look before it has written a file.
+            missing = self.first and self._training(unit) is None
+            if self.team.total(float(missing))[0]:
+                folder = self.out / unit.folder
+                told = self._train(unit, self.start(unit), folder)
+                if self.first:
+                    told["weights"] = _weights(folder)
+                    write_sealed(self._file(unit, TRAINING), told)
         self.done.add(unit)
+
+    def _training(self, unit: Unit) -> dict[str, Any] | None:
+        """What was told of a finished training, where its weights are as they were written."""
+        found = _read(self._file(unit, TRAINING))
+        if found is None or found.get("weights") != _weights(self.out / unit.folder):
+            return None
+        return {key: value for key, value in found.items() if key not in ("weights", "digest")}
+
+    def _file(self, unit: Unit, name: str) -> Path:
+        return self.out / unit.folder / name
+
+    def _held(self, unit: Unit, wait: bool) -> AbstractContextManager[object]:
+        """Keep other runs off a unit; the first process does so for all."""
+        if not self.first:
+            return nullcontext()
+        waiting = f"{unit.folder}: waiting for another run"
+        return alone(self.out / unit.folder, wait=wait, told=lambda: self.say(waiting))
 
     def trained(self, unit: Unit) -> nn.Module:
         """The network of a unit, in eval mode."""
@@ -283,17 +223,25 @@ class Work:
     def series(self, unit: Unit) -> Series:
         """The samples of the plainly trained source network, for all training images."""
         source, folder = self._source(unit)
-        if not (folder / MANIFEST).is_file() and self.first:
-            network = self.trained(source)
+        self.train(source)
+        self.team.first_does(lambda: self._make_series(source, folder))
+        return Series.load(folder)
+
+    def _make_series(self, source: Unit, folder: Path) -> None:
+        """Make the samples, unless they are there as they were written."""
+        told = f"{source.folder}: waiting for another run that makes its samples"
+        with held_folder(folder, SERIES, told=lambda: self.say(told)) as held:
+            weights = _weights(self.out / source.folder)
+            about = (held.mark() or {}).get("about")
+            if isinstance(about, dict) and about.get("weights") == weights and held.intact():
+                return
             self.say(f"{source.folder}: samples of {len(self.data.train)} images")
             began = time.process_time()
-            made = self._samples(network)
+            made = self._samples(self.trained(source))
             seconds = time.process_time() - began
-            about = {"network": source.network, "seed": source.seed, "processor_seconds": seconds}
-            made.save(folder, **about)
-        while not (folder / MANIFEST).is_file():  # the first process is making them
-            time.sleep(1)
-        return Series.load(folder)
+            own = {"network": source.network, "seed": source.seed, "weights": weights}
+            with held.replaced(overwrite=True) as new:
+                made.write_into(new, {**own, "processor_seconds": seconds})
 
     def _source(self, unit: Unit) -> tuple[Unit, Path]:
         """The network that makes a unit's samples, and the folder they are in."""
@@ -301,9 +249,8 @@ class Work:
         return source, self.out / source.folder / "series"
 
     def _seconds_of_samples(self, unit: Unit) -> float | None:
-        seconds: float | None = _read(self._source(unit)[1] / MANIFEST)["about"].get(
-            "processor_seconds"
-        )
+        about = read_sealed(self._source(unit)[1] / MANIFEST)["about"]
+        seconds: float | None = about.get("processor_seconds")
         return seconds
 
     def _samples(self, network: nn.Module) -> Series:
@@ -317,9 +264,20 @@ class Work:
         return Series.concatenate(parts)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return content
+def _read(file: Path) -> dict[str, Any] | None:
+    """What was written; None where it is not there or damaged, and so has to be made again."""
+    try:
+        return read_sealed(file)
+    except InputError:
+        return None
+
+
+def _weights(folder: Path) -> str | None:
+    """The fingerprint of a unit's final weights; None where there are none."""
+    try:
+        return sha256_of(folder / FINAL)
+    except OSError:
+        return None
 
 
 def first_images(data: ImageDataset, count: int, seed: int) -> Batch:

@@ -6,7 +6,7 @@ How much a background says about the class is chosen; so it is known what there 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from guidxmage import fingerprint
 from guidxmage.errors import InputError
-from guidxmage.files import MANIFEST, atomic_folder, check_replaceable
+from guidxmage.files import MANIFEST
 from guidxmage.hardening.dataset import InMemory
 from guidxmage.hardening.garments_sheet import datasheet
 from guidxmage.hardening.idx import Greys, read_fashion, sha256
@@ -31,8 +32,19 @@ from guidxmage.hardening.placing import (
 )
 from guidxmage.hardening.scenery import LEFT, Part, Scenery
 from guidxmage.models.labels import FASHION_MNIST_LABELS
+from guidxmage.names import shown
+from guidxmage.result_folder import (
+    PROVENANCE,
+    Kind,
+    check_replaceable,
+    held_folder,
+    provenance_of,
+    sweep,
+    write_mark,
+)
 
 SCHEMA = "guid-xmage/garments/1"
+KIND = Kind((SCHEMA,))
 DATASHEET = "DATASHEET.md"
 CLASSES = FASHION_MNIST_LABELS
 SPLITS = ("train", "validation", "test", "mixed_same", "mixed_random")
@@ -84,6 +96,8 @@ def build_garments(
     validation: int = 5_000,
     test: int = 5_000,
     seed: int = 0,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Build the data set in the folder `out`; docs/garments.md says how and what for.
 
@@ -91,31 +105,43 @@ def build_garments(
     folder of at least 20 photos, by default those that come with foolbox and scikit-image.
     correlation: the chance that a background comes from a photo of the image's own class; else it
     comes from one of any class, so that 0 makes background and class independent. train,
-    validation, test: numbers of images. The same seed and sources give the same bytes.
+    validation, test: numbers of images. The same seed, sources and versions give the same bytes;
+    where they are in `out` already they are kept, unless told to overwrite, and `say` is told so.
+    An earlier data set of another seed or of other sources is replaced.
 
-    Raises InputError for unusable sources and values, and where `out` holds something else;
-    MissingExtraError where the default photos are not installed.
+    Raises InputError for unusable sources and values, and where `out` holds something else or files
+    that were changed; MissingExtraError where the default photos are not installed.
     """
     plan = _Plan(correlation, {"train": train, "validation": validation, "test": test}, seed)
     plan.check()
     out = Path(out)
-    check_replaceable(out)
+    check_replaceable(out, KIND, overwrite=overwrite)
     scenery = Scenery.read(None if backgrounds is None else Path(backgrounds), len(CLASSES))
     folder = None if fashion is None else Path(fashion)
     greys = {part: read_fashion(folder, part) for part in ("train", "t10k")}
     chosen = _choose(plan, greys)
-    with atomic_folder(out) as partial:
-        told = {}
-        for split, rows in chosen.items():
-            own = greys["t10k" if split == "test" else "train"]
-            told.update(_Builder(partial, scenery, plan).build(split, own, rows))
-        manifest = _manifest(plan, scenery, greys, told)
-        text = json.dumps(manifest, indent=1, ensure_ascii=False)
-        (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        sheet = datasheet(
-            manifest, threshold=THRESHOLD, smallest=SMALLEST, largest=LARGEST, left=LEFT
-        )
-        (partial / DATASHEET).write_text(sheet, encoding="utf-8")
+    sources = _sources(scenery, greys)
+    wanted = {
+        "options": fingerprint.of_values(plan),
+        "sources": fingerprint.of_values(sources),
+        "versions": fingerprint.makers("numpy", "pillow"),
+    }
+    sweep(out.parent)
+    with held_folder(out, KIND) as there:
+        if not overwrite and provenance_of(there.mark()) == wanted and there.intact():
+            say(f"{out} holds this data set already; it is kept")
+            return out
+        with there.replaced(overwrite=overwrite) as new:
+            told = {}
+            for split, rows in chosen.items():
+                own = greys["t10k" if split == "test" else "train"]
+                told.update(_Builder(new, scenery, plan).build(split, own, rows))
+            manifest = _manifest(plan, told, sources)
+            sheet = datasheet(
+                manifest, threshold=THRESHOLD, smallest=SMALLEST, largest=LARGEST, left=LEFT
+            )
+            (new / DATASHEET).write_text(sheet, encoding="utf-8")
+            write_mark(new, {**manifest, PROVENANCE: wanted})
     return out
 
 
@@ -231,13 +257,17 @@ def _facts(labels: Numbers, kinds: Numbers, figures: Figures, part: Part) -> dic
     }
 
 
-def _manifest(
-    plan: _Plan, scenery: Scenery, greys: Mapping[str, Greys], told: Mapping[str, Any]
-) -> dict[str, Any]:
-    photos: Sequence[dict[str, Any]] = [
-        {"name": photo.name, "class": number % len(CLASSES), "sha256": photo.digest}
-        for number, photo in enumerate(scenery.photos)
-    ]
+def _sources(scenery: Scenery, greys: Mapping[str, Greys]) -> dict[str, Any]:
+    return {
+        "fashion": {k: digest for own in greys.values() for k, digest in own.digests.items()},
+        "photos": [
+            {"name": shown(photo.name), "class": number % len(CLASSES), "sha256": photo.digest}
+            for number, photo in enumerate(scenery.photos)
+        ],
+    }
+
+
+def _manifest(plan: _Plan, told: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "seed": plan.seed,
@@ -245,8 +275,5 @@ def _manifest(
         "size": [3, SIDE, SIDE],
         "classes": list(CLASSES),
         "splits": dict(told),
-        "sources": {
-            "fashion": {k: digest for own in greys.values() for k, digest in own.digests.items()},
-            "photos": photos,
-        },
+        "sources": dict(sources),
     }

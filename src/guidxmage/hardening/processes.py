@@ -112,6 +112,10 @@ class Processes:
         return bool(highest == -negated_lowest)
 
 
+ALONE = Processes(0, 1, torch.device("cpu"))
+"""One process that waits for no other."""
+
+
 @contextmanager
 def processes(device: str | None) -> Iterator[Processes]:
     """The processes of this run, connected within the block.

@@ -11,13 +11,15 @@ import torch
 from guidxmage.explainer import Explainer
 from guidxmage.files import write_atomically
 from guidxmage.hardening.card import card
-from guidxmage.hardening.experiment import Experiment, Unit, Work, first_images
+from guidxmage.hardening.experiment import Work, first_images
 from guidxmage.hardening.measurements import Evaluation
 from guidxmage.hardening.networks import file_name
+from guidxmage.hardening.ownership import whole
 from guidxmage.hardening.pictures import picture_curves, picture_samples
 from guidxmage.hardening.report import report
 from guidxmage.hardening.splits import Splits
 from guidxmage.hardening.suppression import suppress
+from guidxmage.hardening.units import Experiment, Unit
 from guidxmage.view import save_figure
 
 REPORT, FIGURES = "REPORT.md", "figures"
@@ -29,21 +31,27 @@ def publish(
 ) -> Path:
     """Write REPORT.md and figures/ into an experiment's folder; the report's file.
 
-    Samples are shown for the first seed, by the network that was trained plainly.
+    It is about all networks, arms and seeds that are found, whichever run asked for them. Samples
+    are shown for the first seed, by the network that was trained plainly.
     """
     (out / FIGURES).mkdir(exist_ok=True)
+    experiment = whole(experiment, out)
     files = []
     for network in experiment.networks:
         own = [one for one in found if one["unit"]["network"] == network]
+        if not own:  # another run is still at it
+            continue
         direct = [one for one in own if not one["unit"]["source"]]
         name = f"{FIGURES}/{file_name(network)}"
         save_figure(
             picture_curves(direct, f"{network}: robust accuracy"), out / f"{name}-curves.png"
         )
-        work = Work(experiment, data, out, lambda _: None, first=True)
-        unit = Unit(network, experiment.seeds[0], "plain")
-        _samples(work, unit, out / f"{name}-samples.png")
-        files += [f"{name}-curves.png", f"{name}-samples.png"]
+        files.append(f"{name}-curves.png")
+        plain = (one["unit"] for one in direct if one["unit"]["arm"] == "plain")
+        if first := next(plain, None):
+            work = Work(experiment, data, out, lambda _: None, first=True)
+            _samples(work, Unit(**first), out / f"{name}-samples.png")
+            files.append(f"{name}-samples.png")
     text = report(found, title, files, card(experiment, data, found))
     write_atomically(out / REPORT, text.encode())
     return out / REPORT

@@ -93,6 +93,7 @@ class Shuffled:
     def describe(self) -> dict[str, Any]:
         """What the batches depend on."""
         return {
+            "data": self.dataset.fingerprint(),
             "images": len(self.dataset),
             "classes": len(self.dataset.classes),
             "batch_size": self.batch_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from guidxmage.errors import InputError
-from guidxmage.files import atomic_folder
+from guidxmage.result_folder import Kind, atomic_folder, write_mark
 
 SCHEMA = "guid-xmage/series/1"
+KIND = Kind((SCHEMA,))
 _TENSORS = ("originals", "samples", "masks", "labels", "curves", "kept", "answers")
 ARRAYS, MANIFEST = "series.npz", "manifest.json"
 
@@ -98,28 +100,30 @@ class Series:
 
         `about` is added to the manifest (model, dataset, seed). See docs/formats.md.
         """
-        with atomic_folder(Path(path)) as partial:
-            np.savez(
-                partial / ARRAYS,
-                originals=_stored(self.originals, self.on_grid),
-                samples=_stored(self.samples, self.on_grid),
-                masks=np.packbits(self.masks.numpy(), axis=-1),
-                labels=self.labels.numpy(),
-                curves=self.curves.numpy(),
-                kept=self.kept.to(torch.int16).numpy(),
-                answers=self.answers.numpy(),
-            )
-            manifest = {
-                "schema": SCHEMA,
-                "shape": list(self.originals.shape[1:]),
-                "on_grid": self.on_grid,
-                "strengths": list(self.strengths),
-                **self.summary(),
-                "about": about,
-            }
-            manifest["strengths"] = list(self.strengths)
-            text = json.dumps(manifest, indent=1, ensure_ascii=False)
-            (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        with atomic_folder(Path(path), KIND) as folder:
+            self.write_into(folder, about)
+
+    def write_into(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """Write arrays and manifest into an existing, empty folder."""
+        np.savez(
+            folder / ARRAYS,
+            originals=_stored(self.originals, self.on_grid),
+            samples=_stored(self.samples, self.on_grid),
+            masks=np.packbits(self.masks.numpy(), axis=-1),
+            labels=self.labels.numpy(),
+            curves=self.curves.numpy(),
+            kept=self.kept.to(torch.int16).numpy(),
+            answers=self.answers.numpy(),
+        )
+        manifest = {
+            "schema": SCHEMA,
+            "shape": list(self.originals.shape[1:]),
+            "on_grid": self.on_grid,
+            **self.summary(),
+            "strengths": list(self.strengths),
+            "about": dict(about),
+        }
+        write_mark(folder, manifest, MANIFEST)
 
     @classmethod
     def load(cls, path: str | Path) -> Series:
@@ -131,8 +135,14 @@ class Series:
                 raise InputError(f"{folder} holds {manifest.get('schema')}, not {SCHEMA}")
             with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
                 own = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, KeyError) as error:
+            return cls._restored(manifest, own)
+        except InputError:
+            raise
+        except Exception as error:  # zip, JSON and NumPy each raise their own kinds
             raise InputError(f"{folder} is no series of samples: {error}") from error
+
+    @classmethod
+    def _restored(cls, manifest: Mapping[str, Any], own: Mapping[str, Any]) -> Series:
         width = manifest["shape"][-1]
         masks = np.unpackbits(own["masks"], axis=-1, count=width).astype(bool)
         return cls(

@@ -10,9 +10,9 @@ from typing import Any
 
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.hardening.arms import ArmConfig
-from guidxmage.hardening.experiment import Experiment
 from guidxmage.hardening.robustness import Effort
 from guidxmage.hardening.suppression import Scheme
+from guidxmage.hardening.units import Experiment
 
 _RATIO = re.compile(r"(\d+)/([1-9]\d*)")
 _PARTS = {"arm": ArmConfig, "series": Scheme, "effort": Effort}

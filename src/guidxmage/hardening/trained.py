@@ -24,15 +24,16 @@ def load_trained(folder: str | Path) -> LoadedModel:
     file = folder.parent.parent / "experiment.json"
     try:
         experiment = json.loads(file.read_text(encoding="utf-8"))
-        known, width = experiment["networks"], experiment["width"]
-    except (OSError, ValueError, KeyError) as error:
+        known, width = list(experiment["networks"]), experiment["width"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{folder} is no part of an experiment of guid-xmage harden") from error
     short = folder.parent.name.rpartition("-")[0]
     name = next((one for one in known if networks.file_name(one) == short), None)
     if name is None:
         raise InputError(f"{folder} holds a network that {file} does not name")
     weights = read_weights(folder / FINAL)
-    own = 1.0 if ":" in name else width
+    own = width.get(name, 1.0) if isinstance(width, dict) else width
+    own = 1.0 if ":" in name else own
     # The layer that computes the scores is defined last; files may hold it anywhere.
     head = next(reversed(networks.build(name, 2, width=own, seed=0).state_dict()))
     if head not in weights:

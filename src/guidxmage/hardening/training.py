@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.errors import InputError
+from guidxmage.files import alone
 from guidxmage.hardening.checkpoint import (
     check_weights_can_be_saved,
     clear_checkpoints,
@@ -29,6 +30,7 @@ from guidxmage.hardening.processes import Processes, processes
 from guidxmage.hardening.recipe import Recipe
 from guidxmage.hardening.schedule import TrainingConfig, learning_rate
 from guidxmage.hardening.streams import global_draws_from, stream, stream_seed
+from guidxmage.result_folder import sweep
 
 BEST, FINAL = "best.safetensors", "final.safetensors"
 Evaluation = Callable[[nn.Module], float]
@@ -76,7 +78,8 @@ def train(
     kind of machine; `resume=False` starts anew. Every random draw is seeded by the configuration's
     seed, the step and the rank; the global random state stays as it is.
     Raises InputError for a batch that does not fit, a loss or weights that are not finite, a full
-    disk, a checkpoint of another configuration; MissingExtraError for an absent package.
+    disk, a checkpoint of another configuration or of other data, a folder that another run trains
+    in; MissingExtraError for an absent package.
     """
     check_weights_can_be_saved()
     if config.tensorboard:
@@ -91,10 +94,20 @@ def train(
         stack.enter_context(
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
         )
+        team.first_does(lambda: stack.enter_context(_held(Path(folder))))
         run = _Run(network, recipe, config, folder=Path(folder), team=team, evaluate=evaluate)
         stack.callback(run.close)
         run.start(resume=resume, log=log)
         return run.finish()
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, and clear away what killed ones left in it."""
+    busy = f"another run trains in {folder}; wait for it, or choose another folder"
+    with alone(folder / FINAL, wait=False, busy=busy):
+        sweep(folder, below=True)
+        yield
 
 
 class _Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 from torch import Tensor, nn
@@ -17,7 +18,8 @@ class LoadedModel:
 
     ``preprocessing`` is None or any callable only for networks from the user's own code.
     ``labels``: one name per class, or None where they are unknown. ``weights``: for example
-    "torchvision IMAGENET1K_V2", "file resnet50.pth" or "random, seed 0".
+    "torchvision IMAGENET1K_V2", "file resnet50.pth" or "random, seed 0". ``code``: the user's own
+    files that made it.
     """
 
     model: nn.Module
@@ -25,3 +27,4 @@ class LoadedModel:
     preprocessing: Preprocessing | Callable[[Image.Image], Tensor] | None
     labels: tuple[str, ...] | None
     weights: str
+    code: tuple[Path, ...] = ()

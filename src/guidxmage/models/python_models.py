@@ -37,7 +37,17 @@ def load_python_model(spec: str) -> LoadedModel:
         preprocessing=describe_preprocessing(preprocessing) or preprocessing,
         labels=None,
         weights=f"made by {spec}",
+        code=code_of(spec),
     )
+
+
+def code_of(spec: str) -> tuple[Path, ...]:
+    """The file that "package.module:callable" or "file.py:callable" names, once it is loaded."""
+    where = spec.rpartition(":")[0]
+    if where.endswith(".py"):
+        return (Path(where),)
+    file = getattr(sys.modules.get(where), "__file__", None)
+    return (Path(file),) if file else ()
 
 
 def call_factory(spec: str, *arguments: Any) -> Any:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import os
 import re
-import secrets
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidxmage.errors import InputError
+from guidxmage.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,19 +32,9 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     kind = path.suffix.lower().removeprefix(".")
     if kind not in METADATA:
         raise InputError(f"cannot write {path}: its name must end in .png, .svg or .pdf.")
-    content = figure_bytes(figure, kind)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; choose a folder that exists and "
-            "can be written to."
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: choose a folder that exists.")
+    write_atomically(path, figure_bytes(figure, kind))
     return path
 
 
