@@ -78,7 +78,7 @@ def _of_any_number(
         operations = _merged(first, second)
     except (Differ, InputError):  # a model may insist on one image
         return None
-    order = Builder(model).built(operations)
+    order = Builder(model).built(operations, _result_id(first))
     calls = [one for one in order if isinstance(one, Call)]
     if len(calls) < len(order) or not rows_stay_apart(calls, images.shape[1:]):
         return None
@@ -103,7 +103,7 @@ def _merged(first: Tape, second: Tape) -> list[Operation]:
 def _of_one(model: nn.Module, image: Tensor, other: Tensor, chosen: Conventions) -> Program:
     """The program of one image; `other` is one on which it is tried as well."""
     tape = taped(model, image)
-    order = Builder(model).built(_needed(tape))
+    order = Builder(model).built(_needed(tape), _result_id(tape))
     program = _program(order, tape, image, chosen, batched=False)
     with torch.no_grad():
         try:
