@@ -260,6 +260,22 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "rrelu": (nn.RReLU, IMAGE),
     "prelu": (lambda: nn.PReLU(3, 0.3), IMAGE),
     "hardtanh": (lambda: nn.Hardtanh(-0.4, 0.7), IMAGE),
+    **{
+        f"{name} on a vector": (
+            lambda kind=kind: nn.Sequential(nn.Linear(4, 6), kind, nn.Linear(6, 3)),
+            ROW,
+        )
+        for name, kind in {
+            "relu": nn.ReLU(),
+            "hardtanh": nn.Hardtanh(-0.3, 0.4),
+            "relu6": nn.ReLU6(),
+            "clamp": Apply(lambda m, x: x.clamp(-0.2, 0.3)),
+            "clamp in place": Apply(lambda m, x: x.clamp_(-0.2, 0.3)),
+            "threshold": nn.Threshold(0.1, 0.1),
+            "leaky_relu": nn.LeakyReLU(0.2),
+            "prelu": nn.PReLU(6),
+        }.items()
+    },
     "relu6": (of(lambda m, x: F.relu6(x * 5)), IMAGE),
     "clamp": (of(lambda m, x: x.clamp(-0.3, 0.6)), IMAGE),
     "clamp low": (of(lambda m, x: x.clamp(min=0.1)), IMAGE),

@@ -23,6 +23,9 @@ from guidxmage.engine.rules import rule_of
 from guidxmage.engine.tape import Operation, Tape
 from guidxmage.errors import InputError, UnsupportedOperatorError
 
+# A branch on a fair coin is the same in so many runs once in a thousand times.
+_MANY = 10
+
 
 def capture(
     model: nn.Module,
@@ -59,9 +62,9 @@ def capture(
 
 
 def _refuse_random(model: nn.Module, image: Tensor, writes: Sequence[Tensor]) -> None:
-    """Two runs in a row must be the same. Other threads may draw random numbers meanwhile."""
-    first, second = (plain_run(model, image, writes) for _ in range(2))
-    if not same_numbers(first, second):
+    """Runs in a row must be the same. Other threads may draw random numbers meanwhile."""
+    first = plain_run(model, image, writes)
+    if not all(same_numbers(first, plain_run(model, image, writes)) for _ in range(_MANY)):
         raise UnsupportedOperatorError(
             "this network cannot be explained: it draws random numbers from NumPy or Python, in "
             "evaluation mode too; every run gives another answer"
