@@ -93,6 +93,26 @@ def test_a_wrong_sum_is_beyond_the_bound(monkeypatch: pytest.MonkeyPatch) -> Non
     assert explained.exactness == "not exact"
 
 
+def test_errors_of_one_sign_are_judged_by_what_holds_at_worst() -> None:
+    """A thousand maxima, each of many values that are equal but for their rounding: no error is
+    undone by another, and the sum is off by more than independent errors would be."""
+
+    def summed(m: Cancelling, x: Tensor) -> Tensor:
+        total = F.max_pool2d(_ceiling(x, 0.1), 5).sum((1, 2, 3))
+        return total[:, None].expand(-1, 6) * 0.01
+
+    X = (random_like((2, 3, 100, 100), 5) * 1e2).float()
+    explainer = Explainer(Cancelling(summed))
+    explained = explainer.explain(X, target="all")
+    assert bool((explained.residual.abs() <= explained.residual_bound).all())
+    recording = explained.symbolic_model.network.program.record(X)  # type: ignore[union-attr]
+    pulled = explained.symbolic_model.network.program.pull(  # type: ignore[union-attr]
+        recording.trail, torch.eye(2)[:1].repeat(2, 1), recording.norms
+    )
+    likely = 6 * 2.0**-24 * pulled.variance.sqrt()
+    assert bool((explained.residual[:, 0].abs() > likely).any()), "no such case any more"
+
+
 @pytest.mark.parametrize("scale", [1e20, 1e30, 1e38])
 def test_numbers_beyond_the_range_are_refused(scale: float) -> None:
     model = Cancelling(BODIES["largest of parts"])
