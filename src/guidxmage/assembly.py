@@ -12,7 +12,7 @@ from guidxmage.engine.runs import Recording
 from guidxmage.engine.symbolic import Network, SymbolicModel, drop_axes, joined
 from guidxmage.engine.trail import Trail
 from guidxmage.explanation import Explanation
-from guidxmage.inputs import Batch
+from guidxmage.inputs import Batch, unexpanded
 from guidxmage.preprocessing import Preprocessing
 from guidxmage.targets import Targets
 
@@ -100,6 +100,7 @@ def assembled(
         model_name=origin.model_name,
         weights_source=origin.weights_source,
         preprocessing=origin.preprocessing,
+        reference=None if R is None else unexpanded(R if batch.batched else R[0]),
     )
 
 

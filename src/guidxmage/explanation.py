@@ -59,7 +59,8 @@ class Explanation:
     wherever the trail is followed, "at input" when smooth operators make it a model of X alone.
     trail: the decisions taken. symbolic_model: f(Z) = ⟨Δ, Z⟩ + b.
     input: X in the explained `space`: "pixels" in [0, 1] as the network sees them, the "photo" at
-    its own size, or the network's "input" after the normalisation.
+    its own size, or the network's "input" after the normalisation. reference: R, with as many
+    dimensions as the input and size 1 where it is the same throughout; None where R is 0.
     """
 
     logits: Tensor
@@ -83,6 +84,7 @@ class Explanation:
     model_name: str
     weights_source: str
     preprocessing: Preprocessing | None
+    reference: Tensor | None = None
 
     # --- axes --------------------------------------------------------------------------------
 
@@ -126,6 +128,7 @@ class Explanation:
             bias_by_layer={site: value[index] for site, value in self.bias_by_layer.items()},
             pictures=(self.pictures[index],),
             photo_sizes=(self.photo_sizes[index],),
+            reference=self._reference_of(index),
             trail=trail,
             symbolic_model=replace(
                 model,
@@ -137,6 +140,11 @@ class Explanation:
                 input=None if model.input is None else model.input[index],
             ),
         )
+
+    def _reference_of(self, index: int) -> Tensor | None:
+        """R of one image of a batch."""
+        R = self.reference
+        return None if R is None else R[index if len(R) > 1 else 0]
 
     def _of_target(self, index: int) -> Explanation:
         model = self.symbolic_model

@@ -188,6 +188,13 @@ class InputSpace:
         return R
 
 
+def unexpanded(tensor: Tensor) -> Tensor:
+    """A tensor with size 1 in every dimension along which `expand` only repeats it."""
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    kept = tuple(slice(0, 1) if size and not stride else slice(None) for size, stride in pairs)
+    return tensor[kept].contiguous()
+
+
 def dtype_and_device(model: nn.Module) -> tuple[torch.dtype, torch.device]:
     """What a model's first floating-point tensor is and where it lies."""
     for tensor in chain(model.parameters(), model.buffers()):

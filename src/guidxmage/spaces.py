@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from guidxmage.engine.symbolic import Network
-from guidxmage.errors import InputError
+from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.explanation import Explanation
 from guidxmage.images import read_image
-from guidxmage.inputs import Images
+from guidxmage.inputs import Images, unexpanded
 from guidxmage.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -167,7 +167,8 @@ def _restated(
     The explanation has no reference so far.
     """
     X, dtype = explanation.input, explanation.weights.dtype
-    X = X[:, None] if explanation.batched and explanation.several else X
+    per_target = explanation.batched and explanation.several
+    X = X[:, None] if per_target else X
     R = _reference(reference, X)
     exact = weights * (X.double() - R)
     printed = exact.to(dtype)
@@ -184,6 +185,7 @@ def _restated(
         bias_by_layer=by_layer,
         residual=explanation.score.double() - total - bias,
         residual_bound=explanation.residual_bound + _rounding(exact, dtype),
+        reference=None if reference is None else unexpanded(R[:, 0] if per_target else R),
         symbolic_model=replace(
             explanation.symbolic_model,
             weights=weights.to(dtype),
@@ -207,8 +209,11 @@ def with_network(
 ) -> Explanation:
     """A loaded explanation with its network again; `network` gives that of an explainer's `space`.
 
-    Raises InputError where the explainer does not know the preprocessing.
+    Raises InputError where the explainer does not know the preprocessing, and where the trail is
+    not one of its network.
     """
+    if explanation.space not in SPACES:
+        raise InputError(f"the explanation is in space {explanation.space!r}, which is none")
     if explanation.space == space:
         shape = explanation.input.shape[explanation.batched :]
         return _joined_to(explanation, network(shape))
@@ -221,15 +226,35 @@ def with_network(
         shape = explanation.input.shape[explanation.batched :]
         return _joined_to(explanation, replace(network(shape), to_input=lambda Z: Z))
     photo = explanation.pictures[0]
-    assert photo is not None
+    if photo is None or explanation.batched:
+        raise InputError("the explanation of a photo's own pixels lacks the photo")
     there = PhotoMap.of(explanation.preprocessing, photo, explanation.weights.dtype)
     seen = network(there.seen.shape)
     return _joined_to(explanation, through_photo(seen, there, explanation.weights.dtype))
 
 
 def _joined_to(explanation: Explanation, network: Network) -> Explanation:
+    _check_trail(explanation, network)
     model = replace(explanation.symbolic_model, network=network)
     return replace(explanation, symbolic_model=model)
+
+
+def _check_trail(explanation: Explanation, network: Network) -> None:
+    """Raise InputError for a trail that the network cannot follow: it was read from a file."""
+    images = explanation.input if explanation.batched else explanation.input[None]
+    try:
+        for row, image in enumerate(images):
+            own = network.record(image[None])[1]
+            own.same(explanation.trail.image(row))  # the same sites, of the same sizes
+            network.program.push(explanation.trail.image(row), network.to_input(image[None]))
+    except UnsupportedOperatorError:
+        raise
+    # Positions outside of their windows make PyTorch raise what it raises for an index.
+    except (InputError, RuntimeError, IndexError, LookupError, ValueError) as error:
+        raise InputError(
+            "the explanation's trail is not one of this explainer's network; load it with the "
+            "explainer that made it"
+        ) from error
 
 
 def _planes(image: Image.Image) -> Tensor:
