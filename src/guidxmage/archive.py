@@ -124,7 +124,7 @@ def write_explanation(
     """
     if arrays:
         more = {} if objects is None else {OBJECTS: _narrow(objects)}
-        np.savez(folder / ARRAYS, **_arrays(explanation), **more)
+        np.savez(folder / ARRAYS, **{**_arrays(explanation), **more})
     manifest = {**manifest_of(explanation), **(extra or {}), "arrays": ARRAYS if arrays else None}
     files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
     manifest["files"] = {path.name: fingerprint.of_file(path) for path in files}

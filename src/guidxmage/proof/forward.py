@@ -19,7 +19,14 @@ from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.trail import Decisions, Trail
 from guidxmage.proof.field import Field
-from guidxmage.proof.residues import BATCH_NORM, divisor, norm_residues, residue_calls, short
+from guidxmage.proof.residues import (
+    BATCH_NORM,
+    divisor,
+    multiplies,
+    norm_residues,
+    residue_calls,
+    short,
+)
 
 
 def logits_of(program: Program, trail: Trail, Z: Tensor, field: Field) -> Tensor:
@@ -30,12 +37,20 @@ def logits_of(program: Program, trail: Trail, Z: Tensor, field: Field) -> Tensor
     values: dict[int, Tensor] = {0: Z}
     calls = residue_calls(program, field)
     expired = last_uses(program.calls, program.result)
+    small = {0}  # values known to be reduced
     for own, call, done in zip(program.calls, calls, expired, strict=True):
-        args = call.arguments(values, 1)
-        values[call.id] = field.reduce(_value(program, own, call, args, trail, field))
+        if multiplies(own):
+            for id_ in set(call.inputs) - small:
+                values[id_] = field.reduce(values[id_])
+                small.add(id_)
+        value = _value(program, own, call, call.arguments(values, 1), trail, field)
+        if multiplies(own):
+            value = field.reduce(value)
+            small.add(call.id)
+        values[call.id] = value
         for id_ in done:
             del values[id_]
-    return values[program.result]
+    return field.reduce(values[program.result])
 
 
 def _value(  # noqa: PLR0917
@@ -46,7 +61,7 @@ def _value(  # noqa: PLR0917
         return _decided(own, call, args, trail.decisions[own.site])
     if own.op == BATCH_NORM:
         scale, shift = norm_residues(own, field)
-        return field.reduce(args[0] * scale) + shift
+        return args[0] * scale + shift
     common = divisor(program, own)
     if common == 1:
         result: Tensor = call.run(*args)

@@ -1,9 +1,10 @@
 """A captured network with every constant replaced by its residue: the product's own pull, modulo p.
 
 The rules are linear, so they compute the same sums of products on residues. Two things are added:
-what comes out of each call is reduced; and where a rule divides by whole numbers, its cotangent is
-multiplied by a common multiple first, so that it divides without a rest, and by that multiple's
-inverse afterwards.
+what goes into a call that multiplies, and what comes out of it, is reduced (others only move and
+add numbers, which stay far below 2^53 in between); and where a rule divides by whole numbers, its
+cotangent is multiplied by a common multiple first, so that it divides without a rest, and by that
+multiple's inverse afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame
-from guidxmage.engine.ledger import Biases, Constant
+from guidxmage.engine.ledger import Biases, Constant, by_row
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.affine import batch_norm_affine, per_channel
@@ -144,6 +145,14 @@ def short(call: Call) -> str:
     return call.op.split(".")[1]
 
 
+def multiplies(call: Call) -> bool:
+    """Whether a call multiplies residues: what enters it must be reduced, and what comes out."""
+    name = short(call)
+    if name in ("add", "sub", "rsub"):  # with a factor for the second operand
+        return len(call.args) > 2 or call.kwargs.get("alpha", 1) != 1
+    return name in _WEIGHTED | _AVERAGES or name == "leaky_relu" or call.op == BATCH_NORM
+
+
 def without_rule(program: Program) -> Call | None:
     """The first call that has no modular counterpart."""
     for call in program.calls:
@@ -248,7 +257,7 @@ def _product_residues(call: Call, field: Field) -> Call:
 def _mapped(args: Sequence[Any], field: Field, *, numbers: bool) -> tuple[Any, ...]:
     def one(arg: Any) -> Any:
         if isinstance(arg, Tensor):
-            return field.constant(arg) if arg.is_floating_point() else arg
+            return field.constant(arg) if arg.is_floating_point() else arg.cpu()
         if isinstance(arg, list):
             return [one(item) for item in arg]
         if numbers and isinstance(arg, float):
@@ -282,24 +291,32 @@ class Sums(Biases):
     def __init__(self, field: Field) -> None:
         super().__init__()
         self.field = field
-        self.found: dict[str, int] = {}
+        self.found: dict[str, Tensor] = {}
 
     def add(
         self,
         g: Tensor,
         constants: list[Constant],
-        rows: int,  # noqa: ARG002
+        rows: int,
         summed: Tensor | None = None,  # noqa: ARG002
     ) -> None:
         """The share of one call; sums in floating point are of no use here."""
         for constant in constants:
-            value = self.field.reduce(constant.value).expand(g.shape)
-            self.found[constant.site] = self.field.inner(self.field.reduce(g), value)
+            own, value = by_row(g, constant.value, rows)
+            self.found[constant.site] = self._inner(own, value)
 
-    def totals(self, like: Tensor) -> tuple[tuple[str, ...], Tensor]:  # noqa: ARG002
-        """Call sites and their residues, (1, sites)."""
-        residues = [float(value) for value in self.found.values()]
-        return tuple(self.found), torch.tensor([residues], dtype=torch.float64)
+    def _inner(self, g: Tensor, value: Tensor) -> Tensor:
+        """⟨g, value⟩ of every row (R,): g is summed first where the value is the same."""
+        value = self.field.reduce(value)
+        blind = [d for d in range(1, g.ndim) if value.shape[d] == 1]
+        g = self.field.reduce(g.sum(blind, keepdim=True) if blind else g)
+        products = self.field.reduce(g * value)
+        return self.field.reduce(products.reshape(len(products), -1).sum(1))
+
+    def totals(self, like: Tensor) -> tuple[tuple[str, ...], Tensor]:
+        """Call sites and their residues, (R, sites)."""
+        columns = list(self.found.values()) or [like.new_empty(len(like), 0)]
+        return tuple(self.found), torch.stack(columns, 1) if self.found else columns[0]
 
 
 @dataclass(frozen=True)
@@ -343,12 +360,15 @@ class ResidueProgram(Program):
         return self.field
 
     def _pull_call(self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]) -> list[Any]:
+        if not multiplies(frame.call):
+            return super()._pull_call(rule, frame, g, holes)
         common = divisor(self, frame.call)
         g = self._field.reduce(g)
         if common > 1:
             g = self._field.reduce(g * self._field.inverse(common)) * common
         pulled = super()._pull_call(rule, frame, g, holes)
-        return [None if v is None else self._field.reduce(v.round()) for v in pulled]
+        whole = (None if v is None else v.round() if common > 1 else v for v in pulled)
+        return [None if v is None else self._field.reduce(v) for v in whole]
 
 
 def norm_residues(call: Call, field: Field) -> tuple[Tensor, Tensor]:
