@@ -166,7 +166,7 @@ def test_manifest_holds_the_numbers(single: Explanation, tmp_path: Path) -> None
     folder = single.save(tmp_path / "result")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     (result,) = manifest["results"]
-    assert manifest["schema"] == "guid-xmage/explanation/1"
+    assert manifest["schema"] == "guid-xmage/explanation/2"
     assert result["score"] == float(single.score)
     total = result["contribution_sum"] + result["bias"] + result["residual"]
     assert math.isclose(total, result["score"], rel_tol=1e-9)
@@ -221,7 +221,7 @@ def test_damaged_results(single: Explanation, tmp_path: Path, damage: str) -> No
     if damage == "text":
         manifest.write_text("{", encoding="utf-8")
     elif damage == "schema":
-        text = manifest.read_text(encoding="utf-8").replace("explanation/1", "explanation/9")
+        text = manifest.read_text(encoding="utf-8").replace("explanation/2", "explanation/9")
         manifest.write_text(text, encoding="utf-8")
     elif damage == "arrays":
         arrays.unlink()

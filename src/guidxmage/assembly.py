@@ -63,6 +63,7 @@ def assembled(
     residual = score.double() - contributions.flatten(2).sum(2, dtype=torch.float64) - bias
     bound = _rounding_bound(variance, score, contributions, entries, weights.dtype)
     several = parts[0].targets.several
+    smooth = bool(trail.gates)
     sites = parts[0].sites if R is None else (*parts[0].sites, "reference")
 
     def shaped(tensor: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ def assembled(
         bias_by_layer=dict(zip(sites, shaped(entries).unbind(-1), strict=True)),
         residual=shaped(residual),
         residual_bound=shaped(bound),
-        exactness="at input" if trail.gates else "on region",
+        exactness=exactness_of(smooth=smooth, residual=residual, bound=bound),
         trail=trail,
         symbolic_model=SymbolicModel(
             weights=shaped(weights),
@@ -102,6 +103,17 @@ def assembled(
         preprocessing=origin.preprocessing,
         reference=None if R is None else unexpanded(R if batch.batched else R[0]),
     )
+
+
+def exactness_of(*, smooth: bool, residual: Tensor, bound: Tensor) -> str:
+    """Where the symbolic model is exact.
+
+    "on region" where it is followed, "at input" where operators are smooth, and "not exact" where
+    some residual is more than rounding explains, or no number at all.
+    """
+    if not bool((residual.abs() <= bound).all()):
+        return "not exact"
+    return "at input" if smooth else "on region"
 
 
 def _moved(weights: Tensor, R: Tensor) -> Tensor:

@@ -61,7 +61,8 @@ def _value(  # noqa: PLR0917
         return _decided(own, call, args, trail.decisions[own.site])
     if own.op == BATCH_NORM:
         scale, shift = norm_residues(own, field)
-        return args[0] * scale + shift
+        normed: Tensor = args[0] * scale + shift
+        return normed
     common = divisor(program, own)
     if common == 1:
         result: Tensor = call.run(*args)

@@ -170,7 +170,8 @@ def rational_network(program: Program, most: int = 100_000) -> Rational:
     layers = []
     for call in program.calls:
         rule = rule_of(call)
-        count = prod(shapes[call.id][1:])
+        # Of one image; its own first dimension counts, since images may be stacked along it.
+        count = prod(shapes[call.id])
         if number + count > most:
             raise InputError(f"the network has more than {most} values: too large for this proof")
         first[call.id] = number
@@ -187,16 +188,15 @@ def rational_network(program: Program, most: int = 100_000) -> Rational:
 
 
 def choices_of(network: Rational, trail: Trail) -> Choices:
-    """The recorded choices of one image's trail."""
+    """The recorded choices of a single image's trail."""
     found: Choices = {}
     for layer in network.layers:
         if layer.decisions:
             taken = trail[layer.site]
-            index = taken.index()[0].flatten() if taken.kind == "index" else taken.plane(0)[0]
-            index = index.flatten().long()
+            index = taken.index() if taken.kind == "index" else taken.plane(0).long()
             if taken.kind == "bits" and len(taken.planes) == 2:
-                index = index + 2 * taken.plane(1)[0].flatten().long()
-            found[layer.first] = index.tolist()
+                index = index + 2 * taken.plane(1).long()
+            found[layer.first] = index.flatten().tolist()
     return found
 
 
@@ -210,7 +210,7 @@ def _lines(call: Call, program: Program, first: dict[int, int]) -> tuple[Line, .
             "network is possible"
         )
     shapes = program.shapes(1)
-    rows: list[Row] = [{} for _ in range(prod(shapes[call.id][1:]))]
+    rows: list[Row] = [{} for _ in range(prod(shapes[call.id]))]
     for slot, id_ in enumerate(call.inputs):
         for column, output, value in _coefficients(call, program, slot):
             variable = first[id_] + column
@@ -223,15 +223,17 @@ def _coefficients(call: Call, program: Program, slot: int) -> list[tuple[int, in
     """(input entry, output entry, coefficient) of one active input, where it is not zero."""
     rule = rule_of(call)
     assert rule is not None
-    size = prod(program.shapes(1)[call.inputs[slot]][1:])
-    step = _UNITS if program.batched else 1
+    shapes = program.shapes(1)
+    size = prod(shapes[call.inputs[slot]])
+    apart = all(shapes[id_][:1] == (1,) for id_ in (call.id, *call.inputs))
+    step = _UNITS if program.batched and apart else 1
     read = _Reader(call, program)
     found = []
     for start in range(0, size, step):
         rows = min(step, size - start)
         blanks = _holes(call, program, rows)
         units = [hole.zeros() for hole in holes(blanks)]
-        units[slot].view(rows, -1)[torch.arange(rows), start + torch.arange(rows)] = 1
+        units[slot].reshape(rows, -1)[torch.arange(rows), start + torch.arange(rows)] = 1
         frame = Frame(call, rows, program.shapes(rows)[call.id], {})
         pushed = rule.push(frame, *fill(blanks, units), **call.kwargs).reshape(rows, -1)
         row, output = pushed.nonzero(as_tuple=True)
@@ -280,7 +282,7 @@ def _constants(call: Call, program: Program) -> list[Fraction]:
         frame = Frame(call, 1, shape, {})
         value = rule.constant(frame, *_holes(call, program, 1), **call.kwargs)
         parts += [] if value is None else [value]
-    totals = [ZERO] * prod(shape[1:])
+    totals = [ZERO] * prod(shape)
     for part in parts:
         flat = part.to(torch.float64).expand(shape).flatten().tolist()
         totals = [total + Fraction(value) for total, value in zip(totals, flat, strict=True)]
