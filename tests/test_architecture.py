@@ -37,7 +37,7 @@ FLOORS = [
     ["view"],
     ["adversarial"],
     ["hardening", "evaluation"],
-    ["batch"],
+    ["drawing", "batch", "jobs"],
     ["cli"],
 ]
 _FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

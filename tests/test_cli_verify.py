@@ -56,7 +56,7 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-RESULT = "explanations/photo"
+RESULT, NET = "explanations/photo", "net.py:build"
 
 
 def checks(result: Result) -> dict[str, Any]:
@@ -65,10 +65,10 @@ def checks(result: Result) -> dict[str, Any]:
 
 
 def test_a_result_is_verified(folder: Path) -> None:
-    result = run("verify", RESULT)
+    result = run("verify", RESULT, "--model", NET)
     assert result.exit_code == 0, result.stdout + result.stderr
     assert result.stdout.splitlines()[-1] == "verified"
-    found = checks(run("verify", RESULT, "--json"))
+    found = checks(run("verify", RESULT, "--model", NET, "--json"))
     assert set(found.values()) == {True}
     assert set(found) >= {"files", "model", "image", "trail", "weights", "bias", "certificate"}
 
@@ -107,14 +107,14 @@ def test_other_weights_fail(folder: Path) -> None:
 
 def test_another_photo_fails(folder: Path) -> None:
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(folder / "black.png")
-    result = run("verify", RESULT, "--photo", "black.png", "--json")
+    result = run("verify", RESULT, "--model", NET, "--photo", "black.png", "--json")
     assert result.exit_code == 1
     assert checks(result)["image"] is False
 
 
 def test_without_the_photo_the_stored_image_is_used(folder: Path) -> None:
     (folder / "photo.png").unlink()
-    result = run("verify", RESULT, "--json")
+    result = run("verify", RESULT, "--model", NET, "--json")
     assert result.exit_code == 0
     assert checks(result)["image"] is None
 
@@ -122,7 +122,7 @@ def test_without_the_photo_the_stored_image_is_used(folder: Path) -> None:
 def test_numbers_that_were_forged_with_their_fingerprints_fail(folder: Path) -> None:
     """Whoever changes the weights and all hashes is still caught: the numbers are made again."""
     from guidxmage.archive import read_explanation, write_explanation
-    from guidxmage.proof.verification import read_manifest
+    from guidxmage.jobs.verify_result import read_manifest
 
     manifest = read_manifest(folder / RESULT)
     explanation = read_explanation(folder / RESULT)
@@ -130,7 +130,7 @@ def test_numbers_that_were_forged_with_their_fingerprints_fail(folder: Path) -> 
     extra = {"fingerprints": manifest["fingerprints"], "source": manifest["source"]}
     (folder / "forged").mkdir()
     write_explanation(explanation, folder / "forged", extra)
-    result = run("verify", "forged", "--json")
+    result = run("verify", "forged", "--model", NET, "--json")
     assert result.exit_code == 1
     found = checks(result)
     assert found["files"] is True
@@ -150,7 +150,7 @@ def test_every_space(space: str, folder: Path) -> None:
 def test_each_target_has_a_certificate(folder: Path) -> None:
     options = ["--model", "net.py:build", "--target", "0,3", "--objects", "none"]
     assert run("explain", "photo.png", *options).exit_code == 0
-    found = checks(run("verify", RESULT, "--json"))
+    found = checks(run("verify", RESULT, "--model", NET, "--json"))
     assert found["certificate 0"] is True
     assert found["certificate 1"] is True
 

@@ -363,4 +363,4 @@ class Explanation:
         found = read_explanation(Path(path))
         if explainer is None:
             return found
-        return with_network(found, explainer.network, explainer.space)
+        return with_network(found, explainer.network, explainer.space, explainer.preprocessing)

@@ -208,7 +208,7 @@ class JointExplanation:
         if sum(map(prod, shapes)) != whole.input.shape[-1]:
             raise InputError(f"{name}: the inputs {inputs} do not fill its arrays")
         if explainer is not None:
-            whole = with_network(whole, explainer.of_inputs(shapes).network, "input")
+            whole = with_network(whole, explainer.of_inputs(shapes).network, "input", None)
         return cls(whole, shapes)
 
 

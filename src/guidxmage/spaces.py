@@ -205,12 +205,16 @@ def through_photo(network: Network, there: PhotoMap, dtype: torch.dtype) -> Netw
 
 
 def with_network(
-    explanation: Explanation, network: Callable[[Sequence[int]], Network], space: str
+    explanation: Explanation,
+    network: Callable[[Sequence[int]], Network],
+    space: str,
+    preprocessing: Preprocessing | None,
 ) -> Explanation:
-    """A loaded explanation with its network again; `network` gives that of an explainer's `space`.
+    """A loaded explanation with its network again.
 
-    Raises InputError where the explainer does not know the preprocessing, and where the trail is
-    not one of its network.
+    network gives that of an explainer's `space`, preprocessing is the explainer's. Raises
+    InputError where the explainer does not know the way from the explanation's space, and where the
+    trail is not one of its network.
     """
     if explanation.space not in SPACES:
         raise InputError(f"the explanation is in space {explanation.space!r}, which is none")
@@ -221,6 +225,11 @@ def with_network(
         raise InputError(
             f"the explanation is in space {explanation.space!r}, which an explainer of "
             f"{space!r} has no way to; load it with the explainer that made it"
+        )
+    if explanation.preprocessing != preprocessing:
+        raise InputError(
+            "the explanation was made with another preprocessing than the explainer's; load it "
+            "with the explainer that made it"
         )
     if explanation.space == "input":
         shape = explanation.input.shape[explanation.batched :]

@@ -167,6 +167,7 @@ def explain(  # noqa: PLR0917
             "weights": weights,
             "dtype": precision,
             "gates": gates.value,
+            **({} if labels is None else {"labels": str(labels)}),
         },
     )
     if shared_scale:
