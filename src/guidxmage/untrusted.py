@@ -33,7 +33,7 @@ MOST_MEMBERS = 100_000
 LARGEST_TEXT = 2**27
 # json.loads itself goes down until the interpreter's stack is used up.
 DEEPEST = 64
-LARGEST_INTEGER = 2**63 - 1
+LARGEST_INTEGER = 2**64 - 1
 # Kinds of numbers that an array may hold: no objects, texts, records or dates.
 _KINDS = "biuf"
 

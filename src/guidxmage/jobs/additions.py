@@ -157,18 +157,18 @@ class Additions:
             try:
                 draw(self.explanation, self._regions, Path(scratch), self._drawing())
             except MissingExtraError as error:
-                return "pictures", None, str(error)
+                return "picture files", None, str(error)
             other = [
                 name
                 for name in PICTURES.values()
                 if not _same_picture(self.folder / name, Path(scratch) / name)
             ]
         if not other:
-            return "pictures", True, "drawn again, the same pixel by pixel"
+            return "picture files", True, "drawn again, the same pixel by pixel"
         words = f"{', '.join(other)}: drawn again {'is' if len(other) == 1 else 'are'} different"
         if drawn_alike(self._described):
-            return "pictures", False, words
-        return "pictures", None, f"{words}, but other versions are installed than drew them"
+            return "picture files", False, words
+        return "picture files", None, f"{words}, but other versions are installed than drew them"
 
     # --- certificates ------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class ModularNetwork:
     def __init__(
         self, forward: Program, backward: Program, *, primes: int = 3, seed: int | None = None
     ) -> None:
-        self.seed = secrets.randbits(64) if seed is None else seed
+        self.seed = secrets.randbits(63) if seed is None else seed
         self._forward, self._backward = forward, backward
         self._draw, self._primes = Random(self.seed), primes
         self._fields: list[tuple[Field, ResidueProgram]] = []

@@ -160,8 +160,8 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement(_J, "objects[].*", _DERIVED, "contributions and label map"),
     Statement(_J, "objects_from", _NONE, "where the masks were; the label map is what counts"),
     Statement(_J, "pictures.*", _DERIVED, "the names of the pictures, which are drawn again"),
-    Statement(_J, "drawing.*", _DERIVED, "how the pictures are drawn again"),
     Statement(_J, "drawing.versions.*", _NONE, "what was installed when they were drawn"),
+    Statement(_J, "drawing.*", _DERIVED, "how the pictures are drawn again"),
     Statement(_J, "radius.*", _RECOMPUTED, "computed again"),
     Statement(_J, "source.*", _NONE, "how the network was named; its fingerprint is what counts"),
     Statement(_J, "certificate[]", _DERIVED, "the lines of certificate.json"),
@@ -174,7 +174,7 @@ def statements(place: Place) -> tuple[Statement, ...]:
 
 
 def statement_of(place: Place, name: str) -> Statement | None:
-    """The statement that a name in a place makes; None for what nobody judges."""
+    """The first statement that a name in a place makes; None for what nobody judges."""
     return next((one for one in statements(place) if one.matches(name)), None)
 
 
