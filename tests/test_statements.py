@@ -466,7 +466,7 @@ def made(explainer: Explainer, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def drawn_once(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
-    """Drawing takes most of the time of such a verification: the same is drawn once."""
+    """Drawing and radii take most of the time: the same are made once."""
     from guidxmage.jobs import additions
 
     known: dict[Any, dict[str, bytes]] = {}
@@ -485,6 +485,16 @@ def drawn_once(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
             (scratch / name).write_bytes(content)
 
     monkeypatch.setattr(additions, "draw", draw)
+    radii: dict[bytes, Any] = {}
+    measured = additions.radius_of
+
+    def radius_of(explanation: Explanation) -> Any:
+        key = explanation.weights.numpy().tobytes()
+        if key not in radii:
+            radii[key] = measured(explanation)
+        return copy.deepcopy(radii[key])
+
+    monkeypatch.setattr(additions, "radius_of", radius_of)
 
 
 ADDED = (

@@ -18,6 +18,7 @@ from guidxmage.cli.common import (
     one_sentence,
     target_of,
 )
+from guidxmage.errors import InputError
 
 if TYPE_CHECKING:
     from guidxmage.proof.smt import Printed, Proof
@@ -57,7 +58,9 @@ def prove(  # noqa: PLR0917
     one_formula: Annotated[
         bool, typer.Option("--one-formula", help="All in one formula; for tiny networks.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for the solver.")] = 60,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds to write the formulas and to check them.")
+    ] = 60,
     tolerance: Annotated[
         float, typer.Option(min=0, help="Allowed for printed floats, relative to the largest.")
     ] = 1e-9,
@@ -72,24 +75,32 @@ def prove(  # noqa: PLR0917
     """
     from guidxmage.files import atomic_folder, check_replaceable
     from guidxmage.proof import smt
+    from guidxmage.proof.deadline import Deadline, OutOfTimeError
 
     check_replaceable(out, mark=RESULT)
     explainer = load_explainer(model, weights, labels, "float64")
     explanation = explainer.explain(photo, target_of(target, None), space="input")
     if explanation.several:
-        from guidxmage.errors import InputError
-
         raise InputError(f"--target {target} names several classes; a proof is about one")
     symbolic = explanation.symbolic_model
     program = explainer.network(explanation.input.shape).program
-    claim = smt.claim_of(
-        program, explanation.input, symbolic.cotangent[0, 0], trail=explanation.trail
-    )
-    if file_format is Format.vnnlib:
-        _write_queries(claim, out, eps, as_json)
-        return
-    proof = smt.prove(claim, one_formula=one_formula, seconds=timeout)
-    printed = smt.printed_difference(claim, explanation.weights, float(explanation.bias), tolerance)
+    deadline, printed = Deadline(timeout), None
+    cotangent, trail = symbolic.cotangent[0, 0], explanation.trail
+    try:
+        claim = smt.claim_of(program, explanation.input, cotangent, trail=trail, deadline=deadline)
+        if file_format is Format.vnnlib:
+            _write_queries(claim, out, eps, as_json)
+            return
+        printed = smt.printed_difference(
+            claim, explanation.weights, float(explanation.bias), tolerance
+        )
+        proof = smt.prove(claim, one_formula=one_formula, deadline=deadline)
+    except OutOfTimeError:
+        if file_format is Format.vnnlib:
+            raise InputError(
+                f"the queries were not written within {timeout:g} s; give a longer --timeout"
+            ) from None
+        proof = smt.unwritten(deadline)
     summary = _summary(proof, printed, str(photo), explainer.name)
     text = json.dumps(summary, indent=2, ensure_ascii=False)
     with atomic_folder(out, mark=RESULT) as partial:
@@ -98,11 +109,11 @@ def prove(  # noqa: PLR0917
             (partial / FILES / name).write_text(content, encoding="utf-8")
         (partial / RESULT).write_text(text + "\n", encoding="utf-8")
     typer.echo(text if as_json else _sentences(proof, printed, out))
-    if proof.verdict != "proved" or not printed.holds:
+    if proof.verdict != "proved" or printed is None or not printed.holds:
         raise typer.Exit(NOT_PROVED)
 
 
-def _summary(proof: Proof, printed: Printed, photo: str, model: str) -> dict[str, Any]:
+def _summary(proof: Proof, printed: Printed | None, photo: str, model: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "schema": "guid-xmage/proof/1",
         "photo": photo,
@@ -117,14 +128,16 @@ def _summary(proof: Proof, printed: Printed, photo: str, model: str) -> dict[str
             for name, answer, seconds in proof.steps
         ],
         "files": [f"{FILES}/{name}" for name in proof.files],
-        "printed": {
+        "printed": None,
+        "witness": None,
+    }
+    if printed is not None:
+        found["printed"] = {
             "holds": printed.holds,
             "largest_difference": float(printed.largest),
             "bias_difference": float(printed.bias),
             "allowed": float(printed.allowed),
-        },
-        "witness": None,
-    }
+        }
     if proof.witness is not None:
         witness = proof.witness
         found["witness"] = {
@@ -137,15 +150,19 @@ def _summary(proof: Proof, printed: Printed, photo: str, model: str) -> dict[str
     return found
 
 
-def _sentences(proof: Proof, printed: Printed, out: Path) -> str:
+def _sentences(proof: Proof, printed: Printed | None, out: Path) -> str:
     count = len(proof.files)
     lines = [f"{proof.verdict}: {proof.reason}" if proof.reason else proof.verdict]
+    if not count:
+        return lines[0]
     lines.append(
         f"  {proof.decisions:,} decisions, {count} formula{'s' if count > 1 else ''} in "
         f"{out / FILES}/, z3 {proof.seconds:.2f} s"
     )
-    if not proof.contains_photo:
+    if proof.contains_photo is False:
         lines.append("  in exact arithmetic the photo itself takes other decisions: see the trail")
+    if printed is None:
+        return "\n".join(lines)
     word = "is" if printed.holds else "is NOT"
     lines.append(
         f"  the printed weights and bias: off by {float(printed.largest):.3g} and "

@@ -9,7 +9,7 @@ numbers that `batch_norm_affine` computes (the network that is proved about has 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -25,6 +25,7 @@ from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.table import fill, holes
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError, UnsupportedOperatorError
+from guidxmage.proof.deadline import NEVER, Deadline
 from guidxmage.proof.formula import ZERO, Inequality, Line, Row
 from guidxmage.proof.operators import decisions_of
 from guidxmage.proof.pieces import Decision
@@ -126,12 +127,12 @@ class Rational:
         """How many decisions are taken."""
         return sum(len(layer.decisions) for layer in self.layers)
 
-    def run(self, image: Sequence[Fraction]) -> list[Fraction]:
+    def run(self, image: Sequence[Fraction], deadline: Deadline = NEVER) -> list[Fraction]:
         """All variables' values on an image, exactly, with the network's own decisions."""
         values = list(image)
         for layer in self.layers:
             lines = layer.lines or tuple(d.decided(d.choose(values)) for d in layer.decisions)
-            values += [line.at(values) for line in lines]
+            values += [line.at(values) for line in deadline.watch(lines)]
         return values
 
     def conditions(self, choices: Choices) -> list[Inequality]:
@@ -156,11 +157,11 @@ Choices = dict[int, list[int]]
 
 
 @torch.no_grad()
-def rational_network(program: Program, most: int = 100_000) -> Rational:
+def rational_network(program: Program, most: int = 100_000, deadline: Deadline = NEVER) -> Rational:
     """The exact network of a captured program in float64.
 
     Raises InputError for another dtype or more than `most` values, UnsupportedOperatorError for
-    operators whose coefficients are not exact or that are not piecewise linear.
+    operators whose coefficients are not exact or that are not piecewise linear; OutOfTimeError.
     """
     if program.dtype != torch.float64 or program.device.type != "cpu":
         raise InputError("proofs are made on the CPU in float64; use Explainer(…, dtype=float64)")
@@ -169,6 +170,7 @@ def rational_network(program: Program, most: int = 100_000) -> Rational:
     shapes = program.shapes(1)
     layers = []
     for call in program.calls:
+        deadline.check()
         rule = rule_of(call)
         # Of one image; its own first dimension counts, since images may be stacked along it.
         count = prod(shapes[call.id])
@@ -180,7 +182,7 @@ def rational_network(program: Program, most: int = 100_000) -> Rational:
             decisions = decisions_of(call, program, offsets)
             layers.append(Layer(call.site, call.op, number, decisions=decisions))
         else:
-            lines = _lines(call, program, first)
+            lines = _lines(call, program, first, deadline)
             layers.append(Layer(call.site, call.op, number, lines=lines))
         number += count
     logits = range(first[program.result], first[program.result] + program.classes)
@@ -200,7 +202,9 @@ def choices_of(network: Rational, trail: Trail) -> Choices:
     return found
 
 
-def _lines(call: Call, program: Program, first: dict[int, int]) -> tuple[Line, ...]:
+def _lines(
+    call: Call, program: Program, first: dict[int, int], deadline: Deadline
+) -> tuple[Line, ...]:
     """The rows of an affine call: coefficients from unit vectors, and what it adds by itself."""
     rule, name = rule_of(call), call.op.split(".")[1]
     known = name in _EXACT | _AVERAGES or name == "div"
@@ -212,14 +216,14 @@ def _lines(call: Call, program: Program, first: dict[int, int]) -> tuple[Line, .
     shapes = program.shapes(1)
     rows: list[Row] = [{} for _ in range(prod(shapes[call.id]))]
     for slot, id_ in enumerate(call.inputs):
-        for column, output, value in _coefficients(call, program, slot):
+        for column, output, value in deadline.watch(_coefficients(call, program, slot)):
             variable = first[id_] + column
             rows[output][variable] = rows[output].get(variable, ZERO) + value
     constants = _constants(call, program)
     return tuple(Line(row, c) for row, c in zip(rows, constants, strict=True))
 
 
-def _coefficients(call: Call, program: Program, slot: int) -> list[tuple[int, int, Fraction]]:
+def _coefficients(call: Call, program: Program, slot: int) -> Iterator[tuple[int, int, Fraction]]:
     """(input entry, output entry, coefficient) of one active input, where it is not zero."""
     rule = rule_of(call)
     assert rule is not None
@@ -228,7 +232,6 @@ def _coefficients(call: Call, program: Program, slot: int) -> list[tuple[int, in
     apart = all(shapes[id_][:1] == (1,) for id_ in (call.id, *call.inputs))
     step = _UNITS if program.batched and apart else 1
     read = _Reader(call, program)
-    found = []
     for start in range(0, size, step):
         rows = min(step, size - start)
         blanks = _holes(call, program, rows)
@@ -239,8 +242,7 @@ def _coefficients(call: Call, program: Program, slot: int) -> list[tuple[int, in
         row, output = pushed.nonzero(as_tuple=True)
         values = pushed[row, output].tolist()
         where = zip((row + start).tolist(), output.tolist(), values, strict=True)
-        found += [(column, out, read(value, out)) for column, out, value in where]
-    return found
+        yield from ((column, out, read(value, out)) for column, out, value in where)
 
 
 class _Reader:
