@@ -22,12 +22,14 @@ from guidxmage.errors import InputError
 from guidxmage.explanation import Explanation
 from guidxmage.models import load_model
 from guidxmage.proof.certificate import certify
+from guidxmage.proof.deviations import DEVIATIONS, SITE_DEVIATIONS, RoundingModel, unit_of
 from guidxmage.proof.fidelity import Run, Runs, trail_fidelity
 from guidxmage.proof.field import Field, random_field
 from guidxmage.proof.forward import logits_of
 from guidxmage.proof.modular import Identity, prove_identity
 from guidxmage.proof.numeric import exact_run, ledger
 from tests.laws import random_like
+from tests.random_networks import random_network
 
 
 def seeded(*layers: nn.Module) -> nn.Module:
@@ -320,6 +322,50 @@ def test_a_decision_on_the_edge_is_listed() -> None:
     assert found.moved > 1e-3
 
 
+# --- what rounding explains ----------------------------------------------------------------------
+
+
+def test_deviations_of_a_layer_by_hand() -> None:
+    """Of a linear layer that is given a unit vector: K = 4 + 3 products, and one rounding more."""
+    program = widened(capture(seeded(nn.Linear(4, 3)), (4,)))
+    trail, cotangent = program.record(torch.ones(1, 4).double()).trail, torch.eye(3)[1:2].double()
+    exact = exact_run(program, trail, torch.ones(1, 4).double(), cotangent)
+    found = RoundingModel(program).deviations(trail, exact.cotangents)
+    assert found is not None
+    torch.testing.assert_close(found.weights, 8**0.5 * exact.weights.abs())
+    # Of the bias nothing but the sum over a single position is rounded.
+    (share,) = exact.sites.values()
+    assert found.sites == pytest.approx({"0": abs(share)})
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_float32_is_within_its_deviations(seed: int) -> None:
+    """Each number within what is allowed for it, and some near enough that the model says much."""
+    model, X = random_network(seed, torch.float32)
+    program, X = capture(model, tuple(X.shape)), X[None]
+    wide, trail = widened(program), program.record(X).trail
+    cotangent = torch.eye(program.classes)[1:2]
+    exact = exact_run(wide, trail, X.double(), cotangent.double())
+    found = RoundingModel(wide).deviations(trail, exact.cotangents)
+    assert found is not None
+    pulled = program.pull(trail, cotangent)
+    off = (pulled.weights.double() - exact.weights).abs()
+    unit = unit_of(torch.float32)
+    assert bool((off <= DEVIATIONS * unit * found.weights).all())
+    assert bool((off >= 1e-3 * unit * found.weights).any()) or not bool(off.any())
+    for site, share in pulled.bias_by_site.items():
+        off_by = abs(float(share) - exact.sites[site])
+        assert off_by <= SITE_DEVIATIONS * unit * found.sites[site]
+
+
+def test_smooth_operators_have_no_deviations() -> None:
+    program = widened(capture(seeded(nn.Flatten(), nn.Linear(162, 4), nn.GELU()), SHAPE))
+    assert (
+        RoundingModel(program).deviations(program.record(torch.zeros(1, *SHAPE).double()).trail, {})
+        is None
+    )
+
+
 # --- whole certificates --------------------------------------------------------------------------
 
 
@@ -358,6 +404,61 @@ def test_a_wrong_trail_is_not_certified(explanation: Explanation) -> None:
     assert not found.same_trail
 
 
+# Of each dtype; `python -m tests.test_certificate 300` goes through as many as are asked for.
+RANDOM = 12
+
+
+def why_not(seed: int, dtype: torch.dtype) -> tuple[str, ...]:
+    """What speaks against the explanation of a random network, all classes at once."""
+    model, X = random_network(seed, dtype)
+    explanation = Explainer(model).explain(X, target="all")
+    return tuple(reason for one in explanation.certificate() for reason in one.reasons)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(RANDOM))
+def test_random_networks_are_certified(seed: int, dtype: torch.dtype) -> None:
+    assert why_not(seed, dtype) == ()
+
+
+class Row(nn.Module):
+    """Values of one image that have several rows in the first dimension, in different ways."""
+
+    def __init__(self, way: Callable[[Row, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 3, 3), nn.Conv2d(2, 3, 3)
+        self.slopes, self.head = nn.PReLU(3), nn.Linear(3, 4)
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.way(self, x).mean((2, 3)))
+
+    def pair(self, x: Tensor) -> Tensor:
+        return torch.stack([self.a(x), self.b(x)], 0)
+
+
+ROWS: dict[str, Callable[[Row, Tensor], Tensor]] = {
+    "sum": lambda s, x: s.pair(x).sum(0),
+    "relu, mean": lambda s, x: s.pair(x).relu().mean(0),
+    "largest": lambda s, x: s.pair(x).amax(0),
+    "smallest": lambda s, x: torch.stack([s.a(x), s.b(x), s.a(-x)]).min(0).values,
+    "apart again": lambda s, x: torch.maximum(*s.pair(x).unbind(0)),
+    "clamped": lambda s, x: s.pair(x).clamp(-0.1, 0.3).abs().sum(0),
+    "one of them": lambda s, x: s.pair(x).relu()[1],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("way", ROWS)
+def test_values_of_several_rows_for_one_image(way: str, dtype: torch.dtype) -> None:
+    explainer = Explainer(seeded(Row(ROWS[way])).to(dtype))
+    for found in explainer.explain(IMAGES["noise"]()[0].to(dtype), target="top2").certificate():
+        assert found.holds, found.reasons
+        assert found.identity.holds
+        assert found.rationals.weights is not None, found.rationals.reason
+        assert found.rationals.weights < 1e-14
+
+
 def test_smooth_networks_are_certified_at_their_image() -> None:
     network = seeded(nn.Flatten(), nn.Linear(162, 8), nn.GELU(), nn.Linear(8, 4))
     for found in Explainer(network).explain(IMAGES["noise"]()[0], target=[0, 1]).certificate():
@@ -382,3 +483,13 @@ def test_nothing_is_left_behind() -> None:
     for before, after in zip(weights, network.parameters(), strict=True):
         assert torch.equal(before, after)
         assert after.grad is None
+
+
+if __name__ == "__main__":
+    import sys
+
+    torch.set_num_threads(1)
+    for kind in (torch.float32, torch.float64):
+        found = {seed: why_not(seed, kind) for seed in range(int(sys.argv[1]))}
+        failed = {seed: reasons for seed, reasons in found.items() if reasons}
+        print(f"{kind}: {len(found) - len(failed)} of {len(found)} certified", failed)

@@ -248,6 +248,20 @@ def test_a_single_weight_is_noticed_in_every_space(space: Any, dtype: Any, smoot
         assert not replace(e, contributions=off).certificate()[0].holds
 
 
+def test_what_resizing_rounds_is_judged() -> None:
+    way = Preprocessing(
+        resize=8, crop=8, mean=(0.4, 0.5, 0.6), std=(0.25, 0.2, 0.3), interpolation="bicubic"
+    )
+    explainer = Explainer(network(), preprocessing=way, name="tiny")
+    pixels = np.random.default_rng(5).integers(0, 256, (13, 17, 3), dtype=np.uint8)
+    e = explainer.explain(pixels, target=1, space="photo", reference=0.2)
+    assert e.certificate()[0].holds, e.certificate()[0].reasons
+    for site in ("resize rounding", "preprocessing", "reference", "0"):
+        shares = {**e.bias_by_layer, site: e.bias_by_layer[site] + 1e-4}
+        (found,) = replace(e, bias_by_layer=shares).certificate()
+        assert any(reason.startswith(f"bias_by_layer: {site}") for reason in found.reasons)
+
+
 # --- verify judges every array and every key -----------------------------------------------------
 
 

@@ -89,7 +89,7 @@ def prove(  # noqa: PLR0917
     try:
         claim = smt.claim_of(program, explanation.input, cotangent, trail=trail, deadline=deadline)
         if file_format is Format.vnnlib:
-            _write_queries(claim, out, eps, as_json)
+            _write_queries(claim, out, eps, deadline, as_json)
             return
         printed = smt.printed_difference(
             claim, explanation.weights, float(explanation.bias), tolerance
@@ -171,12 +171,12 @@ def _sentences(proof: Proof, printed: Printed | None, out: Path) -> str:
     return "\n".join(lines)
 
 
-def _write_queries(claim: Any, out: Path, eps: float, as_json: bool) -> None:
+def _write_queries(claim: Any, out: Path, eps: float, deadline: Any, as_json: bool) -> None:
     """The VNN-LIB files; the network itself is the user's ONNX export."""
     from guidxmage.files import atomic_folder
     from guidxmage.proof.vnnlib import queries
 
-    files = queries(claim, eps)
+    files = queries(claim, eps, deadline)
     summary = {"schema": "guid-xmage/vnnlib/1", "eps": eps, "files": sorted(files)}
     with atomic_folder(out, mark=RESULT) as partial:
         for name, content in files.items():

@@ -141,8 +141,8 @@ def certify(
     network = explanation.symbolic_model.network
     if network is None or network.model is None:
         raise InputError(
-            "an explanation that was loaded from a file does not know its network; load it with "
-            "Explanation.load(folder, explainer)"
+            "an explanation that was loaded from a file, or by pickle, does not know its network; "
+            "load it with Explanation.load(folder, explainer)"
         )
     _check_axes(explanation, network)
     exactness = exactness_of(
