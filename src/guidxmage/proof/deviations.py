@@ -93,7 +93,12 @@ class RoundingModel:
         rule, frame = rule_of(call), self._wide._frame(call, 1, trail)
         assert rule is not None
         holes = self._holes(call)
-        for constant in constants_of(frame, rule, holes):
+        switched = None if rule.switched is None else rule.switched(*holes, **call.kwargs)
+        if switched is not None:
+            plane, factor = switched
+            kept = frame.plane(g, plane)
+            sites[call.site] = abs(factor) * float(_share(kept, variance, g))
+        for constant in [] if switched is not None else constants_of(frame, rule, holes):
             sites[constant.site] = _share(constant.weighed, variance, g)
         terms = 1 if rule.terms is None else 1 + rule.terms(frame, *holes, **call.kwargs)
         total = torch.addcmul(variance, g, g, value=terms)
@@ -121,7 +126,8 @@ def _share(constant: Tensor, variance: Tensor, g: Tensor) -> float:
     blind = [d for d in range(total.ndim) if d < constant.ndim and constant.shape[d] == 1]
     if constant.ndim == total.ndim and blind:
         total = total.sum(blind, keepdim=True)
-    return float((constant.double().square() * total).sum().sqrt())
+    squared = constant if constant.dtype == torch.uint8 else constant.double().square()
+    return float((squared * total).sum().sqrt())
 
 
 def _known(program: Program) -> bool:

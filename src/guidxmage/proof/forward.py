@@ -22,6 +22,7 @@ from guidxmage.proof.field import Field
 from guidxmage.proof.residues import (
     BATCH_NORM,
     divisor,
+    hands_on,
     multiplies,
     norm_residues,
     residue_calls,
@@ -46,6 +47,7 @@ def logits_of(program: Program, trail: Trail, Z: Tensor, field: Field) -> Tensor
         value = _value(program, own, call, call.arguments(values, 1), trail, field)
         if multiplies(own):
             value = field.reduce(value)
+        if multiplies(own) or (hands_on(own) and small.issuperset(own.inputs)):
             small.add(call.id)
         values[call.id] = value
         for id_ in done:

@@ -28,7 +28,7 @@ def with_magnitudes(program: Program, magnitude: Magnitude) -> Program:
         if call.op == BATCH_NORM:
             _, gamma, beta, mean, variance, _, eps = call.args
             scale, _ = batch_norm_affine(gamma, beta, mean, variance, eps)
-            view = per_channel(magnitude(scale), len(call.shape))
+            view = per_channel(magnitude(scale).to(program.dtype), len(call.shape))
             assert view is not None
             made._prepared[call.id, "scale_and_shift"] = view, torch.zeros_like(view)
     return made

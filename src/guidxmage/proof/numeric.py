@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import nan
+from math import isfinite, nan
 from typing import Any
 
 import torch
@@ -88,8 +88,10 @@ def ledger(
             continue
         args = call.arguments(values, 1)
         local = values[call.id] - wide.along(call, trail, args, 1)
-        # What nothing is taken from counts for nothing, a pool's padding with −∞ among it.
-        found[call.site] = float((g * torch.where(g == 0, 0, local)).sum())
+        share = float((g * local).sum())
+        if not isfinite(share):  # what nothing is taken from, a pool's padding with −∞
+            share = float((g * torch.where(g == 0, 0, local)).sum())
+        found[call.site] = share
         rounded = _rounded(call, args)
         if rounded is not None:
             bound += float((g.abs() * rounded).sum())

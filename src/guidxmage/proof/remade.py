@@ -71,7 +71,7 @@ class Remade:
         fault = unexplained(runs, image.trail)
         same = fault is None and bool(recorded.same(image.trail).all())
         along = recorded if fault is not None else image.trail
-        return cls(
+        found = cls(
             X=X,
             network=network,
             way=Way.of(image, network),
@@ -87,6 +87,10 @@ class Remade:
             model=model_fidelity(model, program, X, runs.deployed.recording.logits[0]),
             wide=wide,
         )
+        if found.model.identical:
+            return found
+        explained = found.logits_allowed()
+        return replace(found, model=replace(found.model, explained=explained))
 
     def target(self, part: Explanation, number: int, rounding: RoundingModel) -> RemadeTarget:
         """What one target of the image is certified by."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf, lcm, prod
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.call import Call, Frame
-from guidxmage.engine.ledger import Biases, Constant, by_row
+from guidxmage.engine.ledger import Biases, Constant, Switched, by_row
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.affine import batch_norm_affine, per_channel
@@ -143,6 +144,56 @@ _KNOWN = _WEIGHTED | _PLAIN | _OVERWRITING | _BOUNDED | _AVERAGES | {"constant_p
 def short(call: Call) -> str:
     """An operator's name without namespace and overload."""
     return call.op.split(".")[1]
+
+
+# These only hand numbers on, one for each: what is reduced stays so, forwards and transposed.
+_HANDING_ON = frozenset(
+    [
+        "clone",
+        "contiguous",
+        "alias",
+        "detach",
+        "dropout",
+        "feature_dropout",
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "_unsafe_view",
+        "squeeze",
+        "unsqueeze",
+        "permute",
+        "transpose",
+        "t",
+        "neg",
+        "relu",
+        "abs",
+        "relu6",
+        "hardtanh",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+    ]
+)
+
+
+def hands_on(call: Call) -> bool:
+    """Whether a call only moves numbers, or drops some."""
+    return short(call) in _HANDING_ON
+
+
+def reduced_cotangents(program: Program) -> frozenset[int]:
+    """The calls whose cotangents come in reduced: from one call alone, which leaves them so."""
+    users: dict[int, list[Call]] = {}
+    for call in program.calls:
+        for id_ in call.inputs:
+            users.setdefault(id_, []).append(call)
+    found = {program.result} if program.result not in users else set()
+    for call in reversed(program.calls):
+        own = users.get(call.id, [])
+        if len(own) == 1 and (multiplies(own[0]) or (hands_on(own[0]) and own[0].id in found)):
+            found.add(call.id)
+    return frozenset(found)
 
 
 def multiplies(call: Call) -> bool:
@@ -302,8 +353,17 @@ class Sums(Biases):
     ) -> None:
         """The share of one call; sums in floating point are of no use here."""
         for constant in constants:
-            own, value = by_row(g, constant.value, rows)
-            self.found[constant.site] = self._inner(own, value)
+            if isinstance(constant, Switched) and len(g) == rows:
+                self.found[constant.site] = self._switched(g, constant)
+            else:
+                self.found[constant.site] = self._inner(*by_row(g, constant.value, rows))
+
+    def _switched(self, g: Tensor, constant: Switched) -> Tensor:
+        """A number times the sum of g where a decision says so."""
+        parts = vars(constant)
+        gated = parts["gated"](g)
+        total = self.field.reduce(gated.reshape(len(g), -1).sum(1))
+        return self.field.reduce(total * self.field.residue(parts["factor"]))
 
     def _inner(self, g: Tensor, value: Tensor) -> Tensor:
         """⟨g, value⟩ of every row (R,): g is summed first where the value is the same."""
@@ -354,6 +414,10 @@ class ResidueProgram(Program):
     def _new_biases(self) -> Biases:
         return Sums(self._field)
 
+    @cached_property
+    def _reduced(self) -> frozenset[int]:
+        return reduced_cotangents(self)
+
     @property
     def _field(self) -> Field:
         assert self.field is not None
@@ -363,7 +427,8 @@ class ResidueProgram(Program):
         if not multiplies(frame.call):
             return super()._pull_call(rule, frame, g, holes)
         common = divisor(self, frame.call)
-        g = self._field.reduce(g)
+        if frame.call.id not in self._reduced:
+            g = self._field.reduce(g)
         if common > 1:
             g = self._field.reduce(g * self._field.inverse(common)) * common
         pulled = super()._pull_call(rule, frame, g, holes)
