@@ -82,6 +82,27 @@ def test_every_field_is_in_the_list_once() -> None:
     assert len({(one.place, one.name) for one in STATEMENTS}) == len(STATEMENTS)
 
 
+def test_the_page_says_what_the_list_says() -> None:
+    page = Path(__file__).parent.parent / "docs" / "certificates.md"
+    rows = [
+        line.split(" | ") for line in page.read_text(encoding="utf-8").splitlines() if "`" in line
+    ]
+    stated = {
+        name.strip("`"): row[1]
+        for row in rows
+        if len(row) == 3
+        for name in row[0].removeprefix("| ").split(", ")
+    }
+    prefixes = {Place.EXPLANATION: "", Place.MODEL: "symbolic_model."}
+    for one in STATEMENTS:
+        if one.place in prefixes:
+            name = prefixes[one.place] + one.name
+            alone = stated.get(name)
+            assert alone == one.judgement.value or (
+                alone is None and one.judgement is Judgement.DERIVED and one.place is Place.MODEL
+            ), name
+
+
 def test_what_is_judged_has_a_judge() -> None:
     judged = {
         (one.place, one.name)
