@@ -8,6 +8,7 @@ from fractions import Fraction
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,14 @@ from guidxmage.engine.capture import capture
 from guidxmage.engine.precision import widened
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules.table import RULES
-from guidxmage.engine.trail import Trail
+from guidxmage.engine.trail import Decisions, Trail
 from guidxmage.errors import InputError
 from guidxmage.explanation import Explanation
 from guidxmage.models import load_model
+from guidxmage.proof.again import made_again
 from guidxmage.proof.certificate import certify
 from guidxmage.proof.deviations import DEVIATIONS, SITE_DEVIATIONS, RoundingModel, unit_of
-from guidxmage.proof.fidelity import Run, Runs, trail_fidelity
+from guidxmage.proof.fidelity import Run, Runs, trail_fidelity, unexplained
 from guidxmage.proof.field import Field, random_field
 from guidxmage.proof.forward import logits_of
 from guidxmage.proof.modular import Identity, prove_identity
@@ -457,6 +459,70 @@ def test_values_of_several_rows_for_one_image(way: str, dtype: torch.dtype) -> N
         assert found.identity.holds
         assert found.rationals.weights is not None, found.rationals.reason
         assert found.rationals.weights < 1e-14
+
+
+def on_the_edge() -> tuple[Explanation, tuple[int, ...]]:
+    """An explanation of an image with one decision that rounding takes, and where that is."""
+    network = seeded(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(147, 4))
+    X = IMAGES["noise"]()
+    with torch.no_grad():
+        network[0].bias[2] -= network[0](X)[0, 2, 4, 4]  # type: ignore[index,operator,union-attr]
+    return Explainer(network).explain(X[0], target=1), (2, 4, 4)
+
+
+def taken_otherwise(explanation: Explanation, place: tuple[int, ...]) -> Explanation:
+    """What another machine explains that takes one decision of the ReLU otherwise."""
+    (site,) = explanation.trail
+    flat = torch.tensor([int(np.ravel_multi_index(place, explanation.trail[site].shape))])
+    choice = explanation.trail[site].choice(torch.zeros(1, dtype=torch.int64), flat)
+    trail = explanation.trail.flipped([site], flat, 1 - choice)
+    network = explanation.symbolic_model.network
+    assert network is not None
+    recording = network.program.record(network.to_input(explanation.input[None]))
+    return made_again(explanation, network, recording, trail).explanation
+
+
+def test_another_machine_may_take_ambiguous_decisions_otherwise() -> None:
+    explanation, place = on_the_edge()
+    assert explanation.certificate()[0].same_trail
+    other = taken_otherwise(explanation, place)
+    assert not torch.equal(other.weights, explanation.weights)
+    (found,) = other.certificate()
+    assert found.holds, found.reasons
+    assert not found.same_trail
+
+
+def test_a_decision_with_a_margin_is_not_taken_otherwise() -> None:
+    explanation, place = on_the_edge()
+    (found,) = taken_otherwise(explanation, (1, 3, 3)).certificate()
+    assert any(reason.startswith("trail: 1 decisions at 1") for reason in found.reasons)
+    # Nor together with one that is ambiguous.
+    both = taken_otherwise(taken_otherwise(explanation, place), (1, 3, 3))
+    assert not both.certificate()[0].holds
+
+
+def test_a_window_takes_no_other_than_its_two_best() -> None:
+    """Of four positions two are within rounding of each other; neither of the others is taken."""
+    network = seeded(nn.Conv2d(1, 1, 1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 3))
+    with torch.no_grad():
+        network[0].weight.fill_(1 / 3)  # type: ignore[index,operator,union-attr]
+    X = torch.arange(16.0).reshape(1, 4, 4) / 16
+    X[0, 2, 3] = torch.nextafter(X[0, 3, 3], torch.tensor(0.0))
+    explanation = Explainer(network).explain(X, target=1)
+    entry = explanation.trail["1"]
+    assert entry.index()[0, 0, 1, 1] in (1, 3)
+    runs = Runs.of(*_programs(explanation), X[None])
+    for position, explained in ((3, True), (1, True), (0, False), (2, False)):
+        index = entry.index().clone()
+        index[0, 0, 1, 1] = position
+        stored = replace(explanation.trail, decisions={"1": Decisions.from_index(index, 4)})
+        assert (unexplained(runs, stored) is None) is explained, position
+
+
+def _programs(explanation: Explanation) -> tuple[Program, Program]:
+    network = explanation.symbolic_model.network
+    assert network is not None
+    return network.program, widened(network.program)
 
 
 def test_smooth_networks_are_certified_at_their_image() -> None:

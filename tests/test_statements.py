@@ -670,6 +670,16 @@ def test_results_of_earlier_versions_are_refused_in_a_sentence(
     assert Explanation.load(folder).score.shape == (2,)
 
 
+def test_a_result_that_was_saved_without_its_network(
+    saved: Path, tmp_path: Path, explainer: Explainer
+) -> None:
+    folder = Explanation.load(saved).save(tmp_path / "again")
+    found = verify(folder, explainer)
+    assert found.passed, [one for one in found.checks if one.passed is False]
+    assert {check.name: check.passed for check in found.checks}["model"] is None
+    assert "does not say which weights" in found.not_evidence["fingerprints.model"]
+
+
 def test_on_other_kernels_a_result_is_still_verified(
     folder: Path, explainer: Explainer, saved: Path
 ) -> None:

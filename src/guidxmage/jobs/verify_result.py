@@ -70,7 +70,7 @@ class Source:
     @property
     def runs_code(self) -> bool:
         """Whether loading it would run code that somebody wrote for it."""
-        return self.model is not None and ":" in self.model and not self.model.startswith("timm:")
+        return self.model is not None and ":" in self.model.removeprefix("timm:")
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -227,6 +227,8 @@ def verify(
         return Verification((*checks, Check("arrays", False, str(error))), {})
     own = _with_names(explanation, explainer, named=named, labelled=labelled)
     excused = _excused(photo, named=named, labelled=labelled)
+    if checks[1].passed is None:
+        excused["fingerprints.model"] = checks[1].detail
     result = _Result(folder, manifest, arrays, own, explainer, photo, excused)
     return result.verified(checks)
 

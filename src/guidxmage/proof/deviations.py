@@ -25,7 +25,7 @@ from guidxmage.engine.rules import rule_of
 from guidxmage.engine.runs import constants_of
 from guidxmage.engine.trail import Trail
 from guidxmage.proof.magnitudes import with_magnitudes
-from guidxmage.proof.residues import short, without_rule
+from guidxmage.proof.modular_operators import short, without_rule
 
 DEVIATIONS = 4.0
 # Shares of the bias are sums over positions, whose errors are not independent: measured up to 3.

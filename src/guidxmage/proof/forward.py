@@ -19,15 +19,14 @@ from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.trail import Decisions, Trail
 from guidxmage.proof.field import Field
-from guidxmage.proof.residues import (
+from guidxmage.proof.modular_operators import (
     BATCH_NORM,
     divisor,
     hands_on,
     multiplies,
-    norm_residues,
-    residue_calls,
     short,
 )
+from guidxmage.proof.residues import norm_residues, residue_calls
 
 
 def logits_of(program: Program, trail: Trail, Z: Tensor, field: Field) -> Tensor:

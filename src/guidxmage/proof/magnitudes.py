@@ -15,7 +15,7 @@ from torch import Tensor
 from guidxmage.engine.call import Call
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules.affine import batch_norm_affine, per_channel
-from guidxmage.proof.residues import BATCH_NORM, short
+from guidxmage.proof.modular_operators import BATCH_NORM, short
 
 Magnitude = Callable[[Tensor], Tensor]
 

@@ -22,7 +22,8 @@ from guidxmage.engine.trail import Trail
 from guidxmage.errors import UnsupportedOperatorError
 from guidxmage.proof.field import Field, random_field
 from guidxmage.proof.forward import logits_of
-from guidxmage.proof.residues import ResidueProgram, longest_sum, without_rule
+from guidxmage.proof.modular_operators import longest_sum, without_rule
+from guidxmage.proof.residues import ResidueProgram
 
 # Rows that are pulled at once.
 _ROWS = 8

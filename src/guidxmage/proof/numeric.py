@@ -19,7 +19,7 @@ from guidxmage.engine.call import Call
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.trail import Trail
-from guidxmage.proof.residues import BATCH_NORM
+from guidxmage.proof.modular_operators import BATCH_NORM
 
 UNIT = 2.0**-53
 

@@ -31,7 +31,7 @@ from guidxmage.explanation import Explanation
 from guidxmage.proof.forward import windows_of
 from guidxmage.proof.magnitudes import with_magnitudes
 from guidxmage.proof.margins import margins_of, shifted
-from guidxmage.proof.residues import short, without_rule
+from guidxmage.proof.modular_operators import short, without_rule
 
 MOST_COLUMNS = 4096
 _CHUNK = 32
