@@ -29,6 +29,7 @@ from guidxmage.proof.fidelity import Run, Runs, trail_fidelity, unexplained
 from guidxmage.proof.field import Field, random_field
 from guidxmage.proof.forward import logits_of
 from guidxmage.proof.modular import Identity, prove_identity
+from guidxmage.proof.modular_operators import reduced_cotangents
 from guidxmage.proof.numeric import exact_run, ledger
 from tests.laws import random_like
 from tests.random_networks import random_network
@@ -46,6 +47,17 @@ def seeded(*layers: nn.Module) -> nn.Module:
                 )
                 tensor.data.copy_(values.abs() + 0.5 if name == "running_var" else values)
     return network.eval()
+
+
+class Scaled(nn.Module):
+    """The image times a number."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
 
 
 class Branches(nn.Module):
@@ -107,6 +119,15 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         nn.AdaptiveMaxPool2d(3),
         nn.Flatten(),
         nn.Linear(27, 4),
+    ),
+    "saturated": lambda: seeded(
+        Scaled(40.0),
+        nn.Conv2d(2, 4, 3),
+        nn.ReLU6(),
+        nn.Conv2d(4, 4, 3),
+        nn.Hardtanh(0, 2.5),
+        nn.Flatten(),
+        nn.Linear(100, 4),
     ),
     "branches": lambda: seeded(Branches()),
     "patches": lambda: seeded(Patches()),
@@ -197,6 +218,25 @@ def test_the_identity_holds_on_torchvision(name: str) -> None:
     network = load_model(name, weights="none").model
     found = identity(network, random_like((1, 3, 64, 64), 2).float())
     assert found.holds is True, found.reason
+
+
+def test_what_is_known_to_be_reduced_comes_from_one_call_that_reduces() -> None:
+    program = capture(NETWORKS["branches"](), SHAPE)
+    users: dict[int, list[str]] = {}
+    for call in program.calls:
+        for id_ in call.inputs:
+            users.setdefault(id_, []).append(call.op)
+    reduced = reduced_cotangents(program)
+    assert program.result in reduced
+    assert any(call.id in reduced for call in program.calls[:-1])
+    for call in program.calls:
+        if call.id in reduced and call.id != program.result:
+            assert len(users[call.id]) == 1
+            assert "cat" not in users[call.id][0]
+    # What is used twice is a sum of two cotangents.
+    relu = next(call for call in program.calls if call.op == "aten.relu.default")
+    assert len(users[relu.id]) > 1
+    assert relu.id not in reduced
 
 
 def test_smooth_networks_are_said_not_to_be_checked() -> None:

@@ -243,6 +243,46 @@ def test_every_change_is_noticed(explanation: Explanation) -> None:
     assert judged - free <= walked | {named.get(name, "") for name in walked}
 
 
+def test_changes_that_fit_together_are_noticed_by_the_one_judge_of_each() -> None:
+    """A forger who keeps all that is derived in step is left with what is recomputed."""
+    pixels = photo()
+    pixels[2, 3] = 0
+    e = explainer_of().explain(pixels, target=2)
+    model, sites = e.symbolic_model, e.bias_by_layer
+    assert e.certificate()[0].holds
+    # A black pixel contributes nothing, whatever its weight.
+    weights = e.weights.clone()
+    weights[1, 2, 3] += 1e-4 * weights.abs().max()
+    black = replace(e, weights=weights, symbolic_model=replace(model, weights=weights))
+    # Two weights that contribute as much as before together.
+    weights = e.weights.clone()
+    step = 1e-3 * float(weights.abs().max())
+    weights[0, 4, 4] += step / float(e.input[0, 4, 4])
+    weights[0, 5, 5] -= step / float(e.input[0, 5, 5])
+    pair = replace(
+        e,
+        weights=weights,
+        contributions=weights * e.input,
+        symbolic_model=replace(model, weights=weights),
+    )
+    total = pair.contributions.sum(dtype=torch.float64)
+    pair = replace(pair, residual=e.score.double() - total - e.bias)
+    first, second = list(sites)[:2]
+    moved = {**sites, first: sites[first] + 1e-4, second: sites[second] - 1e-4}
+    other = e.logits.clone()
+    other[0] += 1e-3
+    forged = {
+        "weights": (black, pair),
+        "bias_by_layer": (replace(e, bias_by_layer=moved),),
+        "logits": (replace(e, logits=other),),
+        "residual_bound": (replace(e, residual_bound=e.residual_bound * 1.01),),
+    }
+    for name, explanations in forged.items():
+        for one in explanations:
+            (found,) = one.certificate()
+            assert [reason.split(":")[0] for reason in found.reasons] == [name]
+
+
 def test_another_network_is_noticed(explanation: Explanation) -> None:
     other = Explainer(
         seeded(*list(network().children())[:-1], nn.Linear(36, 4)).requires_grad_(False)
