@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 
 class Judgement(str, Enum):
@@ -34,7 +35,7 @@ class Place(str, Enum):
 
 @dataclass(frozen=True)
 class Statement:
-    """One of them. In names of files * stands for any text without a dot, [] for an index.
+    """One of them. In names of files * stands for any text, [] for an index.
 
     how: from what it is recomputed or derived, or why it is no evidence.
     """
@@ -45,9 +46,8 @@ class Statement:
     how: str
 
     def matches(self, name: str) -> bool:
-        """Whether it is this statement that a name in its file makes."""
-        pattern = re.escape(self.name).replace(r"\*", ".+").replace(r"\[\]", r"\[\d+\]")
-        return re.fullmatch(pattern, name) is not None
+        """Whether it is this statement that a name in its file makes, its indices left out."""
+        return re.fullmatch(re.escape(self.name).replace(r"\*", ".+"), name) is not None
 
 
 _RECOMPUTED, _DERIVED, _NONE = Judgement.RECOMPUTED, Judgement.DERIVED, Judgement.NOT_EVIDENCE
@@ -175,6 +175,11 @@ def statements(place: Place) -> tuple[Statement, ...]:
 
 def statement_of(place: Place, name: str) -> Statement | None:
     """The first statement that a name in a place makes; None for what nobody judges."""
+    return _statement_of(place, re.sub(r"\[\d+\]", "[]", name))
+
+
+@lru_cache(maxsize=4096)
+def _statement_of(place: Place, name: str) -> Statement | None:
     return next((one for one in statements(place) if one.matches(name)), None)
 
 
