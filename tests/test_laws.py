@@ -44,6 +44,12 @@ def conv(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
         return {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims](*args, **kwargs).double()
 
 
+def linear_layer(inputs: int, outputs: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(inputs)
+        return nn.Linear(inputs, outputs).double()
+
+
 def conv_transpose(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
     kinds = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
     with torch.random.fork_rng():
@@ -262,7 +268,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "hardtanh": (lambda: nn.Hardtanh(-0.4, 0.7), IMAGE),
     **{
         f"{name} on a vector": (
-            lambda kind=kind: nn.Sequential(nn.Linear(4, 6), kind, nn.Linear(6, 3)),
+            lambda kind=kind: nn.Sequential(linear_layer(4, 24), kind, linear_layer(24, 3)),
             ROW,
         )
         for name, kind in {
@@ -273,7 +279,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
             "clamp in place": Apply(lambda m, x: x.clamp_(-0.2, 0.3)),
             "threshold": nn.Threshold(0.1, 0.1),
             "leaky_relu": nn.LeakyReLU(0.2),
-            "prelu": nn.PReLU(6),
+            "prelu": nn.PReLU(24),
         }.items()
     },
     "relu6": (of(lambda m, x: F.relu6(x * 5)), IMAGE),

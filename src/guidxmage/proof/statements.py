@@ -156,9 +156,7 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement(_J, "photo", _NONE, "where the photo was; its SHA-256 is what counts"),
     Statement(_J, "photo_sha256", _RECOMPUTED, "the photo's own, where it is at hand"),
     Statement(_J, "provenance.photo", _DERIVED, "the photo's SHA-256"),
-    Statement(
-        _J, "provenance.*", _NONE, "how a later run knows that it can be kept"
-    ),
+    Statement(_J, "provenance.*", _NONE, "how a later run knows that it can be kept"),
     Statement(_J, "seconds", _NONE, "how long it took"),
     Statement(_J, "top[].*", _DERIVED, "the largest logits and the labels"),
     Statement(_J, "objects[].*", _DERIVED, "contributions and label map"),
