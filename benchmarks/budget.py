@@ -19,7 +19,7 @@ import torch
 from allocations import peak_bytes
 
 from guidxmage import Explainer, load_model
-from guidxmage.engine.footprint import row_bytes
+from guidxmage.engine.program.footprint import row_bytes
 
 
 def images(count: int) -> torch.Tensor:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from guidxmage import Explainer, Explanation
-from guidxmage.proof import certificate, remade
+from guidxmage.proof import certificate
+from guidxmage.proof.evidence import remade
 
 PHOTO = Path(__file__).parent.parent / "examples" / "chelsea.png"
 # What a certificate spends its time on, by where it is called.

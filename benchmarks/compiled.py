@@ -27,10 +27,12 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from guidxmage import Explainer, load_model
-from guidxmage.engine import call, loops, trail
-from guidxmage.engine.program import Program
+from guidxmage.engine.calls import call
+from guidxmage.engine.kernels import loops
+from guidxmage.engine.program.program import Program
 from guidxmage.engine.rules import affine, convolution
-from guidxmage.engine.trail import Trail
+from guidxmage.engine.trail import trail
+from guidxmage.engine.trail.trail import Trail
 
 _WEIGHTS = (128, 64, 32, 16, 8, 4, 2, 1)
 

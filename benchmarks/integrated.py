@@ -24,7 +24,7 @@ from subjects import subject
 from torch import Tensor, nn
 
 from guidxmage import Explainer
-from guidxmage.integrated import IntegratedGradients, integrated_gradients
+from guidxmage.analysis.integrated_gradients import IntegratedGradients, integrated_gradients
 from guidxmage.view import save_figure
 
 STEPS = (50, 300, 1000)

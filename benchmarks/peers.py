@@ -30,7 +30,7 @@ from allocations import peak_bytes
 from torch import Tensor, nn
 
 from guidxmage import Explainer, __version__, load_model
-from guidxmage.engine import loops
+from guidxmage.engine.kernels import loops
 from guidxmage.models.torchvision_import import import_torchvision
 
 NETWORKS = "alexnet,vgg16,resnet50,densenet121,efficientnet_lite0,vit_b_16"

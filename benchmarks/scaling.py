@@ -24,7 +24,7 @@ from memory import photos
 from peers import conditions
 
 from guidxmage import Explainer, load_model
-from guidxmage.batch import Job, explain_photos
+from guidxmage.jobs.explain_photos import Job, explain_photos
 
 SIZES = (64, 128, 224, 448, 724, 1024)
 DEPTHS = (18, 34, 50, 101, 152)

@@ -26,8 +26,8 @@ from peers import conditions
 from torch import Tensor, nn
 
 from guidxmage import Explainer, load_model
-from guidxmage.engine.call import Frame, Sent
-from guidxmage.engine.program import Program
+from guidxmage.engine.calls.call import Frame, Sent
+from guidxmage.engine.program.program import Program
 from guidxmage.engine.rules.convolution import PADDED
 from guidxmage.engine.rules.table import Rule
 from guidxmage.models.torchvision_import import import_torchvision

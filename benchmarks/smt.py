@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from guidxmage import Explainer
-from guidxmage.proof.smt import claim_of, prove
+from guidxmage.proof.rational.smt import claim_of, prove
 
 # Side of the image, channels of the two convolutions.
 CHAIN = ((8, 2, 4), (14, 4, 8), (28, 4, 8), (28, 6, 12))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from guidxmage.coverage import Row, read_rows, summary, table
+from guidxmage.evaluation.coverage import Row, read_rows, summary, table
 from guidxmage.models import available_models
 from guidxmage.models.timm_models import PREFIX, REPRESENTATIVES
 

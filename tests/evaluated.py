@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from guidxmage.evaluation.data.photos import Photo
 from guidxmage.evaluation.measures import Case, Claimed
 from guidxmage.evaluation.measures.randomisation import shuffled
 from guidxmage.evaluation.methods import METHODS, Method
-from guidxmage.evaluation.photos import Photo
 from guidxmage.evaluation.subject import make_subject
+from guidxmage.inputs.preprocessing import PIXELS
 from guidxmage.models.loaded import LoadedModel
-from guidxmage.preprocessing import PIXELS
 
 SIDE = 12
 GOOD, BAD = (slice(2, 6), slice(2, 6)), (slice(7, 10), slice(7, 11))

@@ -6,8 +6,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from guidxmage.hardening.data.splits import Splits
 from guidxmage.hardening.experiment import run
-from guidxmage.hardening.splits import Splits
 from tests.test_hardening import MINIATURE, SMALL, shapes
 
 if __name__ == "__main__":

@@ -305,10 +305,6 @@ def _timeless(value: Any) -> Any:
 
 def warm_up(folder: Path) -> None:
     """Import and compile what the commands need, once for all forks; without a backward pass."""
-    import guidxmage.adversarial.photos
-    import guidxmage.evaluation.publication
-    import guidxmage.hardening.publication
-    import guidxmage.interfaces.captum  # noqa: F401
     from guidxmage import Explainer
     from guidxmage.cli import app
     from guidxmage.models import load_python_model

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from guidxmage import Explainer, Explanation
-from guidxmage.engine.capture import capture
-from guidxmage.engine.program import Program
-from guidxmage.engine.runs import Pulled, Recording
-from guidxmage.engine.trail import Trail
+from guidxmage.engine.capture.capture import capture
+from guidxmage.engine.program.program import Program
+from guidxmage.engine.program.steps import Pulled, Recording
+from guidxmage.engine.trail.trail import Trail
 
 
 def close(a: Tensor, b: Tensor, relative: float = 1e-12) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from guidxmage.engine.program import Program
-from guidxmage.engine.region import Lines, Stretch, record, walk
-from guidxmage.engine.trail import Trail
+from guidxmage.engine.linear_regions.walk import Lines, Stretch, record, walk
+from guidxmage.engine.program.program import Program
+from guidxmage.engine.trail.trail import Trail
 from tests.laws import random_like
 
 FINEST = 1e-11

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from guidxmage.engine.bits import _bit_weights
-from guidxmage.engine.call import Call
-from guidxmage.engine.cuda_graphs import Captured, Work
-from guidxmage.engine.program import Program
+from guidxmage.engine.calls.call import Call
+from guidxmage.engine.cuda.cuda_graphs import Captured, Work
+from guidxmage.engine.kernels.bits import _bit_weights
+from guidxmage.engine.program.program import Program
 
 CUDA = torch.device("cuda:0")
 aten = torch.ops.aten

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from guidxmage import fingerprint
-from guidxmage.archive import signed
+from guidxmage.attribution.archive import signed
+from guidxmage.provenance import fingerprint
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from guidxmage import Explainer, InputError
 from guidxmage.adversarial import NORMS, attack
-from guidxmage.adversarial.plan import Plan
-from guidxmage.adversarial.problem import norms
-from guidxmage.adversarial.projection import project
+from guidxmage.adversarial.heuristic.budget import Plan
+from guidxmage.adversarial.heuristic.problem import norms
+from guidxmage.adversarial.heuristic.projection import project
 from tests.networks import SMALL_NETWORKS
 
 CLASSES = 4

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guidxmage import Explainer
-from guidxmage.engine.capture import capture
+from guidxmage.engine.capture.capture import capture
 from guidxmage.errors import GuidXmageError, InputError, OffTrailError, UnsupportedOperatorError
 from tests.laws import close, explained_right, random_like
 

@@ -14,24 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage import Explainer
-from guidxmage.engine.capture import capture
-from guidxmage.engine.decisions import Decisions
-from guidxmage.engine.precision import widened
-from guidxmage.engine.program import Program
+from guidxmage.engine.capture.capture import capture
+from guidxmage.engine.program.precision import widened
+from guidxmage.engine.program.program import Program
 from guidxmage.engine.rules.table import RULES
-from guidxmage.engine.trail import Trail
+from guidxmage.engine.trail.decisions import Decisions
+from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.explanation import Explanation
 from guidxmage.models import load_model
-from guidxmage.proof.again import made_again
 from guidxmage.proof.certificate import certify
-from guidxmage.proof.deviations import DEVIATIONS, SITE_DEVIATIONS, RoundingModel, unit_of
-from guidxmage.proof.fidelity import Run, Runs, trail_fidelity, unexplained
-from guidxmage.proof.field import Field, random_field
-from guidxmage.proof.forward import logits_of
-from guidxmage.proof.modular import Identity, prove_identity
-from guidxmage.proof.modular_operators import reduced_cotangents
-from guidxmage.proof.numeric import exact_run, ledger
+from guidxmage.proof.evidence.again import made_again
+from guidxmage.proof.modular.field import Field, random_field
+from guidxmage.proof.modular.forward import logits_of
+from guidxmage.proof.modular.identity import Identity, prove_identity
+from guidxmage.proof.modular.operators import reduced_cotangents
+from guidxmage.proof.rounding.deviations import DEVIATIONS, SITE_DEVIATIONS, RoundingModel, unit_of
+from guidxmage.proof.rounding.fidelity import Run, Runs, trail_fidelity, unexplained
+from guidxmage.proof.rounding.numeric import exact_run, ledger
 from tests.laws import random_like
 from tests.random_networks import random_network
 
@@ -323,7 +323,7 @@ def test_the_ledger_explains_the_error_of_the_score(name: str) -> None:
 
 
 def test_the_float64_bound_holds_against_exact_fractions() -> None:
-    from guidxmage.proof.smt import claim_of
+    from guidxmage.proof.rational.smt import claim_of
 
     network = seeded(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4)).double()
     program, X = capture(network, (1, 6, 6)), random_like((1, 1, 6, 6), 3)
@@ -338,7 +338,7 @@ def test_the_float64_bound_holds_against_exact_fractions() -> None:
 def test_margins_of_windows_are_those_of_their_two_best() -> None:
     network = seeded(nn.MaxPool2d(3, 2, padding=1), nn.Flatten(), nn.Linear(50, 3)).double()
     program, X = capture(network, SHAPE), random_like((1, *SHAPE), 4)
-    from guidxmage.proof.margins import margins_of
+    from guidxmage.proof.rounding.margins import margins_of
 
     entry = next(iter(program.record(X).trail.values()))
     found = margins_of(program.calls[0], [X], entry)

@@ -232,12 +232,12 @@ def test_the_console_command_itself(folder: Path) -> None:
 
 
 def test_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
-    from guidxmage import batch
+    from guidxmage.jobs import explain_photos
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(batch, "explain_photos", interrupted)
+    monkeypatch.setattr(explain_photos, "explain_photos", interrupted)
     result = explain("photo.png")
     assert result.exit_code == 130
     assert "interrupted" in result.stderr

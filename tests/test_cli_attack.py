@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from guidxmage.adversarial.photos import AttackJob, attack_photos
 from guidxmage.cli.common import load_explainer
+from guidxmage.jobs.attack_photos import AttackJob, attack_photos
 from guidxmage.view.attack import Side, amplification, attack_figure
 from tests.test_cli import folder, run, save_photo  # noqa: F401, the fixture of its name
 

@@ -122,7 +122,7 @@ def test_without_the_photo_the_stored_image_is_used(folder: Path) -> None:
 
 def test_numbers_that_were_forged_with_their_fingerprints_fail(folder: Path) -> None:
     """Whoever changes the weights and all hashes is still caught: the numbers are made again."""
-    from guidxmage.archive import read_explanation, write_explanation
+    from guidxmage.attribution.archive import read_explanation, write_explanation
     from guidxmage.jobs.verify_result import read_manifest
 
     manifest = read_manifest(folder / RESULT)

@@ -11,8 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 from guidxmage.cli import app
-from guidxmage.coverage import Row, check_network, read_rows, summary, survey, table
 from guidxmage.errors import InputError
+from guidxmage.evaluation.coverage import Row, check_network, read_rows, summary, survey, table
 from guidxmage.models import load_model
 
 SPREAD = {
@@ -54,7 +54,7 @@ def test_rows_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         error = "refused" if name == "b" else ""
         return Row(name, exactness="on region", within=True, error=error)
 
-    monkeypatch.setattr("guidxmage.coverage.check_network", check)
+    monkeypatch.setattr("guidxmage.evaluation.coverage.check_network", check)
     survey(["a", "b"], out)
     survey(["a", "b", "c"], out)
     assert made == ["a", "b", "b", "c"]  # refused ones are tried again
@@ -102,7 +102,7 @@ def test_rows_of_another_run_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             survey(["other"], out)
         return Row(name, within=True)
 
-    monkeypatch.setattr("guidxmage.coverage.check_network", checked)
+    monkeypatch.setattr("guidxmage.evaluation.coverage.check_network", checked)
     survey(["first", "second"], out)
     assert [row.network for row in read_rows(out)] == ["other", "first", "second"]
     assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage import Contrast, Explainer, Explanation, InputError
-from guidxmage.engine import cuda_graphs, programs
-from guidxmage.engine.capture import capture
-from guidxmage.engine.cuda_graphs import Captured, CudaGraphs, Work
-from guidxmage.engine.graphed import Graphed, Graphs
-from guidxmage.engine.parcel import Parcel
-from guidxmage.engine.program import Program
+from guidxmage.engine.capture import programs
+from guidxmage.engine.capture.capture import capture
+from guidxmage.engine.cuda import cuda_graphs
+from guidxmage.engine.cuda.cuda_graphs import Captured, CudaGraphs, Work
+from guidxmage.engine.cuda.flat_buffers import Parcel
+from guidxmage.engine.cuda.graphed_program import Graphed, Graphs
+from guidxmage.engine.program.program import Program
 from tests.networks import SMALL_NETWORKS, photo_batch
 from tests.pretend_cuda import (
     CUDA,

@@ -25,22 +25,22 @@ from typer.testing import CliRunner, Result
 from guidxmage.cli import app
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.evaluation import methods as methods_package
-from guidxmage.evaluation.bootstrap import estimate
-from guidxmage.evaluation.figures import rows
+from guidxmage.evaluation.data.photos import Photo, read_photos
+from guidxmage.evaluation.data.views import draw_view, view_numbers
 from guidxmage.evaluation.methods import METHODS, Method
-from guidxmage.evaluation.page import write_report
-from guidxmage.evaluation.photos import Photo, read_photos
-from guidxmage.evaluation.publication import publish
 from guidxmage.evaluation.records import Records, claim
+from guidxmage.evaluation.report.bootstrap import estimate
+from guidxmage.evaluation.report.figures import rows
+from guidxmage.evaluation.report.page import write_report
+from guidxmage.evaluation.report.publication import publish
+from guidxmage.evaluation.report.table import markdown, paper_table
 from guidxmage.evaluation.run import Network, read, run
 from guidxmage.evaluation.settings import Settings
 from guidxmage.evaluation.subject import last_feature_map, make_subject
-from guidxmage.evaluation.table import markdown, paper_table
 from guidxmage.evaluation.table1 import Part, evaluate_table1, parts
-from guidxmage.evaluation.views import draw_view, view_numbers
-from guidxmage.hardening import networks
+from guidxmage.hardening.training import networks
+from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.models import load_model
-from guidxmage.preprocessing import Preprocessing
 from tests.evaluated import SIDE, Planted, case, explained, loaded, photo, truth
 
 PLANTED = Network("planted", loaded)
@@ -422,7 +422,7 @@ def test_other_code_data_or_versions_need_another_folder(
     with pytest.raises(InputError, match="another data"):
         run(FEW, [PLANTED], [photo()], "others", tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("guidxmage.fingerprint.__version__", "0.0.1")
+        patch.setattr("guidxmage.provenance.fingerprint.__version__", "0.0.1")
         with pytest.raises(InputError, match=r"another versions .*0\.0\.1"):
             run(FEW, [PLANTED], [photo()], "photos", tmp_path)
     (tmp_path / "records" / "planted.sha256").unlink()
@@ -732,7 +732,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def test_networks_that_hardening_trained(tmp_path: Path) -> None:
-    from guidxmage.hardening.trained import load_trained
+    from guidxmage.hardening.training.trained import load_trained
 
     save_file = pytest.importorskip("safetensors.torch").save_file
     network = networks.build("vgg8", 7, width=0.1, seed=3)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from guidxmage import Explainer, InputError, UnsupportedOperatorError
 from guidxmage.adversarial import Certificate, certify
-from guidxmage.adversarial.enclosure import Enclosure
-from guidxmage.adversarial.nearest import Box, length, nearest
+from guidxmage.adversarial.certified.enclosure import Enclosure
+from guidxmage.adversarial.certified.nearest_point import Box, length, nearest
 from tests.blobs import trained_on_blobs
 from tests.networks import SMALL_NETWORKS
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from guidxmage import Explainer, Explanation, InputError, Preprocessing
-from guidxmage.exactness import exactness_of
-from guidxmage.explanation import TENSORS
+from guidxmage.attribution.attribution import TENSORS
+from guidxmage.attribution.exactness import exactness_of
 from tests.networks import SMALL_NETWORKS
 
 LABELS = ["cat", "dog", "eel", "fox", "gnu"]

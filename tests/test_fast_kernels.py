@@ -12,11 +12,12 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from guidxmage.engine import ledger, loops
-from guidxmage.engine.bits import pack_bits, unpack_bits, unpack_channels_last
-from guidxmage.engine.call import Call, Frame, Ref
-from guidxmage.engine.capture import capture
-from guidxmage.engine.ledger import sums_where
+from guidxmage.engine.calls import constants
+from guidxmage.engine.calls.call import Call, Frame, Ref
+from guidxmage.engine.capture.capture import capture
+from guidxmage.engine.kernels import loops
+from guidxmage.engine.kernels.bits import pack_bits, unpack_bits, unpack_channels_last
+from guidxmage.engine.kernels.reductions import sums_where
 from guidxmage.engine.rules import convolution, matrices
 from guidxmage.engine.rules.convolution import Geometry
 from tests.laws import captured, check_all, close, random_like
@@ -188,9 +189,9 @@ def test_picked_sums(dtype, channels, size, images, targets, layout, above, seed
 def test_few_values_are_picked_and_many_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "compiled", lambda: None)
     picked: list[int] = []
-    plain = ledger.sums_where
+    plain = constants.sums_where
     monkeypatch.setattr(
-        ledger, "sums_where", lambda g, bits: (picked.append(len(g)), plain(g, bits))[1]
+        constants, "sums_where", lambda g, bits: (picked.append(len(g)), plain(g, bits))[1]
     )
     module = nn.Sequential(nn.ReLU6(), nn.Flatten())
     program = capture(module.eval(), (1, 16, 16))

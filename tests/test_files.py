@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from guidxmage import locks
 from guidxmage.errors import InputError
-from guidxmage.files import (
+from guidxmage.files import locks
+from guidxmage.files.atomic import (
     HIDDEN,
     LOCK,
     PARTIAL,
@@ -28,13 +28,13 @@ from guidxmage.files import (
     write_atomically,
     write_sealed,
 )
-from guidxmage.locks import BusyError, Turns, held
-from guidxmage.result_folder import sweep
+from guidxmage.files.locks import BusyError, Turns, held
+from guidxmage.files.result_folder import sweep
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from guidxmage.locks import held
+from guidxmage.files.locks import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

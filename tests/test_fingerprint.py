@@ -18,9 +18,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from guidxmage import Explainer, fingerprint
+from guidxmage import Explainer
 from guidxmage.errors import InputError
-from guidxmage.preprocessing import PIXELS, Preprocessing
+from guidxmage.inputs.preprocessing import PIXELS, Preprocessing
+from guidxmage.objects.annotations import annotation_of
+from guidxmage.provenance import fingerprint
 
 
 def network() -> nn.Module:
@@ -237,7 +239,7 @@ def test_masks_are_told_by_what_is_in_them(tmp_path: Path) -> None:
     masks.mkdir()
 
     def found() -> str:
-        return fingerprint.of_masks(masks, photo)
+        return fingerprint.of_masks(annotation_of(photo, masks))
 
     seen = []
     for name, content in (
@@ -250,7 +252,9 @@ def test_masks_are_told_by_what_is_in_them(tmp_path: Path) -> None:
     (masks / "other.png").write_bytes(b"5")
     assert found() == seen[-1], "another photo's mask does not matter"
     with pytest.raises(InputError, match="does not exist"):
-        fingerprint.of_masks(tmp_path / "none", photo)
+        fingerprint.of_masks(annotation_of(photo, tmp_path / "none"))
+    with pytest.raises(InputError, match="cannot be read"):
+        fingerprint.of_masks(tmp_path / "none")
 
 
 def test_photos_that_cannot_be_read_are_a_sentence(tmp_path: Path) -> None:

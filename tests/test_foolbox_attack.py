@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from guidxmage import InputError
 from guidxmage.adversarial import attack
-from guidxmage.adversarial.foolbox_attack import RegionAttack
+from guidxmage.interfaces.foolbox import RegionAttack
 
 
 @pytest.fixture(scope="module")

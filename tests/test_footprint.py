@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from guidxmage import Explainer, InputError
-from guidxmage.engine.capture import capture
-from guidxmage.engine.footprint import read_budget, row_bytes, rows_within
+from guidxmage.engine.capture.capture import capture
+from guidxmage.engine.program.footprint import read_budget, row_bytes, rows_within
 from tests.laws import random_like
 
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guidxmage import Explainer, InputError, OffTrailError, UnsupportedOperatorError
-from guidxmage.engine.capture import capture
-from guidxmage.engine.gates import CONVENTIONS, conventions
-from guidxmage.engine.program import Program
+from guidxmage.engine.capture.capture import capture
+from guidxmage.engine.program.program import Program
 from guidxmage.engine.rules import PRODUCTS, RULES
-from guidxmage.engine.trail import Trail
+from guidxmage.engine.trail.gates import CONVENTIONS, conventions
+from guidxmage.engine.trail.trail import Trail
 from guidxmage.models.torchvision_import import import_torchvision
 from tests.laws import (
     check_adjoint,

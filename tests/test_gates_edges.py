@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from guidxmage.engine.capture import capture
-from guidxmage.engine.gates import CONVENTIONS
+from guidxmage.engine.capture.capture import capture
+from guidxmage.engine.trail.gates import CONVENTIONS
 from guidxmage.errors import UnsupportedOperatorError
 from guidxmage.models import load_model
 from tests.laws import check_jacobian, check_push, close, random_like

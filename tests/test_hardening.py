@@ -18,8 +18,20 @@ from typer.testing import CliRunner
 
 from guidxmage.cli import app
 from guidxmage.errors import InputError
-from guidxmage.hardening import threat
-from guidxmage.hardening.arms import (
+from guidxmage.hardening.data.dataset import Batch, InMemory
+from guidxmage.hardening.data.splits import Splits, load_splits
+from guidxmage.hardening.experiment import Experiment, Unit, first_images, run, units
+from guidxmage.hardening.report.comparison import summary
+from guidxmage.hardening.report.goals import goals_table
+from guidxmage.hardening.report.measurements import processor_seconds
+from guidxmage.hardening.report.text import report
+from guidxmage.hardening.report.transfer import kept, transfer_table
+from guidxmage.hardening.robustness import attacks
+from guidxmage.hardening.robustness.attacks import PARTS, Target
+from guidxmage.hardening.robustness.background_reliance import accuracy, background_share, reliance
+from guidxmage.hardening.robustness.gradient_masking import masking_checks
+from guidxmage.hardening.robustness.measure import Effort, attack_part
+from guidxmage.hardening.samples.arms import (
     ARMS,
     ArmConfig,
     displaced,
@@ -29,19 +41,7 @@ from guidxmage.hardening.arms import (
     shrunk,
     with_series,
 )
-from guidxmage.hardening.comparison import summary
-from guidxmage.hardening.dataset import Batch, InMemory
-from guidxmage.hardening.experiment import Experiment, Unit, first_images, run, units
-from guidxmage.hardening.goals import goals_table
-from guidxmage.hardening.masking import masking_checks
-from guidxmage.hardening.measurements import processor_seconds
-from guidxmage.hardening.reliance import accuracy, background_share, reliance
-from guidxmage.hardening.report import report
-from guidxmage.hardening.robustness import Effort, attack_part
 from guidxmage.hardening.settings import read_settings
-from guidxmage.hardening.splits import Splits, load_splits
-from guidxmage.hardening.threat import PARTS, Target
-from guidxmage.hardening.transfer import kept, transfer_table
 
 CLASSES = ("a", "b", "c")
 SIDE = 12
@@ -240,8 +240,8 @@ def test_other_libraries_only_reach_the_part(batch: Batch, untrained: nn.Module)
         rows = target.confined.rows(noise[:2] * 0.01 + target.images[[4, 1]])
         assert rows.tolist() == [4, 1]
         state = torch.random.get_rng_state()
-        weak = threat.autoattack(target, "linf", 1e-5, seed=0)
-        strong = threat.autoattack(target, "linf", 0.5, seed=0)
+        weak = attacks.autoattack(target, "linf", 1e-5, seed=0)
+        strong = attacks.autoattack(target, "linf", 0.5, seed=0)
         assert torch.equal(torch.random.get_rng_state(), state)
         assert weak.float().mean() >= strong.float().mean()
         assert bool(weak.all())
@@ -402,7 +402,7 @@ def test_the_enlarged_data_hold_images_and_samples(
     data: Splits, batch: Batch, untrained: nn.Module
 ) -> None:
     from guidxmage import Explainer
-    from guidxmage.hardening.suppression import suppress
+    from guidxmage.hardening.samples.suppression import suppress
 
     assert isinstance(data.test, InMemory)
     few = data.test.subset(torch.arange(10))
@@ -595,7 +595,7 @@ def test_the_command_line_names_what_is_wrong(tmp_path: Path) -> None:
 def test_the_command_line_writes_the_report(
     data: Splits, finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("guidxmage.hardening.splits.load_splits", lambda *_: data)
+    monkeypatch.setattr("guidxmage.hardening.data.splits.load_splits", lambda *_: data)
     monkeypatch.setattr("guidxmage.hardening.settings.read_settings", lambda _: MINIATURE)
     arguments = ["harden", "--data", "shapes", "--config", "x.toml", "--out", str(finished)]
     result = CliRunner().invoke(app, [*arguments, "--json"])

@@ -14,12 +14,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from guidxmage.errors import InputError, MissingExtraError
-from guidxmage.hardening import placing, scenery
-from guidxmage.hardening.cifar import load_cifar10
-from guidxmage.hardening.dataset import InMemory, as_it_is
-from guidxmage.hardening.folders import ImageFolder
-from guidxmage.hardening.garments import SPLITS, build_garments, load_garments
-from guidxmage.hardening.idx import SYSTEM_FOLDER, read_fashion, read_idx
+from guidxmage.hardening.data import backgrounds, placing
+from guidxmage.hardening.data.cifar10 import load_cifar10
+from guidxmage.hardening.data.dataset import InMemory, as_it_is
+from guidxmage.hardening.data.fashion_mnist import SYSTEM_FOLDER, read_fashion, read_idx
+from guidxmage.hardening.data.garments import SPLITS, build_garments, load_garments
+from guidxmage.hardening.data.image_folder import ImageFolder
 
 # --- IDX ---------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ def test_outside_the_mask_lies_the_named_photo(built, sources):
         assert torch.equal(data.backgrounds, torch.from_numpy(own["backgrounds"].astype(int)))
         assert len(set(own["photos"].tolist())) == len(files)
         for k in range(60):
-            pixels = getattr(scenery.read_photo(files[own["photos"][k]]), part)
+            pixels = getattr(backgrounds.read_photo(files[own["photos"][k]]), part)
             top, left = own["corners"][k]
             crop = pixels[top : top + 32, left : left + 32].transpose(2, 0, 1)
             outside = ~data.masks[k].numpy()
@@ -438,12 +438,12 @@ def test_what_cannot_be_loaded(built, tmp_path):
 def test_default_photos(monkeypatch):
     pytest.importorskip("foolbox")
     pytest.importorskip("skimage")
-    files = scenery.default_photos()
+    files = backgrounds.default_photos()
     assert len(files) >= 20
-    assert scenery.Scenery.read(None, 10).photos[0].name == files[0].name
-    monkeypatch.setattr(scenery.importlib.util, "find_spec", lambda name: None)
+    assert backgrounds.Scenery.read(None, 10).photos[0].name == files[0].name
+    monkeypatch.setattr(backgrounds.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"foolbox .*\[robust\]"):
-        scenery.default_photos()
+        backgrounds.default_photos()
 
 
 @pytest.mark.skipif(not SYSTEM_FOLDER.is_dir(), reason="Fashion-MNIST is not installed")

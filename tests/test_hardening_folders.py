@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 
 from guidxmage.cli import app
 from guidxmage.errors import InputError
-from guidxmage.files import read_sealed, write_sealed
-from guidxmage.hardening.dataset import InMemory
+from guidxmage.files.atomic import read_sealed, write_sealed
+from guidxmage.hardening.data.dataset import InMemory
+from guidxmage.hardening.data.image_folder import ImageFolder
+from guidxmage.hardening.data.splits import Splits
 from guidxmage.hardening.experiment import Experiment, run
-from guidxmage.hardening.folders import ImageFolder
 from guidxmage.hardening.ownership import whole
-from guidxmage.hardening.splits import Splits
-from guidxmage.hardening.training import train
+from guidxmage.hardening.training.loop import train
 from tests.test_hardening import MINIATURE, SMALL, shapes
 from tests.training_runs import config, dataset, network, recipe
 
@@ -148,7 +148,7 @@ def test_weights_that_no_seed_decides_say_nothing(
 
 
 def test_other_versions_are_refused(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guidxmage.fingerprint.__version__", "0.0.1")
+    monkeypatch.setattr("guidxmage.provenance.fingerprint.__version__", "0.0.1")
     with pytest.raises(InputError, match=r"run with guid-xmage .*, not 0\.0\.1"):
         run(FEW, splits(), out, pytest.fail)
 
@@ -188,7 +188,7 @@ def test_fewer_seeds_and_arms_leave_the_rest(out: Path) -> None:
 
 
 def test_the_report_does_not_shrink(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guidxmage.hardening.splits.load_splits", lambda *_: splits())
+    monkeypatch.setattr("guidxmage.hardening.data.splits.load_splits", lambda *_: splits())
     monkeypatch.setattr("guidxmage.hardening.settings.read_settings", lambda _: FEW)
     line = ["harden", "--data", "shapes", "--config", "x.toml", "--out", str(out)]
     reports = []
@@ -340,7 +340,7 @@ def test_what_a_killed_training_left_is_cleared_away(tmp_path: Path) -> None:
 
 
 def test_hand_made_experiments_are_sentences(tmp_path: Path) -> None:
-    from guidxmage.hardening.trained import load_trained
+    from guidxmage.hardening.training.trained import load_trained
 
     unit = tmp_path / "vgg8-0" / "plain"
     unit.mkdir(parents=True)

@@ -10,7 +10,7 @@ from torch import nn
 
 from guidxmage import Explainer
 from guidxmage.errors import InputError
-from guidxmage.hardening.networks import MEAN, STD, Normalise, build, names
+from guidxmage.hardening.training.networks import MEAN, STD, Normalise, build, names
 
 
 def parameters(network: nn.Module) -> int:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from guidxmage.errors import InputError
-from guidxmage.images import find_images, read_image
+from guidxmage.inputs.photos import find_images, read_image
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

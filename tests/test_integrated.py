@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage import Explainer
+from guidxmage.analysis.integrated_gradients import integrated_gradients
 from guidxmage.errors import InputError, UnsupportedOperatorError
-from guidxmage.integrated import integrated_gradients
 from tests.laws import random_like
 from tests.test_certificate import NETWORKS, SHAPE, seeded
 

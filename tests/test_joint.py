@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage import Explainer, Explanation, InputError, OffTrailError, Preprocessing
-from guidxmage.joint import JointExplanation
-from guidxmage.wrapped import packed, unpacked
+from guidxmage.explanation import JointExplanation
+from guidxmage.inputs.multi_input import packed, unpacked
 from tests.laws import close, random_like
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from guidxmage.engine.program import Program
+from guidxmage.engine.program.program import Program
 from guidxmage.engine.rules import RULES
 from tests.laws import captured, check_adjoint, check_all, close, random_like
 

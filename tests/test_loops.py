@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from guidxmage import Explainer
-from guidxmage.engine import bits, ledger, loops
-from guidxmage.engine.bits import pack_bits
-from guidxmage.engine.call import Frame, Sent
-from guidxmage.engine.capture import capture
-from guidxmage.engine.cotangents import Cotangent, Cotangents, sent_on
-from guidxmage.engine.decisions import Decisions
+from guidxmage.engine.calls.call import Frame, Sent
+from guidxmage.engine.capture.capture import capture
+from guidxmage.engine.kernels import bits, loops, reductions
+from guidxmage.engine.kernels.bits import pack_bits
+from guidxmage.engine.program.cotangents import Cotangent, Cotangents, sent_on
 from guidxmage.engine.rules.pooling import strided_windows
+from guidxmage.engine.trail.decisions import Decisions
 from tests.laws import random_like
 from tests.test_fast_kernels import on_threads
 from tests.test_laws import properties
@@ -390,21 +390,22 @@ def test_they_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_forgotten")
 def test_without_numba_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
-    for name in [name for name in sys.modules if name.startswith("guidxmage.engine.compiled")]:
+    own = "guidxmage.engine.kernels.compiled"
+    for name in [name for name in sys.modules if name.startswith(own)]:
         monkeypatch.delitem(sys.modules, name)
-    import guidxmage.engine
+    import guidxmage.engine.kernels
 
-    monkeypatch.delattr(guidxmage.engine, "compiled", raising=False)
+    monkeypatch.delattr(guidxmage.engine.kernels, "compiled", raising=False)
     assert loops.compiled() is None
     x = random_like((1, 2, 3, 3), 1)
     assert torch.equal(bits.pack_above(x), pack_bits(x > 0))
-    norms = ledger.sums_and_norms(x.contiguous(memory_format=torch.channels_last), 1)
+    norms = reductions.sums_and_norms(x.contiguous(memory_format=torch.channels_last), 1)
     assert norms[0] is None
     assert torch.allclose(norms[1], x.flatten(1).norm(dim=1))
 
 
 def test_where_machine_code_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    from guidxmage.engine.compiled import machine_code
+    from guidxmage.engine.kernels.compiled import machine_code
 
     def refuses(*, cache: bool = False, **options: bool):
         if cache:

@@ -31,6 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.models import (
     CIFAR10_LABELS,
     FASHION_MNIST_LABELS,
@@ -50,7 +51,6 @@ from guidxmage.models.architecture import Architecture
 from guidxmage.models.calibration import natural_like_images
 from guidxmage.models.efficientnet_lite import VARIANTS, efficientnet_lite, rename_published
 from guidxmage.models.torchvision_models import torchvision_architecture
-from guidxmage.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -657,7 +657,7 @@ USER_CODE = textwrap.dedent(
     from dataclasses import dataclass
 
     import torch
-    from guidxmage.preprocessing import Preprocessing
+    from guidxmage.inputs.preprocessing import Preprocessing
 
     def plain():
         return torch.nn.Linear(2, 3)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guidxmage.names import LONGEST, digest_of, folded, folder_name, shown, with_suffix
+from guidxmage.files.names import LONGEST, digest_of, folded, folder_name, shown, with_suffix
 
 RESERVED = ["con", "PRN", "aux", "NUL", "com1", "LPT9", "com¹", "con.tar", "CONOUT$"]
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from guidxmage.annotations import fill_polygon, find_annotation
 from guidxmage.errors import InputError, MissingExtraError
-from guidxmage.objects import object_table
-from guidxmage.preprocessing import Preprocessing
-from guidxmage.regions import Regions, read_regions
-from guidxmage.segmentation import segment_image
+from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.objects.annotations import fill_polygon, find_annotation
+from guidxmage.objects.label_map import Regions, read_regions
+from guidxmage.objects.segmentation import segment_image
+from guidxmage.objects.table import object_table
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from guidxmage.errors import InputError
-from guidxmage.files import alone
-from guidxmage.photo_results import Outcome, PhotoResults, Write
-from guidxmage.result_folder import PROVENANCE, Kind, write_mark
+from guidxmage.files.atomic import alone
+from guidxmage.files.result_folder import PROVENANCE, Kind, write_mark
+from guidxmage.jobs.photo_results import Outcome, PhotoResults, Write
 from tests.test_cli import NETWORK, folder, run, save_photo  # noqa: F401, the fixture of its name
 
 KIND = Kind(("guid-xmage/test/1",))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.inputs.preprocessing import PIXELS, Preprocessing, describe_preprocessing
 from guidxmage.models import import_torchvision
-from guidxmage.preprocessing import PIXELS, Preprocessing, describe_preprocessing
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from guidxmage.engine.capture import capture
-from guidxmage.engine.program import Program
-from guidxmage.engine.runs import Pulled, Recording
+from guidxmage.engine.capture.capture import capture
+from guidxmage.engine.program.program import Program
+from guidxmage.engine.program.steps import Pulled, Recording
 from guidxmage.engine.symbolic import pull_targets
 from guidxmage.models.torchvision_import import import_torchvision
 from tests.networks import SMALL_INPUTS, SMALL_NETWORKS, network, photo_batch

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
 from torch import Tensor
 
-from guidxmage.adversarial.bundle import Bundle
-from guidxmage.adversarial.projection import nearby_l1, project
+from guidxmage.adversarial.heuristic.cutting_planes import Bundle
+from guidxmage.adversarial.heuristic.projection import nearby_l1, project
 from guidxmage.errors import InputError
 from tests.test_laws import properties
 

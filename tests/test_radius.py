@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from guidxmage import Explainer
 from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.explanation import Explanation
-from guidxmage.preprocessing import Preprocessing
-from guidxmage.proof.radius import validity_radius
-from guidxmage.proof.reach import reaches
+from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.proof.region.radius import validity_radius
+from guidxmage.proof.region.reach import reaches
 from tests.laws import random_like
 from tests.test_certificate import NETWORKS, SHAPE, seeded
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from guidxmage import Explainer, InputError, Preprocessing, UnsupportedOperatorError
-from guidxmage.ray import leaders
+from guidxmage.analysis.ray import leaders
 from tests.test_cli import folder, run, save_photo  # noqa: F401, the fixture of its name
 
 LABELS = ["ant", "bee", "cow", "doe"]

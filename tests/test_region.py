@@ -12,11 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from guidxmage.engine.capture import capture
-from guidxmage.engine.program import Program
-from guidxmage.engine.region import Lines, Stretch, piece, walk
+from guidxmage.engine.capture.capture import capture
+from guidxmage.engine.linear_regions.walk import Lines, Stretch, piece, walk
+from guidxmage.engine.program.program import Program
 from guidxmage.engine.rules import RULES
-from guidxmage.engine.rules.crossing import interval, overtaking, threshold
+from guidxmage.engine.rules.breakpoints import interval, overtaking, threshold
 from guidxmage.errors import InputError, UnsupportedOperatorError
 from tests.laws import captured, random_like
 from tests.lines import check_pieces, check_walk, first_change, line, recorded, walked

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from guidxmage import InputError, UnsupportedOperatorError
-from guidxmage.engine.capture import capture
-from guidxmage.engine.relu_form import ReluForm, relu_form
+from guidxmage.engine.capture.capture import capture
+from guidxmage.engine.linear_regions.relu_form import ReluForm, relu_form
 from tests.networks import SMALL_INPUTS, SMALL_NETWORKS
 
 NAMES = [

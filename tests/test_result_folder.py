@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from guidxmage.errors import InputError
-from guidxmage.files import HIDDEN, LOCK, hidden
-from guidxmage.result_folder import (
+from guidxmage.files.atomic import HIDDEN, LOCK, hidden
+from guidxmage.files.result_folder import (
     NEW,
     OLD,
     PLACES,

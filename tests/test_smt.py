@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from guidxmage import Explainer
 from guidxmage.errors import InputError, UnsupportedOperatorError
-from guidxmage.proof.chain import exact_model
-from guidxmage.proof.deadline import Deadline, OutOfTimeError
-from guidxmage.proof.formula import Line, Names, rational, term
-from guidxmage.proof.smt import Claim, claim_of, printed_difference, prove
-from guidxmage.proof.solver import Solver
-from guidxmage.proof.vnnlib import adversarial, decimal, path_condition, region
+from guidxmage.proof.rational.chain import exact_model
+from guidxmage.proof.rational.deadline import Deadline, OutOfTimeError
+from guidxmage.proof.rational.formula import Line, Names, rational, term
+from guidxmage.proof.rational.smt import Claim, claim_of, printed_difference, prove
+from guidxmage.proof.rational.solver import Solver
+from guidxmage.proof.rational.vnnlib import adversarial, decimal, path_condition, region
 from tests.blobs import trained_on_blobs
 from tests.test_cli import folder, run  # noqa: F401, the fixture of its name
 
@@ -323,7 +323,7 @@ def test_the_command_says_what_is_not_proved(
     late = run(*common, "--timeout", "0.001")
     assert late.exit_code == 1
     assert "not proved: unknown after 0.001 s" in late.stdout
-    monkeypatch.setattr("guidxmage.proof.smt.has_solver", lambda: False)
+    monkeypatch.setattr("guidxmage.proof.rational.smt.has_solver", lambda: False)
     without = run(*common)
     assert without.exit_code == 1
     assert "pip install z3-solver" in without.stdout

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from guidxmage import Explainer, Explanation
 from guidxmage.cli import app
 from guidxmage.errors import InputError
-from guidxmage.preprocessing import Interpolation, Preprocessing
-from guidxmage.spaces import PhotoMap
+from guidxmage.inputs.photo_map import PhotoMap
+from guidxmage.inputs.preprocessing import Interpolation, Preprocessing
 
 CHELSEA = Path(__file__).parents[1] / "examples" / "chelsea.png"
 

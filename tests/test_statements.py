@@ -18,13 +18,19 @@ from torch import Tensor, nn
 
 from guidxmage import Explainer, Explanation, InputError, Preprocessing
 from guidxmage.engine.symbolic import SymbolicModel
-from guidxmage.engine.trail import Trail
+from guidxmage.engine.trail.trail import Trail
 from guidxmage.jobs import verify_result
 from guidxmage.jobs.manifest_check import leaves
 from guidxmage.jobs.verify_result import Verification, verify
 from guidxmage.proof import certificate as certificate_module
-from guidxmage.proof.judges import JUDGES
-from guidxmage.proof.statements import STATEMENTS, Judgement, Place, statement_of, statements
+from guidxmage.proof.evidence.judges import JUDGES
+from guidxmage.proof.evidence.statements import (
+    STATEMENTS,
+    Judgement,
+    Place,
+    statement_of,
+    statements,
+)
 from tests.results import Arrays, forge, sign
 from tests.test_certificate import seeded
 
@@ -116,7 +122,7 @@ def test_what_is_judged_has_a_judge() -> None:
 def test_a_field_that_nobody_judges_counts_against_it(
     explanation: Explanation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from guidxmage.proof import judges
+    from guidxmage.proof.evidence import judges
 
     assert explanation.certificate()[0].holds
     monkeypatch.setattr(judges, "JUDGES", {k: v for k, v in JUDGES.items() if k[1] != "score"})
@@ -492,7 +498,7 @@ def walk(
 
 
 def signed_manifest(manifest: dict[str, Any]) -> str:
-    from guidxmage.archive import signed
+    from guidxmage.attribution.archive import signed
 
     return signed(manifest)
 
@@ -526,7 +532,7 @@ def made(explainer: Explainer, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A result of `explain_photos`, with all that there can be."""
     from PIL import Image
 
-    from guidxmage.batch import Job, explain_photos
+    from guidxmage.jobs.explain_photos import Job, explain_photos
 
     pytest.importorskip("matplotlib")
     pytest.importorskip("skimage")

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from guidxmage import Explainer
 from guidxmage.errors import InputError
-from guidxmage.hardening.series import Series
-from guidxmage.hardening.suppression import (
+from guidxmage.hardening.samples.series import Series
+from guidxmage.hardening.samples.suppression import (
     Scheme,
     background_contribution,
     contribution_masks,

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guidxmage.engine.bits import pack_bits, unpack_bits
-from guidxmage.engine.decisions import Decisions
-from guidxmage.engine.trail import Trail
+from guidxmage.engine.kernels.bits import pack_bits, unpack_bits
+from guidxmage.engine.trail.decisions import Decisions
+from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from guidxmage import Explainer, InputError
-from guidxmage.engine.bits import unpack_bits
-from guidxmage.engine.pairs import Pairs
-from guidxmage.engine.trail import Trail
-from guidxmage.trails import compare_trails
+from guidxmage.analysis.trail_comparison import compare_trails
+from guidxmage.engine.kernels.bits import unpack_bits
+from guidxmage.engine.trail.pairwise import Pairs
+from guidxmage.engine.trail.trail import Trail
 from guidxmage.view.trails import shaded
 from tests.test_cli import folder, run, save_photo  # noqa: F401, the fixture of its name
 

@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from guidxmage.errors import InputError, MissingExtraError
-from guidxmage.hardening import checkpoint
-from guidxmage.hardening.dataset import Batch, InMemory
-from guidxmage.hardening.pgd import PGD
-from guidxmage.hardening.recipe import Shuffled, augmented
-from guidxmage.hardening.schedule import TrainingConfig, learning_rate
-from guidxmage.hardening.streams import stream
-from guidxmage.hardening.training import TrainingResult, train
+from guidxmage.hardening.data.dataset import Batch, InMemory
+from guidxmage.hardening.robustness.pgd import PGD
+from guidxmage.hardening.training import checkpoint
+from guidxmage.hardening.training.batches import Shuffled, augmented
+from guidxmage.hardening.training.loop import TrainingResult, train
+from guidxmage.hardening.training.random_streams import stream
+from guidxmage.hardening.training.schedule import TrainingConfig, learning_rate
 from tests.training_runs import STEPS, config, dataset, network, recipe, run, score
 
 ROOT = Path(__file__).parent.parent

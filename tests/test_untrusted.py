@@ -20,11 +20,11 @@ import torch
 from torch import nn
 
 from guidxmage import Explainer, Explanation, GuidXmageError, InputError
-from guidxmage.engine.trail import Trail
+from guidxmage.engine.trail.trail import Trail
+from guidxmage.explanation import JointExplanation
+from guidxmage.files.untrusted import parsed_json, read_arrays, read_json, read_text
 from guidxmage.jobs.manifest_check import leaves
 from guidxmage.jobs.verify_result import check_files, read_manifest, read_source, verify
-from guidxmage.joint import JointExplanation
-from guidxmage.untrusted import parsed_json, read_arrays, read_json, read_text
 from tests.results import sign
 from tests.test_statements import (  # noqa: F401, fixtures among them
     captured_once,

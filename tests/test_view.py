@@ -64,7 +64,7 @@ def make_panel(shape=(3, 20, 30), *, seed=0, image=True, **changes) -> Panel:
     photo = Image.new("RGB", (shape[-1], shape[-2]), (200, 120, 40)) if image else None
     bias = 6.31
     score = float(values.sum()) + bias
-    panel = Panel(photo, values, "tabby", 281, score, bias, 2e-6, 4e-5, "on region")
+    panel = Panel(photo, values, "tabby", 281, score, bias, 2e-6, 4e-5, "exact on region")
     return replace(panel, **changes)
 
 

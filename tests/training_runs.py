@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from guidxmage.hardening.dataset import Batch, InMemory
-from guidxmage.hardening.pgd import PGD
-from guidxmage.hardening.recipe import Shuffled
-from guidxmage.hardening.schedule import TrainingConfig
-from guidxmage.hardening.training import TrainingResult, train
+from guidxmage.hardening.data.dataset import Batch, InMemory
+from guidxmage.hardening.robustness.pgd import PGD
+from guidxmage.hardening.training.batches import Shuffled
+from guidxmage.hardening.training.loop import TrainingResult, train
+from guidxmage.hardening.training.schedule import TrainingConfig
 
 STEPS = 12
 

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from guidxmage.moved import find_moved_modules
+from guidxmage.provenance.versions import __version__
+
+find_moved_modules()
 
 if TYPE_CHECKING:
+    from guidxmage.attribution.targets import Contrast
     from guidxmage.errors import (
         GuidXmageError,
         InputError,
@@ -22,21 +26,20 @@ if TYPE_CHECKING:
     )
     from guidxmage.explainer import Explainer
     from guidxmage.explanation import Explanation
+    from guidxmage.inputs.preprocessing import Preprocessing
     from guidxmage.models import available_models, load_model
-    from guidxmage.preprocessing import Preprocessing
-    from guidxmage.targets import Contrast
 
 # Where each public name lives; they are imported when first used, so that the command line answers
 # --help without waiting for torch.
 _HOMES = {
-    "Contrast": "guidxmage.targets",
+    "Contrast": "guidxmage.attribution.targets",
     "Explainer": "guidxmage.explainer",
     "Explanation": "guidxmage.explanation",
     "GuidXmageError": "guidxmage.errors",
     "InputError": "guidxmage.errors",
     "MissingExtraError": "guidxmage.errors",
     "OffTrailError": "guidxmage.errors",
-    "Preprocessing": "guidxmage.preprocessing",
+    "Preprocessing": "guidxmage.inputs.preprocessing",
     "UnsupportedOperatorError": "guidxmage.errors",
     "available_models": "guidxmage.models",
     "load_model": "guidxmage.models",

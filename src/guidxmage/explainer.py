@@ -5,34 +5,32 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from guidxmage import fingerprint
-from guidxmage.assembly import Origin, Part, assembled
-from guidxmage.engine.deployment import copied_to, untouched, unwrapped
-from guidxmage.engine.footprint import read_budget, row_bytes, rows_within
-from guidxmage.engine.gates import conventions
-from guidxmage.engine.graphed import Graphed, Graphs
-from guidxmage.engine.program import Program
-from guidxmage.engine.programs import Programs
+from guidxmage.attribution.assemble import Origin, Part, assembled
+from guidxmage.attribution.attribution import Attribution
+from guidxmage.attribution.change_space import Space, space_change
+from guidxmage.attribution.multi_input import attribute_together, is_several
+from guidxmage.attribution.targets import choose_targets, is_per_image, one_for_each
+from guidxmage.engine.capture.programs import Programs
+from guidxmage.engine.capture.user_model import copied_to, untouched, unwrapped
+from guidxmage.engine.cuda.graphed_program import Graphed, Graphs
+from guidxmage.engine.program.footprint import read_budget, row_bytes, rows_within
+from guidxmage.engine.program.program import Program
 from guidxmage.engine.symbolic import Network, pull_targets
-from guidxmage.engine.trail import Trail
+from guidxmage.engine.trail.gates import conventions
+from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError, UnsupportedOperatorError
-from guidxmage.explanation import Explanation
-from guidxmage.inputs import Batch, Images, InputSpace, dtype_and_device
-from guidxmage.joint import JointExplanation, explain_together, is_several
-from guidxmage.preprocessing import Preprocessing
-from guidxmage.spaces import Space, explained_in
-from guidxmage.targets import choose_targets, is_per_image, one_for_each
-from guidxmage.wrapped import Shapes, Wrapped
-
-if TYPE_CHECKING:
-    from guidxmage.ray import Ray
-
+from guidxmage.explanation import Explanation, JointExplanation
+from guidxmage.inputs.input_space import Batch, Images, InputSpace, dtype_and_device
+from guidxmage.inputs.multi_input import Shapes, Wrapped
+from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.moved import moved_function
+from guidxmage.provenance import fingerprint
 
 # Fixed, not what happens to be free: how rows are grouped moves the last digits of a result.
 MEMORY_BUDGET = "4 GiB"
@@ -101,7 +99,7 @@ class Explainer:
         return self._space.preprocessing
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that its answers depend on: see `guidxmage.fingerprint.of_network`."""
+        """SHA-256 of all that its answers depend on, as `fingerprint.of_network` has it."""
         place = [str(one) for one in dtype_and_device(self.model)]
         run = [place, self.gates, self.batch_rows, self.memory_budget, self.cuda_graphs]
         also = [self._space.transform, self.space, self.labels, run]
@@ -170,15 +168,21 @@ class Explainer:
         """
         if is_several(image):
             return self._explain_together(image, target, reference, space)
-        if space not in (None, self.space):
-            return explained_in(space, self, image, target, reference)
         with untouched(self.model):
-            return self.explain_batch(self._space.read(image), target, reference)
+            change = space_change(space, self._space, image, reference)
+            batch = self._space.read(change.image)
+            return Explanation.of(change.carry(self.attribute(batch, target, change.reference)))
 
     def explain_batch(
         self, batch: Batch, target: Any = "top1", reference: Tensor | float | None = None
     ) -> Explanation:
         """What `explain` returns for images that are read already; called inside `untouched`."""
+        return Explanation.of(self.attribute(batch, target, reference))
+
+    def attribute(
+        self, batch: Batch, target: Any = "top1", reference: Tensor | float | None = None
+    ) -> Attribution:
+        """The numbers for images that are read already; called inside `untouched`."""
         if batch.batched and is_per_image(target):
             one_for_each(target, len(batch.tensor))
         network = self._network_for(batch.tensor)
@@ -208,9 +212,13 @@ class Explainer:
             logits = torch.cat(parts)
             return logits if batch.batched else logits[0]
 
+    def read_batch(self, image: Images) -> Batch:
+        """An image or batch in the explained space, with its pictures."""
+        return self._space.read(image)
+
     def read(self, image: Images) -> Tensor:
         """An image or batch as a tensor in the explained space, ([B,] C, H, W)."""
-        batch = self._space.read(image)
+        batch = self.read_batch(image)
         return batch.tensor if batch.batched else batch.tensor[0]
 
     def trail(self, image: Images) -> Trail:
@@ -219,44 +227,10 @@ class Explainer:
             batch = self._space.read(image)
             return self._network_for(batch.tensor).record(batch.tensor)[1]
 
-    def ray(
-        self,
-        a: Images,
-        b: Images,
-        *,
-        targets: Any = None,
-        cap: int = 10_000,
-        progress: Callable[[int, float], None] | None = None,
-    ) -> Ray:
-        """The exact profile of the scores along the line from image a (s = 0) to image b (s = 1).
-
-        The line is walked from region to region; in each the scores are affine in s. targets: the
-        classes to keep, as `choose_targets` takes them; by default those that lead somewhere on
-        the walked part and the three best at 33 points of the line. At most `cap` regions are
-        entered, each an affine run of the network: the result says where it stopped. `progress` is
-        called with their number and s.
-        A float64 explainer resolves the breakpoints of deep networks; float32 blurs them.
-        Raises InputError for images that do not fit, UnsupportedOperatorError as `explain` does.
-        """
-        from guidxmage.ray import trace_ray
-
-        with untouched(self.model):
-            ends = [self._space.read(image) for image in (a, b)]
-            shapes = [tuple(end.tensor.shape[not end.batched :]) for end in ends]
-            if shapes[0] != shapes[1] or ends[0].batched or ends[1].batched:
-                raise InputError(
-                    "a ray joins two single images that come out at one size, not "
-                    f"{' and '.join('×'.join(map(str, shape)) for shape in shapes)}"
-                )
-            return trace_ray(
-                self.network(ends[0].tensor),
-                (ends[0].tensor, ends[1].tensor),
-                targets=targets,
-                cap=cap,
-                labels=self.labels,
-                progress=progress,
-                origin=(self.name, self.weights_source, self.space),
-            )
+    def ray(self, a: Images, b: Images, **options: Any) -> Any:
+        """Deprecated: call `guidxmage.analysis.ray.trace_ray` with this explainer."""
+        trace_ray = moved_function("Explainer.ray", "guidxmage.analysis.ray.trace_ray")
+        return trace_ray(self, a, b, **options)
 
     # --- the run -----------------------------------------------------------------------------
 
@@ -275,7 +249,12 @@ class Explainer:
         dtype, device = dtype_and_device(self.model)
         like = torch.empty(0, dtype=dtype, device=device)
         with untouched(self.model):
-            return explain_together(self.of_inputs, inputs, target, reference, like)
+            return JointExplanation.of(
+                attribute_together(self._attribute_of, inputs, target, reference, like)
+            )
+
+    def _attribute_of(self, shapes: Shapes) -> Callable[..., Attribution]:
+        return self.of_inputs(shapes).attribute
 
     def of_inputs(self, shapes: Shapes) -> Explainer:
         """The explainer of the same network for several inputs of these shapes, laid end to end."""

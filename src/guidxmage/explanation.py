@@ -1,212 +1,34 @@
-"""The result of explaining: a frozen record with everything needed to trust and reuse it."""
+"""The result of explaining: the numbers, and what is done with them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
-
-from guidxmage.engine.symbolic import SymbolicModel
-from guidxmage.engine.trail import Trail
+from guidxmage.attribution.archive import KIND, read_explanation, write_explanation
+from guidxmage.attribution.attribution import Attribution
+from guidxmage.attribution.change_space import Door, with_network
+from guidxmage.attribution.exactness import in_words
+from guidxmage.attribution.multi_input import JointAttribution, read_joint, write_joint
 from guidxmage.errors import InputError
-from guidxmage.exactness import in_words
-from guidxmage.inputs import displayable
-from guidxmage.preprocessing import Preprocessing
-from guidxmage.result_folder import atomic_folder
+from guidxmage.files.result_folder import atomic_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from guidxmage.explainer import Explainer
-    from guidxmage.objects import ObjectTable
+    from guidxmage.objects.label_map import Regions
+    from guidxmage.objects.table import ObjectTable
     from guidxmage.proof.certificate import Certificate
-    from guidxmage.proof.radius import Validity
-    from guidxmage.regions import Regions
+    from guidxmage.proof.region.radius import Validity
     from guidxmage.view import Panel, Style
 
-# The fields that are tensors, one row per image.
-TENSORS = [
-    "logits",
-    "target",
-    "against",
-    "score",
-    "weights",
-    "contributions",
-    "bias",
-    "residual",
-    "residual_bound",
-    "input",
-]
 
+class Explanation(Attribution):
+    """Why the network gave these images these scores: an `Attribution`, and what is done with it.
 
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """Why the network gave these images these scores.
-
-    Below, [B,] is there for a batch of images and [K,] for a list of targets, in that order.
-
-    logits ([B,] classes): exactly the network's own. target, against ([B,] [K]): class index and,
-    for a contrast, the class it is compared with; −1 where there is none. score ([B,] [K]):
-    f_t(X). weights ([B,] [K,] C, H, W): the pixel weight matrix Δ_t. contributions: the
-    contribution matrix A_t = Δ_t ⊙ (X − R). bias ([B,] [K]) float64: the rest of the score, and
-    bias_by_layer: call site → its part. residual = score − Σ contributions − bias, beside
-    residual_bound, what rounding explains. exactness: "on region" when the symbolic model is exact
-    wherever the trail is followed, "at input" when smooth operators make it a model of X alone, and
-    "not exact" when a residual, of any image and target, is beyond its bound.
-    trail: the decisions taken. symbolic_model: f(Z) = ⟨Δ, Z⟩ + b.
-    input: X in the explained `space`: "pixels" in [0, 1] as the network sees them, the "photo" at
-    its own size, or the network's "input" after the normalisation. reference: R, with as many
-    dimensions as the input and size 1 where it is the same throughout; None where R is 0.
+    Its fields are those of `Attribution`.
     """
-
-    logits: Tensor
-    target: Tensor
-    against: Tensor
-    score: Tensor
-    weights: Tensor
-    contributions: Tensor
-    bias: Tensor
-    bias_by_layer: dict[str, Tensor]
-    residual: Tensor
-    residual_bound: Tensor
-    exactness: str
-    trail: Trail
-    symbolic_model: SymbolicModel
-    input: Tensor
-    pictures: tuple[Image.Image | None, ...]
-    photo_sizes: tuple[tuple[int, int], ...]
-    space: str
-    labels: tuple[str, ...] | None
-    model_name: str
-    weights_source: str
-    preprocessing: Preprocessing | None
-    reference: Tensor | None = None
-
-    # --- axes --------------------------------------------------------------------------------
-
-    @property
-    def batched(self) -> bool:
-        """Whether there is an image axis."""
-        return self.symbolic_model.batched
-
-    @property
-    def several(self) -> bool:
-        """Whether there is a target axis."""
-        return self.symbolic_model.several
-
-    def __len__(self) -> int:
-        if not self.batched and not self.several:
-            raise TypeError("the explanation of one image and one target has no length")
-        return len(self.score)
-
-    def __getitem__(self, index: int) -> Explanation:
-        """One image of a batch, or one target of a list for a single image."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range for {len(self)}")
-        index %= len(self)
-        return self._of_image(index) if self.batched else self._of_target(index)
-
-    def __iter__(self) -> Iterator[Explanation]:
-        return (self[index] for index in range(len(self)))
-
-    def split(self) -> list[Explanation]:
-        """One explanation per image and target, images first."""
-        if not self.batched and not self.several:
-            return [self]
-        return [single for part in self for single in part.split()]
-
-    def _of_image(self, index: int) -> Explanation:
-        model = self.symbolic_model
-        trail = self.trail.image(index)
-        return replace(
-            self,
-            **{name: getattr(self, name)[index] for name in TENSORS},
-            bias_by_layer={site: value[index] for site, value in self.bias_by_layer.items()},
-            pictures=(self.pictures[index],),
-            photo_sizes=(self.photo_sizes[index],),
-            reference=self._reference_of(index),
-            trail=trail,
-            symbolic_model=replace(
-                model,
-                weights=model.weights[index],
-                bias=model.bias[index],
-                trail=trail,
-                cotangent=model.cotangent[:, index : index + 1],
-                batched=False,
-                input=None if model.input is None else model.input[index],
-            ),
-        )
-
-    def _reference_of(self, index: int) -> Tensor | None:
-        """R of one image of a batch."""
-        R = self.reference
-        return None if R is None else R[index if len(R) > 1 else 0]
-
-    def _of_target(self, index: int) -> Explanation:
-        model = self.symbolic_model
-        per_target = [name for name in TENSORS if name not in ("logits", "input")]
-        return replace(
-            self,
-            **{name: getattr(self, name)[index] for name in per_target},
-            bias_by_layer={site: value[index] for site, value in self.bias_by_layer.items()},
-            symbolic_model=replace(
-                model,
-                weights=model.weights[index],
-                bias=model.bias[index],
-                cotangent=model.cotangent[index : index + 1],
-                several=False,
-            ),
-        )
-
-    # --- reading -----------------------------------------------------------------------------
-
-    @property
-    def target_name(self) -> str | list[Any]:
-        """The name of what was explained, nested like `target`."""
-        if self.batched or self.several:
-            return [part.target_name for part in self]
-        name = self._class_name(int(self.target))
-        if int(self.against) >= 0:
-            return f"{name} rather than {self._class_name(int(self.against))}"
-        return name
-
-    def _class_name(self, index: int) -> str:
-        if index < 0:
-            return "cotangent"
-        if self.labels is not None and index < len(self.labels):
-            return self.labels[index]
-        return f"class {index}"
-
-    def top(self, k: int = 5) -> list[tuple[int, str, float]]:
-        """The k best classes of a single image: (index, name, logit)."""
-        if self.batched:
-            raise InputError("top() is for one image; index the explanation first")
-        best = self.logits.topk(min(k, len(self.logits)))
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [(index, self._class_name(index), value) for index, value in pairs]
-
-    def picture(self) -> Image.Image | None:
-        """What the network saw of a single image; None where its input cannot be shown."""
-        if self.batched:
-            raise InputError("picture() is for one image; index the explanation first")
-        return self.pictures[0] or displayable(self.input)
-
-    def pixel_contributions(self) -> Tensor:
-        """Contributions summed over channels, ([B,] [K,] H, W); of videos for every frame."""
-        return self.contributions.sum(self.batched + self.several)
-
-    def _planes(self) -> NDArray[Any]:
-        """What is drawn of a single result: (channels, H, W), a video's frames among them."""
-        contributions = self.contributions
-        flat = contributions.flatten(0, -3) if contributions.ndim > 3 else contributions
-        planes: NDArray[Any] = flat.double().cpu().numpy()
-        return planes
 
     def objects(self, regions: Any = "auto") -> ObjectTable | list[ObjectTable]:
         """Contribution of each object of a single image (a list of tables for several targets).
@@ -218,7 +40,7 @@ class Explanation:
             raise InputError("objects() is for one image; index the explanation first")
         if self.several:
             return [part.objects(regions) for part in self]  # type: ignore[misc]
-        from guidxmage.objects import object_table
+        from guidxmage.objects.table import object_table
 
         return object_table(self._planes(), self.regions(regions))
 
@@ -227,10 +49,10 @@ class Explanation:
 
         photo: the file the image came from, to find its own annotation among several.
         """
-        from guidxmage.regions import read_regions
+        from guidxmage.objects.label_map import read_regions
 
         if isinstance(regions, str) and regions == "auto":
-            from guidxmage.segmentation import segment_image
+            from guidxmage.objects.segmentation import segment_image
 
             picture = self.picture()
             if picture is None:
@@ -242,24 +64,6 @@ class Explanation:
             found.check_size(self.photo_sizes[0], "the photo")
             found = found.cropped(self.preprocessing)
         return found
-
-    def __repr__(self) -> str:
-        lines = [
-            f"Explanation of {self.model_name}, {self.space} space, {in_words(self.exactness)}"
-        ]
-        for part in self.split()[:10]:
-            lines.append(f"  {part._line()}")
-        if len(self.split()) > 10:
-            lines.append(f"  … {len(self.split()) - 10} more")
-        return "\n".join(lines)
-
-    def _line(self) -> str:
-        total = float(self.contributions.sum(dtype=torch.float64))
-        return (
-            f"{self.target_name}: score {float(self.score):.4f} = Σ pixels {total:.4f} + bias "
-            f"{float(self.bias):.4f} (residual {float(self.residual):.1e}, "
-            f"bound {float(self.residual_bound):.1e})"
-        )
 
     # --- pictures ----------------------------------------------------------------------------
 
@@ -284,31 +88,28 @@ class Explanation:
 
     def panels(self, regions: Any = None, note: str = "") -> list[Panel]:
         """The data behind `figure()`, one panel per image and target."""
-        from guidxmage.objects import object_table
+        return [part._panel(regions, note) for part in self.split()]
+
+    def _panel(self, regions: Any, note: str) -> Panel:
+        from guidxmage.objects.table import object_table
         from guidxmage.view import Panel
 
-        panels = []
-        for part in self.split():
-            contributions = part._planes()
-            found = None if regions is None else part.regions(regions)
-            panels.append(
-                Panel(
-                    image=part.picture(),
-                    shape=tuple(part.contributions.shape),
-                    contributions=contributions,
-                    class_name=str(part.target_name),
-                    target=int(part.target) if int(part.target) >= 0 else None,
-                    score=float(part.score),
-                    bias=float(part.bias),
-                    residual=float(part.residual),
-                    residual_bound=float(part.residual_bound),
-                    exactness=part.exactness,
-                    note=note,
-                    objects=None if found is None else object_table(contributions, found),
-                    labels=None if found is None else found.labels,
-                )
-            )
-        return panels
+        found = None if regions is None else self.regions(regions)
+        return Panel(
+            image=self.picture(),
+            shape=tuple(self.contributions.shape),
+            contributions=self._planes(),
+            class_name=str(self.target_name),
+            target=int(self.target) if int(self.target) >= 0 else None,
+            score=float(self.score),
+            bias=float(self.bias),
+            residual=float(self.residual),
+            residual_bound=float(self.residual_bound),
+            exactness=in_words(self.exactness),
+            note=note,
+            objects=None if found is None else object_table(self._planes(), found),
+            labels=None if found is None else found.labels,
+        )
 
     def _title(self) -> str:
         source = f" ({self.weights_source})" if self.weights_source else ""
@@ -335,9 +136,9 @@ class Explanation:
         """How large a ball around a single image lies in its region, in L2 and L∞.
 
         Exact for small inputs, a lower bound for large ones. Raises as
-        `guidxmage.proof.radius.validity_radius` does.
+        `guidxmage.proof.region.radius.validity_radius` does.
         """
-        from guidxmage.proof.radius import validity_radius
+        from guidxmage.proof.region.radius import validity_radius
 
         return validity_radius(self)
 
@@ -349,22 +150,45 @@ class Explanation:
         The folder appears whole or not at all; an earlier explanation there is replaced. Raises
         InputError when the folder cannot be written, or holds anything else.
         """
-        from guidxmage.archive import KIND, write_explanation
-
         with atomic_folder(Path(path), KIND) as folder:
             write_explanation(self, folder)
         return Path(path)
 
     @classmethod
-    def load(cls, path: str | Path, explainer: Explainer | None = None) -> Explanation:
+    def load(cls, path: str | Path, explainer: Door | None = None) -> Explanation:
         """Read a saved explanation; with the explainer that made it, trails can be compared again.
 
         Raises InputError when the folder holds no explanation or a damaged one.
         """
-        from guidxmage.archive import read_explanation
-        from guidxmage.spaces import with_network
+        found = cls.of(read_explanation(Path(path)))
+        return found if explainer is None else with_network(found, explainer)
 
-        found = read_explanation(Path(path))
+
+@dataclass(frozen=True, eq=False, repr=False)
+class JointExplanation(JointAttribution):
+    """Why the network gave several inputs these scores: a `JointAttribution` that can be saved."""
+
+    whole: Explanation
+
+    @classmethod
+    def of(cls, joint: JointAttribution) -> JointExplanation:
+        """The same numbers as one of this class."""
+        return cls(Explanation.of(joint.whole), joint.shapes)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a folder as `Explanation.save` does; its manifest also has the inputs' shapes."""
+        with atomic_folder(Path(path), KIND) as folder:
+            write_joint(self, folder)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path, explainer: Door | None = None) -> JointExplanation:
+        """Read a saved explanation; with the explainer that made it, trails can be compared again.
+
+        Raises InputError when the folder holds none, a damaged one, or one of one input.
+        """
+        found = cls.of(read_joint(Path(path)))
         if explainer is None:
             return found
-        return with_network(found, explainer.network, explainer.space, explainer.preprocessing)
+        whole = with_network(found.whole, explainer.of_inputs(found.shapes))
+        return cls(whole, found.shapes)

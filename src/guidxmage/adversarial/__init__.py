@@ -1,7 +1,7 @@
 """Minimal adversarial samples, guided by the symbolic model."""
 
-from guidxmage.adversarial.attack import NORMS, attack
-from guidxmage.adversarial.exact import Certificate, certify
-from guidxmage.adversarial.result import AttackResult, Optimality
+from guidxmage.adversarial.certified.certify import Certificate, certify
+from guidxmage.adversarial.heuristic.attack import NORMS, attack
+from guidxmage.adversarial.heuristic.result import AttackResult, Optimality
 
 __all__ = ["NORMS", "AttackResult", "Certificate", "Optimality", "attack", "certify"]

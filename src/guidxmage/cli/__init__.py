@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from guidxmage import __version__
 from guidxmage.cli import (
     attack,
     evaluate,
@@ -19,6 +18,7 @@ from guidxmage.cli import (
     trails,
     verify,
 )
+from guidxmage.provenance.versions import __version__
 
 app = typer.Typer(
     help="Explains, pixel by pixel and exactly, why a convolutional network gives an image its "

@@ -28,7 +28,7 @@ from guidxmage.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from guidxmage.photo_results import Outcome
+    from guidxmage.jobs.photo_results import Outcome
 
 EXAMPLES = """**Examples**
 
@@ -102,9 +102,9 @@ def attack(  # noqa: PLR0917
     contributions before and after), adversarial.png and manifest.json. Photos whose result is
     there already are not attacked again.
     """
-    from guidxmage.adversarial.photos import KIND, AttackJob, attack_photos
     from guidxmage.errors import InputError
-    from guidxmage.photo_results import PhotoResults
+    from guidxmage.jobs.attack_photos import KIND, AttackJob, attack_photos
+    from guidxmage.jobs.photo_results import PhotoResults
 
     if outside and mask is None:
         raise InputError("--outside needs a --mask to be outside of")

@@ -23,11 +23,11 @@ from rich.progress import (
 )
 
 from guidxmage.errors import GuidXmageError, InputError
-from guidxmage.names import shown
+from guidxmage.files.names import shown
 
 if TYPE_CHECKING:
     from guidxmage.explainer import Explainer
-    from guidxmage.photo_results import Outcome
+    from guidxmage.jobs.photo_results import Outcome
 
 BAD_INPUT, INTERRUPTED = 2, 130
 GONE_SHOWN = 10
@@ -99,8 +99,8 @@ def find_photos(paths: Sequence[Path], out: Path | None = None) -> tuple[list[Pa
     out: where the results go; those that are there are left out of what is found in folders.
     Raises InputError where there are no photos at all.
     """
-    from guidxmage.images import find_images
-    from guidxmage.result_folder import is_result
+    from guidxmage.files.result_folder import is_result
+    from guidxmage.inputs.photos import find_images
 
     problems: list[str] = []
     given = {os.path.abspath(path) for path in paths}

@@ -110,8 +110,8 @@ def _one(  # noqa: PLR0917
     as_json: bool,
 ) -> None:
     """Evaluate networks on one set of photos."""
-    from guidxmage.evaluation.photos import read_photos
-    from guidxmage.evaluation.publication import publish
+    from guidxmage.evaluation.data.photos import read_photos
+    from guidxmage.evaluation.report.publication import publish
     from guidxmage.evaluation.run import run
 
     photos = read_photos(data, limit, masks)
@@ -184,7 +184,7 @@ def network_of(text: str) -> Network:
     from guidxmage.models import load_model, load_python_model
 
     if Path(text).is_dir():
-        from guidxmage.hardening.trained import load_trained
+        from guidxmage.hardening.training.trained import load_trained
 
         loaded = load_trained(text)
         return Network(loaded.name, lambda: loaded)

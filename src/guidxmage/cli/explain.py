@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from guidxmage.attribution.exactness import NOT_EXACT, in_words
 from guidxmage.cli.common import (
     AsJson,
     Device,
@@ -28,11 +29,10 @@ from guidxmage.cli.common import (
     tell_outcomes,
 )
 from guidxmage.errors import InputError
-from guidxmage.exactness import NOT_EXACT, in_words
 
 if TYPE_CHECKING:
-    from guidxmage.batch import Job
-    from guidxmage.photo_results import Outcome
+    from guidxmage.jobs.explain_photos import Job
+    from guidxmage.jobs.photo_results import Outcome
 
 
 class Style(str, Enum):
@@ -149,9 +149,9 @@ def explain(  # noqa: PLR0917
     distribution.png and saliency.png (the bare maps), manifest.json and arrays.npz. Photos whose
     result is there already, of the same network and options, are not explained again.
     """
-    from guidxmage.archive import KIND
-    from guidxmage.batch import Job, explain_photos, shared_scale_of
-    from guidxmage.photo_results import PhotoResults
+    from guidxmage.attribution.archive import KIND
+    from guidxmage.jobs.explain_photos import Job, explain_photos, shared_scale_of
+    from guidxmage.jobs.photo_results import PhotoResults
 
     found, problems = find_photos(photos, out)
     _check_method(method, certify or radius, baseline, pieces)

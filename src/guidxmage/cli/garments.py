@@ -44,8 +44,8 @@ def garments(  # noqa: PLR0917
     Garments of Fashion-MNIST before crops of photographs, 32 × 32; made offline, in seconds. What
     is in it stands in DATASHEET.md.
     """
-    from guidxmage.files import MANIFEST
-    from guidxmage.hardening.garments import DATASHEET, build_garments
+    from guidxmage.files.atomic import MANIFEST
+    from guidxmage.hardening.data.garments import DATASHEET, build_garments
 
     build_garments(
         out,

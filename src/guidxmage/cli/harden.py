@@ -44,10 +44,10 @@ def harden(  # noqa: PLR0917
     """
     from dataclasses import replace
 
+    from guidxmage.hardening.data.splits import load_splits
     from guidxmage.hardening.experiment import Experiment, run
-    from guidxmage.hardening.publication import publish
+    from guidxmage.hardening.report.publication import publish
     from guidxmage.hardening.settings import read_settings
-    from guidxmage.hardening.splits import load_splits
 
     experiment = Experiment() if config is None else read_settings(config)
     if model is not None:

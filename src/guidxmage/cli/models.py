@@ -14,7 +14,7 @@ from guidxmage.cli.common import AsJson, one_sentence, progress_bar
 from guidxmage.errors import InputError
 
 if TYPE_CHECKING:
-    from guidxmage.coverage import Row
+    from guidxmage.evaluation.coverage import Row
 
 EXAMPLES = """**Examples**
 
@@ -85,7 +85,7 @@ def _check(names: list[str], out: Path | None, as_json: bool) -> None:
     """A row for each network as it is made, and how many there were."""
     from dataclasses import asdict
 
-    from guidxmage.coverage import summary, survey
+    from guidxmage.evaluation.coverage import summary, survey
 
     with progress_bar(len(names), "checking") as advance:
 
@@ -101,7 +101,7 @@ def _check(names: list[str], out: Path | None, as_json: bool) -> None:
 
 
 def _line(row: Row) -> str:
-    from guidxmage.exactness import in_words
+    from guidxmage.attribution.exactness import in_words
 
     if row.error:
         return f"{row.network:<28} refused: {row.error}"

@@ -20,13 +20,13 @@ from guidxmage.cli.common import (
     target_of,
 )
 from guidxmage.errors import InputError
-from guidxmage.names import shown
+from guidxmage.files.names import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from guidxmage.proof.smt import Printed, Proof
-    from guidxmage.result_folder import Kind
+    from guidxmage.files.result_folder import Kind
+    from guidxmage.proof.rational.smt import Printed, Proof
 
 EXAMPLES = """**Examples**
 
@@ -80,9 +80,9 @@ def prove(  # noqa: PLR0917
     network in float64 and its own input, after the preprocessing. Exit code 0: proved; 1: refuted,
     unknown, or not checked.
     """
-    from guidxmage.proof import smt
-    from guidxmage.proof.deadline import Deadline, OutOfTimeError
-    from guidxmage.result_folder import PLACES, PROVENANCE, check_replaceable, place_of
+    from guidxmage.files.result_folder import PLACES, PROVENANCE, check_replaceable, place_of
+    from guidxmage.proof.rational import smt
+    from guidxmage.proof.rational.deadline import Deadline, OutOfTimeError
 
     places = [place_of(photo, out)]
     check_replaceable(out, _kind(), overwrite=overwrite, places=places)
@@ -122,7 +122,7 @@ def prove(  # noqa: PLR0917
 
 def _kind() -> Kind:
     """What folders of proofs and queries are told by."""
-    from guidxmage.result_folder import Kind
+    from guidxmage.files.result_folder import Kind
 
     return Kind((PROOF, QUERIES), RESULT)
 
@@ -135,7 +135,7 @@ def _write(
     places: Sequence[str],
 ) -> dict[str, Any]:
     """Write texts by name, and what they are beside them; what stands there."""
-    from guidxmage.result_folder import atomic_folder, write_mark
+    from guidxmage.files.result_folder import atomic_folder, write_mark
 
     with atomic_folder(out, _kind(), overwrite=overwrite, places=places) as new:
         for name, content in files.items():
@@ -211,8 +211,8 @@ def _write_queries(  # noqa: PLR0917
     places: Sequence[str],
 ) -> None:
     """The VNN-LIB files; the network itself is the user's ONNX export."""
-    from guidxmage.proof.vnnlib import queries
-    from guidxmage.result_folder import PLACES, PROVENANCE
+    from guidxmage.files.result_folder import PLACES, PROVENANCE
+    from guidxmage.proof.rational.vnnlib import queries
 
     files = queries(claim, eps, deadline)
     summary = {"schema": QUERIES, "eps": eps, PROVENANCE: {PLACES: list(places)}}

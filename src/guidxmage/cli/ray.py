@@ -22,10 +22,10 @@ from guidxmage.cli.common import (
     progress_bar,
     target_of,
 )
-from guidxmage.names import shown
+from guidxmage.files.names import shown
 
 if TYPE_CHECKING:
-    from guidxmage.ray import Ray
+    from guidxmage.analysis.ray import Ray
 
 EXAMPLES = """**Examples**
 
@@ -66,8 +66,8 @@ def ray(  # noqa: PLR0917
     On each region every score is affine, so the profile is exact: where each decision flips, and
     where the best class changes. Both photos are brought to the network's input first.
     """
-    from guidxmage.ray import SCHEMA
-    from guidxmage.result_folder import (
+    from guidxmage.analysis.ray import SCHEMA, trace_ray
+    from guidxmage.files.result_folder import (
         PLACES,
         PROVENANCE,
         Kind,
@@ -82,7 +82,8 @@ def ray(  # noqa: PLR0917
     check_replaceable(out, kind, overwrite=overwrite, places=places)
     explainer = load_explainer(model, weights, labels, dtype.value, device)
     with progress_bar(cap, "walking") as advance:
-        found = explainer.ray(
+        found = trace_ray(
+            explainer,
             a,
             b,
             targets=None if target is None else target_of(target, None),

@@ -29,8 +29,8 @@ from guidxmage.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from guidxmage.analysis.trail_comparison import TrailComparison
     from guidxmage.explainer import Explainer
-    from guidxmage.trails import TrailComparison
 
 EXAMPLES = """**Examples**
 
@@ -61,7 +61,8 @@ def trails(  # noqa: PLR0917
 
     Two photos: where they part ways, in a picture. More: the distances of all pairs.
     """
-    from guidxmage.result_folder import (
+    from guidxmage.analysis.trail_comparison import SCHEMA, compare_trails
+    from guidxmage.files.result_folder import (
         PLACES,
         PROVENANCE,
         Kind,
@@ -70,7 +71,6 @@ def trails(  # noqa: PLR0917
         place_of,
         write_mark,
     )
-    from guidxmage.trails import SCHEMA, compare_trails
 
     found, problems = find_photos(photos, out)
     kind = Kind((SCHEMA,), NUMBERS)
@@ -99,7 +99,7 @@ def trails(  # noqa: PLR0917
 
 def _read(explainer: Explainer, photos: list[Path]) -> dict[str, tuple[Path, Tensor]]:
     """The readable photos by a name of their own; the others are reported."""
-    from guidxmage.names import free_name, shown
+    from guidxmage.files.names import free_name, shown
 
     read: dict[str, tuple[Path, Tensor]] = {}
     taken: set[str] = set()

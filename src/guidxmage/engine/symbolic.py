@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidxmage.engine.deployment import untouched
-from guidxmage.engine.graphed import Graphed
-from guidxmage.engine.program import Program
-from guidxmage.engine.programs import Programs
-from guidxmage.engine.region import Lines, piece
-from guidxmage.engine.runs import Pulled, Recording
-from guidxmage.engine.trail import Difference, Trail
+from guidxmage.engine.capture.programs import Programs
+from guidxmage.engine.capture.user_model import untouched
+from guidxmage.engine.cuda.graphed_program import Graphed
+from guidxmage.engine.linear_regions.walk import Lines, piece
+from guidxmage.engine.program.program import Program
+from guidxmage.engine.program.steps import Pulled, Recording
+from guidxmage.engine.trail.trail import Difference, Trail
 from guidxmage.errors import InputError, OffTrailError
 
 

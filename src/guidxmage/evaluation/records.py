@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from guidxmage import fingerprint
 from guidxmage.errors import InputError
-from guidxmage.files import HIDDEN, alone, read_sealed, write_atomically, write_sealed
-from guidxmage.result_folder import sweep
+from guidxmage.files.atomic import HIDDEN, alone, read_sealed, write_atomically, write_sealed
+from guidxmage.files.result_folder import sweep
+from guidxmage.provenance import fingerprint
 
 Record = dict[str, Any]
 Key = tuple[str, int, str]

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from guidxmage.errors import InputError
+from guidxmage.evaluation.data.photos import Mask, Photo, names
+from guidxmage.evaluation.data.views import View, draw_view
 from guidxmage.evaluation.measures import Case, Claimed, Figures, Measure
 from guidxmage.evaluation.measures.randomisation import shuffled
 from guidxmage.evaluation.methods import METHODS, Map, Method
-from guidxmage.evaluation.photos import Mask, Photo, names
 from guidxmage.evaluation.records import (
     FOLDER,
     MADE_FROM,
@@ -30,14 +31,13 @@ from guidxmage.evaluation.records import (
 )
 from guidxmage.evaluation.settings import DTYPES, Settings
 from guidxmage.evaluation.subject import Subject, make_subject
-from guidxmage.evaluation.views import View, draw_view
 from guidxmage.explainer import Explainer
-from guidxmage.files import alone, sha256_of, write_atomically
-from guidxmage.fingerprint import makers, of_network, of_values
-from guidxmage.locks import BusyError, Turns
+from guidxmage.files.atomic import alone, sha256_of, write_atomically
+from guidxmage.files.locks import BusyError, Turns
+from guidxmage.files.names import folded, shown
 from guidxmage.models.loaded import LoadedModel
-from guidxmage.names import folded, shown
-from guidxmage.versions import versions
+from guidxmage.provenance.fingerprint import makers, of_network, of_values
+from guidxmage.provenance.versions import versions
 
 MAPS, KEPT_MAPS = "maps", 6
 """Maps of the first photos are kept for the contact sheet."""

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guidxmage.errors import InputError
-from guidxmage.evaluation.figures import Row
-from guidxmage.evaluation.page import write_report
-from guidxmage.evaluation.photos import read_photos
-from guidxmage.evaluation.publication import publish
-from guidxmage.evaluation.report import CARE, PAPER, Piece, seen
+from guidxmage.evaluation.data.photos import read_photos
+from guidxmage.evaluation.data.views import view_numbers
+from guidxmage.evaluation.report.figures import Row
+from guidxmage.evaluation.report.page import write_report
+from guidxmage.evaluation.report.publication import publish
+from guidxmage.evaluation.report.table import paper_table
+from guidxmage.evaluation.report.text import CARE, PAPER, Piece, seen
 from guidxmage.evaluation.run import Network, Say, run
 from guidxmage.evaluation.settings import Settings, all_measures, all_methods
-from guidxmage.evaluation.table import paper_table
-from guidxmage.evaluation.views import view_numbers
 
 COMPARED = (
     "guid-xmage",

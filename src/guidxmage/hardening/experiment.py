@@ -19,26 +19,26 @@ from torch import nn
 
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
-from guidxmage.files import alone, read_sealed, sha256_of, write_sealed
-from guidxmage.hardening import networks
-from guidxmage.hardening.arms import lesson, with_series
-from guidxmage.hardening.dataset import Batch, ImageDataset
-from guidxmage.hardening.masking import masking_checks
+from guidxmage.files.atomic import alone, read_sealed, sha256_of, write_sealed
+from guidxmage.files.locks import BusyError, Turns
+from guidxmage.files.result_folder import held_folder
+from guidxmage.hardening.data.dataset import Batch, ImageDataset
+from guidxmage.hardening.data.splits import Splits
 from guidxmage.hardening.ownership import claim, whole
-from guidxmage.hardening.processes import ALONE, processes
-from guidxmage.hardening.recipe import Shuffled
-from guidxmage.hardening.reliance import accuracy, reliance
-from guidxmage.hardening.robustness import attack_part
-from guidxmage.hardening.series import KIND as SERIES
-from guidxmage.hardening.series import MANIFEST, Series
-from guidxmage.hardening.splits import Splits
-from guidxmage.hardening.suppression import suppress
-from guidxmage.hardening.training import FINAL, train
+from guidxmage.hardening.robustness.background_reliance import accuracy, reliance
+from guidxmage.hardening.robustness.gradient_masking import masking_checks
+from guidxmage.hardening.robustness.measure import attack_part
+from guidxmage.hardening.samples.arms import lesson, with_series
+from guidxmage.hardening.samples.series import KIND as SERIES
+from guidxmage.hardening.samples.series import MANIFEST, Series
+from guidxmage.hardening.samples.suppression import suppress
+from guidxmage.hardening.training import networks
+from guidxmage.hardening.training.batches import Shuffled
+from guidxmage.hardening.training.loop import FINAL, train
+from guidxmage.hardening.training.processes import ALONE, processes
 from guidxmage.hardening.units import Experiment, Unit, units
-from guidxmage.locks import BusyError, Turns
 from guidxmage.models.weights import read_weights
-from guidxmage.result_folder import held_folder
-from guidxmage.versions import versions
+from guidxmage.provenance.versions import versions
 
 __all__ = ["Experiment", "Unit", "Work", "first_images", "run", "units"]
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from guidxmage import fingerprint
 from guidxmage.errors import InputError
-from guidxmage.files import HIDDEN, alone, read_sealed, write_sealed
-from guidxmage.hardening import networks
-from guidxmage.hardening.splits import Splits
+from guidxmage.files.atomic import HIDDEN, alone, read_sealed, write_sealed
+from guidxmage.files.result_folder import sweep
+from guidxmage.hardening.data.splits import Splits
+from guidxmage.hardening.training import networks
 from guidxmage.hardening.units import Experiment
 from guidxmage.models.python_models import code_of
-from guidxmage.result_folder import sweep
+from guidxmage.provenance import fingerprint
 
 SCHEMA = "guid-xmage/experiment/1"
 FILE = "experiment.json"

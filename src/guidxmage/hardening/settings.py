@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from guidxmage.errors import InputError, MissingExtraError
-from guidxmage.hardening.arms import ArmConfig
-from guidxmage.hardening.robustness import Effort
-from guidxmage.hardening.suppression import Scheme
+from guidxmage.hardening.robustness.measure import Effort
+from guidxmage.hardening.samples.arms import ArmConfig
+from guidxmage.hardening.samples.suppression import Scheme
 from guidxmage.hardening.units import Experiment
 
 _RATIO = re.compile(r"(\d+)/([1-9]\d*)")

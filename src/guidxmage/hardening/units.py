@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from guidxmage.errors import InputError
-from guidxmage.hardening import networks
-from guidxmage.hardening.arms import ARMS, WRONG_MASKS, ArmConfig
-from guidxmage.hardening.robustness import Effort
-from guidxmage.hardening.schedule import TrainingConfig
-from guidxmage.hardening.suppression import STRENGTHS, Scheme
+from guidxmage.hardening.robustness.measure import Effort
+from guidxmage.hardening.samples.arms import ARMS, WRONG_MASKS, ArmConfig
+from guidxmage.hardening.samples.suppression import STRENGTHS, Scheme
+from guidxmage.hardening.training import networks
+from guidxmage.hardening.training.schedule import TrainingConfig
 
 
 @dataclass(frozen=True)

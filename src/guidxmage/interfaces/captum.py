@@ -8,11 +8,11 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from guidxmage.engine.deployment import untouched
+from guidxmage.engine.capture.user_model import untouched
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
-from guidxmage.inputs import Batch, dtype_and_device
-from guidxmage.wrapped import (
+from guidxmage.inputs.input_space import Batch, dtype_and_device
+from guidxmage.inputs.multi_input import (
     Shapes,
     Wrapped,
     checked_inputs,

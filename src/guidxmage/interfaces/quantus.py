@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from guidxmage.errors import InputError
-from guidxmage.inputs import dtype_and_device
+from guidxmage.inputs.input_space import dtype_and_device
 from guidxmage.interfaces.captum import ExactContributions
 
 

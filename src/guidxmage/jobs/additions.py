@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from guidxmage import fingerprint
-from guidxmage.archive import OBJECTS
-from guidxmage.batch import CERTIFICATE, radius_of
-from guidxmage.drawing import PICTURES, Drawing, draw, drawn_alike
+from guidxmage.attribution.archive import OBJECTS
 from guidxmage.errors import InputError, MissingExtraError, UnsupportedOperatorError
 from guidxmage.explanation import Explanation
-from guidxmage.objects import object_table
+from guidxmage.files.untrusted import Array, checked_array, entry, listed, optional, read_json
+from guidxmage.jobs.drawing import PICTURES, Drawing, draw, drawn_alike
+from guidxmage.jobs.explain_photos import CERTIFICATE, radius_of
+from guidxmage.objects.label_map import Regions
+from guidxmage.objects.table import object_table
 from guidxmage.proof.certificate import Certificate
-from guidxmage.regions import Regions
-from guidxmage.untrusted import Array, checked_array, entry, listed, optional, read_json
+from guidxmage.provenance import fingerprint
 
 # name, whether it passed (None: no evidence), and a few words.
 Finding = tuple[str, bool | None, str]

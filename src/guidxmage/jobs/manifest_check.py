@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from guidxmage.archive import ARRAYS, manifest_of
+from guidxmage.attribution.archive import ARRAYS, manifest_of
 from guidxmage.explanation import Explanation
-from guidxmage.proof.statements import Judgement, Place, statement_of
+from guidxmage.proof.evidence.statements import Judgement, Place, statement_of
 
 # Of sums in float64, relative to the sum of the absolute values.
 _SUMS = 1e-12

@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 
-from guidxmage import fingerprint
-from guidxmage.archive import ARRAYS, SCHEMA, is_signed, read_result, restored
-from guidxmage.batch import CERTIFICATE
-from guidxmage.drawing import PICTURES
+from guidxmage.attribution.archive import ARRAYS, SCHEMA, is_signed, read_result, restored
+from guidxmage.attribution.change_space import with_network
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
-from guidxmage.files import MANIFEST
+from guidxmage.files.atomic import MANIFEST
+from guidxmage.files.untrusted import Array, entry, optional, parsed_json, read_text
 from guidxmage.jobs.additions import Additions
+from guidxmage.jobs.drawing import PICTURES
+from guidxmage.jobs.explain_photos import CERTIFICATE
 from guidxmage.jobs.manifest_check import LABELS, NAMES, compared, expected_manifest
 from guidxmage.proof.certificate import Certificate
-from guidxmage.proof.statements import Place, unjudged
-from guidxmage.spaces import with_network
-from guidxmage.untrusted import Array, entry, optional, parsed_json, read_text
+from guidxmage.proof.evidence.statements import Place, unjudged
+from guidxmage.provenance import fingerprint
 
 
 @dataclass(frozen=True)
@@ -219,10 +219,8 @@ def verify(
         return Verification(tuple(checks), {})
     try:
         _, arrays = read_result(folder, (SCHEMA,))
-        explanation = restored(manifest, arrays, folder)
-        explanation = with_network(
-            explanation, explainer.network, explainer.space, explainer.preprocessing
-        )
+        explanation = Explanation.of(restored(manifest, arrays, folder))
+        explanation = with_network(explanation, explainer)
     except InputError as error:
         return Verification((*checks, Check("arrays", False, str(error))), {})
     own = _with_names(explanation, explainer, named=named, labelled=labelled)

@@ -8,8 +8,8 @@ from typing import Literal
 
 from torch import nn
 
+from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.models.weights import StateDict
-from guidxmage.preprocessing import Preprocessing
 
 Source = Literal["bundled", "torchvision", "timm"]
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.models.architecture import Architecture, Published
 from guidxmage.models.efficientnet_lite import VARIANTS, efficientnet_lite, rename_published
 from guidxmage.models.weights import StateDict, read_weights, with_version
-from guidxmage.preprocessing import Preprocessing
 
 # Pixels 0–255 become (pixel − 127) / 128; resizing leaves a border of 32 pixels to crop.
 _MEAN = (127 / 255,) * 3

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.inputs.preprocessing import Interpolation, Preprocessing
 from guidxmage.models.loaded import LoadedModel
 from guidxmage.models.torchvision_import import import_torchvision
-from guidxmage.preprocessing import Interpolation, Preprocessing
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 _INTERPOLATIONS: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}

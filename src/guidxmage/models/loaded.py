@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor, nn
 
-from guidxmage.preprocessing import Preprocessing
+from guidxmage.inputs.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any
 from torch import nn
 
 from guidxmage.errors import InputError
+from guidxmage.inputs.preprocessing import describe_preprocessing
 from guidxmage.models.loaded import LoadedModel
-from guidxmage.preprocessing import describe_preprocessing
 
 
 def load_python_model(spec: str) -> LoadedModel:

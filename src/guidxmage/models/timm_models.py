@@ -11,10 +11,10 @@ from typing import Any, cast
 from torch import nn
 
 from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.inputs.preprocessing import Interpolation, Preprocessing
 from guidxmage.models.architecture import Architecture, Published
 from guidxmage.models.torchvision_import import import_torchvision
 from guidxmage.models.weights import StateDict
-from guidxmage.preprocessing import Interpolation, Preprocessing
 
 PREFIX = "timm:"
 

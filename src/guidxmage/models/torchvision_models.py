@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from guidxmage.errors import InputError
+from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.models.architecture import Architecture, Published
 from guidxmage.models.torchvision_import import import_torchvision
 from guidxmage.models.weights import StateDict, read_weights, with_version
-from guidxmage.preprocessing import Preprocessing
 
 # Families of convolutions, ReLU or ReLU6, max- and average-pools, without gates.
 _PIECEWISE_LINEAR = (

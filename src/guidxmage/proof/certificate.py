@@ -10,21 +10,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from guidxmage import __version__, fingerprint
-from guidxmage.engine.capture import capture
-from guidxmage.engine.deployment import untouched
-from guidxmage.engine.precision import widened
-from guidxmage.engine.program import Program
+from guidxmage.attribution.attribution import TENSORS, Attribution
+from guidxmage.attribution.exactness import exactness_of
+from guidxmage.engine.capture.capture import capture
+from guidxmage.engine.capture.user_model import untouched
+from guidxmage.engine.program.precision import widened
+from guidxmage.engine.program.program import Program
 from guidxmage.engine.symbolic import Network
 from guidxmage.errors import InputError, UnsupportedOperatorError
-from guidxmage.exactness import exactness_of
-from guidxmage.explanation import TENSORS, Explanation
-from guidxmage.proof.deviations import RoundingModel
-from guidxmage.proof.fidelity import ModelFidelity, TrailFidelity, fidelity_of
-from guidxmage.proof.judges import Finding, judged
-from guidxmage.proof.modular import Identity, ModularNetwork
-from guidxmage.proof.numeric import Exact, Numeric, ledger, measured, with_ledger
-from guidxmage.proof.remade import Remade, RemadeTarget
+from guidxmage.proof.evidence.judges import Finding, judged
+from guidxmage.proof.evidence.remade import Remade, RemadeTarget
+from guidxmage.proof.modular.identity import Identity, ModularNetwork
+from guidxmage.proof.rounding.deviations import RoundingModel
+from guidxmage.proof.rounding.fidelity import ModelFidelity, TrailFidelity, fidelity_of
+from guidxmage.proof.rounding.numeric import Exact, Numeric, ledger, measured, with_ledger
+from guidxmage.provenance import fingerprint
+from guidxmage.provenance.versions import __version__
 
 SCHEMA = "guid-xmage/certificate/2"
 # What the exact rationals of a network are found for; more takes minutes.
@@ -129,7 +130,7 @@ class Certificate:
 
 
 def certify(
-    explanation: Explanation, *, primes: int = 3, seed: int | None = None
+    explanation: Attribution, *, primes: int = 3, seed: int | None = None
 ) -> list[Certificate]:
     """One certificate for each image and target.
 
@@ -157,7 +158,7 @@ def certify(
         return [found for image in images for found in witness.certificates(image, exactness)]
 
 
-def _check_axes(explanation: Explanation, network: Network) -> None:
+def _check_axes(explanation: Attribution, network: Network) -> None:
     """Raise InputError where the arrays' axes are not those that the symbolic model states."""
     model, program = explanation.symbolic_model, network.program
     targets, images, classes = model.cotangent.shape
@@ -195,7 +196,7 @@ class _Witness:
         self.rounding = RoundingModel(self.wide)
         self.fingerprint = fingerprint.of_model(model)
 
-    def certificates(self, image: Explanation, exactness: str) -> Iterator[Certificate]:
+    def certificates(self, image: Attribution, exactness: str) -> Iterator[Certificate]:
         """One for each target of a single image; exactness is what it must state."""
         began = time.perf_counter()
         remade = Remade.of(image, self.network, self.model, self.fresh, self.wide)
@@ -209,7 +210,7 @@ class _Witness:
             yield replace(found, seconds=shared + time.perf_counter() - began)
 
     def _certificate(
-        self, image: Remade, part: Explanation, number: int, identity: Identity, exactness: str
+        self, image: Remade, part: Attribution, number: int, identity: Identity, exactness: str
     ) -> Certificate:
         target = image.target(part, number, self.rounding)
         return Certificate(
@@ -223,12 +224,12 @@ class _Witness:
             fingerprints={
                 "model": self.fingerprint,
                 "image": fingerprint.of_tensor(part.input),
-                "trail": fingerprint.of_trail(part.trail),
+                "trail": fingerprint.of_planes(part.trail, part.trail.gates),
             },
             seconds=0.0,
         )
 
-    def _numeric(self, image: Remade, part: Explanation, target: RemadeTarget) -> Numeric:
+    def _numeric(self, image: Remade, part: Attribution, target: RemadeTarget) -> Numeric:
         printed = (part.weights[None], float(part.symbolic_model.bias), float(part.score))
         bias = sum(target.sites.values())
         found = measured(target.exact, (target.weights[None], bias), part.input[None], printed)
@@ -238,7 +239,7 @@ class _Witness:
         return with_ledger(found, *ledger(self.wide, image.exact_trail, values, cotangents))
 
     def _doubts(
-        self, image: Remade, part: Explanation, target: RemadeTarget
+        self, image: Remade, part: Attribution, target: RemadeTarget
     ) -> TrailFidelity | None:
         if image.doubts is None:
             return None
@@ -247,13 +248,13 @@ class _Witness:
         return fidelity_of(image.doubts, recorded, self.wide, cotangent, known)
 
 
-def _rationals(part: Explanation, image: Remade, wide: Program, exact: Exact) -> Rationals:
+def _rationals(part: Attribution, image: Remade, wide: Program, exact: Exact) -> Rationals:
     """Exact fractions, where the network is small enough and the weights are its input's own."""
     if wide.smooth:
         return Rationals(None, None, "smooth operators have no exact rationals")
     if part.trail.count > _MOST_DECISIONS or image.X.numel() > _MOST_INPUTS:
         return Rationals(None, None, "the network is too large for exact rationals")
-    from guidxmage.proof.smt import claim_of, printed_difference
+    from guidxmage.proof.rational.smt import claim_of, printed_difference
 
     cotangent, trail = part.symbolic_model.cotangent[0, 0], image.exact_trail
     try:

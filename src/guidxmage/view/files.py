@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidxmage.errors import InputError
-from guidxmage.files import write_atomically
+from guidxmage.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -54,9 +54,9 @@ class Panel:
 
     `contributions` is (H, W) or (C, H, W); `image`, of the same H and W, is None where the
     input is no picture. `score` = Σ contributions + `bias` + `residual`, and rounding explains
-    residuals up to `residual_bound`. `exactness` says where the model is exact ("on region" or
-    "at input"), and `note` what else there is to say of that. `objects` and their `labels` (H, W)
-    are optional. `shape` is the input's own, where `contributions` has it not: (C, frames, H, W).
+    residuals up to `residual_bound`. `exactness` says where the model is exact ("exact on
+    region"), and `note` what else there is to say of that. `objects` and their `labels` (H, W) are
+    optional. `shape` is the input's own, where `contributions` has it not: (C, frames, H, W).
     Raises InputError if the sizes differ or a number is not finite.
     """
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine import loops
-from guidxmage.engine.call import Call, Frame, Hole
-from guidxmage.engine.gates import Gates
+from guidxmage.engine.calls.call import Call, Frame, Hole
+from guidxmage.engine.kernels import loops
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import leading
 from guidxmage.engine.rules.smooth import scaled, tangent
 from guidxmage.engine.rules.table import Rule, register
+from guidxmage.engine.trail.gates import Gates
 
 
 def _slope(f: Frame, x: Tensor, *args: Any) -> Tensor:

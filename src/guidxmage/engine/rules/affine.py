@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole, is_active
+from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.table import Rule, holes, linear, register, transpose_of
 

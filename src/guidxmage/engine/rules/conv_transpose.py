@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Frame, Hole
+from guidxmage.engine.calls.call import Frame, Hole
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.convolution import (
     channel_bias,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from guidxmage.engine.call import Call, Frame, Hole
+from guidxmage.engine.calls.call import Call, Frame, Hole
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import per_channel
 from guidxmage.engine.rules.table import FOLDED, Rule, register

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole, Noted, Sent, is_active
-from guidxmage.engine.decisions import Decisions
-from guidxmage.engine.ledger import row_norms
-from guidxmage.engine.rules import crossing, rows
+from guidxmage.engine.calls.call import Call, Frame, Hole, Noted, Sent, is_active
+from guidxmage.engine.kernels.reductions import row_norms
+from guidxmage.engine.rules import breakpoints as crossing
+from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import largest
-from guidxmage.engine.rules.crossing import Crossings, halves
+from guidxmage.engine.rules.breakpoints import Crossings, halves
 from guidxmage.engine.rules.table import Rule, register
+from guidxmage.engine.trail.decisions import Decisions
 
 aten = torch.ops.aten
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole, is_active
-from guidxmage.engine.decisions import Decisions
-from guidxmage.engine.rules import crossing, rows
+from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
+from guidxmage.engine.rules import breakpoints as crossing
+from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import leading, spreading
-from guidxmage.engine.rules.crossing import Crossings, halves
+from guidxmage.engine.rules.breakpoints import Crossings, halves
 from guidxmage.engine.rules.table import Rule, register
+from guidxmage.engine.trail.decisions import Decisions
 
 # --- the larger or smaller of two ----------------------------------------------------------------
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine import loops
-from guidxmage.engine.call import Call, Frame, Hole, is_active
+from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
+from guidxmage.engine.kernels import loops
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import largest_line
 from guidxmage.engine.rules.table import Rule, linear, register

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole
-from guidxmage.engine.gates import Gates
+from guidxmage.engine.calls.call import Call, Frame, Hole
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import per_channel
 from guidxmage.engine.rules.rows import RowTest
 from guidxmage.engine.rules.table import Rule, register
+from guidxmage.engine.trail.gates import Gates
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine import loops
-from guidxmage.engine.call import Call, Frame, Hole
-from guidxmage.engine.decisions import Decisions
-from guidxmage.engine.layout import is_channels_last
-from guidxmage.engine.rules import crossing, rows
-from guidxmage.engine.rules.crossing import Crossings, halves
+from guidxmage.engine.calls.call import Call, Frame, Hole
+from guidxmage.engine.kernels import loops
+from guidxmage.engine.kernels.layout import is_channels_last
+from guidxmage.engine.rules import breakpoints as crossing
+from guidxmage.engine.rules import rows
+from guidxmage.engine.rules.breakpoints import Crossings, halves
 from guidxmage.engine.rules.table import Rule, linear, register, transpose_of
+from guidxmage.engine.trail.decisions import Decisions
 
 aten = torch.ops.aten
 

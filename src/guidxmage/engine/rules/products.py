@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole, is_active
-from guidxmage.engine.gates import Gates
+from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.rows import RowTest
 from guidxmage.engine.rules.smooth import active_values, applied, scaled, tangent, transposed
 from guidxmage.engine.rules.table import PRODUCTS, Rule, holes, linear, register
+from guidxmage.engine.trail.gates import Gates
 
 aten = torch.ops.aten
 Shares = tuple[float, float]

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Ref
+from guidxmage.engine.calls.call import Call, Ref
 
 Shape = tuple[Any, ...]
 RowTest = Callable[[Call, Sequence[Shape]], bool]

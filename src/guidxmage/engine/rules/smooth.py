@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import BatchSize, Call, Frame, Ref
-from guidxmage.engine.gates import Gates
+from guidxmage.engine.calls.call import BatchSize, Call, Frame, Ref
 from guidxmage.engine.rules.table import Rule
+from guidxmage.engine.trail.gates import Gates
 
 
 def scaled(f: Frame, v: Tensor, gate: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.call import Call, Frame, Hole, Ref, leaves
+from guidxmage.engine.calls.call import Call, Frame, Hole, Ref, leaves
 from guidxmage.engine.rules.rows import RowTest, reshaped
 
 Function = Callable[..., Any]

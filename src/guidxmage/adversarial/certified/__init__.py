@@ -1,0 +1,1 @@
+"""The smallest adversarial sample of a small network, with a certificate."""

@@ -1,0 +1,331 @@
+"""The certified minimum: the smallest adversarial perturbation, and proof that it is that."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from math import inf, isfinite, nan
+from time import monotonic
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from guidxmage.adversarial.certified.branch import Bounder, Branch
+from guidxmage.adversarial.certified.enclosure import Enclosure
+from guidxmage.adversarial.certified.nearest_point import Box, length
+from guidxmage.adversarial.certified.relaxation import Bounds, tightened
+from guidxmage.adversarial.heuristic.attack import attack
+from guidxmage.adversarial.heuristic.target_model import Goal, as_explainer
+from guidxmage.engine.capture.user_model import untouched
+from guidxmage.engine.linear_regions.relu_form import ReluForm, relu_form
+from guidxmage.errors import InputError
+from guidxmage.explainer import Explainer
+from guidxmage.inputs.input_space import Images
+
+Array = NDArray[np.float64]
+Progress = Callable[[int, float, float], None]
+
+# Gradients for the attack before the search.
+_ATTACK = 40
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The smallest adversarial perturbation of one image, as far as it is known.
+
+    lower_bound ≤ the least size ≤ upper_bound, which is the size of `adversarial` (C, H, W;
+    float64; None where none is known, upper_bound is inf then). proved: the two agree to the
+    relative `tolerance`; both inf where it is proved that no perturbation within the box and mask
+    changes the answer. Everything is about the network in float64; the bounds hold up to the
+    rounding of float64 sums. attack_size: what `attack` had found, inf for nothing, NaN where a
+    sample was given. to_class: of `adversarial`, -1 without one. relus: in the network, written as
+    ReLUs; undecided: those of them that the search had to deal with. nodes: branches bounded, left:
+    still open; solver_passes: nearest points computed. history: (nodes, lower, upper) whenever a
+    bound moved. reason: why the search stopped, empty where it is proved.
+    """
+
+    adversarial: Tensor | None
+    norm_name: str
+    lower_bound: float
+    upper_bound: float
+    proved: bool
+    tolerance: float
+    attack_size: float
+    from_class: int
+    to_class: int
+    relus: int
+    undecided: int
+    nodes: int
+    left: int
+    solver_passes: int
+    history: tuple[tuple[int, float, float], ...]
+    reason: str
+
+    @property
+    def size(self) -> float:
+        """The size of `adversarial`; the least there is where it is proved."""
+        return self.upper_bound
+
+
+def certify(
+    model: nn.Module | Explainer,
+    image: Images,
+    label: int | None = None,
+    *,
+    norm: str = "l2",
+    target: int | None = None,
+    mask: Tensor | None = None,
+    seconds: float = 60,
+    max_nodes: int = 100_000,
+    tolerance: float = 1e-6,
+    upper: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Certificate:
+    """The certified smallest perturbation of an image in [0, 1] that changes the answer.
+
+    For small networks: some hundred ReLUs whose decision a perturbation of this size can change.
+    The network is written as ReLUs; best-first, branches with ever more ReLUs decided are bounded
+    from below by convex relaxations. model, image, label, target, mask: as for `attack`, for a
+    single image. norm: "l2" or "linf" (needs scipy). upper: a known adversarial image; by default
+    `attack` looks for one. The search stops after `seconds` (those of the attack not counted) or
+    `max_nodes`, with the bounds reached. progress is called with nodes, lower and upper bound.
+
+    Raises InputError for unusable input, UnsupportedOperatorError for networks that are not
+    piecewise linear or that jump. The network and the global random state are untouched.
+    """
+    if norm not in ("l2", "linf"):
+        raise InputError(f"norm {norm!r} cannot be certified; choose l2 or linf")
+    if not (seconds > 0 and max_nodes > 0 and tolerance > 0):
+        raise InputError("seconds, max_nodes and tolerance must be above 0")
+    explainer = _in_double(as_explainer(model))
+    with untouched(explainer.model):
+        X = explainer.read(image)
+        X = X if X.ndim == 4 else X[None]
+        if len(X) != 1:
+            raise InputError(f"one image is certified at a time, not {len(X)}")
+        budget = _ATTACK if upper is None else 1  # it checks the arguments in any case
+        found = attack(explainer, X, label, norm=norm, targets=target, mask=mask, budget=budget)
+        case = _Case(explainer, X, _goal(found.from_class, label, target), norm, _free(mask, X))
+        size = float(found.norm[0]) if bool(found.success[0]) else inf
+        attacked = size if upper is None else nan
+        search = _Search(case, tolerance, progress)
+        if bool(found.already[0]):
+            return search.certificate("", attacked, unchanged=True)
+        starts = [] if upper is None else [explainer.read(upper)]
+        starts += [found.adversarial[0]] if isfinite(size) else []
+        for start in starts:
+            search.offer(case.delta(start))
+        return search.certificate(search.run(seconds, max_nodes), attacked)
+
+
+def _in_double(explainer: Explainer) -> Explainer:
+    """The same network in float64, on the CPU."""
+    tensors = [*explainer.model.parameters(), *explainer.model.buffers()]
+    if all(t.dtype == torch.float64 or not t.is_floating_point() for t in tensors) and all(
+        t.device.type == "cpu" for t in tensors
+    ):
+        return explainer
+    known = explainer.preprocessing if explainer.space == "pixels" else None
+    return Explainer(explainer.model, preprocessing=known, device="cpu", dtype=torch.float64)
+
+
+def _goal(own: Tensor, label: int | None, target: int | None) -> Goal:
+    if target is not None:
+        return Goal(torch.as_tensor(target).reshape(1), targeted=True)
+    return Goal(own if label is None else torch.as_tensor(label).reshape(1), targeted=False)
+
+
+def _free(mask: Tensor | None, X: Tensor) -> Tensor:
+    """Which entries of an image (C, H, W) may change; the mask has been checked by the attack."""
+    if mask is None:
+        return torch.ones_like(X[0], dtype=torch.bool)
+    free = torch.as_tensor(mask)
+    free = free[:, None] if free.ndim == 3 else free
+    return free.expand(X.shape)[0]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One image to be attacked; δ are the changes of its free entries, in order."""
+
+    explainer: Explainer
+    X: Tensor
+    goal: Goal
+    norm: str
+    free: Tensor
+
+    @property
+    def box(self) -> Box:
+        """The perturbations that keep the image in [0, 1]."""
+        x = self.X[0][self.free].numpy()
+        return Box(-x, 1 - x)
+
+    def images(self, deltas: Array) -> Tensor:
+        """The image with each of m perturbations (m, n), (m, C, H, W)."""
+        Z = self.X.repeat(len(deltas), *[1] * (self.X.ndim - 1))
+        Z[:, self.free] = (Z[:, self.free] + torch.from_numpy(deltas)).clamp(0, 1)
+        return Z
+
+    def delta(self, Z: Tensor) -> Array:
+        """The perturbation that an image (C, H, W) is."""
+        return (Z.reshape(self.X.shape) - self.X)[0][self.free].numpy()
+
+    def margins(self, Z: Tensor) -> Array:
+        """Positive where the network itself says that images Z (m, C, H, W) reach the goal."""
+        logits = self.logits(Z)
+        return Goal(self.goal.classes.expand(len(Z)), self.goal.targeted).margin(logits).numpy()
+
+    def logits(self, Z: Tensor) -> Tensor:
+        """The network's own scores, each image by itself."""
+        step = 1 if len(Z) == 1 else self.explainer.batch_rows
+        parts = [self.explainer.model(self.explainer.to_input(part)) for part in Z.split(step)]
+        return torch.cat(parts)
+
+    def form(self) -> ReluForm:
+        """The network on X + δ."""
+        shape = tuple(self.X.shape[1:])
+        network = self.explainer.network(self.X)
+        units = torch.zeros(int(self.free.sum()), *shape, dtype=self.X.dtype)
+        units[:, self.free] = torch.eye(len(units), dtype=self.X.dtype)
+        nothing = network.to_input(torch.zeros_like(self.X))
+        basis = network.to_input(units) - nothing
+        return relu_form(network.program, network.to_input(self.X)[0], basis)
+
+    def goals(self, form: ReluForm) -> list[Array]:
+        """For each way to reach the goal, functions (G, 1 + n + N) that are not negative there."""
+        own = int(self.goal.classes)
+        others = [k for k in range(len(form.heads)) if k != own]
+        if self.goal.targeted:
+            return [form.heads[own] - form.heads[others]]
+        return [(form.heads[k] - form.heads[own])[None] for k in others]
+
+
+# Points are tried a little farther out than where a relaxation or a region has its nearest point.
+_FARTHER = np.array([0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.02, 0.05, 0.1])
+
+
+class _Search:
+    """Best-first over branches, from the one with the smallest lower bound."""
+
+    def __init__(self, case: _Case, tolerance: float, progress: Progress | None) -> None:
+        self.case, self.tolerance, self.progress = case, tolerance, progress
+        self.best: Tensor | None = None
+        self.upper, self.floor = inf, inf
+        self.lower = 0.0
+        self.waiting: list[tuple[float, int, Branch]] = []
+        self.number = count()
+        self.nodes = self.relus = self.undecided = 0
+        self.history: list[tuple[int, float, float]] = []
+        self.deadline = inf
+        self.bounder = Bounder(case.box, case.norm, self.offer, self.late, tolerance)
+
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return monotonic() > self.deadline
+
+    def offer(self, delta: Array) -> float:
+        """Try a perturbation, and ones a little larger; returns the size of the best sample."""
+        size = length(delta, self.case.norm)
+        scales = 1 + _FARTHER[size * (1 + _FARTHER) < self.upper]
+        if not size or not len(scales):
+            return self.upper
+        for _ in range(3):
+            Z = self.case.images(scales[:, None] * delta)
+            reached = np.flatnonzero(self.case.margins(Z) > 0)
+            if not len(reached):
+                break
+            first = int(reached[0])
+            self._keep(Z[first])
+            if not first or scales[first] - scales[first - 1] < 1e-7:
+                break
+            scales = np.linspace(scales[first - 1], scales[first], 10)[1:-1]
+        return self.upper
+
+    def _keep(self, Z: Tensor) -> None:
+        """A sample, if the network says so of it alone and it is smaller than the best."""
+        size = length(self.case.delta(Z), self.case.norm)
+        if size < self.upper and self.case.margins(Z[None])[0] > 0:
+            self.best, self.upper = Z, size
+            self.bounder.best = size
+
+    def run(self, seconds: float, max_nodes: int) -> str:
+        """Search; returns why it stopped, empty where nothing is left to search."""
+        self.deadline = monotonic() + seconds
+        self._plant()
+        while self.waiting:
+            self._note()
+            if self.waiting[0][0] >= self.bounder.enough:
+                break
+            if self.late():
+                return f"the {seconds:g} seconds are over"
+            if self.nodes >= max_nodes:
+                return f"{max_nodes} branches have been bounded"
+            branch = heapq.heappop(self.waiting)[2]
+            children = branch.children()
+            if not children:  # all is decided, and rounding keeps it from being closed
+                self.floor = min(self.floor, branch.size)
+            for child in children:
+                self._bound(child)
+        self._note()
+        return "" if self._proved() else "rounding leaves a gap above the tolerance"
+
+    def _plant(self) -> None:
+        """The first branches: one for each way to reach the goal."""
+        form = self.case.form()
+        self.relus = len(form)
+        enclosure = Enclosure(self.case.box, self.case.norm, self.bounder.radius)
+        bounds = tightened(form, Bounds.unknown(len(form)), enclosure)
+        self.undecided = int(bounds.open.sum())
+        for goals in self.case.goals(form):
+            self._bound(Branch.root(form, bounds, goals))
+
+    def _bound(self, branch: Branch) -> None:
+        self.nodes += 1
+        self.bounder.raise_size(branch)
+        if branch.closed:
+            self.floor = min(self.floor, branch.size)
+        else:
+            heapq.heappush(self.waiting, (branch.size, next(self.number), branch))
+
+    def _note(self) -> None:
+        """What is proved by now: closed branches count with what was proved of them."""
+        first = self.waiting[0][0] if self.waiting else inf
+        self.lower = max(self.lower, min(first, self.floor, self.upper))
+        if not self.history or self.history[-1][1:] != (self.lower, self.upper):
+            self.history.append((self.nodes, self.lower, self.upper))
+            if self.progress is not None:
+                self.progress(self.nodes, self.lower, self.upper)
+
+    def _proved(self) -> bool:
+        if not isfinite(self.upper):
+            return not self.waiting and not isfinite(self.lower)
+        return self.upper - self.lower <= self.tolerance * self.upper
+
+    def certificate(self, reason: str, attacked: float, *, unchanged: bool = False) -> Certificate:
+        """What was found and proved; `unchanged` where the image itself reaches the goal."""
+        if unchanged:
+            self.best, self.upper = self.case.X[0].clone(), 0.0
+        own = int(self.case.logits(self.case.X).argmax())
+        Z = self.best
+        return Certificate(
+            adversarial=Z,
+            norm_name=self.case.norm,
+            lower_bound=self.lower,
+            upper_bound=self.upper,
+            proved=unchanged or self._proved(),
+            tolerance=self.tolerance,
+            attack_size=attacked,
+            from_class=own,
+            to_class=-1 if Z is None else int(self.case.logits(Z[None]).argmax()),
+            relus=self.relus,
+            undecided=self.undecided,
+            nodes=self.nodes,
+            left=len(self.waiting),
+            solver_passes=self.bounder.passes,
+            history=tuple(self.history),
+            reason=reason,
+        )

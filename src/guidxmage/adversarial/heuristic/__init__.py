@@ -1,0 +1,1 @@
+"""Minimal adversarial samples, found region by region."""

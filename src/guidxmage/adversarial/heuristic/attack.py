@@ -1,0 +1,218 @@
+"""The attack: the smallest perturbation that changes what a network says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guidxmage.adversarial.heuristic.budget import spend
+from guidxmage.adversarial.heuristic.problem import Problem, norms, pose, spread
+from guidxmage.adversarial.heuristic.quantise import on_grid
+from guidxmage.adversarial.heuristic.quantise import quantise as quantise_found
+from guidxmage.adversarial.heuristic.refine import confirm, force, polish, shorten
+from guidxmage.adversarial.heuristic.result import AttackResult, Optimality
+from guidxmage.adversarial.heuristic.search import Found
+from guidxmage.adversarial.heuristic.sparse import search_pixels
+from guidxmage.adversarial.heuristic.target_model import Victim, as_explainer
+from guidxmage.engine.capture.user_model import untouched
+from guidxmage.engine.linear_regions.walk import walk
+from guidxmage.errors import InputError
+from guidxmage.explainer import Explainer
+from guidxmage.inputs.input_space import Images
+
+NORMS = ("l2", "linf", "l1", "l0", "erase")
+_COUNTING = ("l0", "erase")
+# Gradients kept for the last steps on the boundary, and on the 8-bit grid.
+_POLISH, _QUANTISE = 3, 14
+_DUAL = {"l2": "l2", "linf": "l1", "l1": "linf"}
+
+
+def attack(
+    model: nn.Module | Explainer,
+    images: Images,
+    labels: Any = None,
+    *,
+    norm: str = "l2",
+    targets: Any = None,
+    mask: Tensor | None = None,
+    budget: int = 40,
+    quantise: bool = False,
+    seed: int = 0,
+    count_regions: int = 0,
+) -> AttackResult:
+    """The smallest perturbations of images in [0, 1] that change the network's answer.
+
+    model: a module on images in [0, 1], or an Explainer (its preprocessing is part of the attacked
+    function). images: as for `Explainer.explain`; tensors (B, C, H, W). labels: the classes to
+    leave, by default the network's own answers; an image that is not classified so has norm 0.
+    targets: classes to reach instead. Both are a class index or name, or (B,) indices. norm: "l2",
+    "linf", "l1", "l0" (fewest pixels changed) or "erase" (fewest pixels set to 0). mask: bool
+    (H, W), (B, H, W) or (B, C, H, W), True where pixels may change. budget: gradients per image.
+    quantise: results lie on the 8-bit grid. count_regions: walk the line to each result through at
+    most that many regions and count them.
+
+    Images that cannot be attacked (values outside [0, 1], NaN scores, a mask without pixels, a
+    target that is the label) fail with a note and leave the others alone. Raises InputError where
+    none is left, and for unusable arguments. The network and the global random state are untouched.
+    """
+    explainer = as_explainer(model)
+    if norm not in NORMS:
+        raise InputError(f"norm {norm!r} is unknown; choose one of {', '.join(NORMS)}")
+    if budget < 1:
+        raise InputError(f"a budget of {budget} gradients is too small; give at least 1")
+    with untouched(explainer.model):
+        X = explainer.read(images)
+        X = X if X.ndim == 4 else X[None]
+        victim = Victim(explainer, X)
+        problem, already, refused = pose(victim, X, (labels, targets), norm, mask)
+        rows = torch.tensor([n for n in range(len(X)) if n not in refused], device=X.device)
+        if not len(rows):
+            raise InputError(next(iter(refused.values())))
+        problem, already = problem.rows(rows), already[rows]
+        open_ = (~already).nonzero()[:, 0]
+        found = Found(problem.X.clone(), torch.zeros_like(problem.X[:, 0, 0, 0]))
+        if len(open_):
+            part = _search(victim, problem.rows(open_), budget, quantise, seed)
+            found = Found(
+                found.Z.index_copy(0, open_, part.Z), found.size.index_copy(0, open_, part.size)
+            )
+        result = _report(victim, problem, found, already, (quantise, count_regions))
+        return result.placed(rows, X, refused) if refused else result
+
+
+# --- the search ----------------------------------------------------------------------------------
+
+
+def _search(victim: Victim, problem: Problem, budget: int, quantise: bool, seed: int) -> Found:
+    rivals = victim.logits(problem.X[:1]).shape[1] - 1
+    if problem.norm in _COUNTING:
+        found = search_pixels(victim, problem, budget, rivals, seed)
+        return _quantise_pixels(victim, problem, found) if quantise else found
+    polish_steps = max(_POLISH, budget // 25)
+    reserve = min(_QUANTISE, budget // 3) if quantise else min(polish_steps, budget // 4)
+    found = spend(victim, problem, budget - reserve, rivals, seed)
+    forced = min(2, reserve) if bool((~torch.isfinite(found.size)).any()) else 0
+    if forced:
+        found = force(victim, problem, found, forced)
+    if quantise:
+        return quantise_found(victim, problem, found, reserve - forced)
+    return polish(victim, problem, shorten(victim, problem, found), reserve - forced)
+
+
+def _quantise_pixels(victim: Victim, problem: Problem, found: Found) -> Found:
+    """Pixels at the ends of the box lie on the grid already; the others go to the nearer level."""
+    changed = (found.Z != problem.X).any(1, keepdim=True)
+    Z = torch.where(changed, on_grid(found.Z), problem.X)
+    ok = problem.goal.margin(victim.logits(Z)) > 0
+    return Found(Z, torch.where(ok, found.size, torch.inf))
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def _report(
+    victim: Victim, problem: Problem, found: Found, already: Tensor, how: tuple[bool, int]
+) -> AttackResult:
+    quantised, cap = how
+    forwards, backwards = victim.forwards / len(found.Z), victim.backwards / len(found.Z)
+    fixed = already | torch.full_like(already, quantised or problem.norm in _COUNTING)
+    found, margin = confirm(victim, problem, found, fixed)
+    success = torch.isfinite(found.size)
+    failed = spread(~success, found.Z)
+    nan = float("nan")
+    Z = torch.where(failed, torch.full_like(found.Z, nan), found.Z)
+    delta = Z - problem.X
+    measured = {
+        name: torch.where(success, norms(delta, name), nan) for name in ("l0", "l1", "l2", "linf")
+    }
+    key = "l0" if problem.norm == "erase" else problem.norm
+    own = victim.logits(problem.X).argmax(1)
+    return AttackResult(
+        adversarial=Z,
+        original=problem.X,
+        norm_name=problem.norm,
+        norm=measured[key],
+        norms=measured,
+        success=success,
+        already=already,
+        from_class=own,
+        to_class=victim.logits(found.Z).argmax(1),
+        margin=torch.where(success, margin, nan),
+        forwards=forwards,
+        backwards=backwards,
+        decisions_flipped=_flipped(victim, problem.X, found.Z, success),
+        regions_crossed=_regions(victim, problem.X, found.Z, success, cap),
+        optimality=_optimality(victim, problem, found, success & ~already),
+        quantised=quantised,
+        evidence="region" if victim.piecewise_linear else f"not available: {victim.reason}",
+        notes=_notes(problem, success, already),
+    )
+
+
+def _flipped(victim: Victim, X: Tensor, Z: Tensor, success: Tensor) -> Tensor | None:
+    before, after = victim.trail(X), victim.trail(Z)
+    if before is None or after is None:
+        return None
+    return torch.where(success, before.distance(after).total.to(X), float("nan"))
+
+
+def _regions(victim: Victim, X: Tensor, Z: Tensor, success: Tensor, cap: int) -> Tensor | None:
+    """Regions on each line from X to Z, at most `cap`; None where they are not counted."""
+    if cap < 1 or victim.network is None:
+        return None
+    counts = torch.where(success, 0.0, float("nan")).to(X)
+    rows = success.nonzero()[:, 0]
+    if len(rows):
+        lines = victim.network.lines(X[rows], Z[rows] - X[rows])
+        low = torch.zeros(len(rows), dtype=torch.float64, device=X.device)
+        for stretch in walk(victim.network.program, lines, low, low + 1, cap=cap):
+            # A line to itself ends where it begins; slivers are several flips at one point.
+            apart = stretch.high - stretch.low > 4 * torch.finfo(torch.float64).eps
+            counts[rows[stretch.rows[apart]]] += 1
+    return counts
+
+
+def _optimality(victim: Victim, problem: Problem, found: Found, rows: Tensor) -> Optimality:
+    """See `Optimality`; NaN for rows without a perturbation and for norms that count pixels."""
+    nan = torch.full_like(found.size, float("nan"))
+    index = rows.nonzero()[:, 0]
+    empty = torch.zeros_like(rows) if victim.piecewise_linear else None
+    if problem.norm not in _DUAL or not len(index):
+        return Optimality(nan, nan, nan, nan, empty)
+    part, Z = problem.rows(index), found.Z[index]
+    local = victim.local(Z, part.goal)
+    delta = Z - part.X
+    at_low, at_high = part.low >= Z, part.high <= Z
+    held = (at_low & (local.normal < 0)) | (at_high & (local.normal > 0))
+    free = ~held if part.mask is None else ~held & part.mask
+    w, d = local.normal * free, delta * free
+    product = norms(w, _DUAL[part.norm]) * norms(d, part.norm)
+    alignment = (w * d).flatten(1).sum(1) / product.clamp_min(1e-30)
+    closest = part.X + part.step(local.normal, local.value, Z)
+    least = part.size(closest)
+    follows = empty
+    if empty is not None:
+        network = victim.network
+        assert network is not None
+        same = network.record(closest)[1].same(network.record(Z)[1])
+        follows = empty.index_copy(0, index, same.to(empty.device))
+    return Optimality(
+        nan.index_copy(0, index, alignment),
+        nan.index_copy(0, index, (held & (delta != 0)).flatten(1).sum(1).to(nan)),
+        nan.index_copy(0, index, least),
+        nan.index_copy(0, index, part.size(Z) / least.clamp_min(1e-30) - 1),
+        follows,
+    )
+
+
+def _notes(problem: Problem, success: Tensor, already: Tensor) -> dict[int, str]:
+    notes = {}
+    for row in range(len(success)):
+        if bool(already[row]):
+            reached = "is classified as the target" if problem.goal.targeted else "is misclassified"
+            notes[row] = f"the image {reached} already; nothing was changed"
+        elif not bool(success[row]):
+            notes[row] = "no adversarial sample was found within the budget"
+    return notes

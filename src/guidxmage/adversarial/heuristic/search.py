@@ -1,0 +1,185 @@
+"""Closest points beyond the decision boundary, by traversing regions with their exact models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from guidxmage.adversarial.heuristic.problem import Problem, dot, norms, spread
+from guidxmage.adversarial.heuristic.projection import nearby_l1
+from guidxmage.adversarial.heuristic.target_model import Local, Victim
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best point of each row so far: Z (n, C, H, W) and its norm (n,).
+
+    Where none is beyond the boundary the norm is inf, and Z where the search got to.
+    """
+
+    Z: Tensor
+    size: Tensor
+
+    @classmethod
+    def nothing(cls, problem: Problem) -> Found:
+        """Before the search."""
+        return cls(problem.X.clone(), torch.full_like(problem.X[:, 0, 0, 0], torch.inf))
+
+    def better(self, other: Found) -> Found:
+        """Row by row the smaller of two."""
+        wins = (other.size < self.size) | ~torch.isfinite(self.size)
+        return Found(
+            torch.where(spread(wins, self.Z), other.Z, self.Z),
+            torch.where(wins, other.size, self.size),
+        )
+
+    def best_of(self, copies: int) -> Found:
+        """The smallest among `copies` neighbouring rows of the same image."""
+        size, which = self.size.view(-1, copies).min(1)
+        return Found(self.Z[which + torch.arange(len(which), device=which.device) * copies], size)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How far an iteration goes: fractions from `first` down to `last`, geometrically."""
+
+    steps: int
+    first: float = 1.0
+    last: float = 0.02
+
+    def fraction(self, number: int) -> float:
+        """The fraction of iteration `number`."""
+        done = number / max(1, self.steps - 1)
+        return self.first * float((self.last / self.first) ** done)
+
+
+# The push beyond the boundary grows while a row has not crossed it and shrinks while it has.
+_PUSH_START, _PUSH_AGAIN, _PUSH_LEAST, _PUSH_MOST = 0.02, 0.1, 1e-4, 3.0
+_PUSH_UP, _PUSH_DOWN = 1.6, 0.6
+
+
+def search(  # noqa: PLR0917
+    victim: Victim,
+    problem: Problem,
+    schedule: Schedule,
+    start: Tensor,
+    via: Tensor,
+    first: Local | None = None,
+) -> Found:
+    """Move each row to the point of its present region's boundary model that is closest to X.
+
+    Every iteration takes the exact model of the region it is in, finds the closest point of the
+    half-space beyond the boundary (within box and mask), and goes a fraction of the way, so that
+    late iterations average over neighbouring regions. `via` (n,) is the class to go through until
+    the boundary is crossed, −1 for the best rival; `first` the models at `start` where they are
+    known already. The fixed-point iteration is that of Hasofer &
+    Lind (1974) and Rackwitz & Fiessler (1978) for the nearest point of a limit state; DeepFool and
+    FAB (Croce & Hein 2020) are its relatives.
+    """
+    Z, found = start, Found.nothing(problem)
+    push = torch.full_like(found.size, _PUSH_START)
+    # Where an earlier search got stuck on the near side, a stronger push is due.
+    push = torch.where((start != problem.X).flatten(1).any(1), _PUSH_AGAIN, push)
+    for number in range(schedule.steps):
+        known = first if number == 0 else None
+        local = known or victim.local(Z, problem.goal, via)
+        beyond = problem.goal.margin(local.logits) > 0
+        found = _tighten(victim, problem, found, Z, local)
+        push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
+        push = push.clamp(_PUSH_LEAST, _PUSH_MOST)
+        need = dot(local.normal, Z - problem.X) - local.value
+        goal = problem.X + problem.step(local.normal, -need - push * need.abs(), problem.X)
+        Z = (Z + schedule.fraction(number) * (goal - Z)).clamp(problem.low, problem.high)
+    reached = spread(torch.isfinite(found.size), Z)
+    return Found(torch.where(reached, found.Z, Z), found.size)
+
+
+# The first steps of a stroll, in units of the first region's own distance to the boundary.
+_STRIDE = 0.35
+
+
+def stroll(victim: Victim, problem: Problem, steps: int) -> tuple[Tensor, Found]:
+    """Short steps from X along each region's normal until the boundary is crossed.
+
+    Where box and mask leave little room, the closest point of X's own boundary model is a far
+    corner; a search that begins there ends in a poor basin. Returns where the steps ended, and the
+    best points on the way.
+    """
+    Z, found = problem.X, Found.nothing(problem)
+    rival = torch.full_like(problem.goal.classes, -1)
+    stride = torch.zeros_like(found.size)
+    for number in range(steps):
+        local = victim.local(Z, problem.goal, rival)
+        found = _tighten(victim, problem, found, Z, local)
+        margin = problem.goal.margin(local.logits)
+        uphill = problem.free(local.normal)
+        stays = ((problem.low >= Z) & (uphill < 0)) | ((problem.high <= Z) & (uphill > 0))
+        uphill = uphill.masked_fill(stays, 0)
+        length = dot(uphill, uphill).sqrt().clamp_min(1e-30)
+        stride = stride if number else -margin / length * _STRIDE
+        step = torch.where(margin > 0, 0, stride) / length
+        Z = (Z + spread(step, Z) * uphill).clamp(problem.low, problem.high)
+    return Z, found
+
+
+# Threshold of the proximal steps, in units of the perturbation's typical entry.
+_THRESHOLD = Schedule(0, 2.0, 0.1)
+
+
+def thin_out(victim: Victim, problem: Problem, found: Found, steps: int) -> Found:
+    """Sparse points of small l1 norm from the dense ones of a search for l2.
+
+    The closest point for l1 of one region puts everything into a few entries, where large networks
+    have long left the region. Proximal steps (Parikh & Boyd 2014) go there little by little: each
+    shrinks all entries by a threshold and makes up for it where the region's model gains most.
+    """
+    Z, thresholds = found.Z, replace(_THRESHOLD, steps=steps)
+    found = Found(Z, torch.where(torch.isfinite(found.size), problem.size(Z), torch.inf))
+    rival = torch.full_like(problem.goal.classes, -1)
+    push = torch.full_like(found.size, _PUSH_START)
+    for number in range(steps):
+        local = victim.local(Z, problem.goal, rival)
+        beyond = problem.goal.margin(local.logits) > 0
+        found = _tighten(victim, problem, found, Z, local)
+        push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
+        push = push.clamp(_PUSH_LEAST, _PUSH_MOST)
+        delta = Z - problem.X
+        need = dot(local.normal, delta) - local.value
+        typical = dot(delta, delta) / norms(delta, "l1").clamp_min(1e-30)
+        moved = nearby_l1(
+            problem.X,
+            delta,
+            (problem.free(local.normal), need + push * need.abs()),
+            typical * thresholds.fraction(number),
+            (problem.low, problem.high),
+        )
+        Z = (problem.X + moved).clamp(problem.low, problem.high)
+    return found
+
+
+def _tighten(victim: Victim, problem: Problem, found: Found, Z: Tensor, local: Local) -> Found:
+    """Draw points beyond the boundary back towards X, as far as their region's model says."""
+    slope = dot(local.normal, Z - problem.X).clamp_min(1e-30)
+    share = (1 - local.value / slope).clamp(0, 1)
+    beyond = problem.goal.margin(local.logits) > 0
+    size = problem.size(Z)
+    open_ = beyond & (size * share < found.size)
+    for trust in (1.0, 0.5, 0.0):
+        rows = open_.nonzero()[:, 0]
+        if not len(rows):
+            break
+        part = problem.rows(rows)
+        kept = 1 - trust * (1 - share[rows])
+        P = part.X + spread(kept, part.X) * (Z[rows] - part.X)
+        ok = part.goal.margin(victim.logits(P)) > 0 if trust else torch.ones_like(rows).bool()
+        best = torch.where(ok, part.size(P), torch.inf)
+        improved = best < found.size[rows]
+        where = rows[improved]
+        found = Found(
+            found.Z.index_copy(0, where, P[improved]),
+            found.size.index_copy(0, where, best[improved]),
+        )
+        open_ = open_.index_fill(0, rows[ok], False)
+    return found

@@ -1,0 +1,1 @@
+"""What several images, or a line between two, tell about a network."""

@@ -1,0 +1,1 @@
+"""The numbers: what is attributed to which target, in which space."""

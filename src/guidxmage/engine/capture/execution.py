@@ -1,0 +1,79 @@
+"""Running the user's network, watched or plainly, so that it is left as it was."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guidxmage.engine.capture.leaving import Leaving
+from guidxmage.engine.capture.recorder import Recorder
+from guidxmage.engine.capture.tape import Tape
+from guidxmage.engine.capture.user_model import untouched
+from guidxmage.errors import InputError
+
+
+def taped(model: nn.Module, images: Tensor) -> Tape:
+    """Run a model on images (B, …) and note what happened; the model is left as it was.
+
+    Raises InputError where the model itself fails, UnsupportedOperatorError where it draws random
+    numbers or hands active values to code that cannot be followed.
+    """
+    tape = Tape(len(images))
+    with untouched(model), _uncompiled():
+        given = images.detach().clone()  # the model may write over it
+        recorder = Recorder(tape, given, model)
+        try:
+            with recorder, Leaving(recorder):
+                tape.output = model(given)
+        except Exception as error:
+            raise (recorder.refusal or failure(model, images, error)) from error
+        finally:
+            restored(tape.written)
+        if recorder.refusal is not None:  # the model has caught it
+            raise recorder.refusal
+        if isinstance(tape.output, Tensor):
+            tape.result = recorder.found(tape.output)
+    return tape
+
+
+def plain_run(model: nn.Module, images: Tensor, writes: Sequence[Tensor]) -> Any:
+    """What the model returns for images, without anyone looking; it is left as it was.
+
+    writes: the model's own tensors that a run is known to write to.
+    """
+    before = [(tensor, tensor.detach().clone()) for tensor in writes]
+    with untouched(model), _uncompiled():
+        try:
+            return model(images.detach().clone())
+        except Exception as error:
+            raise failure(model, images, error) from error
+        finally:
+            restored(before)
+
+
+def failure(model: nn.Module, images: Tensor, error: Exception) -> InputError:
+    """Why a model could not be run, in one sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
+    size = "×".join(str(n) for n in images.shape[1:])
+    count = f"{len(images)} images" if len(images) > 1 else "an image"
+    return InputError(f"{type(model).__name__} could not be run on {count} of {size}: {reason}")
+
+
+def restored(written: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Give the user's tensors back what they held."""
+    with torch.no_grad():
+        for tensor, before in reversed(written):
+            tensor.copy_(before)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Parts of the model that torch.compile has made run as they were written."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and it takes long to import
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")

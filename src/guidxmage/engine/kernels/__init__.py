@@ -1,0 +1,1 @@
+"""Loops over decisions, packed bits and memory layouts."""

@@ -1,0 +1,1 @@
+"""The regions along a line, their boundary, and the network as ReLUs."""

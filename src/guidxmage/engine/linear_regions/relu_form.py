@@ -1,0 +1,320 @@
+"""A small piecewise-linear network with every decision written as ReLUs.
+
+Max-pools, clamps, absolute values and the rest are differences of ReLUs, so that one form is left:
+y = max(0, rows @ (1, x, y)), where the rows of a ReLU use only ReLUs before it, and the logits are
+affine in (1, x, y). Nothing is fixed by a trail: the form is the network, for every x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from guidxmage.engine.calls.call import Call, Frame, Hole, is_active, last_uses
+from guidxmage.engine.program.program import Program
+from guidxmage.engine.rules import rule_of
+from guidxmage.engine.rules.pooling import adaptive_windows, strided_windows
+from guidxmage.errors import InputError, UnsupportedOperatorError
+
+Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ReluForm:
+    """N ReLUs over n inputs, and heads: affine functions of inputs and ReLUs.
+
+    rows (N, 1 + n + N) and heads (K, 1 + n + N) hold coefficients of (1, x, y), y the ReLUs'
+    outputs. levels: ReLUs of one slice do not depend on each other, only on slices before.
+    """
+
+    rows: Array
+    heads: Array
+    inputs: int
+    levels: tuple[slice, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def run(self, x: Array) -> tuple[Array, Array]:
+        """At points x (m, n): the ReLUs' inputs (m, N), and (1, x, y), (m, 1 + n + N)."""
+        first = 1 + self.inputs
+        z, values = np.zeros((len(x), len(self))), np.zeros((len(x), first + len(self)))
+        values[:, 0], values[:, 1:first] = 1, x
+        for level in self.levels:
+            known = first + level.start
+            z[:, level] = values[:, :known] @ self.rows[level, :known].T
+            values[:, first + level.start : first + level.stop] = z[:, level].clip(0)
+        return z, values
+
+    def folded(self, on: Flags, off: Flags, heads: Array) -> tuple[ReluForm, NDArray[np.int64]]:
+        """The form without the ReLUs (N,) that are always on or off, and the numbers of the rest.
+
+        Their part goes into the rows of the others, and into `heads` (K, 1 + n + N).
+        """
+        first = 1 + self.inputs
+        kept = np.flatnonzero(~on & ~off)
+        # Each old column in terms of the new ones.
+        new = np.zeros((self.rows.shape[1], first + len(kept)))
+        new[:first, :first] = np.eye(first)
+        new[first + kept, first + np.arange(len(kept))] = 1
+        for level in self.levels:
+            always = level.start + np.flatnonzero(on[level])
+            known = first + level.start
+            new[first + always] = self.rows[always, :known] @ new[:known]
+        levels, done = [], 0
+        for level in self.levels:
+            count = int(np.count_nonzero((kept >= level.start) & (kept < level.stop)))
+            if count:
+                levels.append(slice(done, done + count))
+                done += count
+        return ReluForm(self.rows[kept] @ new, heads @ new, self.inputs, tuple(levels)), kept
+
+
+@torch.no_grad()
+def relu_form(program: Program, origin: Tensor, basis: Tensor, most: int = 5000) -> ReluForm:
+    """The form of a network on origin + Σ x_i·basis_i; the heads are the logits.
+
+    origin (*input shape), basis (n, *input shape), in the program's dtype. Raises InputError where
+    it has more than `most` ReLUs, UnsupportedOperatorError for an operator that is not piecewise
+    linear, or that jumps.
+    """
+    builder = _Builder(program, torch.cat([origin[None], basis]), most)
+    for call, expired in zip(program.calls, last_uses(program.calls, program.result), strict=True):
+        builder.run(call)
+        for id_ in expired:
+            del builder.values[id_]
+    return builder.form(builder.values[program.result])
+
+
+class _Builder:
+    """Runs calls on coefficients: a value of shape (…) becomes (1 + n + N so far, …)."""
+
+    def __init__(self, program: Program, image: Tensor, most: int) -> None:
+        self.program, self.most = program, most
+        self.values: dict[int, Tensor] = {0: image}
+        self.inputs = len(image) - 1
+        self.columns = len(image)
+        self.rows: list[Tensor] = []
+        self.levels: list[slice] = []
+
+    def run(self, call: Call) -> None:
+        """One call of the network."""
+        rule = rule_of(call)
+        if rule is None or rule.kind not in ("affine", "decision"):
+            raise UnsupportedOperatorError(
+                f"{call.op} at '{call.site}' is not piecewise linear: no exact search is possible"
+            )
+        for id_ in call.inputs:
+            self.values[id_] = self._padded(self.values[id_])
+        if rule.kind == "affine":
+            self.values[call.id] = self._affine(call)
+            return
+        rewrite = _REWRITES.get(call.op.split(".")[1])
+        if rewrite is None or (rule.jumps is not None and rule.jumps(call)):
+            raise UnsupportedOperatorError(
+                f"{call.op} at '{call.site}' cannot be written with ReLUs: no exact search is "
+                "possible"
+            )
+        # Batch sizes among the arguments count the rows that are run, here those of one image.
+        values = {id_: self.values[id_] for id_ in call.inputs}
+        self.values[call.id] = rewrite(self, call, *call.arguments(values, 1), **call.kwargs)
+
+    def relu(self, value: Tensor) -> Tensor:
+        """max(0, value), with a new column for each entry that is not constant."""
+        z = self._padded(value).flatten(1)
+        varies = (z[1:] != 0).any(0)
+        count = int(varies.sum())
+        start = self.columns - 1 - self.inputs
+        if start + count > self.most:
+            raise InputError(
+                f"the network has more than {self.most} ReLUs; the exact search is for small ones"
+            )
+        result = z.new_zeros(self.columns + count, z.shape[1])
+        result[0, ~varies] = z[0, ~varies].clamp_min(0)
+        result[self.columns :, varies] = torch.eye(count).to(z)
+        if count:
+            self.rows.append(z[:, varies].t())
+            self.levels.append(slice(start, start + count))
+            self.columns += count
+        return result.reshape(-1, *value.shape[1:])
+
+    def difference(self, a: Tensor, b: Any) -> Tensor:
+        """a − b, where b is a value too or constant."""
+        if isinstance(b, Tensor) and b.ndim == a.ndim and len(b) > 1:
+            return self._padded(a) - self._padded(b)
+        result = a.expand(-1, *torch.broadcast_shapes(a.shape[1:], _inner(b, a))).clone()
+        result[0] -= b[0] if isinstance(b, Tensor) and b.ndim == a.ndim else b
+        return result
+
+    def total(self, a: Tensor, b: Tensor) -> Tensor:
+        """a + b of two values."""
+        return self._padded(a) + self._padded(b)
+
+    def largest(self, lines: Tensor) -> Tensor:
+        """The largest along the last axis, as a tournament."""
+        while lines.shape[-1] > 1:
+            even = lines.shape[-1] // 2 * 2
+            a, b = lines[..., 0:even:2], lines[..., 1:even:2]
+            winners = self.total(b, self.relu(self.difference(a, b)))
+            lines = torch.cat([winners, self._padded(lines[..., even:])], -1)
+        return lines[..., 0]
+
+    def form(self, logits: Tensor) -> ReluForm:
+        """What was built."""
+        count = self.columns - 1 - self.inputs
+        rows = np.zeros((count, self.columns))
+        for level, part in zip(self.levels, self.rows, strict=True):
+            rows[level, : part.shape[1]] = part.numpy()
+        heads = self._padded(logits).t().double().contiguous().numpy()
+        return ReluForm(rows, heads, self.inputs, tuple(self.levels))
+
+    def _padded(self, value: Tensor) -> Tensor:
+        """With coefficients 0 for the columns that came later."""
+        missing = self.columns - len(value)
+        return torch.cat([value, value.new_zeros(missing, *value.shape[1:])]) if missing else value
+
+    def _affine(self, call: Call) -> Tensor:
+        rule = rule_of(call)
+        assert rule is not None
+        prepared: dict[Any, Any] = {}
+        parts = []
+        step = self.columns if self.program.batched else 1
+        for first in range(0, self.columns, step):
+            rows = min(step, self.columns - first)
+            shape = call.sizes(rows)
+            own = {id_: self.values[id_][first : first + rows] for id_ in call.inputs}
+            frame = Frame(call, rows, tuple(shape), prepared)
+            parts.append(rule.push(frame, *call.arguments(own, rows), **call.kwargs))
+        value = torch.cat(parts)
+        for constant in self._constants(call, prepared):
+            value[:1] = value[:1] + constant
+        return value
+
+    def _constants(self, call: Call, prepared: dict[Any, Any]) -> list[Tensor]:
+        rule = rule_of(call)
+        found = [value for _, value in call.offsets]
+        if rule is not None and rule.constant is not None:
+            shapes = self.program.shapes(1)
+            like = (self.program.dtype, self.program.device)
+            blanks = {id_: Hole(shapes[id_], *like) for id_ in call.inputs}
+            frame = Frame(call, 1, shapes[call.id], prepared)
+            value = rule.constant(frame, *call.arguments(blanks, 1), **call.kwargs)
+            found += [] if value is None else [value]
+        return found
+
+
+def _inner(b: Any, a: Tensor) -> tuple[int, ...]:
+    """The shape of a constant beside values shaped as a[0]."""
+    if not isinstance(b, Tensor):
+        return ()
+    return tuple(b.shape[1:]) if b.ndim == a.ndim else tuple(b.shape)
+
+
+# --- decisions as ReLUs: what each operator is ---------------------------------------------------
+
+
+def _leaky(b: _Builder, x: Tensor, slope: Any) -> Tensor:
+    """slope·x + (1 − slope)·relu(x)."""
+    return b.total(x * slope, b.relu(x) * (1 - slope))
+
+
+def _prelu(b: _Builder, call: Call, x: Tensor, weight: Tensor) -> Tensor:
+    shaped = weight.reshape(1, -1, *[1] * (x.ndim - 2)) if x.ndim > 1 else weight
+    return _leaky(b, x, shaped)
+
+
+def _clamp(b: _Builder, call: Call, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
+    """min(high, max(low, x)), as high − relu(high − …): torch lets `high` win where low > high."""
+    if low is not None and not _is(low, -inf):
+        x = b.difference(b.relu(b.difference(x, low)), _negative(low))
+    if high is not None and not _is(high, inf):
+        x = b.difference(-b.relu(-b.difference(x, high)), _negative(high))
+    return x
+
+
+def _is(bound: Any, value: float) -> bool:
+    return not isinstance(bound, Tensor) and bound == value
+
+
+def _negative(bound: Any) -> Any:
+    return -bound
+
+
+def _larger(sign: int) -> Callable[..., Tensor]:
+    """Elementwise maximum (+1) or minimum (−1); one operand may be constant."""
+
+    def rewrite(b: _Builder, call: Call, x: Any, y: Any) -> Tensor:
+        a, c = (x, y) if is_active(call.args[0]) else (y, x)
+        gap = b.relu(sign * b.difference(a, c))
+        if is_active(call.args[0]) and is_active(call.args[1]):
+            return b.total(c, sign * gap)
+        return b.difference(sign * gap, -c)
+
+    return rewrite
+
+
+def _extreme(sign: int) -> Callable[..., Tensor]:
+    """The largest (+1) or smallest (−1) along dimensions."""
+
+    def rewrite(b: _Builder, call: Call, x: Tensor, dims: Any = (), *rest: Any) -> Tensor:
+        listed = [dims] if isinstance(dims, int) else list(dims or range(1, x.ndim))
+        reduced = sorted(d % x.ndim for d in listed)
+        kept = [d for d in range(x.ndim) if d not in reduced]
+        lines = x.permute(*kept, *reduced).flatten(len(kept)) * sign
+        best = b.largest(lines) * sign
+        return best.reshape(-1, *call.sizes(1)[1:])
+
+    return rewrite
+
+
+def _max_pool(dims: int, geometry: Callable[..., Any]) -> Callable[..., Tensor]:
+    def rewrite(b: _Builder, call: Call, x: Tensor, *args: Any) -> Tensor:
+        shape: Sequence[int] = call.sizes(1)
+        windows = geometry(x.shape[-dims:], shape[-dims:], args)
+        index = windows.base.flatten() + windows.offsets[:, None]
+        inside = windows.inside.flatten(1)
+        # Positions outside a window repeat its first one inside: their ReLUs are constants.
+        first = inside.int().argmax(0)
+        index = torch.where(inside, index, index.gather(0, first[None]))
+        best = b.largest(x.flatten(-dims)[..., index.t()])
+        return best.reshape(-1, *shape[1:])
+
+    return rewrite
+
+
+def _rrelu(
+    b: _Builder, call: Call, x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any
+) -> Tensor:
+    return _leaky(b, x, (lower + upper) / 2)
+
+
+_REWRITES: dict[str, Callable[..., Tensor]] = {
+    "relu": lambda b, call, x: b.relu(x),
+    "leaky_relu": lambda b, call, x, slope=0.01: _leaky(b, x, slope),
+    "rrelu": _rrelu,
+    "prelu": _prelu,
+    "_prelu_kernel": _prelu,
+    "abs": lambda b, call, x: _leaky(b, x, -1),
+    "threshold": lambda b, call, x, limit, value: _clamp(b, call, x, limit),
+    "hardtanh": lambda b, call, x, low=-1, high=1: _clamp(b, call, x, low, high),
+    "relu6": lambda b, call, x: _clamp(b, call, x, 0, 6),
+    "clamp": _clamp,
+    "clamp_min": _clamp,
+    "clamp_max": lambda b, call, x, high: _clamp(b, call, x, None, high),
+    "maximum": _larger(+1),
+    "minimum": _larger(-1),
+    "amax": _extreme(+1),
+    "max": _extreme(+1),
+    "amin": _extreme(-1),
+    "min": _extreme(-1),
+    **{f"max_pool{dims}d": _max_pool(dims, strided_windows) for dims in (1, 2, 3)},
+    **{f"adaptive_max_pool{dims}d": _max_pool(dims, adaptive_windows) for dims in (1, 2, 3)},
+}

@@ -1,0 +1,57 @@
+"""What a transposed run carries: the cotangents that wait for their call."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from guidxmage.engine.calls.call import Frame, Sent
+from guidxmage.engine.kernels.layout import is_dense, shares_memory
+
+
+class Cotangent(NamedTuple):
+    """A cotangent g (R, …), owned where it shares its memory with nothing and may be overwritten.
+
+    sums (R, C) over positions and norms (R,) of g, where what made it has taken them.
+    """
+
+    g: Tensor
+    owned: bool = False
+    sums: Tensor | None = None
+    norms: Tensor | None = None
+
+
+class Cotangents:
+    """Cotangents waiting for their call, summed where a value was used more than once."""
+
+    def __init__(self, id_: int, g: Tensor) -> None:
+        self._waiting = {id_: Cotangent(g)}
+
+    def pop(self, id_: int) -> Cotangent | None:
+        """What has arrived at a value, None where nothing has."""
+        return self._waiting.pop(id_, None)
+
+    def add(self, id_: int, sent: Cotangent) -> None:
+        """Add what one use of a value sends back to it."""
+        waiting = self._waiting.get(id_)
+        if waiting is not None:
+            target, addend = (
+                (sent, waiting) if sent.owned and not waiting.owned else (waiting, sent)
+            )
+            total = target.g.add_(addend.g) if target.owned else target.g + addend.g
+            sent = Cotangent(total, owned=True)
+        self._waiting[id_] = sent
+
+
+def sent_on(frame: Frame, arrived: Cotangent, sent: Sent, number: int) -> Cotangent:
+    """What a call sends back to one of its inputs, with what is known of it."""
+    g = sent.cotangents[number]
+    assert g is not None
+    alone = not shares_memory(arrived.g, g) or (arrived.owned and len(sent.cotangents) == 1)
+    owned = alone and is_dense(g)
+    if sent.norms is not None:
+        return Cotangent(g, owned, sent.sums, sent.norms)
+    if g is arrived.g and frame.decisions is None:  # passed on as it is, not gated in place
+        return Cotangent(g, owned, arrived.sums, arrived.norms)
+    return Cotangent(g, owned)

@@ -1,0 +1,1 @@
+"""Every decision of a run, and the numbers recorded at smooth operators."""

@@ -1,0 +1,1 @@
+"""The photos that methods are compared on."""

@@ -1,0 +1,1 @@
+"""Data sets whose objects are known."""

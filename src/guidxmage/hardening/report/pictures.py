@@ -1,0 +1,69 @@
+"""Figures for the report: samples with their maps, and curves of robust accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+import torch
+
+from guidxmage.explainer import Explainer
+from guidxmage.hardening.report.measurements import Evaluation, bounds, robust_accuracy
+from guidxmage.hardening.samples.series import Series
+from guidxmage.view.curves import Line, curves_figure
+from guidxmage.view.samples import Sample, samples_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PARTS = (("background", "background alone"), ("object", "object alone"), ("all", "all pixels"))
+
+
+def picture_samples(
+    explainer: Explainer, series: Series, names: Sequence[str], title: str
+) -> Figure:
+    """The images of a series, their samples at the largest strength, and the maps of both."""
+    before, after = series.originals, series.samples[:, -1]
+    maps = [
+        explainer.explain(images, torch.as_tensor(series.labels)).contributions.sum(1)
+        for images in (before, after)
+    ]
+    outside = ~series.masks
+    sums = [(drawn * outside).flatten(1).sum(1) for drawn in maps]
+    rows = [
+        Sample(
+            name=names[row],
+            before=before[row].permute(1, 2, 0).numpy(),
+            after=after[row].permute(1, 2, 0).numpy(),
+            maps=(maps[0][row].double().numpy(), maps[1][row].double().numpy()),
+            background=(float(sums[0][row]), float(sums[1][row])),
+        )
+        for row in range(len(series))
+    ]
+    strength = f"{series.strengths[-1] * 255:g} of 255"
+    line = f"the background moves by at most {strength}; contributions to the image's own class"
+    return samples_figure(rows, title, line)
+
+
+def picture_curves(found: Sequence[Evaluation], title: str) -> Figure:
+    """Accuracy under l∞ PGD against ε: a line for each arm, mean ± deviation over seeds."""
+    plots = []
+    for part, words in _PARTS:
+        levels = bounds(found, part, "pgd", "linf")
+        if levels:
+            plots.append((words, _lines(found, part, levels)))
+    return curves_figure(plots, title, "ε of PGD in l∞, of 255")
+
+
+def _lines(found: Sequence[Evaluation], part: str, levels: Sequence[float]) -> list[Line]:
+    arms: dict[str, list[Evaluation]] = {}
+    for one in found:
+        arms.setdefault(one["unit"]["arm"], []).append(one)
+    lines = []
+    for arm, own in arms.items():
+        at = [[robust_accuracy(one, part, "pgd", "linf", eps) for one in own] for eps in levels]
+        spreads = tuple(stdev(values) if len(values) > 1 else 0.0 for values in at)
+        accuracy = tuple(mean(values) for values in at)
+        lines.append(Line(arm, tuple(255 * eps for eps in levels), accuracy, spreads))
+    return lines

@@ -1,0 +1,1 @@
+"""How robust a trained network is, and whether its gradients can be trusted."""

@@ -1,0 +1,1 @@
+"""What training sees besides the images themselves."""

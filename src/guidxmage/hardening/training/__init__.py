@@ -1,0 +1,1 @@
+"""Training and the networks that are trained."""

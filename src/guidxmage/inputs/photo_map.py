@@ -1,0 +1,58 @@
+"""What a network sees of a photo, as an affine map of the photo's own pixels.
+
+Resizing is linear; Pillow rounds what it resizes to whole grey levels, and that remainder is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from guidxmage.inputs.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class PhotoMap:
+    """What the network sees of images Z (…, C, h, w) of a photo's size.
+
+    It is seen + rows (Z − P) columnsᵀ. rows (H, h) and columns (W, w): resize and crop, of each
+    column and of each row of pixels; photo P (C, h, w); seen (C, H, W): what Pillow made of it. All
+    float64, P as it is in the network's dtype.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    photo: Tensor
+    seen: Tensor
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing, photo: Image.Image, dtype: torch.dtype) -> PhotoMap:
+        """The map of one photo, read in the preprocessing's mode."""
+        rows, columns = preprocessing.resize_matrices(photo.size[::-1])
+        seen = _planes(preprocessing.crop_image(photo))
+        return cls(rows, columns, _planes(photo).to(dtype).double(), seen)
+
+    def __call__(self, Z: Tensor) -> Tensor:
+        """What the network sees of images (…, C, h, w), float64 (…, C, H, W); of P bit for bit."""
+        moved = self.rows @ (Z.double().cpu() - self.photo) @ self.columns.t()
+        return (self.seen + moved).to(Z.device)
+
+    def adjoint(self, weights: Tensor) -> Tensor:
+        """Weights (…, C, H, W) on what is seen as weights (…, C, h, w) on the photo, float64."""
+        return (self.rows.t() @ weights.double().cpu() @ self.columns).to(weights.device)
+
+    @property
+    def remainder(self) -> Tensor:
+        """(C, H, W): what rounding and clipping to grey levels added to the resized photo."""
+        return self.seen - self.rows @ self.photo @ self.columns.t()
+
+
+def _planes(image: Image.Image) -> Tensor:
+    """Pixels in [0, 1], float64 (C, H, W)."""
+    pixels: Any = np.asarray(image, dtype=np.float64) / 255
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)

@@ -1,0 +1,1 @@
+"""An explanation made again, and every statement of it judged."""

@@ -1,0 +1,1 @@
+"""The symbolic model's algebra, checked modulo primes."""

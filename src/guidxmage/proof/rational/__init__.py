@@ -1,0 +1,1 @@
+"""Small networks over the rationals, and what a solver says of them."""

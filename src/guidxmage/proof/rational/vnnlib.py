@@ -1,0 +1,106 @@
+"""Queries for neural-network verifiers in the VNN-LIB format (vnnlib.org, version 1).
+
+X_i are the entries of the network's input, Y_k its class scores; the network itself is an ONNX file
+that the user exports. Many readers accept decimal numbers only: every number is printed in 17
+digits, so that it is right to float64, not exact.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from guidxmage.errors import InputError
+from guidxmage.proof.rational.deadline import NEVER, Deadline
+from guidxmage.proof.rational.formula import Inequality, Line
+from guidxmage.proof.rational.smt import Claim
+
+# Coefficients of a path condition over the image; beyond this the file is of no use to anybody.
+_MOST = 2_000_000
+
+
+def queries(claim: Claim, eps: float, deadline: Deadline = NEVER) -> dict[str, str]:
+    """Two files: the region of the image's trail, and a search for another class nearby."""
+    near = adversarial(claim, eps, deadline)
+    return {"region.vnnlib": region(claim, deadline), "adversarial.vnnlib": near}
+
+
+def region(claim: Claim, deadline: Deadline = NEVER) -> str:
+    """The path condition as inequalities over the image: sat exactly inside the region.
+
+    Strict inequalities are written as ≥, the closure of the region.
+    Raises InputError for networks with too many decisions for their size.
+    """
+    lines = [_declaration("X", n) for n in range(claim.network.inputs)]
+    conditions = path_condition(claim, deadline)
+    lines += [_at_least_zero(condition.line) for condition in deadline.watch(conditions)]
+    return _file("The image X follows the recorded execution trail.", lines)
+
+
+def adversarial(claim: Claim, eps: float, deadline: Deadline = NEVER) -> str:
+    """Is there an input within eps of the image whose best class is another? unsat: robust.
+
+    The class in question is the image's own: the one with the highest exact score.
+    """
+    if not eps >= 0:
+        raise InputError(f"eps must not be negative, {eps} is")
+    image = [Fraction(v) for v in claim.image.flatten().tolist()]
+    values = claim.network.run(image, deadline)
+    scores = [values[n] for n in claim.network.logits]
+    own = scores.index(max(scores))
+    lines = [_declaration("X", n) for n in range(claim.network.inputs)]
+    lines += [_declaration("Y", k) for k in range(len(scores))]
+    for n, value in enumerate(image):
+        lines.append(f"(assert (>= X_{n} {decimal(value - Fraction(eps))}))")
+        lines.append(f"(assert (<= X_{n} {decimal(value + Fraction(eps))}))")
+    others = [f"(and (>= Y_{k} Y_{own}))" for k in range(len(scores)) if k != own]
+    lines.append(f"(assert (or {' '.join(others)}))")
+    return _file(f"Another class than {own} scores at least as high within {eps:g}.", lines)
+
+
+def path_condition(claim: Claim, deadline: Deadline = NEVER) -> list[Inequality]:
+    """The path condition over the image's entries alone, exactly; constants are left out."""
+    network = claim.network
+    if network.relus * network.inputs > _MOST:
+        raise InputError("the network is too large for its path condition to be written out")
+    known = [Line({n: Fraction(1)}) for n in range(network.inputs)]
+    for layer in network.layers:
+        lines = network.decided(layer, claim.choices)
+        known += [_composed(line, known) for line in deadline.watch(lines)]
+    found = [
+        Inequality(_composed(condition.line, known), condition.strict)
+        for condition in deadline.watch(network.conditions(claim.choices))
+    ]
+    return [condition for condition in found if condition.line.row]
+
+
+def _composed(line: Line, known: list[Line]) -> Line:
+    row: dict[int, Fraction] = {}
+    constant = line.constant
+    for n, c in line.row.items():
+        constant += c * known[n].constant
+        for m, d in known[n].row.items():
+            row[m] = row.get(m, Fraction(0)) + c * d
+    return Line({m: d for m, d in row.items() if d}, constant)
+
+
+def decimal(value: Fraction) -> str:
+    """A number in plain decimals, right to float64."""
+    text = format(float(value), ".17f")
+    if abs(value) < Fraction(1, 1000):
+        text = format(float(value), ".40f")
+    whole, _, part = text.partition(".")
+    return f"{whole}.{part.rstrip('0') or '0'}"
+
+
+def _at_least_zero(line: Line) -> str:
+    parts = [f"(* {decimal(c)} X_{n})" for n, c in line.row.items()]
+    summed = parts[0] if len(parts) == 1 else f"(+ {' '.join(parts)})"
+    return f"(assert (>= {summed} {decimal(-line.constant)}))"
+
+
+def _declaration(letter: str, number: int) -> str:
+    return f"(declare-const {letter}_{number} Real)"
+
+
+def _file(comment: str, lines: list[str]) -> str:
+    return "\n".join([f"; {comment}", *lines]) + "\n"

@@ -1,0 +1,1 @@
+"""How far the linear region reaches."""

@@ -1,0 +1,1 @@
+"""What rounding does to decisions and numbers."""

@@ -1,0 +1,1 @@
+"""What a result was made from: versions, source code and digests."""
