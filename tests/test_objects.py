@@ -14,7 +14,7 @@ from PIL import Image
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.objects.annotations import fill_polygon, find_annotation
-from guidxmage.objects.label_map import Regions, read_regions
+from guidxmage.objects.label_map import LabelMap, read_regions
 from guidxmage.objects.segmentation import segment_image
 from guidxmage.objects.table import object_table
 
@@ -33,7 +33,7 @@ LABELS = np.array([[0, 1, 1], [255, 2, 2]])
 
 
 def test_table_by_hand():
-    table = object_table(CONTRIBUTIONS, Regions(LABELS, {1: "cat", 2: "bowl"}))
+    table = object_table(CONTRIBUTIONS, LabelMap(LABELS, {1: "cat", 2: "bowl"}))
     assert [row.name for row in table] == ["background", "bowl", "cat"]
     assert [row.label for row in table] == [0, 2, 1]
     assert [row.pixels for row in table] == [1, 2, 2]
@@ -56,7 +56,7 @@ def test_rows_and_rest_add_up(seed, labels):
     rng = np.random.default_rng(seed)
     label_map = np.resize(np.array([*labels, 3]), (7, 11))
     values = (rng.standard_normal((3, 7, 11)) * 10.0 ** rng.integers(-6, 6)).astype(np.float32)
-    table = object_table(values, Regions(label_map))
+    table = object_table(values, LabelMap(label_map))
     total = values.astype(np.float64).sum()
     scale = np.abs(values).sum()
     assert abs(sum(row.sum for row in table) + table.rest.sum - total) <= 1e-13 * scale
@@ -73,18 +73,18 @@ def test_rows_and_rest_add_up(seed, labels):
 def test_sums_are_float64():
     values = np.full((1, 1, 4), np.float32(2**24))
     values[0, 0, 1:] = 1
-    assert object_table(values, Regions(np.ones((1, 4), int))).total == 2**24 + 3
+    assert object_table(values, LabelMap(np.ones((1, 4), int))).total == 2**24 + 3
 
 
 def test_flat_contributions_and_absent_objects():
-    table = object_table(np.zeros((2, 3)), Regions(LABELS, {9: "outside"}))
+    table = object_table(np.zeros((2, 3)), LabelMap(LABELS, {9: "outside"}))
     assert table["outside"].pixels == 0
     assert {row.share_of_positive for row in table} == {0.0}
     assert "total" in str(table)
 
 
 def test_table_texts():
-    table = object_table(CONTRIBUTIONS, Regions(LABELS, {1: "<b>cat</b>", 2: "bowl"}))
+    table = object_table(CONTRIBUTIONS, LabelMap(LABELS, {1: "<b>cat</b>", 2: "bowl"}))
     lines = str(table).splitlines()
     assert lines[0].split()[:3] == ["object", "pixels", "sum"]
     assert lines[1].split() == ["background", "1", "+1.000", "+1.000", "+0.000", "11.8%", "0.0%"]
@@ -98,14 +98,14 @@ def test_table_texts():
 
 
 def test_table_to_json():
-    values = json.loads(json.dumps(object_table(CONTRIBUTIONS, Regions(LABELS)).to_dict()))
+    values = json.loads(json.dumps(object_table(CONTRIBUTIONS, LabelMap(LABELS)).to_dict()))
     assert values["total"] == 4.5
     assert values["rest"]["sum"] == 5.0
     assert [row["name"] for row in values["rows"]] == ["background", "object 2", "object 1"]
 
 
 def test_table_refuses():
-    regions = Regions(LABELS)
+    regions = LabelMap(LABELS)
     with pytest.raises(InputError, match=r"3×2 against 4×5 pixels"):
         object_table(np.zeros((3, 5, 4)), regions)
     with pytest.raises(InputError, match="for one image"):
@@ -130,7 +130,7 @@ MIDDLE = mask_of(slice(1, 3), slice(2, 4))
 
 def test_regions_are_frozen_copies():
     labels = LABELS.astype(np.int32)
-    regions = Regions(labels, {1: "cat"})
+    regions = LabelMap(labels, {1: "cat"})
     labels[:] = 7
     assert regions.labels[0, 1] == 1
     assert regions.names == {0: "background", 1: "cat", 2: "object 2"}
@@ -145,7 +145,7 @@ def test_regions_are_frozen_copies():
 )
 def test_regions_refuse(labels):
     with pytest.raises(InputError, match="label"):
-        Regions(labels)
+        LabelMap(labels)
 
 
 def test_masks_by_name():
@@ -160,9 +160,9 @@ def test_overlapping_masks():
         read_regions({"left": LEFT, "far": ~(LEFT | RIGHT), "middle": MIDDLE})
     first = read_regions(masks, overlap="first")
     assert first.labels[1].tolist() == [1, 1, 1, 2, 2, 0]
-    smallest = Regions.from_masks(masks, overlap="smallest")
+    smallest = LabelMap.from_masks(masks, overlap="smallest")
     assert smallest.labels[1].tolist() == [1, 1, 3, 3, 2, 0]
-    backwards = Regions.from_masks(list(masks.items())[::-1], overlap="smallest")
+    backwards = LabelMap.from_masks(list(masks.items())[::-1], overlap="smallest")
     assert backwards.labels[1].tolist() == [3, 3, 1, 1, 2, 0]
     with pytest.raises(InputError, match="'last'"):
         read_regions(masks, overlap="last")
@@ -188,7 +188,7 @@ def test_more_masks_than_labels_before_255():
 
 
 def test_repeated_names_are_numbered():
-    regions = Regions.from_masks([("cup", LEFT), ("cup", RIGHT), ("cat", ~(LEFT | RIGHT))])
+    regions = LabelMap.from_masks([("cup", LEFT), ("cup", RIGHT), ("cat", ~(LEFT | RIGHT))])
     assert list(regions.names.values()) == ["background", "cup 1", "cup 2", "cat"]
 
 
@@ -215,12 +215,12 @@ def test_size_is_checked():
     assert read_regions(LEFT, size=(4, 6)).size == (4, 6)
     with pytest.raises(InputError, match=r"6×4 against 5×4 pixels"):
         read_regions(LEFT, size=(4, 5))
-    regions = Regions(LABELS)
+    regions = LabelMap(LABELS)
     assert read_regions(regions) is regions
 
 
 def test_cropped_regions_follow_the_photo():
-    regions = Regions(np.array([[1, 2, 255, 4]]), {1: "cat"})
+    regions = LabelMap(np.array([[1, 2, 255, 4]]), {1: "cat"})
     cropped = regions.cropped(Preprocessing(crop=(3, 2)))
     assert cropped.labels.tolist() == [[0, 0], [2, 255], [0, 0]]
     # An object that the crop cuts off keeps its row.

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from guidxmage import Explainer, InputError, Preprocessing, UnsupportedOperatorError
-from guidxmage.analysis.ray import leaders
+from guidxmage.analysis.ray import leaders, trace_ray
 from tests.test_cli import folder, run, save_photo  # noqa: F401, the fixture of its name
 
 LABELS = ["ant", "bee", "cow", "doe"]
@@ -40,7 +40,7 @@ def ends(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def test_the_profile_is_the_network_at_every_point(explainer: Explainer) -> None:
     a, b = ends()
-    ray = explainer.ray(a, b)
+    ray = trace_ray(explainer, a, b)
     assert ray.regions > 20
     assert ray.capped_at is None
     assert ray.end == 1
@@ -56,7 +56,7 @@ def test_the_best_class_changes_where_it_does(explainer: Explainer) -> None:
     changed = 0
     for seed in range(12):
         a, b = ends(seed)
-        ray = explainer.ray(a, b)
+        ray = trace_ray(explainer, a, b)
         leader, low = ray.first_class, 0.0
         for change in (*ray.class_changes, None):
             high = change.s if change else 1.0
@@ -87,7 +87,7 @@ def test_leaders_by_hand() -> None:
 
 def test_a_capped_walk_says_where_it_stopped(explainer: Explainer) -> None:
     a, b = ends()
-    whole, part = explainer.ray(a, b), explainer.ray(a, b, cap=7)
+    whole, part = trace_ray(explainer, a, b), trace_ray(explainer, a, b, cap=7)
     assert (part.regions, part.capped_at) == (7, float(whole.knots[7]))
     assert torch.equal(part.breakpoints, whole.breakpoints[:6])
     assert part.flips == whole.flips[:6]
@@ -100,7 +100,7 @@ def test_a_capped_walk_says_where_it_stopped(explainer: Explainer) -> None:
 
 
 def test_from_an_image_to_itself(explainer: Explainer) -> None:
-    ray = explainer.ray(ends()[0], ends()[0])
+    ray = trace_ray(explainer, ends()[0], ends()[0])
     assert (ray.regions, ray.flips, ray.class_changes) == (1, (), ())
 
 
@@ -109,7 +109,7 @@ def test_pixels_are_joined_in_pixel_space() -> None:
     a, b = (end.clamp(0, 1).float() for end in ends())
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
     preprocessing = Preprocessing(mean=mean, std=std)
-    ray = Explainer(small(), preprocessing=preprocessing, dtype=torch.float64).ray(a, b)
+    ray = trace_ray(Explainer(small(), preprocessing=preprocessing, dtype=torch.float64), a, b)
     m, d = (torch.tensor(part).double().reshape(3, 1, 1) for part in (mean, std))
     for s in (0.0, 0.3, 1.0):
         z = (a.double() + s * (b.double() - a.double()) - m) / d
@@ -118,32 +118,32 @@ def test_pixels_are_joined_in_pixel_space() -> None:
 
 def test_targets(explainer: Explainer) -> None:
     a, b = ends()
-    assert explainer.ray(a, b, targets=["cow", 0]).classes == (2, 0)
-    assert explainer.ray(a, b, targets="all").logits.shape[1] == 4
+    assert trace_ray(explainer, a, b, targets=["cow", 0]).classes == (2, 0)
+    assert trace_ray(explainer, a, b, targets="all").logits.shape[1] == 4
     with pytest.raises(InputError, match="name classes rather than contrasts"):
-        explainer.ray(a, b, targets=torch.eye(4)[0] / 2)
-    assert explainer.ray(a, b, targets=torch.eye(4)[0]).classes == (0,)
+        trace_ray(explainer, a, b, targets=torch.eye(4)[0] / 2)
+    assert trace_ray(explainer, a, b, targets=torch.eye(4)[0]).classes == (0,)
 
 
 def test_what_cannot_be_walked(explainer: Explainer) -> None:
     a, b = ends()
     with pytest.raises(InputError, match="two single images"):
-        explainer.ray(a, torch.stack([b, b]))
+        trace_ray(explainer, a, torch.stack([b, b]))
     with pytest.raises(InputError, match="two single images"):
-        explainer.ray(a, b[:, :9])
+        trace_ray(explainer, a, b[:, :9])
     with pytest.raises(InputError, match="at least one region"):
-        explainer.ray(a, b, cap=0)
+        trace_ray(explainer, a, b, cap=0)
     broken = small()
     broken[-1].weight.data[0, 0] = float("inf")
     with pytest.raises(InputError, match="NaN or Inf"):
-        Explainer(broken).ray(a.float(), b.float())
+        trace_ray(Explainer(broken), a.float(), b.float())
     with pytest.raises(UnsupportedOperatorError, match="sigmoid"):
-        Explainer(nn.Sequential(small(), nn.Sigmoid()).eval()).ray(a.float(), b.float())
+        trace_ray(Explainer(nn.Sequential(small(), nn.Sigmoid()).eval()), a.float(), b.float())
 
 
 def test_step_length_is_the_first_breakpoint(explainer: Explainer) -> None:
     a, b = ends()
-    ray, model = explainer.ray(a, b), explainer.explain(a).symbolic_model
+    ray, model = trace_ray(explainer, a, b), explainer.explain(a).symbolic_model
     step = model.step_length(b - a)
     assert step.length == pytest.approx(float(ray.breakpoints[0]), rel=1e-12)
     assert (step.site, step.position) == (ray.flips[0].site, ray.flips[0].position)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from guidxmage import Explainer, InputError
 from guidxmage.analysis.trail_comparison import compare_trails
 from guidxmage.engine.kernels.bits import unpack_bits
-from guidxmage.engine.trail.pairwise import Pairs
+from guidxmage.engine.trail.pairwise import PairwiseDistances
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.view.trails import shaded
 from tests.test_cli import folder, run, save_photo  # noqa: F401, the fixture of its name
@@ -93,7 +93,7 @@ def test_pairs_agree_with_one_by_one_comparison() -> None:
 
 
 def test_one_image_has_no_pairs_and_none_differ(explainer: Explainer) -> None:
-    pairs: Pairs = explainer.trail(IMAGES[:1]).pairs()
+    pairs: PairwiseDistances = explainer.trail(IMAGES[:1]).pairs()
     assert pairs.total.tolist() == [[0]]
     assert pairs.shared == pairs.decisions
 

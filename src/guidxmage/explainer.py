@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from guidxmage.attribution.assemble import Origin, Part, assembled
+from guidxmage.attribution.assemble import Chunk, Origin, assembled
 from guidxmage.attribution.attribution import Attribution
 from guidxmage.attribution.change_space import Space, space_change
 from guidxmage.attribution.multi_input import attribute_together, is_several
@@ -282,7 +282,7 @@ class Explainer:
 
     def _explain_chunk(
         self, program: Program, X: Tensor, target: Any, batched: bool, first: int
-    ) -> Part:
+    ) -> Chunk:
         given = self._space.to_input(X)
         if not self._programs.serves(program, given):
             raise UnsupportedOperatorError(
@@ -303,7 +303,7 @@ class Explainer:
         sites, shares = pulled.sites, pulled.shares
         if shift is not None:
             sites, shares = ("preprocessing", *sites), torch.cat([shift[..., None], shares], -1)
-        return Part(recording, targets, weights, sites, shares, pulled.variance, pulled.worst)
+        return Chunk(recording, targets, weights, sites, shares, pulled.variance, pulled.worst)
 
     def _runner(self, program: Program, given: Tensor, first: int) -> Program | Graphed:
         """What runs a chunk; what is left of a larger batch is not worth a graph of its own."""
@@ -324,7 +324,7 @@ class Explainer:
         rows = self.rows(network.program) if network.program.batched else self.batch_rows
         return self.network(X[:rows]) if len(X) > 1 and rows > 1 else network
 
-    def _check_together(self, program: Program, X: Tensor, parts: Sequence[Part]) -> None:
+    def _check_together(self, program: Program, X: Tensor, parts: Sequence[Chunk]) -> None:
         """Scores that were found a few images at a time are those of the whole batch, too.
 
         As far as memory allows: the network alone takes a fifth of what an explanation does.

@@ -17,7 +17,7 @@ from guidxmage.files.result_folder import atomic_folder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from guidxmage.objects.label_map import Regions
+    from guidxmage.objects.label_map import LabelMap
     from guidxmage.objects.table import ObjectTable
     from guidxmage.proof.certificate import Certificate
     from guidxmage.proof.region.radius import Validity
@@ -44,7 +44,7 @@ class Explanation(Attribution):
 
         return object_table(self._planes(), self.regions(regions))
 
-    def regions(self, regions: Any = "auto", photo: Path | None = None) -> Regions:
+    def regions(self, regions: Any = "auto", photo: Path | None = None) -> LabelMap:
         """Objects as regions of the network's input, for `objects()` and `figure()`.
 
         photo: the file the image came from, to find its own annotation among several.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from guidxmage.engine.trail.pairwise import Pairs
+from guidxmage.engine.trail.pairwise import PairwiseDistances
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
@@ -63,7 +63,7 @@ class TrailComparison:
     model_name: str
 
     @cached_property
-    def pairs(self) -> Pairs:
+    def pairs(self) -> PairwiseDistances:
         """The distances of all pairs, layer by layer."""
         return self.trail.pairs()
 

@@ -23,7 +23,7 @@ ROUNDING_DEVIATIONS = 6.0
 
 
 @dataclass(frozen=True)
-class Part:
+class Chunk:
     """One chunk of images, explained: weights (B, K, C, H, W), shares of the bias (B, K, sites)."""
 
     recording: Recording
@@ -47,7 +47,7 @@ class Origin:
 
 
 def assembled(
-    parts: Sequence[Part], batch: Batch, R: Tensor | None, network: Network, origin: Origin
+    parts: Sequence[Chunk], batch: Batch, R: Tensor | None, network: Network, origin: Origin
 ) -> Attribution:
     """The explanation of a batch, from its chunks in order; R has the batch's shape."""
     X = batch.tensor

@@ -18,7 +18,7 @@ from guidxmage.explanation import Explanation
 from guidxmage.files.untrusted import Array, checked_array, entry, listed, optional, read_json
 from guidxmage.jobs.drawing import PICTURES, Drawing, draw, drawn_alike
 from guidxmage.jobs.explain_photos import CERTIFICATE, radius_of
-from guidxmage.objects.label_map import Regions
+from guidxmage.objects.label_map import LabelMap
 from guidxmage.objects.table import object_table
 from guidxmage.proof.certificate import Certificate
 from guidxmage.provenance import fingerprint
@@ -94,7 +94,7 @@ class Additions:
     # --- objects -----------------------------------------------------------------------------
 
     @cached_property
-    def _regions(self) -> Regions | None:
+    def _regions(self) -> LabelMap | None:
         """The label map, with the names that the tables give; None where there is none."""
         if OBJECTS not in self.arrays:
             return None
@@ -106,7 +106,7 @@ class Additions:
             entry(row, "label", int, self._name): entry(row, "name", str, self._name)
             for row in rows
         }
-        return Regions(labels, names)
+        return LabelMap(labels, names)
 
     def _objects(self) -> list[dict[str, Any]]:
         """The tables, summed again from contributions and label map."""

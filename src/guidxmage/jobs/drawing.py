@@ -11,7 +11,7 @@ from guidxmage.explanation import Explanation
 from guidxmage.provenance.versions import versions
 
 if TYPE_CHECKING:
-    from guidxmage.objects.label_map import Regions
+    from guidxmage.objects.label_map import LabelMap
     from guidxmage.view import Style
 
 FIGURE = "figure.png"
@@ -46,7 +46,9 @@ def drawn_alike(described: Mapping[str, Any]) -> bool:
     return bool(described.get("versions") == versions(_DRAWN_WITH))
 
 
-def draw(explanation: Explanation, regions: Regions | None, folder: Path, drawing: Drawing) -> None:
+def draw(
+    explanation: Explanation, regions: LabelMap | None, folder: Path, drawing: Drawing
+) -> None:
     """The figure of all targets and, for the first target, the bare maps at native resolution."""
     from guidxmage.view import map_image, overlay_image, save_figure
 

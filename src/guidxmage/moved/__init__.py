@@ -61,6 +61,9 @@ MODULES = {
     "wrapped": "inputs.multi_input",
 }
 
+# What also has another name there.
+RENAMED = {"regions": {"Regions": "LabelMap"}}
+
 
 class _Finder(MetaPathFinder, Loader):
     """Finds moved modules; the last of Python's finders, so asked for what is nowhere else."""
@@ -75,7 +78,8 @@ class _Finder(MetaPathFinder, Loader):
         new = _new_place(module.__name__)
         _warn(module.__name__, new.__name__)
         own = {name: value for name, value in vars(new).items() if not name.startswith("__")}
-        vars(module).update(own)
+        renamed = RENAMED.get(module.__name__.removeprefix(_OWN), {})
+        vars(module).update(own, **{old: own[name] for old, name in renamed.items()})
 
 
 def find_moved_modules() -> None:

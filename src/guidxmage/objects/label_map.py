@@ -28,7 +28,7 @@ Overlap = Literal["refuse", "first", "smallest"]
 
 
 @dataclass(frozen=True, eq=False)
-class Regions:
+class LabelMap:
     """A label for each pixel and a name for each label.
 
     ``labels``: (H, W) of integers ≥ 0; 0 is the background, 255 is ignored. ``names``: by label;
@@ -64,7 +64,7 @@ class Regions:
         *,
         overlap: Overlap = "refuse",
         size: Size | None = None,
-    ) -> Regions:
+    ) -> LabelMap:
         """Objects from named masks (H, W), labelled 1, 2, … in order; repeated names get numbers.
 
         ``overlap``: "refuse" raises InputError when two masks share pixels, "first" gives these to
@@ -93,9 +93,9 @@ class Regions:
         """Raise InputError unless the regions are of ``size`` (height, width); ``what`` has it."""
         _check_size(self.size, size, "the regions", what)
 
-    def cropped(self, preprocessing: Preprocessing) -> Regions:
-        """Regions of the original photo → of the part that the network sees, at its size."""
-        return Regions(preprocessing.crop_labels(self.labels), self.names)
+    def cropped(self, preprocessing: Preprocessing) -> LabelMap:
+        """A label map of the original photo → of the part that the network sees, at its size."""
+        return LabelMap(preprocessing.crop_labels(self.labels), self.names)
 
 
 class _Canvas:
@@ -133,23 +133,23 @@ def read_regions(
     size: Size | None = None,
     image: Path | str | None = None,
     overlap: Overlap = "refuse",
-) -> Regions:
-    """Regions from what people keep masks in.
+) -> LabelMap:
+    """A label map from what people keep masks in.
 
     ``source``: a label image (palette or grey; one that holds only 0 and 1, or only 0 and 255, is
     the mask of a single "object"), a folder of mask images named after their objects, a folder of
     annotations named after their photos, a COCO instances JSON, a Pascal VOC XML (boxes), an array
     or tensor (H, W) of labels or (K, H, W) of masks, or a dict of masks by name. ``size``: (height,
     width) that the regions must have. ``image``: the photo that they are wanted for. ``overlap``:
-    see ``Regions.from_masks``; in COCO and VOC files the smaller object always lies on top.
+    see ``LabelMap.from_masks``; in COCO and VOC files the smaller object always lies on top.
     Raises InputError.
     """
-    if isinstance(source, Regions):
+    if isinstance(source, LabelMap):
         regions = source
     elif isinstance(source, (str, os.PathLike)):
         regions = _from_path(Path(source), size, image, overlap)
     elif isinstance(source, Mapping):
-        regions = Regions.from_masks(
+        regions = LabelMap.from_masks(
             {str(name): _pixels_of(mask) for name, mask in source.items()},
             overlap=overlap,
             size=size,
@@ -163,7 +163,7 @@ def read_regions(
 
 def _from_path(
     path: Path, size: Size | None, image: Path | str | None, overlap: Overlap
-) -> Regions:
+) -> LabelMap:
     if path.is_dir() and image is not None:
         path = annotation_of(Path(image), path)
     if path.is_dir():
@@ -172,34 +172,34 @@ def _from_path(
         raise InputError(f"{path} does not exist or is not a file")
     if path.suffix.lower() == ".json":
         size, masks = coco_masks(path, image)
-        return Regions.from_masks(masks, overlap="smallest", size=size)
+        return LabelMap.from_masks(masks, overlap="smallest", size=size)
     if path.suffix.lower() == ".xml":
         size, masks = voc_masks(path, size)
-        return Regions.from_masks(masks, overlap="smallest", size=size)
+        return LabelMap.from_masks(masks, overlap="smallest", size=size)
     return _from_label_map(_label_image(path))
 
 
-def _from_folder(folder: Path, overlap: Overlap) -> Regions:
+def _from_folder(folder: Path, overlap: Overlap) -> LabelMap:
     files = sorted(p for p in folder.glob("*.png") if not p.name.startswith("."))
     if not files:
         raise InputError(f"{folder} holds no mask images; each object is a PNG named after it")
-    return Regions.from_masks(((p.stem, _label_image(p)) for p in files), overlap=overlap)
+    return LabelMap.from_masks(((p.stem, _label_image(p)) for p in files), overlap=overlap)
 
 
-def _from_array(array: npt.NDArray[Any], overlap: Overlap) -> Regions:
+def _from_array(array: npt.NDArray[Any], overlap: Overlap) -> LabelMap:
     if array.ndim == 3:
         many = len(array) > 1
         masks = ((f"object {k}" if many else "object", mask) for k, mask in enumerate(array, 1))
-        return Regions.from_masks(masks, overlap=overlap)
+        return LabelMap.from_masks(masks, overlap=overlap)
     if array.dtype == np.bool_:
-        return Regions.from_masks({"object": array})
+        return LabelMap.from_masks({"object": array})
     return _from_label_map(array)
 
 
-def _from_label_map(labels: npt.NDArray[Any]) -> Regions:
+def _from_label_map(labels: npt.NDArray[Any]) -> LabelMap:
     if labels.dtype == np.bool_ or _is_binary(labels):
-        return Regions.from_masks({"object": labels})
-    return Regions(labels)
+        return LabelMap.from_masks({"object": labels})
+    return LabelMap(labels)
 
 
 def _is_binary(values: npt.NDArray[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Regions of a picture for which nobody drew masks: parts of even colour."""
+"""A label map of a picture for which nobody drew masks: parts of even colour."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from guidxmage.errors import InputError, MissingExtraError
-from guidxmage.objects.label_map import Regions
+from guidxmage.objects.label_map import LabelMap
 
 _SUPERPIXELS = 250
 # Larger pictures are segmented at this size: the parts look the same, and quickly.
@@ -16,7 +16,7 @@ _LONGER_SIDE = 400
 _JUST_NOTICEABLE = 1.0
 
 
-def segment_image(image: Image.Image, regions: int = 6) -> Regions:
+def segment_image(image: Image.Image, regions: int = 6) -> LabelMap:
     """Split a picture into at most ``regions`` connected parts of similar colour, largest first.
 
     The parts are called "region 1", "region 2", … and labelled so; there is no background. The
@@ -88,9 +88,9 @@ def _borders(part_of: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.float
     return borders
 
 
-def _largest_first(parts: npt.NDArray[np.int32]) -> Regions:
+def _largest_first(parts: npt.NDArray[np.int32]) -> LabelMap:
     found, index, counts = np.unique(parts, return_inverse=True, return_counts=True)
     rank = np.empty(len(found), dtype=np.int32)
     rank[np.argsort(-counts, kind="stable")] = np.arange(1, len(found) + 1)
     names = {label: f"region {label}" for label in range(1, len(found) + 1)}
-    return Regions(rank[index.reshape(parts.shape)], names)
+    return LabelMap(rank[index.reshape(parts.shape)], names)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guidxmage.errors import InputError
-from guidxmage.objects.label_map import IGNORED, Regions
+from guidxmage.objects.label_map import IGNORED, LabelMap
 
 _HEADINGS = ("object", "pixels", "sum", "positive", "negative", "% of +", "% of −")
 
@@ -108,7 +108,7 @@ class ObjectTable:
         return [*cells, ("total", str(sum(row.pixels for row in shown)), *sums, "", "")]
 
 
-def object_table(contributions: npt.NDArray[Any], regions: Regions) -> ObjectTable:
+def object_table(contributions: npt.NDArray[Any], regions: LabelMap) -> ObjectTable:
     """Sum the contributions (C, H, W) or (H, W) over each object, in float64.
 
     The background (label 0) is a row like the others. Raises InputError if the contributions are

@@ -1,4 +1,4 @@
-"""Regions on a picture: lines between them, and places for their names."""
+"""Objects on a picture: lines between them, and places for their names."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from guidxmage.adversarial.heuristic.refine import confirm, force, polish, short
 from guidxmage.adversarial.heuristic.result import AttackResult, Optimality
 from guidxmage.adversarial.heuristic.search import Found
 from guidxmage.adversarial.heuristic.sparse import search_pixels
-from guidxmage.adversarial.heuristic.target_model import Victim, as_explainer
+from guidxmage.adversarial.heuristic.target_model import TargetModel, as_explainer
 from guidxmage.engine.capture.user_model import untouched
 from guidxmage.engine.linear_regions.walk import walk
 from guidxmage.errors import InputError
@@ -65,8 +65,8 @@ def attack(
     with untouched(explainer.model):
         X = explainer.read(images)
         X = X if X.ndim == 4 else X[None]
-        victim = Victim(explainer, X)
-        problem, already, refused = pose(victim, X, (labels, targets), norm, mask)
+        target_model = TargetModel(explainer, X)
+        problem, already, refused = pose(target_model, X, (labels, targets), norm, mask)
         rows = torch.tensor([n for n in range(len(X)) if n not in refused], device=X.device)
         if not len(rows):
             raise InputError(next(iter(refused.values())))
@@ -74,38 +74,40 @@ def attack(
         open_ = (~already).nonzero()[:, 0]
         found = Found(problem.X.clone(), torch.zeros_like(problem.X[:, 0, 0, 0]))
         if len(open_):
-            part = _search(victim, problem.rows(open_), budget, quantise, seed)
+            part = _search(target_model, problem.rows(open_), budget, quantise, seed)
             found = Found(
                 found.Z.index_copy(0, open_, part.Z), found.size.index_copy(0, open_, part.size)
             )
-        result = _report(victim, problem, found, already, (quantise, count_regions))
+        result = _report(target_model, problem, found, already, (quantise, count_regions))
         return result.placed(rows, X, refused) if refused else result
 
 
 # --- the search ----------------------------------------------------------------------------------
 
 
-def _search(victim: Victim, problem: Problem, budget: int, quantise: bool, seed: int) -> Found:
-    rivals = victim.logits(problem.X[:1]).shape[1] - 1
+def _search(
+    target_model: TargetModel, problem: Problem, budget: int, quantise: bool, seed: int
+) -> Found:
+    rivals = target_model.logits(problem.X[:1]).shape[1] - 1
     if problem.norm in _COUNTING:
-        found = search_pixels(victim, problem, budget, rivals, seed)
-        return _quantise_pixels(victim, problem, found) if quantise else found
+        found = search_pixels(target_model, problem, budget, rivals, seed)
+        return _quantise_pixels(target_model, problem, found) if quantise else found
     polish_steps = max(_POLISH, budget // 25)
     reserve = min(_QUANTISE, budget // 3) if quantise else min(polish_steps, budget // 4)
-    found = spend(victim, problem, budget - reserve, rivals, seed)
+    found = spend(target_model, problem, budget - reserve, rivals, seed)
     forced = min(2, reserve) if bool((~torch.isfinite(found.size)).any()) else 0
     if forced:
-        found = force(victim, problem, found, forced)
+        found = force(target_model, problem, found, forced)
     if quantise:
-        return quantise_found(victim, problem, found, reserve - forced)
-    return polish(victim, problem, shorten(victim, problem, found), reserve - forced)
+        return quantise_found(target_model, problem, found, reserve - forced)
+    return polish(target_model, problem, shorten(target_model, problem, found), reserve - forced)
 
 
-def _quantise_pixels(victim: Victim, problem: Problem, found: Found) -> Found:
+def _quantise_pixels(target_model: TargetModel, problem: Problem, found: Found) -> Found:
     """Pixels at the ends of the box lie on the grid already; the others go to the nearer level."""
     changed = (found.Z != problem.X).any(1, keepdim=True)
     Z = torch.where(changed, on_grid(found.Z), problem.X)
-    ok = problem.goal.margin(victim.logits(Z)) > 0
+    ok = problem.goal.margin(target_model.logits(Z)) > 0
     return Found(Z, torch.where(ok, found.size, torch.inf))
 
 
@@ -113,12 +115,19 @@ def _quantise_pixels(victim: Victim, problem: Problem, found: Found) -> Found:
 
 
 def _report(
-    victim: Victim, problem: Problem, found: Found, already: Tensor, how: tuple[bool, int]
+    target_model: TargetModel,
+    problem: Problem,
+    found: Found,
+    already: Tensor,
+    how: tuple[bool, int],
 ) -> AttackResult:
     quantised, cap = how
-    forwards, backwards = victim.forwards / len(found.Z), victim.backwards / len(found.Z)
+    forwards, backwards = (
+        target_model.forwards / len(found.Z),
+        target_model.backwards / len(found.Z),
+    )
     fixed = already | torch.full_like(already, quantised or problem.norm in _COUNTING)
-    found, margin = confirm(victim, problem, found, fixed)
+    found, margin = confirm(target_model, problem, found, fixed)
     success = torch.isfinite(found.size)
     failed = spread(~success, found.Z)
     nan = float("nan")
@@ -128,7 +137,7 @@ def _report(
         name: torch.where(success, norms(delta, name), nan) for name in ("l0", "l1", "l2", "linf")
     }
     key = "l0" if problem.norm == "erase" else problem.norm
-    own = victim.logits(problem.X).argmax(1)
+    own = target_model.logits(problem.X).argmax(1)
     return AttackResult(
         adversarial=Z,
         original=problem.X,
@@ -138,51 +147,57 @@ def _report(
         success=success,
         already=already,
         from_class=own,
-        to_class=victim.logits(found.Z).argmax(1),
+        to_class=target_model.logits(found.Z).argmax(1),
         margin=torch.where(success, margin, nan),
         forwards=forwards,
         backwards=backwards,
-        decisions_flipped=_flipped(victim, problem.X, found.Z, success),
-        regions_crossed=_regions(victim, problem.X, found.Z, success, cap),
-        optimality=_optimality(victim, problem, found, success & ~already),
+        decisions_flipped=_flipped(target_model, problem.X, found.Z, success),
+        regions_crossed=_regions(target_model, problem.X, found.Z, success, cap),
+        optimality=_optimality(target_model, problem, found, success & ~already),
         quantised=quantised,
-        evidence="region" if victim.piecewise_linear else f"not available: {victim.reason}",
+        evidence="region"
+        if target_model.piecewise_linear
+        else f"not available: {target_model.reason}",
         notes=_notes(problem, success, already),
     )
 
 
-def _flipped(victim: Victim, X: Tensor, Z: Tensor, success: Tensor) -> Tensor | None:
-    before, after = victim.trail(X), victim.trail(Z)
+def _flipped(target_model: TargetModel, X: Tensor, Z: Tensor, success: Tensor) -> Tensor | None:
+    before, after = target_model.trail(X), target_model.trail(Z)
     if before is None or after is None:
         return None
     return torch.where(success, before.distance(after).total.to(X), float("nan"))
 
 
-def _regions(victim: Victim, X: Tensor, Z: Tensor, success: Tensor, cap: int) -> Tensor | None:
+def _regions(
+    target_model: TargetModel, X: Tensor, Z: Tensor, success: Tensor, cap: int
+) -> Tensor | None:
     """Regions on each line from X to Z, at most `cap`; None where they are not counted."""
-    if cap < 1 or victim.network is None:
+    if cap < 1 or target_model.network is None:
         return None
     counts = torch.where(success, 0.0, float("nan")).to(X)
     rows = success.nonzero()[:, 0]
     if len(rows):
-        lines = victim.network.lines(X[rows], Z[rows] - X[rows])
+        lines = target_model.network.lines(X[rows], Z[rows] - X[rows])
         low = torch.zeros(len(rows), dtype=torch.float64, device=X.device)
-        for stretch in walk(victim.network.program, lines, low, low + 1, cap=cap):
+        for stretch in walk(target_model.network.program, lines, low, low + 1, cap=cap):
             # A line to itself ends where it begins; slivers are several flips at one point.
             apart = stretch.high - stretch.low > 4 * torch.finfo(torch.float64).eps
             counts[rows[stretch.rows[apart]]] += 1
     return counts
 
 
-def _optimality(victim: Victim, problem: Problem, found: Found, rows: Tensor) -> Optimality:
+def _optimality(
+    target_model: TargetModel, problem: Problem, found: Found, rows: Tensor
+) -> Optimality:
     """See `Optimality`; NaN for rows without a perturbation and for norms that count pixels."""
     nan = torch.full_like(found.size, float("nan"))
     index = rows.nonzero()[:, 0]
-    empty = torch.zeros_like(rows) if victim.piecewise_linear else None
+    empty = torch.zeros_like(rows) if target_model.piecewise_linear else None
     if problem.norm not in _DUAL or not len(index):
         return Optimality(nan, nan, nan, nan, empty)
     part, Z = problem.rows(index), found.Z[index]
-    local = victim.local(Z, part.goal)
+    local = target_model.local(Z, part.goal)
     delta = Z - part.X
     at_low, at_high = part.low >= Z, part.high <= Z
     held = (at_low & (local.normal < 0)) | (at_high & (local.normal > 0))
@@ -194,7 +209,7 @@ def _optimality(victim: Victim, problem: Problem, found: Found, rows: Tensor) ->
     least = part.size(closest)
     follows = empty
     if empty is not None:
-        network = victim.network
+        network = target_model.network
         assert network is not None
         same = network.record(closest)[1].same(network.record(Z)[1])
         follows = empty.index_copy(0, index, same.to(empty.device))

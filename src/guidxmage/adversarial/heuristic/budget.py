@@ -11,7 +11,7 @@ from guidxmage.adversarial.heuristic.problem import Problem, norms, spread
 from guidxmage.adversarial.heuristic.projection import project
 from guidxmage.adversarial.heuristic.refine import force
 from guidxmage.adversarial.heuristic.search import Found, Schedule, search, stroll, thin_out
-from guidxmage.adversarial.heuristic.target_model import Local, Victim
+from guidxmage.adversarial.heuristic.target_model import Local, TargetModel
 
 # Sizes of the jumps from the best point, in units of its own distance; one after the other.
 _JUMPS = (0.3, 1.5, 4.0, 0.7)
@@ -57,7 +57,9 @@ class Plan:
         return cls(ranked, kept, sweep, settle - walked, jumps, walked)
 
 
-def spend(victim: Victim, problem: Problem, budget: int, rivals: int, seed: int) -> Found:
+def spend(
+    target_model: TargetModel, problem: Problem, budget: int, rivals: int, seed: int
+) -> Found:
     """The best points for a convex norm within `budget` gradients an image.
 
     For l1 half of a small budget goes into a search for l2, whose result is then thinned out; what
@@ -65,49 +67,51 @@ def spend(victim: Victim, problem: Problem, budget: int, rivals: int, seed: int)
     """
     masked = problem.mask is not None and not bool(problem.mask.all())
     if problem.norm != "l1" or budget < _LEAST_L1:
-        return carry_out(victim, problem, Plan.of(budget, rivals, masked), seed)
+        return carry_out(target_model, problem, Plan.of(budget, rivals, masked), seed)
     dense = min(budget // 2, _MOST_L1)
     thinning = min(budget - dense, _MOST_L1)
     easier = replace(problem, norm="l2")
-    found = carry_out(victim, easier, Plan.of(dense - 1, rivals, masked), seed)
-    found = thin_out(victim, problem, force(victim, easier, found, 1), thinning)
+    found = carry_out(target_model, easier, Plan.of(dense - 1, rivals, masked), seed)
+    found = thin_out(target_model, problem, force(target_model, easier, found, 1), thinning)
     left = budget - dense - thinning
     if left >= 2 * _JUMP_STEPS:
-        fresh = carry_out(victim, problem, Plan.of(left // 2, rivals, masked), seed)
+        fresh = carry_out(target_model, problem, Plan.of(left // 2, rivals, masked), seed)
         found, left = found.better(fresh), left - left // 2
     settle = left if left < 2 * _JUMP_STEPS else left % _JUMP_STEPS
     later = Plan(0, 0, 0, settle, (left - settle) // _JUMP_STEPS)
-    return improve(victim, problem, found, later, seed) if left else found
+    return improve(target_model, problem, found, later, seed) if left else found
 
 
-def carry_out(victim: Victim, problem: Problem, plan: Plan, seed: int) -> Found:
+def carry_out(target_model: TargetModel, problem: Problem, plan: Plan, seed: int) -> Found:
     """The best points found by a plan, for convex norms."""
     if not plan.sweep:
-        return improve(victim, problem, Found.nothing(problem), plan, seed)
-    via, first = candidates(victim, problem, plan.ranked, plan.kept)
+        return improve(target_model, problem, Found.nothing(problem), plan, seed)
+    via, first = candidates(target_model, problem, plan.ranked, plan.kept)
     copies = torch.arange(len(via), device=via.device).repeat_interleave(via.shape[1])
     many = problem.rows(copies)
-    found = search(victim, many, Schedule(plan.sweep), many.X, via.flatten(), first)
-    return improve(victim, problem, found.best_of(via.shape[1]), plan, seed)
+    found = search(target_model, many, Schedule(plan.sweep), many.X, via.flatten(), first)
+    return improve(target_model, problem, found.best_of(via.shape[1]), plan, seed)
 
 
-def improve(victim: Victim, problem: Problem, found: Found, plan: Plan, seed: int) -> Found:
+def improve(
+    target_model: TargetModel, problem: Problem, found: Found, plan: Plan, seed: int
+) -> Found:
     """Go on from the best points: the plan's steps from there, then its jumps nearby."""
     rival = torch.full_like(problem.goal.classes, -1)
     start = found.Z
     if plan.stroll:
-        start, passed = stroll(victim, problem, plan.stroll)
+        start, passed = stroll(target_model, problem, plan.stroll)
         found = found.better(passed)
-    found = found.better(search(victim, problem, Schedule(plan.settle, 0.5), start, rival))
+    found = found.better(search(target_model, problem, Schedule(plan.settle, 0.5), start, rival))
     generator = torch.Generator(device=found.Z.device).manual_seed(seed)
     for number in range(plan.jumps):
         start = _jump(problem, found, _JUMPS[number % len(_JUMPS)], generator)
-        found = found.better(search(victim, problem, Schedule(_JUMP_STEPS), start, rival))
+        found = found.better(search(target_model, problem, Schedule(_JUMP_STEPS), start, rival))
     return found
 
 
 def candidates(
-    victim: Victim, problem: Problem, ranked: int, kept: int
+    target_model: TargetModel, problem: Problem, ranked: int, kept: int
 ) -> tuple[Tensor, Local | None]:
     """The `kept` classes to go through, (n, kept), and their models at X, row after row.
 
@@ -117,11 +121,11 @@ def candidates(
     count = len(problem.X)
     if problem.goal.targeted or ranked < 2:
         return torch.full((count, 1), -1, device=problem.X.device), None
-    logits = victim.logits(problem.X)
+    logits = target_model.logits(problem.X)
     others = logits.scatter(1, problem.goal.classes[:, None], -torch.inf)
     classes = others.topk(ranked, 1).indices
     many = problem.rows(torch.arange(count, device=classes.device).repeat_interleave(ranked))
-    local = victim.rivals(problem.X, problem.goal, classes)
+    local = target_model.rivals(problem.X, problem.goal, classes)
     closest = project(
         many.X,
         local.normal,

@@ -16,7 +16,7 @@ _NEWTON, _TRIALS, _BISECTIONS = 30, 30, 22
 
 
 @dataclass(frozen=True)
-class Bundle:
+class CuttingPlanes:
     """Half-spaces ⟨W_k, δ⟩ ≥ d_k: W (n, K, D), d (n, K), the unused ones with d = −inf.
 
     In float64 throughout: neighbouring regions have nearly parallel normals.
@@ -26,19 +26,19 @@ class Bundle:
     d: Tensor
 
     @classmethod
-    def empty(cls, rows: int, like: Tensor, places: int) -> Bundle:
+    def empty(cls, rows: int, like: Tensor, places: int) -> CuttingPlanes:
         """No half-spaces for perturbations of the size of `like` (n, C, H, W)."""
         W = like.new_zeros(rows, places, like[0].numel(), dtype=torch.float64)
         return cls(W, torch.full_like(W[:, :, 0], -torch.inf))
 
-    def add(self, w: Tensor, d: Tensor) -> Bundle:
+    def add(self, w: Tensor, d: Tensor) -> CuttingPlanes:
         """One more for every row, w (n, C, H, W) and d (n,); the oldest gives way."""
         w, d = w.flatten(1).double(), d.double()
         size = w.norm(dim=1).clamp_min(1e-30)
         W = torch.cat([self.W[:, 1:], (w / size[:, None])[:, None]], 1)
         return replace(self, W=W, d=torch.cat([self.d[:, 1:], (d / size)[:, None]], 1))
 
-    def only_newest(self, rows: Tensor) -> Bundle:
+    def only_newest(self, rows: Tensor) -> CuttingPlanes:
         """Forget all but the newest half-space of some rows, bool (n,)."""
         d = self.d.clone()
         d[:, :-1] = torch.where(rows[:, None], -torch.inf, d[:, :-1])

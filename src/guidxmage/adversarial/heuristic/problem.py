@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.adversarial.heuristic.projection import project
-from guidxmage.adversarial.heuristic.target_model import Goal, Victim
+from guidxmage.adversarial.heuristic.target_model import Goal, TargetModel
 from guidxmage.attribution.targets import choose_targets
 from guidxmage.errors import InputError
 
@@ -49,7 +49,7 @@ class Problem:
 
 
 def pose(
-    victim: Victim, X: Tensor, classes: tuple[Any, Any], norm: str, mask: Tensor | None
+    target_model: TargetModel, X: Tensor, classes: tuple[Any, Any], norm: str, mask: Tensor | None
 ) -> tuple[Problem, Tensor, dict[int, str]]:
     """The problem of all images, which need no attack (B,), and why some cannot be attacked."""
     refused: dict[int, str] = {}
@@ -64,11 +64,11 @@ def pose(
         "the image does not lie in [0, 1]; give the Explainer its preprocessing, or put the "
         "normalisation into the model",
     )
-    logits = victim.logits(X)
+    logits = target_model.logits(X)
     refuse((~torch.isfinite(logits)).any(1), "the network returns NaN or Inf for the image")
     logits = logits.nan_to_num()
     own = logits.argmax(1)
-    (labels, targets), names = classes, victim.explainer.labels
+    (labels, targets), names = classes, target_model.explainer.labels
     given = own if labels is None else _classes(labels, logits, names, "label")
     if targets is None:
         goal, already = Goal(given, targeted=False), own != given

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from guidxmage.adversarial.heuristic.problem import Problem, dot, norms, spread
 from guidxmage.adversarial.heuristic.projection import nearby_l1
-from guidxmage.adversarial.heuristic.target_model import Local, Victim
+from guidxmage.adversarial.heuristic.target_model import Local, TargetModel
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ _PUSH_UP, _PUSH_DOWN = 1.6, 0.6
 
 
 def search(  # noqa: PLR0917
-    victim: Victim,
+    target_model: TargetModel,
     problem: Problem,
     schedule: Schedule,
     start: Tensor,
@@ -84,9 +84,9 @@ def search(  # noqa: PLR0917
     push = torch.where((start != problem.X).flatten(1).any(1), _PUSH_AGAIN, push)
     for number in range(schedule.steps):
         known = first if number == 0 else None
-        local = known or victim.local(Z, problem.goal, via)
+        local = known or target_model.local(Z, problem.goal, via)
         beyond = problem.goal.margin(local.logits) > 0
-        found = _tighten(victim, problem, found, Z, local)
+        found = _tighten(target_model, problem, found, Z, local)
         push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
         push = push.clamp(_PUSH_LEAST, _PUSH_MOST)
         need = dot(local.normal, Z - problem.X) - local.value
@@ -100,7 +100,7 @@ def search(  # noqa: PLR0917
 _STRIDE = 0.35
 
 
-def stroll(victim: Victim, problem: Problem, steps: int) -> tuple[Tensor, Found]:
+def stroll(target_model: TargetModel, problem: Problem, steps: int) -> tuple[Tensor, Found]:
     """Short steps from X along each region's normal until the boundary is crossed.
 
     Where box and mask leave little room, the closest point of X's own boundary model is a far
@@ -111,8 +111,8 @@ def stroll(victim: Victim, problem: Problem, steps: int) -> tuple[Tensor, Found]
     rival = torch.full_like(problem.goal.classes, -1)
     stride = torch.zeros_like(found.size)
     for number in range(steps):
-        local = victim.local(Z, problem.goal, rival)
-        found = _tighten(victim, problem, found, Z, local)
+        local = target_model.local(Z, problem.goal, rival)
+        found = _tighten(target_model, problem, found, Z, local)
         margin = problem.goal.margin(local.logits)
         uphill = problem.free(local.normal)
         stays = ((problem.low >= Z) & (uphill < 0)) | ((problem.high <= Z) & (uphill > 0))
@@ -128,7 +128,7 @@ def stroll(victim: Victim, problem: Problem, steps: int) -> tuple[Tensor, Found]
 _THRESHOLD = Schedule(0, 2.0, 0.1)
 
 
-def thin_out(victim: Victim, problem: Problem, found: Found, steps: int) -> Found:
+def thin_out(target_model: TargetModel, problem: Problem, found: Found, steps: int) -> Found:
     """Sparse points of small l1 norm from the dense ones of a search for l2.
 
     The closest point for l1 of one region puts everything into a few entries, where large networks
@@ -140,9 +140,9 @@ def thin_out(victim: Victim, problem: Problem, found: Found, steps: int) -> Foun
     rival = torch.full_like(problem.goal.classes, -1)
     push = torch.full_like(found.size, _PUSH_START)
     for number in range(steps):
-        local = victim.local(Z, problem.goal, rival)
+        local = target_model.local(Z, problem.goal, rival)
         beyond = problem.goal.margin(local.logits) > 0
-        found = _tighten(victim, problem, found, Z, local)
+        found = _tighten(target_model, problem, found, Z, local)
         push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
         push = push.clamp(_PUSH_LEAST, _PUSH_MOST)
         delta = Z - problem.X
@@ -159,7 +159,9 @@ def thin_out(victim: Victim, problem: Problem, found: Found, steps: int) -> Foun
     return found
 
 
-def _tighten(victim: Victim, problem: Problem, found: Found, Z: Tensor, local: Local) -> Found:
+def _tighten(
+    target_model: TargetModel, problem: Problem, found: Found, Z: Tensor, local: Local
+) -> Found:
     """Draw points beyond the boundary back towards X, as far as their region's model says."""
     slope = dot(local.normal, Z - problem.X).clamp_min(1e-30)
     share = (1 - local.value / slope).clamp(0, 1)
@@ -173,7 +175,7 @@ def _tighten(victim: Victim, problem: Problem, found: Found, Z: Tensor, local: L
         part = problem.rows(rows)
         kept = 1 - trust * (1 - share[rows])
         P = part.X + spread(kept, part.X) * (Z[rows] - part.X)
-        ok = part.goal.margin(victim.logits(P)) > 0 if trust else torch.ones_like(rows).bool()
+        ok = part.goal.margin(target_model.logits(P)) > 0 if trust else torch.ones_like(rows).bool()
         best = torch.where(ok, part.size(P), torch.inf)
         improved = best < found.size[rows]
         where = rows[improved]

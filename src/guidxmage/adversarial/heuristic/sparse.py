@@ -11,7 +11,7 @@ from guidxmage.adversarial.heuristic.budget import candidates, spend
 from guidxmage.adversarial.heuristic.problem import Problem
 from guidxmage.adversarial.heuristic.quantise import take_back
 from guidxmage.adversarial.heuristic.search import Found
-from guidxmage.adversarial.heuristic.target_model import Victim
+from guidxmage.adversarial.heuristic.target_model import TargetModel
 
 # Gradients of one round: the model at the new point, and two rounds of putting pixels back.
 _ROUND = 3
@@ -19,7 +19,9 @@ _ROUND = 3
 _SETTLED = 2
 
 
-def search_pixels(victim: Victim, problem: Problem, budget: int, rivals: int, seed: int) -> Found:
+def search_pixels(
+    target_model: TargetModel, problem: Problem, budget: int, rivals: int, seed: int
+) -> Found:
     """The fewest pixels that reach the goal, (n, C, H, W).
 
     A region model says how much every pixel gains when it goes to the end of the box (for "erase":
@@ -31,21 +33,21 @@ def search_pixels(victim: Victim, problem: Problem, budget: int, rivals: int, se
     is sparse too.
     """
     ranked = max(1, min(rivals, (budget - _ROUND) // 4, 9))
-    _, local = candidates(victim, problem, ranked, 1)
-    normal = (local or victim.local(problem.X, problem.goal)).normal
-    found = _fewest(victim, problem, normal)
+    _, local = candidates(target_model, problem, ranked, 1)
+    normal = (local or target_model.local(problem.X, problem.goal)).normal
+    found = _fewest(target_model, problem, normal)
     left = budget - ranked - _ROUND
     if problem.norm == "l0" and left > 2 * _ROUND:
         dense = replace(problem, norm="l1")
-        nearby = spend(victim, dense, left // 2, rivals, seed)
-        normal = victim.local(nearby.Z, problem.goal).normal
+        nearby = spend(target_model, dense, left // 2, rivals, seed)
+        normal = target_model.local(nearby.Z, problem.goal).normal
         left -= left // 2 + 1
-        found = found.better(_fewest(victim, problem, normal))
+        found = found.better(_fewest(target_model, problem, normal))
     generator = torch.Generator(device=problem.X.device).manual_seed(seed)
     for number in range(left // _ROUND):
         at = found.Z if number < _SETTLED else _partly_back(problem, found, generator)
-        normal = (normal + victim.local(at, problem.goal).normal) / 2
-        found = found.better(_fewest(victim, problem, normal))
+        normal = (normal + target_model.local(at, problem.goal).normal) / 2
+        found = found.better(_fewest(target_model, problem, normal))
     return found
 
 
@@ -57,7 +59,7 @@ def _partly_back(problem: Problem, found: Found, generator: torch.Generator) -> 
     return torch.where(draw < share, problem.X, found.Z)
 
 
-def _fewest(victim: Victim, problem: Problem, normal: Tensor) -> Found:
+def _fewest(target_model: TargetModel, problem: Problem, normal: Tensor) -> Found:
     """The shortest prefix of the ranking by gain that reaches the goal, less what is not needed."""
     w = normal if problem.mask is None else normal * problem.mask
     ends = torch.where(w > 0, problem.high, torch.where(w < 0, problem.low, problem.X))
@@ -67,15 +69,15 @@ def _fewest(victim: Victim, problem: Problem, normal: Tensor) -> Found:
     gain = (w * (ends - problem.X)).sum(1).flatten(1)
     rank = gain.argsort(1, descending=True).argsort(1)
     useful = (gain > 0).sum(1)
-    count = _shortest_prefix(victim, problem, ends, rank, useful)
+    count = _shortest_prefix(target_model, problem, ends, rank, useful)
     Z = _prefix(problem.X, ends, rank, count)
-    reached = problem.goal.margin(victim.logits(Z)) > 0
+    reached = problem.goal.margin(target_model.logits(Z)) > 0
     found = Found(Z, torch.where(reached, problem.size(Z), torch.inf))
-    return take_back(victim, problem, found, problem.X, rounds=2)
+    return take_back(target_model, problem, found, problem.X, rounds=2)
 
 
 def _shortest_prefix(
-    victim: Victim, problem: Problem, ends: Tensor, rank: Tensor, most: Tensor
+    target_model: TargetModel, problem: Problem, ends: Tensor, rank: Tensor, most: Tensor
 ) -> Tensor:
     """How many of the first pixels reach the goal: doubled until they do, then bisected."""
     low, high = torch.zeros_like(most), torch.ones_like(most)
@@ -83,7 +85,7 @@ def _shortest_prefix(
     for _ in range(40):
         tried = torch.where(settled, (low + high) // 2, torch.minimum(high, most))
         Z = _prefix(problem.X, ends, rank, tried)
-        reached = problem.goal.margin(victim.logits(Z)) > 0
+        reached = problem.goal.margin(target_model.logits(Z)) > 0
         high = torch.where(reached, tried, high)
         low = torch.where(reached, low, tried)
         settled = settled | reached | (tried >= most)

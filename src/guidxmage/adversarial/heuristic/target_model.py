@@ -61,7 +61,7 @@ class Local:
         return Local(self.logits[index], self.value[index], self.normal[index])
 
 
-class Victim:
+class TargetModel:
     """A classifier on images in [low, high], with counts of the rows run forward and backward.
 
     A network with operators that are smooth or have no rule is attacked all the same, with

@@ -19,7 +19,7 @@ _ONES = np.array([number.bit_count() for number in range(256)], dtype=np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class PairwiseDistances:
     """Hamming distances between the trails of n images.
 
     by_layer: decisions that differ at each call site, int64 (n, n), symmetric, 0 on the diagonal;
@@ -34,7 +34,7 @@ class Pairs:
     @classmethod
     def of(
         cls, planes: Mapping[str, Sequence[Bytes]], decisions: dict[str, int], rows: int
-    ) -> Pairs:
+    ) -> PairwiseDistances:
         """From packed decisions: for each call site its planes (n, bytes), padded with zeros."""
         by_layer, shared = {}, {}
         for site, stored in planes.items():

@@ -17,7 +17,7 @@ from torch import Tensor
 from guidxmage.engine.trail.decisions import Decisions
 from guidxmage.engine.trail.distance import Distance
 from guidxmage.engine.trail.gates import Gates
-from guidxmage.engine.trail.pairwise import Pairs
+from guidxmage.engine.trail.pairwise import PairwiseDistances
 from guidxmage.engine.trail.stored import ARRAYS, StoredGate, StoredSite, StoredTrail
 from guidxmage.errors import InputError
 from guidxmage.files.atomic import write_atomically
@@ -167,10 +167,12 @@ class Trail(Mapping[str, Decisions]):
         counts = {site: entry.count for site, entry in self.items()}
         return Distance(self.hamming(other), counts, max(self.rows, other.rows))
 
-    def pairs(self) -> Pairs:
+    def pairs(self) -> PairwiseDistances:
         """How many decisions every two images of this trail take differently, layer by layer."""
         planes = {site: [plane.cpu().numpy() for plane in e.planes] for site, e in self.items()}
-        return Pairs.of(planes, {site: entry.count for site, entry in self.items()}, self.rows)
+        return PairwiseDistances.of(
+            planes, {site: entry.count for site, entry in self.items()}, self.rows
+        )
 
     def first_difference(self, other: Trail) -> list[Difference | None]:
         """The first differing decision of every row, or None where the trails are the same."""

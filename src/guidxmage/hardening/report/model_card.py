@@ -22,7 +22,7 @@ _USE = (
 )
 
 
-def card(experiment: Experiment, data: Splits, found: Sequence[Evaluation]) -> str:
+def model_card(experiment: Experiment, data: Splits, found: Sequence[Evaluation]) -> str:
     """Markdown: networks, data, trainings, attacks and versions."""
     lines = [*_networks(found), _data(data), *_trainings(experiment), *_attacks(experiment.effort)]
     versions = found[0].get("versions", {})

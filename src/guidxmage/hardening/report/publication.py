@@ -14,7 +14,7 @@ from guidxmage.hardening.data.splits import Splits
 from guidxmage.hardening.experiment import Work, first_images
 from guidxmage.hardening.ownership import whole
 from guidxmage.hardening.report.measurements import Evaluation
-from guidxmage.hardening.report.model_card import card
+from guidxmage.hardening.report.model_card import model_card
 from guidxmage.hardening.report.pictures import picture_curves, picture_samples
 from guidxmage.hardening.report.text import report
 from guidxmage.hardening.samples.suppression import suppress
@@ -52,7 +52,7 @@ def publish(
             work = Work(experiment, data, out, lambda _: None, first=True)
             _samples(work, Unit(**first), out / f"{name}-samples.png")
             files.append(f"{name}-samples.png")
-    text = report(found, title, files, card(experiment, data, found))
+    text = report(found, title, files, model_card(experiment, data, found))
     write_atomically(out / REPORT, text.encode())
     return out / REPORT
 

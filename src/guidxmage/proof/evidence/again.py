@@ -9,7 +9,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from guidxmage.attribution.assemble import Origin, Part, assembled
+from guidxmage.attribution.assemble import Chunk, Origin, assembled
 from guidxmage.attribution.attribution import Attribution
 from guidxmage.attribution.change_space import on_input, on_photo
 from guidxmage.attribution.targets import Targets
@@ -70,12 +70,12 @@ def made_again(image: Attribution, network: Network, recording: Recording, trail
     return Again(found, found.residual_bound, found.residual_bound)
 
 
-def _part(image: Attribution, network: Network, recording: Recording, trail: Trail) -> Part:
+def _part(image: Attribution, network: Network, recording: Recording, trail: Trail) -> Chunk:
     """Everything that is pulled to the network's input."""
     cotangent = image.symbolic_model.cotangent
     pulled = pull_targets(network.program, trail, cotangent, recording.norms)
     classes, against = (one.reshape(-1, 1) for one in (image.target, image.against))
-    return Part(
+    return Chunk(
         recording=replace(recording, trail=trail),
         targets=Targets(cotangent, classes, against, image.several),
         weights=pulled.weights,
@@ -86,7 +86,7 @@ def _part(image: Attribution, network: Network, recording: Recording, trail: Tra
     )
 
 
-def _carried(part: Part, preprocessing: Preprocessing | None) -> Part:
+def _carried(part: Chunk, preprocessing: Preprocessing | None) -> Chunk:
     """What was pulled to the network's input, carried to pixels in [0, 1]."""
     shape = part.weights.shape[2:]
     if preprocessing is None or len(shape) != 3 or shape[0] != len(preprocessing.mean):
@@ -100,7 +100,7 @@ def _carried(part: Part, preprocessing: Preprocessing | None) -> Part:
     )
 
 
-def _in_pixels(part: Part, image: Attribution, network: Network, origin: Origin) -> Attribution:
+def _in_pixels(part: Chunk, image: Attribution, network: Network, origin: Origin) -> Attribution:
     """The explanation in pixels that one in another space was carried over from."""
     carried, described = _carried(part, image.preprocessing), image.preprocessing
     assert described is not None
