@@ -173,16 +173,10 @@ class Explainer:
             batch = self._space.read(change.image)
             return Explanation.of(change.carry(self.attribute(batch, target, change.reference)))
 
-    def explain_batch(
-        self, batch: Batch, target: Any = "top1", reference: Tensor | float | None = None
-    ) -> Explanation:
-        """What `explain` returns for images that are read already; called inside `untouched`."""
-        return Explanation.of(self.attribute(batch, target, reference))
-
     def attribute(
         self, batch: Batch, target: Any = "top1", reference: Tensor | float | None = None
     ) -> Attribution:
-        """The numbers for images that are read already; called inside `untouched`."""
+        """The numbers of `explain` for images that are read already; called inside `untouched`."""
         if batch.batched and is_per_image(target):
             one_for_each(target, len(batch.tensor))
         network = self._network_for(batch.tensor)

@@ -119,7 +119,7 @@ class ExactContributions:
     def _contributions(self, explainer: Explainer, X: Tensor, R: Any, target: list[int]) -> Tensor:
         size = (int(X.shape[-2]) if X.ndim > 2 else 1, int(X.shape[-1]))
         batch = Batch(X, (None,) * len(X), (size,) * len(X), batched=True)
-        return explainer.explain_batch(batch, target, R).contributions
+        return explainer.attribute(batch, target, R).contributions
 
     def _row_by_row(
         self,

@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import Any
 
 _OWN = "guidxmage."
-# Old name → new name, both within `guidxmage`. "files", "inputs" and "objects" are packages now and
-# answer for their old selves with `names_of`.
+# Old name → new name, both within `guidxmage`. "engine.trail", "files", "inputs" and "objects" are
+# packages now and answer for their old selves with `names_of`.
 MODULES = {
     "adversarial.exact": "adversarial.certified.certify",
     "adversarial.foolbox_attack": "interfaces.foolbox",
@@ -25,6 +25,9 @@ MODULES = {
     "batch": "jobs.explain_photos",
     "coverage": "evaluation.coverage",
     "drawing": "jobs.drawing",
+    "engine.decisions": "engine.trail.decisions",
+    "engine.gates": "engine.trail.gates",
+    "engine.trail": "engine.trail.trail",
     "evaluation.figures": "evaluation.report.figures",
     "evaluation.photos": "evaluation.data.photos",
     "exactness": "attribution.exactness",
