@@ -520,7 +520,7 @@ def taken_otherwise(explanation: Explanation, place: tuple[int, ...]) -> Explana
     network = explanation.symbolic_model.network
     assert network is not None
     recording = network.program.record(network.to_input(explanation.input[None]))
-    return made_again(explanation, network, recording, trail).explanation
+    return Explanation.of(made_again(explanation, network, recording, trail).explanation)
 
 
 def test_another_machine_may_take_ambiguous_decisions_otherwise() -> None:
