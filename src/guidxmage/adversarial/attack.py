@@ -16,7 +16,7 @@ from guidxmage.adversarial.result import AttackResult, Optimality
 from guidxmage.adversarial.search import Found
 from guidxmage.adversarial.sparse import search_pixels
 from guidxmage.adversarial.victim import Victim, as_explainer
-from guidxmage.engine.deployment import untouched
+from guidxmage.engine.as_found import running
 from guidxmage.engine.region import walk
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
@@ -62,7 +62,7 @@ def attack(
         raise InputError(f"norm {norm!r} is unknown; choose one of {', '.join(NORMS)}")
     if budget < 1:
         raise InputError(f"a budget of {budget} gradients is too small; give at least 1")
-    with untouched(explainer.model):
+    with running(explainer.model):
         X = explainer.read(images)
         X = X if X.ndim == 4 else X[None]
         victim = Victim(explainer, X)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from guidxmage.engine.deployment import MUTABLE, untouched
 from guidxmage.engine.randomness import random_state_kept
 
 
@@ -19,8 +21,8 @@ class Found:
     """
 
     def __init__(self, model: nn.Module, written: Sequence[Tensor]) -> None:
-        self.drawn = lambda: False
-        self._modules = [(module, _contents(module)) for module in model.modules()]
+        self.drawn: Callable[[], bool] = lambda: False
+        self._modules = [_Attributes(module) for module in model.modules()]
         self._tensors = [
             (tensor, tensor.detach(), tensor.requires_grad, tensor.grad)
             for tensor in (*model.parameters(), *model.buffers())
@@ -29,8 +31,8 @@ class Found:
 
     def restore(self) -> None:
         """Modules, their attributes, hooks and modes, and tensors are what they were."""
-        for module, contents in self._modules:
-            _refill(module.__dict__, contents)
+        for attributes in self._modules:
+            attributes.restore()
         for tensor, values, requires_grad, grad in self._tensors:
             if tensor.data_ptr() != values.data_ptr() or tensor.shape != values.shape:
                 tensor.data = values
@@ -56,6 +58,17 @@ def as_found(model: nn.Module, written: Sequence[Tensor] = ()) -> Iterator[Found
             found.restore()
 
 
+def running(model: nn.Module) -> ExitStack:
+    """`untouched`, for many runs of the model itself: it is as it was afterwards.
+
+    What runs write into its buffers is undone, too. Give it copies: a network may write over what
+    it is given.
+    """
+    stack = untouched(model)
+    stack.enter_context(as_found(model, tuple(model.buffers())))
+    return stack
+
+
 def restored(written: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Give tensors back what they held."""
     with torch.no_grad():
@@ -64,29 +77,33 @@ def restored(written: Sequence[tuple[Tensor, Tensor]]) -> None:
                 tensor.copy_(before)
 
 
-def _contents(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+class _Attributes:
     """The attributes of a module, and what is in those that are lists, sets or dictionaries."""
-    return {
-        name: (value, value.copy() if isinstance(value, list | dict | set) else None)
-        for name, value in module.__dict__.items()
-    }
+
+    def __init__(self, module: nn.Module) -> None:
+        self._own = module.__dict__
+        self._values = self._own.copy()
+        self._inside = [
+            (value, value.copy() if value else None)
+            for value in self._values.values()
+            if type(value) in MUTABLE
+        ]
+
+    def restore(self) -> None:
+        """As they were; most often nothing has changed."""
+        if not _same(self._own, self._values):
+            self._own.clear()
+            self._own.update(self._values)
+        for value, inside in self._inside:
+            if inside is None:
+                value.clear()
+            elif isinstance(value, list):
+                value[:] = inside
+            elif isinstance(value, set) or not _same(value, inside):
+                value.clear()
+                value.update(inside)
 
 
-def _refill(attributes: dict[str, Any], contents: dict[str, tuple[Any, Any]]) -> None:
-    for name in [name for name in attributes if name not in contents]:
-        del attributes[name]
-    for name, (value, inside) in contents.items():
-        if attributes.get(name) is not value:
-            attributes[name] = value
-        if isinstance(value, list):
-            value[:] = inside
-        elif inside is not None and not _same(value, inside):
-            value.clear()
-            value.update(inside)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether a dictionary or a set holds the very same objects as another."""
-    if isinstance(a, dict):
-        return len(a) == len(b) and all(x is y for x, y in zip(a.values(), b.values(), strict=True))
-    return len(a) == len(b) and {id(one) for one in a} == {id(one) for one in b}
+def _same(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
+    """Whether a dictionary holds the very same objects as another, in the same order."""
+    return len(a) == len(b) and all(map(is_, a, b)) and all(map(is_, a.values(), b.values()))

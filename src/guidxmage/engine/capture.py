@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 
 from guidxmage.engine.builder import Builder, read_by
 from guidxmage.engine.call import BatchSize, Branch, Call, Ref, leaves
@@ -136,6 +137,8 @@ def _result_id(tape: Tape) -> int:
             f"the model returns {kind} where one tensor of class scores is expected; wrap it in a "
             "module that returns the scores alone"
         )
+    if not tape.output.is_floating_point():
+        raise InputError(f"the model returns {tape.output.dtype} where real scores are expected")
     if not isinstance(tape.result, Ref) or tape.result.id == 0:
         raise InputError("the model's output does not depend on the image")
     return tape.result.id
@@ -220,7 +223,10 @@ def _stated(calls: Sequence[Call], chosen: Conventions) -> dict[str, Any]:
 
 def _stated_branch(branch: Branch) -> str:
     told = branch.told
-    said = f"shape {'×'.join(map(str, told))}" if isinstance(told, tuple) else str(told)
+    said = str(told)
+    if isinstance(told, tuple):
+        shape = isinstance(branch.call.target, OpOverload)
+        said = f"shape {'×'.join(map(str, told))}" if shape else f"{len(told)} values"
     return f"{branch.call.op} at '{branch.site}': {said}"
 
 
@@ -233,6 +239,8 @@ def _refuse_unknown(calls: Sequence[Call]) -> None:
             refused.append(f"{call.op} at '{call.site}' has no rule")
         elif reason := (rule.refuse(call) if rule.refuse else None):
             refused.append(f"{call.op} at '{call.site}': {reason}")
+        elif tuple(call.sizes(2))[:1] == (0,):
+            refused.append(f"{call.op} at '{call.site}' computes nothing: its result is empty")
         elif rule.kind == "decision" and call.shape == ():
             refused.append(f"{call.op} at '{call.site}' decides on a number without dimensions")
     if refused:
@@ -249,4 +257,6 @@ def _check_output(calls: Sequence[Call], batched: bool) -> int:
             f"the model's output has shape [{sizes}] where class scores [batch, classes] are "
             "expected; wrap it in a module that returns them"
         )
+    if shape[1] == 0:
+        raise InputError("the model's output has no classes")
     return int(shape[1])

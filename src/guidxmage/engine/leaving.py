@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from guidxmage.engine.call import leaves
 from guidxmage.engine.recorder import Recorder
 
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
@@ -44,9 +45,9 @@ class Leaving(TorchFunctionMode):
             self._refuse_outwards(func, args[0])
         result = func(*args, **kwargs)
         if func is Tensor.tolist:
-            self._recorder.tell_list(args[0], result)
+            self._recorder.tell(listed, args[0], tuple(leaves(result)))
         if func is Tensor.__repr__:
-            self._recorder.tell_text(args[0], result)
+            self._recorder.tell(printed, args[0], tuple(map(ord, result)))
         return result
 
     def _refuse_outwards(self, func: Any, tensor: Tensor) -> None:
@@ -56,4 +57,15 @@ class Leaving(TorchFunctionMode):
                 f"Tensor.{name} at '{self._recorder.path or 'forward'}' takes values that depend "
                 "on the image out of PyTorch, where they cannot be followed; compute with tensors"
             )
-        self._recorder.before_hidden_write(tensor)
+        if func in (Tensor.numpy, Tensor.__array__):
+            self._recorder.keep(tensor)
+
+
+def printed(tensor: Tensor) -> tuple[int, ...]:
+    """The characters of a tensor as Python prints it."""
+    return tuple(map(ord, repr(tensor)))
+
+
+def listed(tensor: Tensor) -> tuple[Any, ...]:
+    """All numbers of a tensor, in order."""
+    return tuple(tensor.reshape(-1).tolist())

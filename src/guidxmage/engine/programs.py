@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from guidxmage.engine.capture import capture
-from guidxmage.engine.deployment import state_of
+from guidxmage.engine.deployment import is_same_state, state_of
 from guidxmage.engine.execution import plain_run
 from guidxmage.engine.gates import Conventions
 from guidxmage.engine.merging import same_numbers
@@ -92,9 +91,13 @@ class Programs:
             self._state = state_of(self.model)
             self._known[program.input_shape] = _Shape([_Known(program)])
 
-    def check_together(self, program: Program, images: Tensor, scores: Tensor) -> None:
+    def check_together(
+        self, program: Program, images: Tensor, scores: Tensor, rounding: Tensor
+    ) -> None:
         """Compare scores (B, classes) that were found a few images at a time with those of a batch.
 
+        rounding: what it may be in the scores of each image (B,); batches are summed in another
+        order.
         Raises UnsupportedOperatorError where the network, run on all of them at once, gives others.
         """
         with self._asked(images) as shape:
@@ -105,10 +108,8 @@ class Programs:
                 together = plain_run(self.model, images, program.writes)
             except InputError:  # it takes one image only
                 return
-            size = float(scores.abs().max()) if scores.numel() else 0.0
-            allowed = torch.finfo(scores.dtype).eps ** 0.5 * size
             alike = isinstance(together, Tensor) and together.shape == scores.shape
-            if not alike or float((together - scores).abs().max()) > allowed:
+            if not alike or bool(((together - scores).abs().amax(1) > 4 * rounding).any()):
                 raise UnsupportedOperatorError(
                     "this network cannot be explained for a batch: it gives other scores for "
                     f"{len(images)} images together than for few of them, because it mixes the "
@@ -128,7 +129,7 @@ class Programs:
 
     def _of_shape(self, images: Tensor) -> _Shape:
         state = state_of(self.model)
-        if state != self._state:  # trained on, moved or re-loaded since the capture
+        if not is_same_state(state, self._state):  # trained on, moved or otherwise changed
             self._known.clear()
             self._state = state
             if self._changed is not None:
@@ -184,6 +185,6 @@ class _OwnScores:
             return False
         try:
             found = program.record(self._images, norms=False).logits
-        except (RuntimeError, OtherBranchError):
+        except (RuntimeError, ZeroDivisionError, OtherBranchError):
             return False
         return found.shape == self._scores.shape and same_numbers(found, self._scores)

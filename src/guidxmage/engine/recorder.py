@@ -21,7 +21,16 @@ from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from guidxmage.engine.call import Ref, leaves
-from guidxmage.engine.memory import Held, Memory, Place, functional, view_step
+from guidxmage.engine.memory import (
+    Held,
+    Memory,
+    Place,
+    functional,
+    one_storage,
+    one_view,
+    view_step,
+    whole_memory,
+)
 from guidxmage.engine.randomness import draws
 from guidxmage.engine.rules import has_rule
 from guidxmage.engine.running_module import RunningModule
@@ -210,7 +219,7 @@ class Recorder(SchemaCheckMode):
         number: int,
         several: bool,
     ) -> None:
-        base = next((t for t in _tensors(given) if _one_storage(t, result)), None)
+        base = next((t for t in _tensors(given) if one_storage(t, result)), None)
         now = None if value is None else Ref(value)
         if base is None:
             self._follow(result, now)
@@ -239,17 +248,11 @@ class Recorder(SchemaCheckMode):
     ) -> None:
         self.tape.operations.append(Operation(func, args, kwargs, (), (), False, self.path, told))
 
-    def tell_text(self, tensor: Tensor, told: str) -> None:
-        """Note that Python has a tensor's numbers as text."""
+    def tell(self, how: Callable[..., Any], tensor: Tensor, told: Any) -> None:
+        """Note that Python was told something by a tensor; `how` tells it again."""
         found = self.found(tensor)
         if isinstance(found, Ref):
-            self._tell(text_of, (found,), {}, told)
-
-    def tell_list(self, tensor: Tensor, told: Any) -> None:
-        """Note that Python has read all numbers of a tensor."""
-        found = self.found(tensor)
-        if isinstance(found, Ref):
-            self._tell(listed, (found,), {}, tuple(leaves(told)))
+            self._tell(how, (found,), {}, told)
 
     # --- values ----------------------------------------------------------------------------------
 
@@ -277,8 +280,8 @@ class Recorder(SchemaCheckMode):
     def _in_the_same_memory(self, tensor: Tensor) -> Place | None:
         """The place of a tensor that PyTorch has made anew over memory that is followed."""
         for other, place in list(self._places.items()):
-            if _one_storage(other, tensor):
-                if _one_view(other, tensor):
+            if one_storage(other, tensor):
+                if one_view(other, tensor):
                     return replace(place)
                 if isinstance(self.found(other), Ref):
                     raise self.refuse(
@@ -310,15 +313,14 @@ class Recorder(SchemaCheckMode):
         memory = self._place(target).memory
         memory.settle()
         if memory.foreign and not memory.changed:
-            whole = _whole(target)
+            whole = whole_memory(target)
             self.tape.written.append((whole, whole.clone()))
             memory.changed = True
 
-    def before_hidden_write(self, target: Tensor) -> None:
+    def keep(self, target: Tensor) -> None:
         """NumPy may write over a tensor of the user's own, unseen: it is kept as it was."""
-        if not self.is_active(target):
-            self._before_write(target)
-            self._place(target).memory.changed = False
+        if not target.requires_grad and self._place(target).memory.foreign:
+            self.tape.written.append((target, torch.from_numpy(target.numpy().copy())))
 
     def _write(self, func: OpOverload, targets: list[Tensor], before: Any) -> None:
         """An operator has written over its targets: what they, and all views, stand for now."""
@@ -357,7 +359,7 @@ class Recorder(SchemaCheckMode):
         reading = functional(func)
         target = args[0]
         before = self.found(target)
-        if reading is None:
+        if reading is None or len(_tensors((args, kwargs))) > 1:  # `set_` moves it elsewhere
             raise self.refuse(f"{self.where(func)} writes in a way that cannot be followed")
         place = self._places[target]
         viewed = reading(*args, **kwargs)
@@ -387,32 +389,5 @@ def _has_ref(given: Any) -> bool:
     return any(isinstance(one, Ref) for one in leaves(given))
 
 
-def text_of(tensor: Tensor) -> str:
-    """A tensor as Python prints it."""
-    return repr(tensor)
-
-
-def listed(tensor: Tensor) -> tuple[Any, ...]:
-    """All numbers of a tensor, in order."""
-    return tuple(tensor.reshape(-1).tolist())
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """All of the memory that a tensor lies in, as a line of numbers."""
-    storage = tensor.untyped_storage()
-    count = storage.nbytes() // tensor.itemsize
-    return tensor.detach().new_empty(0).set_(storage, 0, (count,), (1,))
-
-
 def _among(tensor: Tensor, given: list[Tensor]) -> bool:
     return any(tensor is one for one in given)
-
-
-def _one_view(a: Tensor, b: Tensor) -> bool:
-    return (a.shape, a.stride(), a.storage_offset()) == (b.shape, b.stride(), b.storage_offset())
-
-
-def _one_storage(a: Tensor, b: Tensor) -> bool:
-    if a.layout != torch.strided or b.layout != torch.strided:
-        return False
-    return a.untyped_storage()._cdata == b.untyped_storage()._cdata

@@ -40,7 +40,7 @@ def with_magnitudes(program: Program, magnitude: Magnitude) -> Program:
 
 
 def without_magnitudes(program: Program) -> Call | None:
-    """The first call whose coefficients `with_magnitudes` does not know; None where it knows all."""
+    """The first call whose coefficients `with_magnitudes` does not know, or None."""
     others = tuple(call for call in program.calls if not short(call).startswith(_ALSO))
     return without_rule(others)
 
