@@ -240,7 +240,7 @@ def _refuse_unknown(calls: Sequence[Call]) -> None:
         elif reason := (rule.refuse(call) if rule.refuse else None):
             refused.append(f"{call.op} at '{call.site}': {reason}")
         elif tuple(call.sizes(2))[:1] == (0,):
-            refused.append(f"{call.op} at '{call.site}' computes nothing: its result is empty")
+            refused.append(f"{call.op} at '{call.site}' is empty for some numbers of images")
         elif rule.kind == "decision" and call.shape == ():
             refused.append(f"{call.op} at '{call.site}' decides on a number without dimensions")
     if refused:
