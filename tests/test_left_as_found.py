@@ -71,7 +71,7 @@ def _backward(s: Net, x: Tensor) -> Tensor:
 
 def _seeds(s: Net, x: Tensor) -> Tensor:
     torch.manual_seed(3)
-    np.random.seed(3)  # noqa: NPY002
+    np.random.seed(3)
     random.seed(3)
     return s.plain(x)
 
@@ -109,7 +109,7 @@ def _habitual(name: str) -> Net:
 
 def _held(model: nn.Module) -> list[Any]:
     """Everything a network holds, and the random states, in a form that compares."""
-    generator: Any = np.random.get_state()  # noqa: NPY002
+    generator: Any = np.random.get_state()
     return [
         [(name, t.tolist(), t.shape, t.requires_grad, t.grad) for name, t in _tensors(model)],
         [

@@ -115,11 +115,10 @@ class Program:
 
     def refuse_branches(self) -> None:
         """Raise UnsupportedOperatorError where the run took branches that the image decides."""
-        if self.branches:
+        for branch in self.branches:
             raise UnsupportedOperatorError(
-                f"the network branches at '{self.branches[0].site}' on what it computes from the "
-                "image: where that changes cannot be seen from inside a region, so no statement "
-                "about a whole region is made"
+                f"the network branches at '{branch.site}' on what it computes from the image: where "
+                "that changes is not known, so no statement about a whole region is made"
             )
 
     @cached_property
