@@ -701,3 +701,14 @@ def test_weights_that_are_computed_in_the_forward_pass() -> None:
     model = net(forward)
     assert capture(model, SHAPE).batched
     explained_right(model, photos(2))
+
+
+def test_weights_may_be_standardised_by_batch_norm() -> None:
+    """With statistics of the weights, which are the same for every image (as timm does it)."""
+
+    def forward(s: Net, x: Tensor) -> Tensor:
+        weight = s.trunk[0].weight
+        rows = F.batch_norm(weight.reshape(1, len(weight), -1), None, None, training=True)
+        return s.tail(F.relu(F.conv2d(x, rows.reshape_as(weight), s.trunk[0].bias)))
+
+    explained_right(net(forward), photos(2))

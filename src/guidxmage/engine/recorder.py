@@ -172,13 +172,12 @@ class Recorder(SchemaCheckMode):
                 f"{self.where(func)} draws random numbers, in evaluation mode too: every run gives "
                 "another answer; take it out or make it deterministic"
             )
-        if func in (aten.batch_norm.default, aten.instance_norm.default):
-            training = func is aten.batch_norm.default and args[5]
-            if training:
-                raise self.refuse(
-                    f"{self.where(func)} uses statistics of the batch (training=True), which mix "
-                    "its images; use the running statistics"
-                )
+        if func is aten.batch_norm.default and args[5] and self.is_active(args[0]):
+            # Weights may be standardised by it: they are the same for every image.
+            raise self.refuse(
+                f"{self.where(func)} uses statistics of the batch (training=True), which mix "
+                "its images; use the running statistics"
+            )
 
     def _note(
         self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
