@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from guidxmage.errors import GuidXmageError, InputError
+from guidxmage.errors import GuidXmageError, InputError, SettingError
 from guidxmage.names import shown
 
 if TYPE_CHECKING:
@@ -86,6 +86,19 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(INTERRUPTED) from None
 
     return guarded
+
+
+@contextmanager
+def naming_options(**options: str) -> Iterator[None]:
+    """Let errors name the option that a setting was given by, rather than the setting."""
+    try:
+        yield
+    except SettingError as error:
+        for setting, option in options.items():
+            if error.key == setting or error.key.startswith((f"{setting}.", f"{setting}[")):
+                place = error.key.removeprefix(setting)
+                raise InputError(f"{option}{place} {error.words}") from None
+        raise
 
 
 def complain(sentence: str) -> None:

@@ -70,6 +70,8 @@ def read_photos(data: str, limit: int | None = None, masks: Path | None = None) 
     photos and their names are numbers, those are the labels. masks: a folder of masks as
     `read_regions` takes them, named after the photos. Raises InputError for anything else.
     """
+    if limit is not None and limit < 1:
+        raise InputError(f"the number of photos is {limit}; give at least 1")
     if data in BUNDLED:
         found = _bundled(BUNDLED[data])
     elif not Path(data).exists():
@@ -82,8 +84,6 @@ def read_photos(data: str, limit: int | None = None, masks: Path | None = None) 
         found = _cifar10(Path(data))
     else:
         found = _folder(Path(data))
-    if limit is not None and limit < 1:
-        raise InputError(f"the number of photos is {limit}; give at least 1")
     found = found[:limit]
     return found if masks is None else [_with_mask(photo, masks) for photo in found]
 

@@ -112,6 +112,18 @@ def load_model(
     )
 
 
+def check_available(name: str, weights: str = "default") -> None:
+    """Whether `load_model` knows a network, and its weight file is there; nothing is loaded.
+
+    Raises InputError, and MissingExtraError where the package of the network is not installed.
+    """
+    if _is_folder(name):
+        return
+    _architecture(name)
+    if weights.lower() not in ("default", "none") and not Path(weights).is_file():
+        raise InputError(f"there is no weight file {weights}")
+
+
 def _is_folder(name: str) -> bool:
     """Whether a saved folder is meant: it is written as a path, or is none of the known names."""
     path = Path(name)
