@@ -11,7 +11,6 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -28,6 +27,7 @@ _RATIO = re.compile(r"(\d{1,9})/([1-9]\d{0,8})")
 # Checkpoints are named by steps of nine digits; nothing that is counted here comes near.
 MOST = 999_999_999
 _LONGEST_SHOWN = 60
+_CLOSEST = 1e-6
 
 
 # --- kinds of values -----------------------------------------------------------------------------
@@ -39,8 +39,8 @@ def whole(least: int, most: int = MOST) -> Any:
     return Field(ge=least, le=most, description=words)
 
 
-def _from_ratio(given: Any) -> Any:
-    """A ratio such as "8/255" as the number it is."""
+def from_ratio(given: Any) -> Any:
+    """For `BeforeValidator`: a ratio such as "8/255" as the number it is."""
     if isinstance(given, str) and (found := _RATIO.fullmatch(given)):
         return int(found[1]) / int(found[2])
     return given
@@ -55,7 +55,8 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
-    if any(later <= earlier for earlier, later in pairwise(values)):
+    # Reports tell numbers apart to six digits.
+    if any(later - earlier < _CLOSEST for earlier, later in pairwise(values)):
         raise ValueError(f"has to ascend, but is {_value(values)}; put the numbers in order")
     return values
 
@@ -85,10 +86,18 @@ Rounds = Annotated[int, whole(1, 100_000)]
 RoundsOrNone = Annotated[int, whole(0, 100_000)]
 Flag = Annotated[bool, Field(description="true or false")]
 Seed = Annotated[int, whole(0, 2**32 - 1)]
-Share = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
-PositiveShare = Annotated[float, Field(gt=0, le=1, description="a number above 0, up to 1")]
+Share = Annotated[
+    float,
+    BeforeValidator(from_ratio),
+    Field(ge=0, le=1, description="a number from 0 to 1"),
+]
+PositiveShare = Annotated[
+    float,
+    BeforeValidator(from_ratio),
+    Field(gt=0, le=1, description="a number above 0, up to 1"),
+]
 _PIXEL_WORDS = 'a number above 0, up to 1, such as 0.03 or "8/255"'
-Pixel = Annotated[float, BeforeValidator(_from_ratio), Field(gt=0, le=1, description=_PIXEL_WORDS)]
+Pixel = Annotated[float, BeforeValidator(from_ratio), Field(gt=0, le=1, description=_PIXEL_WORDS)]
 """How far a pixel in [0, 1] may move."""
 _SEVERAL = f"in ascending order, each {_PIXEL_WORDS}"
 Pixels = Annotated[
@@ -119,7 +128,7 @@ Seeds = Annotated[
 # Of the l2 norm, of which a whole image of 3·32·32 pixels has 55.
 _LENGTH_WORDS = "a number above 0, up to 1000"
 Length = Annotated[
-    float, BeforeValidator(_from_ratio), Field(gt=0, le=1000, description=_LENGTH_WORDS)
+    float, BeforeValidator(from_ratio), Field(gt=0, le=1000, description=_LENGTH_WORDS)
 ]
 LengthBounds = Annotated[
     tuple[Length, ...],
@@ -139,14 +148,20 @@ def check(settings: Any) -> None:
 
     Raises SettingError for the first value that its field cannot have.
     """
-    for name, hint in field_hints(type(settings)).items():
+    kind = type(settings)
+    if kind not in _adapters:
+        plain = {name: h for name, h in field_hints(kind).items() if settings_class(h) is None}
+        _adapters[kind] = {name: TypeAdapter(h, config=_STRICT) for name, h in plain.items()}
+    for name, hint in field_hints(kind).items():
         value = getattr(settings, name)
-        if settings_class(hint) is None:
-            checked = checked_value(name, hint, value)
-        elif not isinstance(value, hint):
-            raise SettingError(name, f"is {_value(value)}; give {_article(hint.__name__)}")
-        else:
-            checked = value
+        if name not in _adapters[kind]:
+            if not isinstance(value, hint):
+                raise SettingError(name, f"is {_value(value)}; give {_article(hint.__name__)}")
+            continue
+        try:
+            checked = _adapters[kind][name].validate_python(_tuples(value))
+        except PydanticError as error:
+            raise _sentence(name, hint, value, error) from None
         object.__setattr__(settings, name, checked)
 
 
@@ -175,19 +190,17 @@ def _table(kind: type, key: str, value: Any) -> Any:
         raise error.below(f"{key}.") from None
 
 
-def checked_value(name: str, hint: Any, value: Any) -> Any:
-    """A value as its field holds it. Raises SettingError."""
-    try:
-        return _adapter(hint).validate_python(_tuples(value))
-    except PydanticError as error:
-        raise _sentence(name, hint, value, error) from None
-
-
-@cache
-def field_hints(kind: Any) -> dict[str, Any]:
+def field_hints(kind: type) -> dict[str, Any]:
     """The annotations of a settings class, by field."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    if kind not in _hints:
+        found = get_type_hints(kind, include_extras=True)
+        _hints[kind] = {field.name: found[field.name] for field in fields(kind)}
+    return _hints[kind]
+
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_hints: dict[type, dict[str, Any]] = {}
+_adapters: dict[type, dict[str, TypeAdapter[Any]]] = {}
 
 
 def settings_class(hint: Any) -> type | None:
@@ -203,11 +216,6 @@ def wanted(hint: Any) -> str:
     if not said or said[0] is None:
         raise TypeError(f"{hint} does not say in words what it takes")
     return said[0]
-
-
-@cache
-def _adapter(hint: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
 def _sentence(name: str, hint: Any, value: Any, error: PydanticError) -> SettingError:

@@ -42,6 +42,7 @@ from guidxmage.result_folder import (
     sweep,
     write_mark,
 )
+from guidxmage.schema import Count, Seed, Share, check
 
 SCHEMA = "guid-xmage/garments/1"
 KIND = Kind((SCHEMA,))
@@ -69,18 +70,19 @@ class Garments(InMemory):
 class _Plan:
     """What is built; `seed` together with a stream's number gives every draw."""
 
-    correlation: float
-    sizes: Mapping[str, int]
-    seed: int
+    correlation: Share
+    train: Count
+    validation: Count
+    test: Count
+    seed: Seed
 
-    def check(self) -> None:
-        if not 0 <= self.correlation <= 1:
-            raise InputError(f"correlation is {self.correlation}; give a value from 0 to 1")
-        for split, size in self.sizes.items():
-            if size < 1:
-                raise InputError(f"{split} is {size}; give at least 1 image")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; give 0 or more")
+    def __post_init__(self) -> None:
+        check(self)
+
+    def size(self, split: str) -> int:
+        """How many images a split is to have."""
+        count: int = getattr(self, split)
+        return count
 
     def draw(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *stream])
@@ -112,8 +114,7 @@ def build_garments(
     Raises InputError for unusable sources and values, and where `out` holds something else or files
     that were changed; MissingExtraError where the default photos are not installed.
     """
-    plan = _Plan(correlation, {"train": train, "validation": validation, "test": test}, seed)
-    plan.check()
+    plan = _Plan(correlation, train, validation, test, seed)
     out = Path(out)
     check_replaceable(out, KIND, overwrite=overwrite)
     scenery = Scenery.read(None if backgrounds is None else Path(backgrounds), len(CLASSES))
@@ -186,7 +187,7 @@ def _choose(plan: _Plan, greys: Mapping[str, Greys]) -> dict[str, Numbers]:
     ):
         counts = closed_masks(greys[part].images).sum((1, 2))
         usable = np.flatnonzero((counts >= _FEWEST) & (counts <= _MOST))
-        wanted = [plan.sizes[split] for split in splits]
+        wanted = [plan.size(split) for split in splits]
         if sum(wanted) > len(usable):
             raise InputError(
                 f"{' and '.join(splits)} ask for {sum(wanted)} images, but the {part} file holds "

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from guidxmage.errors import SettingError
 from guidxmage.hardening import networks
@@ -20,6 +20,7 @@ from guidxmage.schema import (
     Names,
     Seeds,
     check,
+    from_ratio,
     known_names,
     some_of,
     unknown_name,
@@ -27,11 +28,15 @@ from guidxmage.schema import (
 )
 
 _WIDTH_WORDS = "a factor above 0, up to 8, or one for each network by name"
-Width = Annotated[float, Field(gt=0, le=8, description=_WIDTH_WORDS)]
+Width = Annotated[float, BeforeValidator(from_ratio), Field(gt=0, le=8, description=_WIDTH_WORDS)]
 Widths = Annotated[Width | Mapping[str, Width], Field(description=_WIDTH_WORDS)]
 Arms = Annotated[tuple[str, ...], some_of(ARMS), known_names(ARMS, "arm")]
 TrainingSteps = Annotated[int, whole(1)]
-LearningRate = Annotated[float, Field(gt=0, le=10, description="a number above 0, up to 10")]
+LearningRate = Annotated[
+    float,
+    BeforeValidator(from_ratio),
+    Field(gt=0, le=10, description="a number above 0, up to 10"),
+]
 # File systems take 255 bytes, and what the samples were made by is added.
 _LONGEST_NAME = 200
 
