@@ -24,7 +24,7 @@ from guidxmage.models.labels import imagenet_labels, read_labels
 from guidxmage.models.loaded import LoadedModel
 from guidxmage.models.timm_models import PREFIX, timm_architecture
 from guidxmage.models.torchvision_models import torchvision_architecture, torchvision_names
-from guidxmage.models.weights import StateDict, load_weights, read_weights
+from guidxmage.models.weights import StateDict, head_classes, load_weights, read_weights
 
 _IMAGENET_CLASSES = 1000
 _CALIBRATION_IMAGES = 4
@@ -169,9 +169,9 @@ def _architecture(name: str) -> Architecture:
 def _with_weights(architecture: Architecture, weights: StateDict, source: str) -> nn.Module:
     adapted = architecture.adapt(weights)
     model = _built(architecture, _IMAGENET_CLASSES)
-    head = _head(model.state_dict())
-    if head in adapted and adapted[head].ndim and len(adapted[head]) != _IMAGENET_CLASSES:
-        model = _built(architecture, len(adapted[head]))
+    classes = head_classes(adapted, model.state_dict())
+    if classes is not None and classes != _IMAGENET_CLASSES:
+        model = _built(architecture, classes)
     load_weights(model, adapted, name=architecture.name, source=source)
     return model
 
