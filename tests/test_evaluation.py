@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import signal
@@ -156,8 +157,12 @@ def test_garments(tmp_path: Path) -> None:
     masks[:, 4:9, 5:30] = True
     images = np.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).astype(np.uint8)
     packed = np.packbits(masks, axis=-1)
-    np.savez(tmp_path / "test.npz", images=images, masks=packed, labels=np.array([7, 1], np.uint8))
-    (tmp_path / "manifest.json").write_text('{"schema": "guid-xmage/garments/1"}')
+    labels = np.array([7, 1], np.uint8)
+    file = tmp_path / "test.npz"
+    np.savez(file, images=images, masks=packed, labels=labels, backgrounds=labels)
+    splits = {"test": {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}}
+    manifest = {"schema": "guid-xmage/garments/1", "splits": splits}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     found = read_photos(str(tmp_path))
     assert [one.label for one in found] == [7, 1]
     view = draw_view(found[1], 0, 0)
@@ -209,7 +214,8 @@ def test_masks_pass_the_networks_crop() -> None:
 
 def test_half_a_line_is_cut_off(tmp_path: Path) -> None:
     records = Records.open(tmp_path, "net")
-    lines = [{"photo": "a", "view": n, "method": "m", "figures": {"x": 1}} for n in range(2)]
+    told = {"network": "net", "photo": "a", "method": "m", "made_from": "", "maps": {}}
+    lines = [{**told, "view": n, "figures": {"x": 1}} for n in range(2)]
     for line in lines:
         records.add(line)
     with open(records.path, "ab") as file:

@@ -163,5 +163,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged: it is no text") from error
     if not is_sealed(text):
         raise InputError(f"{path} is damaged, or was changed after it was written")
-    content: dict[str, Any] = json.loads(text)
+    try:
+        content: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError) as error:  # sealed by hand
+        raise InputError(f"{path} is damaged: it is no JSON that was written here") from error
     return content

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,11 @@ IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 """File name endings (lower case) that ``find_images`` looks for in folders."""
+
+
+# Drawn by programs that Pillow starts, or not drawn at all.
+_PROGRAMS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5"})
+_TOO_LARGE = "is too large to be a photo; scale it down first"
 
 
 def read_image(source: ImageSource, mode: Literal["RGB", "L"] = "RGB") -> Image.Image:
@@ -91,6 +97,17 @@ def _images_below(folder: Path, told: list[str]) -> Sequence[Path]:
 
 def load_image(path: Path) -> Image.Image:
     """The file's image in its own Pillow mode, upright; see ``read_image`` for what is refused."""
+    with open_image(path) as opened:
+        return _upright(opened, str(path))
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """The file's image, of which only the head was read.
+
+    Raises InputError for what is missing, no image, damaged, or has more pixels than Pillow allows,
+    and in place of what the block stumbles over.
+    """
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder; give an image file")
@@ -99,16 +116,33 @@ def load_image(path: Path) -> Image.Image:
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty")
         with Image.open(path) as opened:
-            return _upright(opened, str(path))
+            if opened.format in _PROGRAMS:
+                raise InputError(f"{path} is {opened.format}, which is no photo; save it as PNG")
+            check_pixels(opened.size[::-1], str(path))
+            yield opened
     except InputError:
         raise
     except UnidentifiedImageError:
         raise InputError(f"{path} is not an image in a format that Pillow can read") from None
-    except Image.DecompressionBombError:
-        raise InputError(f"{path} is too large to be a photo; scale it down first") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(f"{path} {_TOO_LARGE}") from None
     # Pillow's plugins let struct, index, syntax and zlib errors through on malformed headers.
     except Exception as error:
-        raise InputError(f"{path} cannot be read as an image ({error})") from error
+        raise InputError(f"{path} cannot be read as an image ({_first_line(error)})") from error
+
+
+def check_pixels(size: tuple[int, int], what: str) -> None:
+    """Raise InputError, about `what`, where (height, width) are more than a photo may have.
+
+    The limit is Pillow's, `Image.MAX_IMAGE_PIXELS`.
+    """
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and size[0] * size[1] > most:
+        raise InputError(f"{what} {_TOO_LARGE}: {size[1]}×{size[0]} pixels, and at most {most}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
@@ -117,7 +151,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         image.load()
         upright = ImageOps.exif_transpose(image)
     except Exception as error:
-        raise InputError(f"{name} is damaged or incomplete ({error})") from error
+        raise InputError(f"{name} is damaged or incomplete ({_first_line(error)})") from error
     if 0 in upright.size:
         width, height = upright.size
         raise InputError(f"{name} has no pixels (its size is {width}×{height})")

@@ -81,9 +81,9 @@ def known_names(known: Collection[str], what: str) -> AfterValidator:
 
 Count = Annotated[int, whole(1)]
 CountOrNone = Annotated[int, whole(0)]
-Rounds = Annotated[int, whole(1, 100_000)]
-"""Steps of something that is done to each image; more would take for ever."""
-RoundsOrNone = Annotated[int, whole(0, 100_000)]
+Rounds = Annotated[int, whole(1, 32_000)]
+"""Steps of something that is done to each image; files hold their number in 16 bits."""
+RoundsOrNone = Annotated[int, whole(0, 32_000)]
 Flag = Annotated[bool, Field(description="true or false")]
 Seed = Annotated[int, whole(0, 2**32 - 1)]
 Share = Annotated[

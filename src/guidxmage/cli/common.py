@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -77,7 +78,10 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with warnings.catch_warnings():
+                # The same is said in a sentence.
+                warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+                command(*args, **kwargs)
         except GuidXmageError as error:
             complain(str(error))
             raise typer.Exit(BAD_INPUT) from None

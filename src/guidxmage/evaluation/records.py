@@ -33,6 +33,12 @@ SCHEMA = "guid-xmage/evaluation/1"
 MADE_FROM, MAPS_KEPT = "made_from", "maps"
 """Of a record: the fingerprint of photo, mask and library, and the SHA-256 of the maps it kept."""
 _DIGEST, _DIGITS = "digest", 16
+# What a record is told by; a line that somebody made by hand may lack anything.
+_KINDS = {
+    **dict.fromkeys(("network", "photo", "method", MADE_FROM), str),
+    "view": int,
+    MAPS_KEPT: dict,
+}
 
 
 @dataclass
@@ -193,4 +199,8 @@ def _record(line: bytes) -> Record | None:
         del record[_DIGEST]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    return record if line + b"\n" == _line(record) else None
+    sound = all(isinstance(record.get(key), kind) for key, kind in _KINDS.items())
+    try:
+        return record if sound and line + b"\n" == _line(record) else None
+    except ValueError:  # NaN, which is never written
+        return None

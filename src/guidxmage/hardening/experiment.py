@@ -44,6 +44,15 @@ from guidxmage.versions import versions
 __all__ = ["Experiment", "Unit", "Work", "first_images", "run", "units"]
 
 SCHEMA = "guid-xmage/hardening/1"
+_KINDS: dict[str, dict[str, type]] = {
+    TRAINING: {"steps": int, "processor_seconds": float, "validation": list},
+    EVALUATION: {
+        **dict.fromkeys(("unit", "versions", "training", "reliance", "masking"), dict),
+        "parts": list,
+        "parameters": int,
+    },
+}
+"""What has to be in a unit's files; one that somebody made by hand may lack anything."""
 LIBRARIES = ("guid-xmage", "torch", "foolbox", "pyautoattack", "captum")
 Say = Callable[[str], None]
 
@@ -267,9 +276,11 @@ class Work:
 def _read(file: Path) -> dict[str, Any] | None:
     """What was written; None where it is not there or damaged, and so has to be made again."""
     try:
-        return read_sealed(file)
+        found = read_sealed(file)
     except InputError:
         return None
+    kinds = _KINDS[file.name]
+    return found if all(isinstance(found.get(key), kinds[key]) for key in kinds) else None
 
 
 def _weights(folder: Path) -> str | None:
