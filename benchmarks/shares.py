@@ -26,7 +26,7 @@ from peers import conditions
 from torch import Tensor, nn
 
 from guidxmage import Explainer, load_model
-from guidxmage.engine.call import Frame
+from guidxmage.engine.call import Frame, Sent
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules.convolution import PADDED
 from guidxmage.engine.rules.table import Rule
@@ -38,10 +38,7 @@ _PRODUCTS = ("aten.conv", PADDED, "aten.linear", "aten.addmm", "aten.matmul")
 
 @dataclass(frozen=True)
 class Shares:
-    """Milliseconds of a batch. products, decisions, rest: of the pull.
-
-    The rest holds the gates of ReLU6, which are computed with its share of the bias.
-    """
+    """Milliseconds of a batch. products, decisions, rest: of the pull."""
 
     network: str
     batch: int
@@ -80,9 +77,9 @@ class TimedProgram(Program):
         )
         return found
 
-    def _pull_call(self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]) -> list[Any]:
+    def pull_call(self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]) -> Sent:
         start = time.process_time()
-        pulled = super()._pull_call(rule, frame, g, holes)
+        pulled = super().pull_call(rule, frame, g, holes)
         kind = "decisions" if rule.kind == "decision" else "rest"
         kind = "products" if frame.call.op.startswith(_PRODUCTS) else kind
         self.spent[kind] += time.process_time() - start
@@ -92,7 +89,7 @@ class TimedProgram(Program):
 def shares(network: str, model: nn.Module, images: Tensor, rounds: int) -> Shares:
     """Measure one network on images (B, C, H, W), class 0."""
     explainer = Explainer(model, batch_rows=max(32, len(images)))
-    program = TimedProgram.of(explainer.network(images.shape[1:]).program)
+    program = TimedProgram.of(explainer.network(images).program)
     cotangent = torch.zeros(len(images), program.classes)
     cotangent[:, 0] = 1
     recorded = program.record(images)

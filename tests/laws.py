@@ -8,7 +8,7 @@ from torch import Tensor
 from guidxmage import Explainer, Explanation
 from guidxmage.engine.capture import capture
 from guidxmage.engine.program import Program
-from guidxmage.engine.runs import Recording
+from guidxmage.engine.runs import Pulled, Recording
 from guidxmage.engine.trail import Trail
 
 
@@ -46,6 +46,7 @@ def check_all(module: torch.nn.Module, x: Tensor, seed: int = 0) -> None:
     check_bias(program, recording, x, seed)
     check_jacobian(module, program, recording, x)
     check_rows(program, recording, x, seed)
+    check_combinations(module, program, x, seed)
 
 
 def check_push(program: Program, recording: Recording, x: Tensor, seed: int) -> None:
@@ -128,6 +129,44 @@ def _right(model: torch.nn.Module, explained: Explanation, images: Tensor) -> No
         assert float((shares - bias).abs().max()) <= 1e-11 * size, "shares of the bias"
         residual, bound = explained.residual[n].abs(), explained.residual_bound[n]
         assert bool((residual <= bound).all()), "residual beyond its bound"
+
+
+def check_combinations(module: torch.nn.Module, program: Program, x: Tensor, seed: int) -> None:
+    """One image and one target, three of each, in either memory layout: what autograd says.
+
+    They run differently: what is overwritten, summed on the way or picked depends on them.
+    """
+    three = torch.cat([x, x.flip(0), x])[:3]
+    for images in (x[:1], three):
+        for laid_out in _layouts(images):
+            recording = program.record(laid_out.clone(memory_format=torch.preserve_format))
+            for targets in (1, 3):
+                u = random_like((targets, *recording.logits.shape), seed + 7)
+                pulled = program.pull(recording.trail, u.flatten(0, 1), recording.norms)
+                _right_pull(module, images, u, recording, pulled)
+
+
+def _layouts(images: Tensor) -> list[Tensor]:
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(images.ndim)
+    return [images] if last is None else [images, images.contiguous(memory_format=last)]
+
+
+def _right_pull(
+    module: torch.nn.Module, images: Tensor, u: Tensor, recording: Recording, pulled: Pulled
+) -> None:
+    weights = pulled.weights.unflatten(0, u.shape[:2])
+    shares = pulled.shares.sum(-1).unflatten(0, u.shape[:2])
+    for number, cotangent in enumerate(u):
+        leaf = images.clone().requires_grad_()
+        scores = module(leaf * 1).flatten(1)
+        (gradient,) = torch.autograd.grad((scores * cotangent).sum(), leaf)
+        scale = max(float(gradient.abs().max()), 1e-30)
+        assert float((weights[number] - gradient).abs().max()) <= 1e-12 * scale, "weights"
+        whole = (recording.logits * cotangent).sum(1)
+        bias = whole - (gradient * images).flatten(1).sum(1)
+        size = float((recording.logits * cotangent).abs().sum()) + 1e-30
+        size += float((gradient * images).abs().sum())
+        assert float((shares[number] - bias).abs().max()) <= 1e-12 * size, "bias"
 
 
 def check_same_trail(alone: Trail, image: Trail) -> None:

@@ -266,3 +266,8 @@ def _check_alone(explainer: Explainer, X: Tensor, together: Explanation, small: 
             size += float(together.contributions[n, k].abs().sum())
             assert abs(float(alone.bias) - float(together.bias[n, k])) <= small * size, "bias alone"
             assert float(alone.residual.abs()) <= float(alone.residual_bound), "bound alone"
+
+
+def random_network(seed: int, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
+    """A network and one image (C, H, W) for it."""
+    return RandomNetwork(seed).to(dtype), images(seed, 1, dtype)[0]

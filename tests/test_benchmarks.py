@@ -362,6 +362,23 @@ def test_captum_and_the_exact_sum_are_compared_with_the_exact_sum() -> None:
     assert "| rough | 5 |" in bench.markdown(rows)
 
 
+def test_certificates_are_timed_by_their_parts() -> None:
+    from guidxmage import Explainer
+    from guidxmage.proof import certificate
+
+    bench = script("benchmarks/certificates.py")
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten())
+    explained = Explainer(network.eval()).explain(torch.rand(1, 5, 5))
+    own = certificate.capture
+    seconds, parts = bench.certified(explained)
+    assert set(parts) <= {name for name, _, _ in bench.PARTS}
+    assert len(parts) >= 5
+    assert 0 < sum(parts.values()) <= seconds
+    assert certificate.capture is own
+    row = bench.Row("tiny", 0.1, 0.5, dict.fromkeys([n for n, _, _ in bench.PARTS], 0.05), True)
+    assert bench.markdown([row]).splitlines()[2].startswith("| tiny | 0.10 | 0.50 | 0.05 |")
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
 def test_table1_is_the_one_that_was_measured(page: str) -> None:
     measured = (ROOT / "benchmarks/results/table1/REPORT.md").read_text(encoding="utf-8")

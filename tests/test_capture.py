@@ -247,6 +247,25 @@ def test_branches_are_taken_as_the_image_takes_them(name: str) -> None:
     assert explained.exactness == "on region"
 
 
+@pytest.mark.parametrize("name", ["number of bright pixels", "position of the maximum"])
+def test_what_python_counts_is_a_decision(name: str) -> None:
+    """Another count is another trail, and the network's own score there is another one."""
+    model, image = net(BRANCHES[name]), photos(1)[0]
+    flat = image.clone().flatten()
+    dark = (flat < 0.5).nonzero()[:, 0]
+    flat[dark[dark % 3 != int(flat.argmax()) % 3][0]] = (
+        2  # one more that is bright, and the largest
+    )
+    other = flat.reshape(SHAPE)
+    symbolic = Explainer(model).explain(image, 0).symbolic_model
+    replay = symbolic.replay(torch.stack([image, other]))
+    assert replay.follows.tolist() == [True, False]
+    with torch.no_grad():
+        expected = torch.stack([model(one[None])[0, 0] for one in (image, other)])
+    assert torch.equal(replay.network_score, expected)
+    assert not torch.allclose(replay.score[1], replay.network_score[1])
+
+
 def test_a_number_that_python_was_told_belongs_to_the_image() -> None:
     """What Python makes of a number cannot be seen: the model is that of this image alone."""
     for forward in (_early_exit, lambda s, x: s.plain(x * float(x.max()))):
@@ -313,6 +332,7 @@ RANDOM: dict[str, Forward] = {
     "a generator of its own": lambda s, x: s.plain(
         x + torch.rand(SHAPE, generator=torch.Generator().manual_seed(1)).double()
     ),
+    "a random branch of Python's": lambda s, x: s.plain(x if random.random() > 0.5 else -x),
     "NumPy": lambda s, x: s.plain(x + torch.from_numpy(np.random.rand(*SHAPE))),
     "Python": lambda s, x: s.plain(x * random.random()),
     "caught": lambda s, x: s.plain(x + _caught(x)),
@@ -467,6 +487,7 @@ def test_writes_are_followed(name: str) -> None:
         (_given_a_place, _as_given_a_place),
         (_constant_read_before_it_is_written, lambda s, x: s.plain(12 * x)),
         (_through_data, lambda s, x: s.tail(2 * s.trunk(x))),
+        (lambda s, x: s.tail(s.trunk[0](x).data.relu()), lambda s, x: s.tail(s.trunk(x))),
     ],
 )
 def test_writes_without_gradients_are_followed(forward: Forward, twin: Forward) -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,20 @@ def test_the_default_network_on_a_real_photo(folder: Path) -> None:
     assert abs(entry["residual"]) <= entry["residual_bound"] < 1e-3
     objects = manifest["objects"][0]["rows"]
     assert math.isclose(sum(row["sum"] for row in objects), entry["contribution_sum"], abs_tol=1e-6)
+
+
+def test_a_sum_that_does_not_close_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were a rule wrong: the line says so, the figure is still there, and the exit code is 1."""
+    from guidxmage.engine.rules import RULES
+
+    rule = RULES["aten.conv2d.default"]
+    monkeypatch.setitem(RULES, "aten.conv2d.default", replace(rule, constant=None))
+    result = explain("photo.png")
+    assert result.exit_code == 1
+    assert "NOT exact: more is left of the score than rounding explains" in result.stdout
+    assert "1 of 1 explanations are not exact" in result.stderr
+    manifest = json.loads((folder / "explanations" / "photo" / "manifest.json").read_text())
+    assert manifest["exactness"] == "not exact"
 
 
 # --- what else a result may say ------------------------------------------------------------------

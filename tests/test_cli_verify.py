@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from guidxmage.cli import app
+from tests.results import sign
 
 MODEL = """
 import torch
@@ -56,7 +57,7 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-RESULT = "explanations/photo"
+RESULT, NET = "explanations/photo", "net.py:build"
 
 
 def checks(result: Result) -> dict[str, Any]:
@@ -65,10 +66,10 @@ def checks(result: Result) -> dict[str, Any]:
 
 
 def test_a_result_is_verified(folder: Path) -> None:
-    result = run("verify", RESULT)
+    result = run("verify", RESULT, "--model", NET)
     assert result.exit_code == 0, result.stdout + result.stderr
     assert result.stdout.splitlines()[-1] == "verified"
-    found = checks(run("verify", RESULT, "--json"))
+    found = checks(run("verify", RESULT, "--model", NET, "--json"))
     assert set(found.values()) == {True}
     assert set(found) >= {"files", "model", "image", "trail", "weights", "bias", "certificate"}
 
@@ -107,14 +108,14 @@ def test_other_weights_fail(folder: Path) -> None:
 
 def test_another_photo_fails(folder: Path) -> None:
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(folder / "black.png")
-    result = run("verify", RESULT, "--photo", "black.png", "--json")
+    result = run("verify", RESULT, "--model", NET, "--photo", "black.png", "--json")
     assert result.exit_code == 1
     assert checks(result)["image"] is False
 
 
 def test_without_the_photo_the_stored_image_is_used(folder: Path) -> None:
     (folder / "photo.png").unlink()
-    result = run("verify", RESULT, "--json")
+    result = run("verify", RESULT, "--model", NET, "--json")
     assert result.exit_code == 0
     assert checks(result)["image"] is None
 
@@ -122,7 +123,7 @@ def test_without_the_photo_the_stored_image_is_used(folder: Path) -> None:
 def test_numbers_that_were_forged_with_their_fingerprints_fail(folder: Path) -> None:
     """Whoever changes the weights and all hashes is still caught: the numbers are made again."""
     from guidxmage.archive import read_explanation, write_explanation
-    from guidxmage.proof.verification import read_manifest
+    from guidxmage.jobs.verify_result import read_manifest
 
     manifest = read_manifest(folder / RESULT)
     explanation = read_explanation(folder / RESULT)
@@ -130,7 +131,7 @@ def test_numbers_that_were_forged_with_their_fingerprints_fail(folder: Path) -> 
     extra = {"fingerprints": manifest["fingerprints"], "source": manifest["source"]}
     (folder / "forged").mkdir()
     write_explanation(explanation, folder / "forged", extra)
-    result = run("verify", "forged", "--json")
+    result = run("verify", "forged", "--model", NET, "--json")
     assert result.exit_code == 1
     found = checks(result)
     assert found["files"] is True
@@ -150,7 +151,7 @@ def test_every_space(space: str, folder: Path) -> None:
 def test_each_target_has_a_certificate(folder: Path) -> None:
     options = ["--model", "net.py:build", "--target", "0,3", "--objects", "none"]
     assert run("explain", "photo.png", *options).exit_code == 0
-    found = checks(run("verify", RESULT, "--json"))
+    found = checks(run("verify", RESULT, "--model", NET, "--json"))
     assert found["certificate 0"] is True
     assert found["certificate 1"] is True
 
@@ -183,3 +184,118 @@ def test_a_result_of_an_unnamed_network_asks_for_it(folder: Path) -> None:
     assert result.exit_code == 2
     assert "give it with --model" in result.stderr
     assert run("verify", "saved", "--model", "net.py:build").exit_code == 0
+
+
+# --- what a result names is data -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", ["net.py:build", "net:build", "os:getcwd"])
+def test_code_that_a_result_names_is_not_run(
+    named: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ran(*_: Any) -> None:
+        raise AssertionError("code was run")
+
+    manifest = json.loads((folder / RESULT / "manifest.json").read_text(encoding="utf-8"))
+    manifest["source"]["model"] = named
+    sign(folder / RESULT, manifest)
+    monkeypatch.setattr("guidxmage.models.python_models.call_factory", ran)
+    result = run("verify", RESULT)
+    assert result.exit_code == 2
+    assert f"--model {named}" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_damaged_files_are_found_before_a_network_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*_: Any, **__: Any) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("guidxmage.cli.verify.load_explainer", loaded)
+    (folder / RESULT / "note.txt").write_text("added", encoding="utf-8")
+    result = run("verify", RESULT, "--model", NET)
+    assert result.exit_code == 1, result.stderr
+    assert "note.txt was added" in result.stdout
+
+
+def test_what_is_no_evidence_is_said(folder: Path) -> None:
+    result = run("verify", RESULT, "--model", NET)
+    for name in ("seconds", "photo", "versions.*", "source.*", "drawing.versions.*"):
+        assert any(
+            line.startswith("not evidence: ") and name in line
+            for line in result.stdout.splitlines()
+        )
+    found = json.loads(run("verify", RESULT, "--model", NET, "--json").stdout)
+    assert found["not_evidence"]["seconds"] == "how long it took"
+
+
+def test_class_names_from_a_file(folder: Path) -> None:
+    (folder / "names.txt").write_text("a\nb\nc\nd\ne\n", encoding="utf-8")
+    options = ["--model", NET, "--objects", "none", "--out", "named", "--labels", "names.txt"]
+    assert run("explain", "photo.png", *options).exit_code == 0
+    without = run("verify", "named/photo", "--model", NET)
+    assert without.exit_code == 0
+    assert (
+        "model.labels[] (the class names that it was made with are not at hand)" in without.stdout
+    )
+    given = run("verify", "named/photo", "--model", NET, "--labels", "names.txt")
+    assert given.exit_code == 0, given.stdout
+    assert "model.labels" not in given.stdout
+    (folder / "others.txt").write_text("v\nw\nx\ny\nz\n", encoding="utf-8")
+    assert run("verify", "named/photo", "--model", NET, "--labels", "others.txt").exit_code == 1
+
+
+# --- many results --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several(folder: Path) -> Path:
+    """Three results at different depths, and a folder that is none."""
+    for name in ("deep/er/two", "three"):
+        shutil.copytree(folder / RESULT, folder / "explanations" / name)
+    (folder / "explanations" / "notes").mkdir()
+    (folder / "explanations" / "notes" / "manifest.json").write_text('{"schema": "mine"}')
+    return folder / "explanations"
+
+
+def test_all_results_below_a_folder(several: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from guidxmage.cli import verify as command
+
+    loaded = []
+    own = command.load_explainer
+    monkeypatch.setattr(command, "load_explainer", lambda *a, **k: loaded.append(a) or own(*a, **k))
+    result = run("verify", "explanations", "--model", NET)
+    assert result.exit_code == 0, result.stdout + result.stderr
+    assert result.stderr.splitlines()[0] == "guid-xmage: 3 results in explanations"
+    assert [line.split()[1] for line in result.stdout.splitlines()[:-1]] == [
+        "explanations/deep/er/two",
+        "explanations/photo",
+        "explanations/three",
+    ]
+    assert result.stdout.splitlines()[-1] == "3 of 3 verified"
+    assert len(loaded) == 1
+
+
+def test_one_that_fails_or_is_damaged_is_named_and_the_rest_goes_on(several: Path) -> None:
+    (several / "three" / "figure.png").write_bytes(b"other")
+    (several / "photo" / "manifest.json").write_text("{", encoding="utf-8")
+    result = run("verify", "explanations", "--model", NET)
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert lines[0] == "verified      explanations/deep/er/two"
+    assert lines[1].startswith("NOT verified  explanations/photo: explanations/photo/manifest.json")
+    assert lines[2] == "NOT verified  explanations/three: files: figure.png was changed"
+    assert lines[3] == "1 of 3 verified"
+    found = json.loads(run("verify", "explanations", "--model", NET, "--json").stdout)
+    assert [one["passed"] for one in found["results"]] == [True, False, False]
+    assert found["passed"] is False
+
+
+def test_many_results_are_not_all_of_one_photo(several: Path) -> None:
+    result = run("verify", "explanations", "--model", NET, "--photo", "photo.png")
+    assert result.exit_code == 2
+    assert "--photo goes with a single result; there are 3" in result.stderr
+    empty = several / "notes"
+    (empty / "manifest.json").unlink()
+    assert run("verify", str(empty)).exit_code == 2

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from guidxmage import Explainer, Explanation, InputError, Preprocessing
+from guidxmage.exactness import exactness_of
 from guidxmage.explanation import TENSORS
 from tests.networks import SMALL_NETWORKS
 
@@ -166,7 +169,7 @@ def test_manifest_holds_the_numbers(single: Explanation, tmp_path: Path) -> None
     folder = single.save(tmp_path / "result")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     (result,) = manifest["results"]
-    assert manifest["schema"] == "guid-xmage/explanation/1"
+    assert manifest["schema"] == "guid-xmage/explanation/2"
     assert result["score"] == float(single.score)
     total = result["contribution_sum"] + result["bias"] + result["residual"]
     assert math.isclose(total, result["score"], rel_tol=1e-9)
@@ -221,7 +224,7 @@ def test_damaged_results(single: Explanation, tmp_path: Path, damage: str) -> No
     if damage == "text":
         manifest.write_text("{", encoding="utf-8")
     elif damage == "schema":
-        text = manifest.read_text(encoding="utf-8").replace("explanation/1", "explanation/9")
+        text = manifest.read_text(encoding="utf-8").replace("explanation/2", "explanation/9")
         manifest.write_text(text, encoding="utf-8")
     elif damage == "arrays":
         arrays.unlink()
@@ -233,3 +236,95 @@ def test_damaged_results(single: Explanation, tmp_path: Path, damage: str) -> No
         Explanation.load(folder)
     assert str(folder) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+# --- pickle --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["single", "batch"])
+def test_pickled_it_is_the_same_without_its_network(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    explained: Explanation = request.getfixturevalue(which)
+    back: Explanation = pickle.loads(pickle.dumps(explained))
+    for name in TENSORS:
+        assert torch.equal(getattr(back, name), getattr(explained, name)), name
+    assert bool(back.trail.same(explained.trail).all())
+    assert repr(back) == repr(explained)
+    assert back.preprocessing == explained.preprocessing
+    model = back.symbolic_model
+    assert torch.equal(model(back.input, check=False), explained.symbolic_model(explained.input))
+    for ask in (lambda: model.follows(back.input), back.certificate):
+        with pytest.raises(InputError, match="network"):
+            ask()
+    assert explained.symbolic_model.network is not None
+
+
+def test_copies_keep_their_network(single: Explanation) -> None:
+    for copied in (copy.copy(single), copy.deepcopy(single)):
+        assert copied.symbolic_model.network is single.symbolic_model.network
+        assert bool(copied.symbolic_model.follows(single.input))
+    deep = copy.deepcopy(single)
+    deep.symbolic_model.weights.zero_()
+    assert bool(single.symbolic_model.weights.any())
+    assert torch.equal(deep.weights, deep.symbolic_model.weights)
+
+
+# --- the reference -------------------------------------------------------------------------------
+
+
+def test_the_reference_is_kept_as_small_as_it_is(explainer: Explainer, tmp_path: Path) -> None:
+    X = photos(2)
+    assert explainer.explain(X[0]).reference is None
+    number = explainer.explain(X[0], reference=0.25)
+    assert number.reference is not None
+    assert number.reference.shape == (1, 1, 1)
+    colour = torch.tensor([0.1, 0.2, 0.3])[:, None, None]
+    batch = explainer.explain(X, ("top", 2), reference=colour)
+    assert batch.reference is not None
+    assert batch.reference.shape == (1, 3, 1, 1)
+    each = torch.stack([colour, 2 * colour])
+    both = explainer.explain(X, reference=each)
+    assert torch.equal(both[1].reference, 2 * colour)  # type: ignore[arg-type]
+    for explained in (number, batch, both):
+        back = Explanation.load(explained.save(tmp_path / "result"), explainer)
+        assert back.reference is not None
+        assert explained.reference is not None
+        assert torch.equal(back.reference, explained.reference)
+        for part in back.split():
+            assert part.reference is not None
+            expected = part.weights * (part.input - part.reference)
+            assert torch.allclose(part.contributions, expected, rtol=1e-6)
+
+
+def test_other_spaces_keep_their_reference(explainer: Explainer) -> None:
+    for space in ("input", "photo"):
+        explained = explainer.explain(photos(1)[0], ("top", 2), reference=0.5, space=space)
+        assert explained.reference is not None
+        assert explained.reference.shape == (1, 1, 1)
+        assert explained[1].reference is not None
+
+
+def test_more_than_rounding_explains_is_not_exact() -> None:
+    bound, residual = torch.tensor([1e-3, 1e-3]), torch.tensor([1e-4, -1e-4])
+    assert exactness_of(smooth=False, residual=residual, bound=bound) == "on region"
+    assert exactness_of(smooth=True, residual=residual, bound=bound) == "at input"
+    for wrong in (2e-3, -1.0, float("nan"), float("inf")):
+        off = torch.tensor([1e-4, wrong])
+        assert exactness_of(smooth=False, residual=off, bound=bound) == "not exact"
+
+
+# --- cotangents ----------------------------------------------------------------------------------
+
+
+def test_a_cotangent_that_picks_a_class_is_named_so(explainer: Explainer) -> None:
+    eye = torch.eye(5)
+    given = {
+        "gnu": eye[4],
+        "dog rather than eel": eye[1] - eye[2],
+        "cotangent": eye[0] * 0.5,
+    }
+    for name, cotangent in given.items():
+        explained = explainer.explain(photos(1)[0], cotangent)
+        assert explained.target_name == name
+        assert explained.certificate()[0].holds

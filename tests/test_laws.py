@@ -44,6 +44,12 @@ def conv(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
         return {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims](*args, **kwargs).double()
 
 
+def linear_layer(inputs: int, outputs: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(inputs)
+        return nn.Linear(inputs, outputs).double()
+
+
 def conv_transpose(dims: int, *args: Any, **kwargs: Any) -> nn.Module:
     kinds = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
     with torch.random.fork_rng():
@@ -260,6 +266,22 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "rrelu": (nn.RReLU, IMAGE),
     "prelu": (lambda: nn.PReLU(3, 0.3), IMAGE),
     "hardtanh": (lambda: nn.Hardtanh(-0.4, 0.7), IMAGE),
+    **{
+        f"{name} on a vector": (
+            lambda kind=kind: nn.Sequential(linear_layer(4, 24), kind, linear_layer(24, 3)),
+            ROW,
+        )
+        for name, kind in {
+            "relu": nn.ReLU(),
+            "hardtanh": nn.Hardtanh(-0.3, 0.4),
+            "relu6": nn.ReLU6(),
+            "clamp": Apply(lambda m, x: x.clamp(-0.2, 0.3)),
+            "clamp in place": Apply(lambda m, x: x.clamp_(-0.2, 0.3)),
+            "threshold": nn.Threshold(0.1, 0.1),
+            "leaky_relu": nn.LeakyReLU(0.2),
+            "prelu": nn.PReLU(24),
+        }.items()
+    },
     "relu6": (of(lambda m, x: F.relu6(x * 5)), IMAGE),
     "clamp": (of(lambda m, x: x.clamp(-0.3, 0.6)), IMAGE),
     "clamp low": (of(lambda m, x: x.clamp(min=0.1)), IMAGE),

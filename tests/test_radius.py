@@ -209,3 +209,27 @@ def test_where_nothing_flips_and_what_has_no_reach() -> None:
     smooth = explained(seeded(nn.Flatten(), nn.Linear(36, 3), nn.GELU()).double())
     with pytest.raises(UnsupportedOperatorError, match="gelu"):
         reaches(smooth)
+
+
+class Stacked(nn.Module):
+    """Two convolutions of the image, stacked before its first dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3)
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.stack([self.a(x), self.b(x)]).relu()
+        return self.head(y.sum(0).mean((2, 3)))
+
+
+def test_values_of_several_rows_for_one_image() -> None:
+    network = seeded(Stacked()).double()[0]  # type: ignore[index]
+    leaf = X[None].clone().requires_grad_()
+    before = torch.stack([network.a(leaf), network.b(leaf)]).flatten()
+    rows = [torch.autograd.grad(v, leaf, retain_graph=True)[0] for v in before]
+    found = validity_radius(explained(network))
+    pairs = list(zip(before.tolist(), rows, strict=True))
+    assert found.linf == pytest.approx(min(abs(v) / float(r.abs().sum()) for v, r in pairs))
+    assert found.l2 == pytest.approx(min(abs(v) / float(r.norm()) for v, r in pairs))

@@ -121,7 +121,8 @@ def test_targets(explainer: Explainer) -> None:
     assert explainer.ray(a, b, targets=["cow", 0]).classes == (2, 0)
     assert explainer.ray(a, b, targets="all").logits.shape[1] == 4
     with pytest.raises(InputError, match="name classes rather than contrasts"):
-        explainer.ray(a, b, targets=torch.eye(4)[0])
+        explainer.ray(a, b, targets=torch.eye(4)[0] / 2)
+    assert explainer.ray(a, b, targets=torch.eye(4)[0]).classes == (0,)
 
 
 def test_what_cannot_be_walked(explainer: Explainer) -> None:

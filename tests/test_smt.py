@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from math import nextafter
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from guidxmage import Explainer
 from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.proof.chain import exact_model
+from guidxmage.proof.deadline import Deadline, OutOfTimeError
 from guidxmage.proof.formula import Line, Names, rational, term
 from guidxmage.proof.smt import Claim, claim_of, printed_difference, prove
+from guidxmage.proof.solver import Solver
 from guidxmage.proof.vnnlib import adversarial, decimal, path_condition, region
 from tests.blobs import trained_on_blobs
 from tests.test_cli import folder, run  # noqa: F401, the fixture of its name
@@ -173,6 +176,57 @@ def test_time_is_limited_and_unknown_is_not_proved(trained: Claim) -> None:
     proof = prove(trained, one_formula=True, seconds=0.001)
     assert proof.verdict == "unknown"
     assert "not proved: unknown after 0.001 s" in proof.reason
+
+
+LARGER = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(20), nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 3)
+    ).eval()
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--one-formula"]])
+def test_the_time_is_that_of_writing_too(folder: Path, options: list[str]) -> None:  # noqa: F811
+    """Without a limit on what is written down this one takes a minute."""
+    (folder / "larger.py").write_text(LARGER, encoding="utf-8")
+    start = monotonic()
+    result = run("prove", "photo.png", "--model", "larger.py:build", "--timeout", "1", *options)
+    assert monotonic() - start < 40
+    assert result.exit_code == 1, result.stderr
+    assert "not proved: unknown after 1 s, in which not all was written down" in result.stdout
+    found = json.loads((folder / "proof" / "proof.json").read_text(encoding="utf-8"))
+    assert (found["verdict"], found["files"], found["printed"]) == ("unknown", {}, None)
+    vnnlib = run("prove", "photo.png", "--model", "larger.py:build", "--timeout", "0.1",
+                 "--format", "vnnlib", "--out", "queries")  # fmt: skip
+    assert vnnlib.exit_code == 2
+    assert "give a longer --timeout" in vnnlib.stderr
+
+
+def test_a_solver_that_takes_too_long_is_ended() -> None:
+    """What z3 does not look at the clock for: reading a formula of some megabytes."""
+    terms = " ".join(f"(* {n}.0 x_{n % 7})" for n in range(300_000))
+    declared = "".join(f"(declare-fun x_{n} () Real)\n" for n in range(7))
+    text = f"(set-logic QF_LRA)\n{declared}(assert (> (+ {terms}) 0.0))\n(check-sat)\n"
+    with Solver() as solver:
+        start = monotonic()
+        answer = solver.ask(text, 0.05)
+        assert monotonic() - start < 20
+        assert (answer.verdict, answer.reason) == ("unknown", "after 0.05 s")
+        assert solver.ask("(check-sat)", 5).reason == "z3 ended without an answer"
+
+
+def test_a_deadline_stops_what_it_watches() -> None:
+    assert list(Deadline(60).watch(range(200))) == list(range(200))
+    with pytest.raises(OutOfTimeError):
+        list(Deadline(0).watch([1]))
+    with pytest.raises(OutOfTimeError):
+        sum(Deadline(0.05).watch(range(10**9)))
 
 
 def test_what_cannot_be_proved_about_is_refused() -> None:

@@ -12,8 +12,9 @@ from guidxmage.engine.runs import Recording
 from guidxmage.engine.symbolic import Network, SymbolicModel, drop_axes, joined
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
+from guidxmage.exactness import exactness_of
 from guidxmage.explanation import Explanation
-from guidxmage.inputs import Batch
+from guidxmage.inputs import Batch, unexpanded
 from guidxmage.preprocessing import Preprocessing
 from guidxmage.targets import Targets
 
@@ -66,6 +67,7 @@ def assembled(
     bound = _rounding_bound((rounding[0], rounding[1]), residual, score, contributions, entries)
     _refuse_nonfinite(residual, bound, weights, entries)
     several = parts[0].targets.several
+    smooth = bool(trail.gates)
     sites = parts[0].sites if R is None else (*parts[0].sites, "reference")
 
     def shaped(tensor: Tensor) -> Tensor:
@@ -83,7 +85,7 @@ def assembled(
         bias_by_layer=dict(zip(sites, shaped(entries).unbind(-1), strict=True)),
         residual=shaped(residual),
         residual_bound=shaped(bound),
-        exactness=exactness_of(trail, residual, bound),
+        exactness=exactness_of(smooth=smooth, residual=residual, bound=bound),
         trail=trail,
         symbolic_model=SymbolicModel(
             weights=shaped(weights),
@@ -98,27 +100,14 @@ def assembled(
         input=own_input,
         pictures=batch.pictures,
         photo_sizes=batch.photo_sizes,
-        space=origin.space,
-        labels=origin.labels,
-        model_name=origin.model_name,
-        weights_source=origin.weights_source,
-        preprocessing=origin.preprocessing,
+        **vars(origin),
+        reference=None if R is None else unexpanded(R if batch.batched else R[0]),
     )
 
 
 def _moved(weights: Tensor, R: Tensor) -> Tensor:
     """⟨Δ, R⟩, what a reference moves from the pixels to the bias, (B, K) float64."""
     return (weights.double() * R.double()[:, None]).flatten(2).sum(2)
-
-
-def exactness_of(trail: Trail, residual: Tensor, bound: Tensor) -> str:
-    """Where the symbolic model is exact: "on region", "at input", or "not exact".
-
-    The last where for any image and target more is left of the score than rounding explains.
-    """
-    if bool((residual.abs() > bound).any()):
-        return "not exact"
-    return "at input" if trail.gates else "on region"
 
 
 def _rounding_bound(

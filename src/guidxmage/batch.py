@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from guidxmage import fingerprint
 from guidxmage.archive import KIND, write_explanation
+from guidxmage.drawing import PICTURES, Drawing, draw
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from guidxmage.spaces import Space
     from guidxmage.view import Style
 
-FIGURE = "figure.png"
-DISTRIBUTION = "distribution.png"
-SALIENCY = "saliency.png"
 CERTIFICATE = "certificate.json"
 PROFILE = "profile.png"
 
@@ -128,24 +126,29 @@ def _explain_photo(explainer: Explainer, photo: Path, job: Job) -> Write:
     if regions is not None:
         tables = [cast("ObjectTable", part.objects(regions)) for part in explanation.split()]
         extra["objects"] = [table.to_dict() for table in tables]
-    extra["pictures"] = {"figure": FIGURE, "distribution": DISTRIBUTION, "saliency": SALIENCY}
+        extra["objects_from"] = str(job.objects)
+    extra["pictures"] = dict(PICTURES)
     if integrated is not None:
         extra["integrated_gradients"] = _about(integrated, job)
         extra["pictures"]["profile"] = PROFILE
     note = ""
     if job.radius:
-        extra["radius"], note = _radius(explanation)
+        extra["radius"], note = radius_of(explanation)
     if job.source is not None:
         extra["source"] = dict(job.source)
+    drawing = Drawing(job.style, job.scale, note)
+    extra["drawing"] = drawing.to_json()
 
     def write(folder: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
-        _draw(explanation, regions, folder, job, note)
+        draw(explanation, regions, folder, drawing)
         if integrated is not None:
             _draw_profile(integrated, folder)
         own = {"photo_sha256": provenance["photo"], PROVENANCE: dict(provenance)}
         if job.certify:
             own["certificate"] = _certify(explanation, folder)
-        return write_explanation(explanation, folder, {**extra, **own}, arrays=job.arrays)
+        labels = None if regions is None else regions.labels
+        told = {**extra, **own}
+        return write_explanation(explanation, folder, told, arrays=job.arrays, objects=labels)
 
     return write
 
@@ -186,7 +189,7 @@ def _draw_profile(integrated: IntegratedGradients, folder: Path) -> None:
     save_figure(integrated.figure(), folder / PROFILE)
 
 
-def _radius(explanation: Explanation) -> tuple[dict[str, Any], str]:
+def radius_of(explanation: Explanation) -> tuple[dict[str, Any], str]:
     """How far the region reaches, for the manifest and for the figure.
 
     All around the image it is the same for all targets; Δ as a direction is the first target's.
@@ -209,16 +212,3 @@ def _certify(explanation: Explanation, folder: Path) -> list[str]:
     text = json.dumps([one.to_json() for one in found], indent=2, ensure_ascii=False)
     (folder / CERTIFICATE).write_text(text + "\n", encoding="utf-8")
     return [str(one) for one in found]
-
-
-def _draw(explanation: Explanation, regions: Any, folder: Path, job: Job, note: str) -> None:
-    """The figure of all targets and, for the first target, the bare maps at native resolution."""
-    from guidxmage.view import map_image, overlay_image, save_figure
-
-    figure = explanation.figure(regions, scale=job.scale, style=job.style, note=note)
-    save_figure(figure, folder / FIGURE)
-    first = explanation.split()[0]
-    values = first.pixel_contributions().cpu().numpy()
-    labels = None if regions is None else regions.labels
-    map_image(values, job.scale, job.style).save(folder / DISTRIBUTION)
-    overlay_image(first.picture(), values, labels=labels).save(folder / SALIENCY)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from guidxmage.inputs import Batch, Images, InputSpace, dtype_and_device
 from guidxmage.joint import JointExplanation, explain_together, is_several
 from guidxmage.preprocessing import Preprocessing
 from guidxmage.spaces import Space, explained_in
-from guidxmage.targets import choose_targets, one_for_each
+from guidxmage.targets import choose_targets, is_per_image, one_for_each
 from guidxmage.wrapped import Shapes, Wrapped
 
 if TYPE_CHECKING:
@@ -180,7 +179,7 @@ class Explainer:
         self, batch: Batch, target: Any = "top1", reference: Tensor | float | None = None
     ) -> Explanation:
         """What `explain` returns for images that are read already; called inside `untouched`."""
-        if batch.batched and _is_per_image(target):
+        if batch.batched and is_per_image(target):
             one_for_each(target, len(batch.tensor))
         network = self._network_for(batch.tensor)
         parts = [
@@ -315,7 +314,7 @@ class Explainer:
         runner = self._runner(program, given, first)
         recording = runner.record(given)
         _refuse_nonfinite(recording.logits, first)
-        if batched and _is_per_image(target):
+        if batched and is_per_image(target):
             target = target[first : first + len(X)]
         targets = choose_targets(target, recording.logits, self.labels, batched=batched)
         pulled = pull_targets(
@@ -383,14 +382,6 @@ class Explainer:
 
 def _chunks(X: Tensor, size: int) -> list[tuple[int, Tensor]]:
     return [(first, X[first : first + size]) for first in range(0, len(X), size)]
-
-
-def _is_per_image(target: Any) -> bool:
-    """Whether a target of a batch is a list with an entry for every image."""
-    if isinstance(target, Tensor | np.ndarray):
-        return bool(target.ndim == (2 if torch.as_tensor(target).is_floating_point() else 1))
-    listed = isinstance(target, list | tuple) and len(target) > 0
-    return listed and not isinstance(target[0], str)
 
 
 def _refuse_other_than_cuda(model: nn.Module) -> None:

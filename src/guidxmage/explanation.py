@@ -15,6 +15,7 @@ from torch import Tensor
 from guidxmage.engine.symbolic import SymbolicModel
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
+from guidxmage.exactness import in_words
 from guidxmage.inputs import displayable
 from guidxmage.preprocessing import Preprocessing
 from guidxmage.result_folder import atomic_folder
@@ -56,10 +57,12 @@ class Explanation:
     contribution matrix A_t = Δ_t ⊙ (X − R). bias ([B,] [K]) float64: the rest of the score, and
     bias_by_layer: call site → its part. residual = score − Σ contributions − bias, beside
     residual_bound, what rounding explains. exactness: "on region" when the symbolic model is exact
-    wherever the trail is followed, "at input" when smooth operators make it a model of X alone.
+    wherever the trail is followed, "at input" when smooth operators make it a model of X alone, and
+    "not exact" when a residual, of any image and target, is beyond its bound.
     trail: the decisions taken. symbolic_model: f(Z) = ⟨Δ, Z⟩ + b.
     input: X in the explained `space`: "pixels" in [0, 1] as the network sees them, the "photo" at
-    its own size, or the network's "input" after the normalisation.
+    its own size, or the network's "input" after the normalisation. reference: R, with as many
+    dimensions as the input and size 1 where it is the same throughout; None where R is 0.
     """
 
     logits: Tensor
@@ -83,6 +86,7 @@ class Explanation:
     model_name: str
     weights_source: str
     preprocessing: Preprocessing | None
+    reference: Tensor | None = None
 
     # --- axes --------------------------------------------------------------------------------
 
@@ -126,6 +130,7 @@ class Explanation:
             bias_by_layer={site: value[index] for site, value in self.bias_by_layer.items()},
             pictures=(self.pictures[index],),
             photo_sizes=(self.photo_sizes[index],),
+            reference=self._reference_of(index),
             trail=trail,
             symbolic_model=replace(
                 model,
@@ -137,6 +142,11 @@ class Explanation:
                 input=None if model.input is None else model.input[index],
             ),
         )
+
+    def _reference_of(self, index: int) -> Tensor | None:
+        """R of one image of a batch."""
+        R = self.reference
+        return None if R is None else R[index if len(R) > 1 else 0]
 
     def _of_target(self, index: int) -> Explanation:
         model = self.symbolic_model
@@ -234,7 +244,9 @@ class Explanation:
         return found
 
     def __repr__(self) -> str:
-        lines = [f"Explanation of {self.model_name}, {self.space} space, exact {self.exactness}"]
+        lines = [
+            f"Explanation of {self.model_name}, {self.space} space, {in_words(self.exactness)}"
+        ]
         for part in self.split()[:10]:
             lines.append(f"  {part._line()}")
         if len(self.split()) > 10:
@@ -355,4 +367,4 @@ class Explanation:
         found = read_explanation(Path(path))
         if explainer is None:
             return found
-        return with_network(found, explainer.network, explainer.space)
+        return with_network(found, explainer.network, explainer.space, explainer.preprocessing)

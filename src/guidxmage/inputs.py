@@ -168,13 +168,7 @@ class InputSpace:
         """
         if self.name == "input" or self.preprocessing is None:
             return weights, None
-        mean, std = (
-            torch.tensor(v, dtype=torch.float64, device=weights.device).reshape(-1, 1, 1)
-            for v in (self.preprocessing.mean, self.preprocessing.std)
-        )
-        exact = weights.double()
-        shift = -(exact * (mean / std)).flatten(2).sum(2)
-        return (exact / std).to(weights.dtype), shift
+        return carried_to_pixels(weights, self.preprocessing)
 
     def reference(self, reference: Tensor | float | None, X: Tensor) -> Tensor | None:
         """The reference image R for images X, of X's shape."""
@@ -191,6 +185,27 @@ class InputSpace:
         if not torch.isfinite(R).all():
             raise InputError("the reference holds NaN or Inf")
         return R
+
+
+def carried_to_pixels(weights: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """Δ for pixels in [0, 1] from Δ for the normalised input (B, K, C, H, W), by the chain rule.
+
+    Also what the normalisation adds to the score, (B, K) float64.
+    """
+    mean, std = (
+        torch.tensor(v, dtype=torch.float64, device=weights.device).reshape(-1, 1, 1)
+        for v in (preprocessing.mean, preprocessing.std)
+    )
+    exact = weights.double()
+    shift = -(exact * (mean / std)).flatten(2).sum(2)
+    return (exact / std).to(weights.dtype), shift
+
+
+def unexpanded(tensor: Tensor) -> Tensor:
+    """A tensor with size 1 in every dimension along which `expand` only repeats it."""
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    kept = tuple(slice(0, 1) if size and not stride else slice(None) for size, stride in pairs)
+    return tensor[kept].contiguous()
 
 
 def dtype_and_device(model: nn.Module) -> tuple[torch.dtype, torch.device]:

@@ -22,6 +22,7 @@ from guidxmage.engine.region import Lines, record, walk
 from guidxmage.engine.symbolic import pull_targets
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
+from guidxmage.exactness import NOT_EXACT
 from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
 from guidxmage.inputs import Images
@@ -249,6 +250,9 @@ def _assembled(
     bias = first.double()
     residual = at_image.score.double() - total - bias
     roundings = torch.finfo(at_image.weights.dtype).eps * contributions.double().abs()
+    bound = at_image.residual_bound + roundings.flatten(-way.ndim).sum(-1)
+    within = bool((residual.abs() <= bound).all())
+    stated = ("on the line" if within else NOT_EXACT) if exact else "nowhere: sampled"
     explanation = replace(
         at_image,
         weights=weights.to(at_image.weights.dtype),
@@ -256,8 +260,8 @@ def _assembled(
         bias=bias,
         bias_by_layer={"score at the baseline": bias},
         residual=residual,
-        residual_bound=at_image.residual_bound + roundings.flatten(-way.ndim).sum(-1),
-        exactness="on the line" if exact else "nowhere: sampled",
+        residual_bound=bound,
+        exactness=stated,
         symbolic_model=replace(
             at_image.symbolic_model,
             weights=weights.to(at_image.weights.dtype),

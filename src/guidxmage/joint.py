@@ -5,23 +5,23 @@ The tensors are laid end to end, explained as one, and cut apart again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
 
-from guidxmage.archive import KIND, read_explanation, write_explanation
+from guidxmage.archive import KIND, read_result, restored, write_explanation
 from guidxmage.engine.symbolic import Replay, StepLength
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.explanation import Explanation
-from guidxmage.files import MANIFEST
 from guidxmage.inputs import Batch
 from guidxmage.result_folder import atomic_folder
+from guidxmage.untrusted import listed, shape_of
 from guidxmage.wrapped import Shapes, checked_inputs, packed, packed_reference, unpacked
 
 if TYPE_CHECKING:
@@ -200,11 +200,15 @@ class JointExplanation:
         """
         from guidxmage.spaces import with_network
 
-        whole = read_explanation(Path(path), SCHEMA)
-        manifest = json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8"))
-        shapes = tuple(tuple(int(n) for n in shape) for shape in manifest["inputs"])
+        folder, name = Path(path), f"the explanation in {path}"
+        manifest, arrays = read_result(folder, (SCHEMA,))
+        whole = restored(manifest, arrays, folder)
+        inputs = listed(manifest, "inputs", list, name)
+        shapes = tuple(shape_of({"inputs": shape}, "inputs", name) for shape in inputs)
+        if sum(map(prod, shapes)) != whole.input.shape[-1]:
+            raise InputError(f"{name}: the inputs {inputs} do not fill its arrays")
         if explainer is not None:
-            whole = with_network(whole, explainer.of_inputs(shapes).network, "input")
+            whole = with_network(whole, explainer.of_inputs(shapes).network, "input", None)
         return cls(whole, shapes)
 
 

@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from guidxmage.engine.symbolic import Network
-from guidxmage.errors import InputError
+from guidxmage.errors import InputError, UnsupportedOperatorError
+from guidxmage.exactness import exactness_of
 from guidxmage.explanation import Explanation
 from guidxmage.images import read_image
-from guidxmage.inputs import Images
+from guidxmage.inputs import Images, unexpanded
 from guidxmage.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -167,7 +168,8 @@ def _restated(
     The explanation has no reference so far.
     """
     X, dtype = explanation.input, explanation.weights.dtype
-    X = X[:, None] if explanation.batched and explanation.several else X
+    per_target = explanation.batched and explanation.several
+    X = X[:, None] if per_target else X
     R = _reference(reference, X)
     exact = weights * (X.double() - R)
     printed = exact.to(dtype)
@@ -176,14 +178,19 @@ def _restated(
         by_layer = {**by_layer, REFERENCE: (weights * R).flatten(-3).sum(-1)}
         bias = bias + by_layer[REFERENCE]
     total = printed.flatten(-3).sum(-1, dtype=torch.float64)
+    residual = explanation.score.double() - total - bias
+    bound = explanation.residual_bound + _rounding(exact, dtype)
+    smooth = bool(explanation.trail.gates)
     return replace(
         explanation,
         weights=weights.to(dtype),
         contributions=printed,
         bias=bias,
         bias_by_layer=by_layer,
-        residual=explanation.score.double() - total - bias,
-        residual_bound=explanation.residual_bound + _rounding(exact, dtype),
+        residual=residual,
+        residual_bound=bound,
+        exactness=exactness_of(smooth=smooth, residual=residual, bound=bound),
+        reference=None if reference is None else unexpanded(R[:, 0] if per_target else R),
         symbolic_model=replace(
             explanation.symbolic_model,
             weights=weights.to(dtype),
@@ -203,12 +210,19 @@ def through_photo(network: Network, there: PhotoMap, dtype: torch.dtype) -> Netw
 
 
 def with_network(
-    explanation: Explanation, network: Callable[[Tensor], Network], space: str
+    explanation: Explanation,
+    network: Callable[[Tensor], Network],
+    space: str,
+    preprocessing: Preprocessing | None,
 ) -> Explanation:
-    """A loaded explanation with its network again; `network` gives that of an explainer's `space`.
+    """A loaded explanation with its network again.
 
-    Raises InputError where the explainer does not know the preprocessing.
+    network gives that of an explainer's `space`, preprocessing is the explainer's. Raises
+    InputError where the explainer does not know the way from the explanation's space, and where the
+    trail is not one of its network.
     """
+    if explanation.space not in SPACES:
+        raise InputError(f"the explanation is in space {explanation.space!r}, which is none")
     images = explanation.input if explanation.batched else explanation.input[None]
     if explanation.space == space:
         return _joined_to(explanation, network(images))
@@ -217,19 +231,44 @@ def with_network(
             f"the explanation is in space {explanation.space!r}, which an explainer of "
             f"{space!r} has no way to; load it with the explainer that made it"
         )
+    if explanation.preprocessing != preprocessing:
+        raise InputError(
+            "the explanation was made with another preprocessing than the explainer's; load it "
+            "with the explainer that made it"
+        )
     if explanation.space == "input":
         pixels = explanation.preprocessing.to_pixels(images)
         return _joined_to(explanation, replace(network(pixels), to_input=lambda Z: Z))
     photo = explanation.pictures[0]
-    assert photo is not None
+    if photo is None or explanation.batched:
+        raise InputError("the explanation of a photo's own pixels lacks the photo")
     there = PhotoMap.of(explanation.preprocessing, photo, explanation.weights.dtype)
     seen = network(there.seen[None].to(explanation.weights))
     return _joined_to(explanation, through_photo(seen, there, explanation.weights.dtype))
 
 
 def _joined_to(explanation: Explanation, network: Network) -> Explanation:
+    _check_trail(explanation, network)
     model = replace(explanation.symbolic_model, network=network)
     return replace(explanation, symbolic_model=model)
+
+
+def _check_trail(explanation: Explanation, network: Network) -> None:
+    """Raise InputError for a trail that the network cannot follow: it was read from a file."""
+    images = explanation.input if explanation.batched else explanation.input[None]
+    try:
+        for row, image in enumerate(images):
+            own = network.record(image[None])[1]
+            own.same(explanation.trail.image(row))  # the same sites, of the same sizes
+            network.program.push(explanation.trail.image(row), network.to_input(image[None]))
+    except UnsupportedOperatorError:
+        raise
+    # Positions outside of their windows make PyTorch raise what it raises for an index.
+    except (InputError, RuntimeError, IndexError, LookupError, ValueError) as error:
+        raise InputError(
+            "the explanation's trail is not one of this explainer's network; load it with the "
+            "explainer that made it"
+        ) from error
 
 
 def _planes(image: Image.Image) -> Tensor:

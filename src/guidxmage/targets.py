@@ -46,7 +46,8 @@ def choose_targets(
 
     Accepted: "top1" … "topK", ("top", k), "all", a class index or name, ("classes", […]),
     Contrast(a, b) or ("contrast", a, b), a sequence of indices (one per image of a batch; several
-    targets for a single image), or a float cotangent of shape (classes,) or (B, classes).
+    targets for a single image), or a float cotangent of shape (classes,) or (B, classes); one that
+    picks a class, or subtracts one from another, is named as that.
     Raises InputError for anything else and for classes that do not exist.
     """
     if isinstance(target, Tensor | np.ndarray):
@@ -99,6 +100,14 @@ def _of_sequence(
     one_for_each(target, len(logits))
     own = [_class_of(part, row[None], labels) for part, row in zip(target, logits, strict=True)]
     return _of_classes(torch.cat(own)[None], logits, several=False)
+
+
+def is_per_image(target: Any) -> bool:
+    """Whether a target of a batch is a list with an entry for every image."""
+    if isinstance(target, Tensor | np.ndarray):
+        return bool(target.ndim == (2 if torch.as_tensor(target).is_floating_point() else 1))
+    listed = isinstance(target, list | tuple) and len(target) > 0
+    return listed and not isinstance(target[0], str)
 
 
 def one_for_each(target: Any, images: int) -> None:
@@ -166,5 +175,18 @@ def _cotangent(vector: Tensor, logits: Tensor) -> Targets:
         )
     if not torch.isfinite(vector).all():
         raise InputError("the cotangent holds NaN or Inf")
-    nothing = torch.full((1, len(logits)), -1, device=logits.device)
-    return Targets(vector.to(logits).expand(1, *logits.shape), nothing, nothing, several=False)
+    cotangent = vector.to(logits).expand(1, *logits.shape)
+    return Targets(cotangent, *classes_of(cotangent), several=False)
+
+
+def classes_of(cotangent: Tensor) -> tuple[Tensor, Tensor]:
+    """The class that a cotangent (…, classes) picks, and the one that it subtracts, int64 (…).
+
+    −1 where there is none: of a class alone, against; of any other cotangent, both.
+    """
+    ones, minus = cotangent == 1, cotangent == -1
+    rest = ~(ones | minus | (cotangent == 0)).all(-1)
+    plain = ~rest & (ones.sum(-1) == 1) & (minus.sum(-1) <= 1)
+    classes = torch.where(plain, ones.int().argmax(-1), -1)
+    against = torch.where(plain & minus.any(-1), minus.int().argmax(-1), -1)
+    return classes, against

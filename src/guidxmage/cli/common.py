@@ -147,7 +147,7 @@ def tell_outcomes(
     show: Callable[[Outcome], None],
     as_json: bool,
     advance: Callable[[], None],
-) -> None:
+) -> list[Outcome]:
     """Print each photo's outcome as it comes, and end with exit code 2 where one failed.
 
     problems: sentences on photos that were not even found. show: prints a result in a few lines.
@@ -173,6 +173,7 @@ def tell_outcomes(
         if len(done) + len(problems) > 1:
             complain(f"{failed} of {len(done) + len(problems)} photos failed")
         raise typer.Exit(BAD_INPUT)
+    return done
 
 
 def _history(outcome: Outcome) -> str:

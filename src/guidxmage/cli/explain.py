@@ -28,6 +28,7 @@ from guidxmage.cli.common import (
     tell_outcomes,
 )
 from guidxmage.errors import InputError
+from guidxmage.exactness import NOT_EXACT, in_words
 
 if TYPE_CHECKING:
     from guidxmage.batch import Job
@@ -174,6 +175,7 @@ def explain(  # noqa: PLR0917
             "weights": weights,
             "dtype": precision,
             "gates": gates.value,
+            **({} if labels is None else {"labels": str(labels)}),
         },
     )
     if shared_scale:
@@ -181,7 +183,18 @@ def explain(  # noqa: PLR0917
     tell_gone(PhotoResults(out, KIND).gone(photos))
     with progress_bar(len(found)) as advance:
         outcomes = explain_photos(explainer, found, out, job, overwrite, complain)
-        tell_outcomes(outcomes, problems, _print_outcome, as_json, advance)
+        done = tell_outcomes(outcomes, problems, _print_outcome, as_json, advance)
+    _end_if_not_exact(done)
+
+
+def _end_if_not_exact(done: list[Outcome]) -> None:
+    """Exit code 1 where some sum does not close."""
+    if wrong := [o for o in done if o.manifest.get("exactness") == NOT_EXACT]:
+        complain(
+            f"{len(wrong)} of {len(done)} explanations are not exact: their residual exceeds what "
+            "rounding explains; please report the network"
+        )
+        raise typer.Exit(1)
 
 
 def _check_method(
@@ -215,7 +228,7 @@ def _print_outcome(outcome: Outcome) -> None:
             f"  {result['name']}: score {result['score']:.4f} = Σ pixels "
             f"{result['contribution_sum']:+.4f} + bias {result['bias']:+.4f}   "
             f"(residual {result['residual']:.1e}, bound {result['residual_bound']:.1e}; "
-            f"exact {manifest['exactness']}{_convention(manifest)})"
+            f"{in_words(manifest['exactness'])}{_convention(manifest)})"
         )
         for row in manifest.get("objects", [{}] * (number + 1))[number].get("rows", []):
             typer.echo(f"    {row['name']:<24} {row['sum']:+10.4f}   {row['pixels']:>8} pixels")

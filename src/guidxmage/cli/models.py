@@ -101,11 +101,13 @@ def _check(names: list[str], out: Path | None, as_json: bool) -> None:
 
 
 def _line(row: Row) -> str:
+    from guidxmage.exactness import in_words
+
     if row.error:
         return f"{row.network:<28} refused: {row.error}"
     kinds = ", ".join(row.kinds) or "affine"
     return (
-        f"{row.network:<28} exact {row.exactness}; residual {row.residual64:.0e} in float64, "
+        f"{row.network:<28} {in_words(row.exactness)}; residual {row.residual64:.0e} in float64, "
         f"{row.residual32:.0e} in float32{'' if row.within else ' BEYOND ITS BOUND'}; "
         f"{row.seconds:.2f} s; {kinds}"
     )

@@ -19,6 +19,7 @@ from guidxmage.cli.common import (
     one_sentence,
     target_of,
 )
+from guidxmage.errors import InputError
 from guidxmage.names import shown
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def prove(  # noqa: PLR0917
     one_formula: Annotated[
         bool, typer.Option("--one-formula", help="All in one formula; for tiny networks.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for the solver.")] = 60,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds to write the formulas and to check them.")
+    ] = 60,
     tolerance: Annotated[
         float, typer.Option(min=0, help="Allowed for printed floats, relative to the largest.")
     ] = 1e-9,
@@ -78,6 +81,7 @@ def prove(  # noqa: PLR0917
     unknown, or not checked.
     """
     from guidxmage.proof import smt
+    from guidxmage.proof.deadline import Deadline, OutOfTimeError
     from guidxmage.result_folder import PLACES, PROVENANCE, check_replaceable, place_of
 
     places = [place_of(photo, out)]
@@ -85,27 +89,34 @@ def prove(  # noqa: PLR0917
     explainer = load_explainer(model, weights, labels, "float64")
     explanation = explainer.explain(photo, target_of(target, None), space="input")
     if explanation.several:
-        from guidxmage.errors import InputError
-
         raise InputError(f"--target {target} names several classes; a proof is about one")
     symbolic = explanation.symbolic_model
     assert symbolic.network is not None
     program = symbolic.network.program
-    claim = smt.claim_of(
-        program, explanation.input, symbolic.cotangent[0, 0], trail=explanation.trail
-    )
-    if file_format is Format.vnnlib:
-        _write_queries(claim, out, eps, as_json, overwrite, places)
-        return
-    proof = smt.prove(claim, one_formula=one_formula, seconds=timeout)
-    printed = smt.printed_difference(claim, explanation.weights, float(explanation.bias), tolerance)
+    deadline, printed = Deadline(timeout), None
+    cotangent, trail = symbolic.cotangent[0, 0], explanation.trail
+    try:
+        claim = smt.claim_of(program, explanation.input, cotangent, trail=trail, deadline=deadline)
+        if file_format is Format.vnnlib:
+            _write_queries(claim, out, eps, deadline, as_json, overwrite, places)
+            return
+        printed = smt.printed_difference(
+            claim, explanation.weights, float(explanation.bias), tolerance
+        )
+        proof = smt.prove(claim, one_formula=one_formula, deadline=deadline)
+    except OutOfTimeError:
+        if file_format is Format.vnnlib:
+            raise InputError(
+                f"the queries were not written within {timeout:g} s; give a longer --timeout"
+            ) from None
+        proof = smt.unwritten(deadline)
     summary = _summary(proof, printed, shown(photo), explainer.name)
     summary[PROVENANCE] = {PLACES: places}
     files = {f"{FILES}/{name}": content for name, content in proof.files.items()}
     written = _write(out, files, summary, overwrite, places)
     text = json.dumps(written, indent=2, ensure_ascii=False)
     typer.echo(text if as_json else _sentences(proof, printed, out))
-    if proof.verdict != "proved" or not printed.holds:
+    if proof.verdict != "proved" or printed is None or not printed.holds:
         raise typer.Exit(NOT_PROVED)
 
 
@@ -133,7 +144,7 @@ def _write(
         return write_mark(new, summary, RESULT)
 
 
-def _summary(proof: Proof, printed: Printed, photo: str, model: str) -> dict[str, Any]:
+def _summary(proof: Proof, printed: Printed | None, photo: str, model: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "schema": PROOF,
         "photo": photo,
@@ -147,14 +158,16 @@ def _summary(proof: Proof, printed: Printed, photo: str, model: str) -> dict[str
             {"file": f"{FILES}/{name}", "answer": answer, "seconds": seconds}
             for name, answer, seconds in proof.steps
         ],
-        "printed": {
+        "printed": None,
+        "witness": None,
+    }
+    if printed is not None:
+        found["printed"] = {
             "holds": printed.holds,
             "largest_difference": float(printed.largest),
             "bias_difference": float(printed.bias),
             "allowed": float(printed.allowed),
-        },
-        "witness": None,
-    }
+        }
     if proof.witness is not None:
         witness = proof.witness
         found["witness"] = {
@@ -167,15 +180,19 @@ def _summary(proof: Proof, printed: Printed, photo: str, model: str) -> dict[str
     return found
 
 
-def _sentences(proof: Proof, printed: Printed, out: Path) -> str:
+def _sentences(proof: Proof, printed: Printed | None, out: Path) -> str:
     count = len(proof.files)
     lines = [f"{proof.verdict}: {proof.reason}" if proof.reason else proof.verdict]
+    if not count:
+        return lines[0]
     lines.append(
         f"  {proof.decisions:,} decisions, {count} formula{'s' if count > 1 else ''} in "
         f"{out / FILES}/, z3 {proof.seconds:.2f} s"
     )
-    if not proof.contains_photo:
+    if proof.contains_photo is False:
         lines.append("  in exact arithmetic the photo itself takes other decisions: see the trail")
+    if printed is None:
+        return "\n".join(lines)
     word = "is" if printed.holds else "is NOT"
     lines.append(
         f"  the printed weights and bias: off by {float(printed.largest):.3g} and "
@@ -185,13 +202,19 @@ def _sentences(proof: Proof, printed: Printed, out: Path) -> str:
 
 
 def _write_queries(  # noqa: PLR0917
-    claim: Any, out: Path, eps: float, as_json: bool, overwrite: bool, places: Sequence[str]
+    claim: Any,
+    out: Path,
+    eps: float,
+    deadline: Any,
+    as_json: bool,
+    overwrite: bool,
+    places: Sequence[str],
 ) -> None:
     """The VNN-LIB files; the network itself is the user's ONNX export."""
     from guidxmage.proof.vnnlib import queries
     from guidxmage.result_folder import PLACES, PROVENANCE
 
-    files = queries(claim, eps)
+    files = queries(claim, eps, deadline)
     summary = {"schema": QUERIES, "eps": eps, PROVENANCE: {PLACES: list(places)}}
     written = _write(out, files, summary, overwrite, places)
     typer.echo(json.dumps(written) if as_json else f"{', '.join(files)} → {out}/")

@@ -53,9 +53,9 @@ class Builder:
         self._constant: set[int] = set()  # those that depend on the number of images alone
         self._next = 1
 
-    def built(self, operations: Sequence[Operation]) -> tuple[Call | Branch, ...]:
+    def built(self, operations: Sequence[Operation], result: int) -> tuple[Call | Branch, ...]:
         """Calls and branches in order; a call's id is that of the value it computes."""
-        used = {i for one in operations for i in read_by(one)}
+        used = {result, *(i for one in operations for i in read_by(one))}
         # Numbers of values that no operation has: for constants that are repeated, and branches.
         self._next = 1 + max((n or 0 for one in operations for n in one.outputs), default=0)
         for operation in operations:

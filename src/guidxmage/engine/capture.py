@@ -23,6 +23,9 @@ from guidxmage.engine.rules import rule_of
 from guidxmage.engine.tape import Operation, Tape
 from guidxmage.errors import InputError, UnsupportedOperatorError
 
+# A branch on a fair coin is the same in so many runs once in a thousand times.
+_MANY = 10
+
 
 def capture(
     model: nn.Module,
@@ -59,9 +62,9 @@ def capture(
 
 
 def _refuse_random(model: nn.Module, image: Tensor, writes: Sequence[Tensor]) -> None:
-    """Two runs in a row must be the same. Other threads may draw random numbers meanwhile."""
-    first, second = (plain_run(model, image, writes) for _ in range(2))
-    if not same_numbers(first, second):
+    """Runs in a row must be the same. Other threads may draw random numbers meanwhile."""
+    first = plain_run(model, image, writes)
+    if not all(same_numbers(first, plain_run(model, image, writes)) for _ in range(_MANY)):
         raise UnsupportedOperatorError(
             "this network cannot be explained: it draws random numbers from NumPy or Python, in "
             "evaluation mode too; every run gives another answer"
@@ -78,7 +81,7 @@ def _of_any_number(
         operations = _merged(first, second)
     except (Differ, InputError):  # a model may insist on one image
         return None
-    order = Builder(model).built(operations)
+    order = Builder(model).built(operations, _result_id(first))
     calls = [one for one in order if isinstance(one, Call)]
     if len(calls) < len(order) or not rows_stay_apart(calls, images.shape[1:]):
         return None
@@ -103,7 +106,7 @@ def _merged(first: Tape, second: Tape) -> list[Operation]:
 def _of_one(model: nn.Module, image: Tensor, other: Tensor, chosen: Conventions) -> Program:
     """The program of one image; `other` is one on which it is tried as well."""
     tape = taped(model, image)
-    order = Builder(model).built(_needed(tape))
+    order = Builder(model).built(_needed(tape), _result_id(tape))
     program = _program(order, tape, image, chosen, batched=False)
     with torch.no_grad():
         try:

@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from guidxmage.engine.recorder import Recorder
 
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _OUTWARDS = frozenset([Tensor.numpy, Tensor.__array__, Tensor.__dlpack__])
 
 
@@ -23,7 +24,7 @@ class Leaving(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is Tensor.data.__get__:  # type: ignore[attr-defined]
+        if func == _DATA:
             return args[0].detach()
         if func in _OUTWARDS and self._recorder.is_active(args[0]):
             name = getattr(func, "__name__", str(func))

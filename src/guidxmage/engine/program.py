@@ -317,7 +317,7 @@ class Program:
                     (c.site, position_map(*by_row(g, c.weighed, rows))) for c in reversed(constants)
                 )
             # The last to read g, which may be overwritten here where nothing else has it.
-            sent = self._pull_call(step.rule, frame, g, step.holes)
+            sent = self.pull_call(step.rule, frame, g, step.holes)
             for number, (id_, g_in) in enumerate(zip(call.inputs, sent.cotangents, strict=True)):
                 if g_in is not None:  # not frozen: something flows here
                     pending.add(id_, sent_on(frame, arrived, sent, number))
@@ -334,7 +334,7 @@ class Program:
             maps=dict(reversed(bias_maps.items())),
         )
 
-    def _pull_call(self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]) -> Sent:
+    def pull_call(self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]) -> Sent:
         """One call transposed: a cotangent for each of its active inputs."""
         pulled = rule.pull(frame, g, *holes, **frame.call.kwargs)
         return pulled if isinstance(pulled, Sent) else Sent(pulled)

@@ -100,11 +100,13 @@ class Recorder(SchemaCheckMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if self._is_to_be_taken_apart(func, args, kwargs):
-            with self._watching():
-                return func.decompose(*args, **kwargs)
         with torch._C._DisablePythonDispatcher():  # else parts of PyTorch run in Python instead
             self._check(func, types, args, kwargs)
+            apart = self._is_to_be_taken_apart(func, args, kwargs)
+        if apart:
+            with self._watching():
+                return func.decompose(*args, **kwargs)
+        with torch._C._DisablePythonDispatcher():
             if torch.Tag.inplace_view in func.tags:
                 return self._moved_in_place(func, args, kwargs)
             targets = [t for t in _written(func, args, kwargs) if isinstance(t, Tensor)]
@@ -141,11 +143,11 @@ class Recorder(SchemaCheckMode):
     def _check(
         self, func: OpOverload, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        strange = next((kind for kind in types if kind not in _PLAIN_TYPES), None)
+        strange = next((kind.__name__ for kind in types if kind not in _PLAIN_TYPES), None)
+        if any(map(torch._C._functorch.is_functorch_wrapped_tensor, _tensors((args, kwargs)))):
+            strange = "tensor of torch.func (vmap and its kin)"
         if strange is not None:
-            raise self.refuse(
-                f"{self.where(func)} works on a {strange.__name__}, not a plain tensor"
-            )
+            raise self.refuse(f"{self.where(func)} works on a {strange}, not on a plain tensor")
         if draws(func, args, kwargs):
             raise self.refuse(
                 f"{self.where(func)} draws random numbers, in evaluation mode too: every run gives "
@@ -167,22 +169,22 @@ class Recorder(SchemaCheckMode):
         active = func._schema.name not in _LIKE and _has_ref((own_args, own_kwargs))
         several = isinstance(result, list | tuple)
         results = list(result) if several else [result]
-        if not all(isinstance(one, Tensor) for one in results):
+        if not any(isinstance(one, Tensor) for one in results):
             if active:
                 self._tell(func, own_args, own_kwargs, result)
             return
-        sources = _tensors((args, kwargs))
-        fresh = [not any(one is source for source in sources) for one in results]
-        outputs: list[int | None] = [None] * len(results)
-        if active:
-            outputs = [
-                self._values.new(o) if new else None for o, new in zip(results, fresh, strict=True)
-            ]
+        # Some outputs may be missing, or be what was given.
+        given = _tensors((args, kwargs))
+        fresh = [isinstance(one, Tensor) and not _among(one, given) for one in results]
+        outputs = tuple(
+            self._values.new(one) if active and new else None
+            for one, new in zip(results, fresh, strict=True)
+        )
         if active and any(fresh):
-            shapes = tuple(tuple(one.shape) for one in results)
+            shapes = tuple(tuple(getattr(one, "shape", ())) for one in results)
             told = self._shape_told(func, own_args, shapes)
             operation = Operation(
-                func, own_args, own_kwargs, tuple(outputs), shapes, several, self.path, told
+                func, own_args, own_kwargs, outputs, shapes, several, self.path, told
             )
             self.tape.operations.append(operation)
         for number, one in enumerate(results):
@@ -365,6 +367,10 @@ def _has_ref(given: Any) -> bool:
 def listed(tensor: Tensor) -> tuple[Any, ...]:
     """All numbers of a tensor, in order."""
     return tuple(tensor.reshape(-1).tolist())
+
+
+def _among(tensor: Tensor, given: list[Tensor]) -> bool:
+    return any(tensor is one for one in given)
 
 
 def _one_view(a: Tensor, b: Tensor) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +125,20 @@ class SymbolicModel:
     network: Network | None = None
     input: Tensor | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling: the network stays behind, as it does when an explanation is saved."""
+        return {**vars(self), "network": None}
+
+    def __copy__(self) -> SymbolicModel:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SymbolicModel:
+        """Tensors are copied; the network is the user's own, and stays that."""
+        copied = {
+            name: deepcopy(value, memo) for name, value in vars(self).items() if name != "network"
+        }
+        return SymbolicModel(**copied, network=self.network)
+
     def __call__(self, Z: Tensor, *, check: bool = True) -> Tensor:
         """The scores of images Z in the explained space.
 
@@ -237,8 +253,8 @@ class SymbolicModel:
     def _network(self) -> Network:
         if self.network is None:
             raise InputError(
-                "this explanation was loaded without its network; load it with "
-                "Explanation.load(path, explainer=…) to compare trails"
+                "this explanation was loaded without its network (from a file, or by pickle); load "
+                "it with Explanation.load(path, explainer=…) to compare trails"
             )
         return self.network
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,11 +18,10 @@ from guidxmage.engine.decisions import Decisions
 from guidxmage.engine.distance import Distance
 from guidxmage.engine.gates import Gates
 from guidxmage.engine.pairs import Pairs
+from guidxmage.engine.stored import ARRAYS, StoredGate, StoredSite, StoredTrail
 from guidxmage.errors import InputError
 from guidxmage.files import write_atomically
-
-# The first parts of the names of a trail's arrays.
-_ARRAYS = ("trail", "gates")
+from guidxmage.untrusted import read_arrays
 
 
 @dataclass(frozen=True)
@@ -226,54 +224,37 @@ class Trail(Mapping[str, Decisions]):
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The trail as plain arrays: one JSON text and the packed bytes of every plane."""
-        sites = [
-            {
-                "site": site,
-                "kind": entry.kind,
-                "shape": list(entry.shape),
-                "planes": len(entry.planes),
-                "merged": entry.merged,
-            }
-            for site, entry in self.items()
-        ]
-        gates = [
-            {
-                "site": site,
-                "convention": gate.convention,
-                "planes": len(gate.planes),
-                "merged": gate.merged,
-            }
-            for site, gate in self.gates.items()
-        ]
-        described = {"header": self.header, "rows": self.rows, "sites": sites, "gates": gates}
-        text = json.dumps(described)
-        arrays = {"trail": np.frombuffer(text.encode(), dtype=np.uint8)}
-        for number, entry in enumerate(self.values()):
-            for plane, packed in enumerate(entry.planes):
-                arrays[f"trail.{number}.{plane}"] = packed.cpu().numpy()
-        for number, gate in enumerate(self.gates.values()):
-            for plane, values in enumerate(gate.planes):
-                arrays[f"gates.{number}.{plane}"] = values.cpu().numpy()
-        return arrays
+
+        def arrays(planes: Sequence[Tensor]) -> tuple[np.ndarray, ...]:
+            return tuple(plane.cpu().numpy() for plane in planes)
+
+        sites = tuple(
+            StoredSite(site, e.kind, e.shape, arrays(e.planes), e.merged)
+            for site, e in self.items()
+        )
+        gates = tuple(
+            StoredGate(site, g.convention, arrays(g.planes), g.merged)
+            for site, g in self.gates.items()
+        )
+        return StoredTrail(self.header, self.rows, sites, gates).arrays()
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Trail:
-        """Inverse of `to_arrays`."""
-        described = json.loads(arrays["trail"].tobytes().decode())
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], name: str = "the trail") -> Trail:
+        """Inverse of `to_arrays`; `name` is what an InputError calls it.
 
-        def planes(name: str, number: int, count: int) -> tuple[Tensor, ...]:
-            found = (np.array(arrays[f"{name}.{number}.{plane}"]) for plane in range(count))
-            return tuple(map(torch.from_numpy, found))
+        Raises InputError where arrays are missing, of another type or of another size than the
+        JSON text says.
+        """
+        stored = StoredTrail.of_arrays(arrays, name)
 
-        decisions, gates = {}, {}
-        for number, site in enumerate(described["sites"]):
-            own = planes("trail", number, site["planes"])
-            merged = site.get("merged", False)
-            decisions[site["site"]] = Decisions(site["kind"], tuple(site["shape"]), own, merged)
-        for number, site in enumerate(described.get("gates", ())):
-            own = planes("gates", number, site["planes"])
-            gates[site["site"]] = Gates(site["convention"], own, site["merged"])
-        return cls(decisions, described["header"], described["rows"], gates)
+        def tensors(planes: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+            return tuple(torch.from_numpy(np.array(plane)) for plane in planes)
+
+        decisions = {
+            s.site: Decisions(s.kind, s.shape, tensors(s.planes), s.merged) for s in stored.sites
+        }
+        gates = {g.site: Gates(g.convention, tensors(g.planes), g.merged) for g in stored.gates}
+        return cls(decisions, stored.header, stored.rows, gates)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the trail alone as a NumPy archive, without pickle (docs/formats.md).
@@ -292,10 +273,7 @@ class Trail(Mapping[str, Decisions]):
         Raises InputError where there is no such file, or another or a damaged one.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                names = [name for name in stored.files if name.partition(".")[0] in _ARRAYS]
-                return cls.from_arrays({name: stored[name] for name in names})
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist") from None
-        except Exception as error:  # zip, JSON and NumPy each raise their own kinds
-            raise InputError(f"{path} holds no trail, or a damaged one") from error
+            arrays = read_arrays(path, wanted=lambda name: name.partition(".")[0] in ARRAYS)
+            return cls.from_arrays(arrays, str(path))
+        except InputError as error:
+            raise InputError(f"{path} holds no trail, or a damaged one: {error}") from error

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from guidxmage import __version__, fingerprint
 from guidxmage.engine.capture import capture
@@ -17,23 +16,19 @@ from guidxmage.engine.deployment import untouched
 from guidxmage.engine.precision import widened
 from guidxmage.engine.program import Program
 from guidxmage.engine.symbolic import Network
-from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError, UnsupportedOperatorError
-from guidxmage.explanation import Explanation
-from guidxmage.proof.fidelity import (
-    ModelFidelity,
-    TrailFidelity,
-    model_fidelity,
-    trail_fidelity,
-)
-from guidxmage.proof.modular import Identity, prove_identity
-from guidxmage.proof.numeric import Numeric, exact_run, measured
+from guidxmage.exactness import exactness_of
+from guidxmage.explanation import TENSORS, Explanation
+from guidxmage.proof.deviations import RoundingModel
+from guidxmage.proof.fidelity import ModelFidelity, TrailFidelity, fidelity_of
+from guidxmage.proof.judges import Finding, judged
+from guidxmage.proof.modular import Identity, ModularNetwork
+from guidxmage.proof.numeric import Exact, Numeric, ledger, measured, with_ledger
+from guidxmage.proof.remade import Remade, RemadeTarget
 
-SCHEMA = "guid-xmage/certificate/1"
+SCHEMA = "guid-xmage/certificate/2"
 # What the exact rationals of a network are found for; more takes minutes.
 _MOST_DECISIONS, _MOST_INPUTS = 3_000, 4_000
-# Relative to float64: a larger difference is no rounding.
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
 
 
 @dataclass(frozen=True)
@@ -50,13 +45,13 @@ class Rationals:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was found for each claim.
+    """What was found for each claim, and about every number.
 
-    identity: the algebra; numeric: what rounding did, None where no float64 run was possible;
-    trail: which decisions are in doubt, None for networks with smooth operators; same_trail:
-    whether recording the image again gives the same trail; model: whether the captured program is
-    the network; rationals: exact fractions of small networks. fingerprints: SHA-256 of model, image
-    and trail.
+    identity: the algebra; numeric: what rounding did; trail: which decisions are in doubt, None for
+    networks with smooth operators; same_trail: whether recording the image again gives the same
+    trail, bit for bit; model: whether the captured program is the network; rationals: exact
+    fractions of small networks; findings: one for every field of the explanation and of its
+    symbolic model. fingerprints: SHA-256 of model, image and trail.
     """
 
     identity: Identity
@@ -65,8 +60,8 @@ class Certificate:
     same_trail: bool
     model: ModelFidelity
     rationals: Rationals
+    findings: tuple[Finding, ...]
     fingerprints: dict[str, str | None]
-    tolerance: float
     seconds: float
 
     @property
@@ -80,14 +75,15 @@ class Certificate:
         found = []
         if self.identity.holds is False:
             found.append(f"the algebraic identity fails: {self.identity.reason}")
-        if not self.same_trail:
-            found.append("recording the image again gives another trail")
-        worst = max(self.numeric.weights, self.numeric.contributions)
-        if not worst <= self.tolerance:
-            found.append(f"the weights are {worst:.2g} off, relative to float64")
-        if not self.model.identical and self.model.difference > self.tolerance:
+        if not self.model.difference <= self.model.explained:
             found.append(f"the module's logits differ by {self.model.difference:.2g}")
+        found += [f"{one.name}: {one.detail}" for one in self.findings if one.passed is False]
         return tuple(found)
+
+    @property
+    def not_evidence(self) -> tuple[str, ...]:
+        """What is stated and cannot be judged, and why not."""
+        return tuple(f"{one.name}: {one.detail}" for one in self.findings if one.passed is None)
 
     def __str__(self) -> str:
         verdict = "certified" if self.holds else f"NOT certified ({'; '.join(self.reasons)})"
@@ -139,126 +135,130 @@ def certify(
 
     The network is captured once more for it, apart from the capture that the explanation was made
     with. seed: of the primes and the random images; by default drawn by the system.
-    Raises InputError for an explanation that was loaded without its explainer.
+    Raises InputError for an explanation that was loaded without its explainer, and for one whose
+    parts do not have the same axes.
     """
     network = explanation.symbolic_model.network
     if network is None or network.model is None:
         raise InputError(
-            "an explanation that was loaded from a file does not know its network; load it with "
-            "Explanation.load(folder, explainer)"
+            "an explanation that was loaded from a file, or by pickle, does not know its network; "
+            "load it with Explanation.load(folder, explainer)"
         )
+    _check_axes(explanation, network)
+    exactness = exactness_of(
+        smooth=bool(network.program.smooth),
+        residual=explanation.residual,
+        bound=explanation.residual_bound,
+    )
     with untouched(network.model):
-        fresh = capture(network.model, _given(explanation, network), network.program.conventions)
-        wide = widened(network.program)
-        return [_certify(part, network, fresh, wide, primes, seed) for part in explanation.split()]
+        X = explanation.input if explanation.batched else explanation.input[None]
+        witness = _Witness(network, network.model, network.to_input(X), primes, seed)
+        images = explanation if explanation.batched else [explanation]
+        return [found for image in images for found in witness.certificates(image, exactness)]
 
 
-def _given(explanation: Explanation, network: Network) -> Tensor:
-    """The images (B, …) as the network took them."""
-    images = explanation.input if explanation.batched else explanation.input[None]
-    return network.to_input(images)
+def _check_axes(explanation: Explanation, network: Network) -> None:
+    """Raise InputError where the arrays' axes are not those that the symbolic model states."""
+    model, program = explanation.symbolic_model, network.program
+    targets, images, classes = model.cotangent.shape
+    per_image = (images,) if model.batched else ()
+    per_target = (*per_image, targets) if model.several else per_image
+    Z = explanation.input.shape[len(per_image) :]
+    shapes = {"logits": (*per_image, classes), "input": (*per_image, *Z)}
+    shapes |= dict.fromkeys(("weights", "contributions"), (*per_target, *Z))
+    alone = (model.batched or images == 1) and (model.several or targets == 1)
+    counts = {explanation.trail.rows, len(explanation.pictures), images}
+    wrong = [n for n in TENSORS if getattr(explanation, n).shape != shapes.get(n, per_target)]
+    if model.weights.shape != shapes["weights"] or model.bias.shape != per_target:
+        wrong.append("symbolic_model")
+    if any(value.shape != per_target for value in explanation.bias_by_layer.values()):
+        wrong.append("bias_by_layer")
+    if wrong or not alone or len(counts) > 1 or classes != program.classes:
+        what = ", ".join(wrong) or "trail, pictures and cotangent"
+        raise InputError(
+            f"the explanation does not fit together: {what} differ from the axes that its symbolic "
+            f"model states ({images} images, {targets} targets, {classes} classes)"
+        )
 
 
-def _certify(  # noqa: PLR0917
-    part: Explanation,
-    network: Network,
-    fresh: Program,
-    wide: Program,
-    primes: int,
-    seed: int | None,
-) -> Certificate:
-    began = time.perf_counter()
-    assert network.model is not None
-    program, trail = network.program, part.trail
-    Z = part.input[None]
-    X = network.to_input(Z)
-    cotangent = part.symbolic_model.cotangent[0]
-    again = fresh.record(X, norms=False)
-    identity = prove_identity(
-        fresh, program, (again.trail, trail), cotangent[0], primes=primes, seed=seed
-    )
-    smooth = bool(program.smooth)
-    numeric = _numeric(part, network, wide, X, Z, cotangent)
-    fidelity = None if smooth else trail_fidelity(program, wide, trail, X, cotangent)
-    return Certificate(
-        identity=identity,
-        numeric=numeric,
-        trail=fidelity,
-        same_trail=bool(again.trail.same(trail).all()),
-        model=model_fidelity(network.model, program, X, part.logits),
-        rationals=_rationals(part, wide, X, cotangent[0]),
-        fingerprints={
-            "model": fingerprint.of_model(network.model),
-            "image": fingerprint.of_tensor(part.input),
-            "trail": fingerprint.of_trail(trail),
-        },
-        tolerance=TOLERANCE[program.dtype],
-        seconds=time.perf_counter() - began,
-    )
+class _Witness:
+    """What is known of a network for all images and targets that are certified together."""
+
+    def __init__(
+        self, network: Network, model: nn.Module, given: Tensor, primes: int, seed: int | None
+    ) -> None:
+        program = network.program
+        self.network, self.model = network, model
+        self.fresh = capture(model, given, program.conventions)
+        self.wide = widened(program)
+        self.modular = ModularNetwork(self.fresh, program, primes=primes, seed=seed)
+        self.rounding = RoundingModel(self.wide)
+        self.fingerprint = fingerprint.of_model(model)
+
+    def certificates(self, image: Explanation, exactness: str) -> Iterator[Certificate]:
+        """One for each target of a single image; exactness is what it must state."""
+        began = time.perf_counter()
+        remade = Remade.of(image, self.network, self.model, self.fresh, self.wide)
+        cotangents = image.symbolic_model.cotangent[:, 0]
+        identities = self.modular.identities(remade.trails, cotangents)
+        parts = image.split()
+        shared = (time.perf_counter() - began) / len(parts)
+        for number, (part, identity) in enumerate(zip(parts, identities, strict=True)):
+            began = time.perf_counter()
+            found = self._certificate(remade, part, number, identity, exactness)
+            yield replace(found, seconds=shared + time.perf_counter() - began)
+
+    def _certificate(
+        self, image: Remade, part: Explanation, number: int, identity: Identity, exactness: str
+    ) -> Certificate:
+        target = image.target(part, number, self.rounding)
+        return Certificate(
+            identity=identity,
+            numeric=self._numeric(image, part, target),
+            trail=self._doubts(image, part, target),
+            same_trail=image.same_trail,
+            model=image.model,
+            rationals=_rationals(part, image, self.wide, target.exact),
+            findings=judged(target.evidence(part, image, exactness)),
+            fingerprints={
+                "model": self.fingerprint,
+                "image": fingerprint.of_tensor(part.input),
+                "trail": fingerprint.of_trail(part.trail),
+            },
+            seconds=0.0,
+        )
+
+    def _numeric(self, image: Remade, part: Explanation, target: RemadeTarget) -> Numeric:
+        printed = (part.weights[None], float(part.symbolic_model.bias), float(part.score))
+        bias = sum(target.sites.values())
+        found = measured(target.exact, (target.weights[None], bias), part.input[None], printed)
+        if self.wide.smooth:
+            return found
+        values, cotangents = image.runs.deployed.values, target.exact.cotangents
+        return with_ledger(found, *ledger(self.wide, image.exact_trail, values, cotangents))
+
+    def _doubts(
+        self, image: Remade, part: Explanation, target: RemadeTarget
+    ) -> TrailFidelity | None:
+        if image.doubts is None:
+            return None
+        recorded, cotangent = image.runs.deployed.trail, part.symbolic_model.cotangent[0]
+        known = target.exact.weights if image.same_trail else None
+        return fidelity_of(image.doubts, recorded, self.wide, cotangent, known)
 
 
-def _numeric(  # noqa: PLR0917
-    part: Explanation, network: Network, wide: Program, X: Tensor, Z: Tensor, cotangent: Tensor
-) -> Numeric:
-    model = part.symbolic_model
-    to_space = chain_rule(network.to_input, Z)
-    printed = (part.weights[None], float(model.bias), float(part.score))
-    if not wide.smooth:
-        given = (X, Z)
-        return measured(network.program, wide, part.trail, given, printed, cotangent, to_space)[0]
-    own = wide.record(X.double(), norms=False).trail
-    exact = exact_run(wide, own, X.double(), cotangent.double())
-    weights, shift = to_space(exact.weights)
-    difference = part.weights[None].double() - weights
-    size = float(torch.linalg.vector_norm(weights)) or 1.0
-    shown = float(torch.linalg.vector_norm(weights * Z.double())) or 1.0
-    return Numeric(
-        weights=float(torch.linalg.vector_norm(difference)) / size,
-        weights_largest=float(difference.abs().max()),
-        contributions=float(torch.linalg.vector_norm(difference * Z.double())) / shown,
-        bias=float(model.bias) - exact.bias - shift,
-        score=float(part.score) - exact.score,
-        ledger={},
-        unexplained=float("nan"),
-        bound=float("nan"),
-    )
-
-
-def chain_rule(
-    to_input: Callable[[Tensor], Tensor], Z: Tensor
-) -> Callable[[Tensor], tuple[Tensor, float]]:
-    """Weights on the network's input as weights on Z, and what the affine map adds to b."""
-
-    def there(weights: Tensor) -> tuple[Tensor, float]:
-        wide = Z.detach().double()
-        with torch.enable_grad():
-            leaf = wide.clone().requires_grad_()
-            seen = to_input(leaf)
-            if not seen.requires_grad:  # a map that leaves autograd, or none at all
-                return weights, 0.0
-            (carried,) = torch.autograd.grad((seen.double() * weights).sum(), leaf)
-        moved = float((seen.detach().double() * weights).sum() - (wide * carried).sum())
-        return carried, moved
-
-    return there
-
-
-def _rationals(part: Explanation, wide: Program, X: Tensor, cotangent: Tensor) -> Rationals:
+def _rationals(part: Explanation, image: Remade, wide: Program, exact: Exact) -> Rationals:
     """Exact fractions, where the network is small enough and the weights are its input's own."""
     if wide.smooth:
         return Rationals(None, None, "smooth operators have no exact rationals")
-    if part.trail.count > _MOST_DECISIONS or X.numel() > _MOST_INPUTS:
+    if part.trail.count > _MOST_DECISIONS or image.X.numel() > _MOST_INPUTS:
         return Rationals(None, None, "the network is too large for exact rationals")
     from guidxmage.proof.smt import claim_of, printed_difference
 
+    cotangent, trail = part.symbolic_model.cotangent[0, 0], image.exact_trail
     try:
-        claim = claim_of(wide, X[0].double(), cotangent, trail=_comparable(part.trail, wide))
+        claim = claim_of(wide, image.X[0].double(), cotangent, trail=trail)
     except (InputError, UnsupportedOperatorError) as error:
         return Rationals(None, None, str(error))
-    exact = exact_run(wide, part.trail, X.double(), cotangent.double()[None])
     found = printed_difference(claim, exact.weights[0], exact.bias, 1.0)
     return Rationals(float(found.largest), float(found.bias))
-
-
-def _comparable(trail: Trail, program: Program) -> Trail:
-    return replace(trail, header=dict(program.header))

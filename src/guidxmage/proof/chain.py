@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from guidxmage.proof.deadline import NEVER, Deadline
 from guidxmage.proof.formula import ZERO, Line, Names, rational, script, term
 from guidxmage.proof.layers import Choices, Layer, Rational
 
@@ -29,16 +30,25 @@ class Step:
     text: str
 
 
-def exact_model(network: Rational, choices: Choices, cotangent: Sequence[Fraction]) -> Line:
+def exact_model(
+    network: Rational,
+    choices: Choices,
+    cotangent: Sequence[Fraction],
+    deadline: Deadline = NEVER,
+) -> Line:
     """The symbolic model f_t(Z) = ⟨Δ, Z⟩ + b along a trail, in rational numbers."""
     state = _start(network, cotangent)
     for layer in reversed(network.layers):
-        state = _replaced(state, layer, network.decided(layer, choices))
+        state = _replaced(state, layer, network.decided(layer, choices), deadline)
     return state
 
 
 def chain(
-    network: Rational, choices: Choices, cotangent: Sequence[Fraction], claim: Line
+    network: Rational,
+    choices: Choices,
+    cotangent: Sequence[Fraction],
+    claim: Line,
+    deadline: Deadline = NEVER,
 ) -> list[Step]:
     """All steps of the proof that the target is `claim` for every Z that follows the trail."""
     names = Names(network.inputs)
@@ -46,9 +56,9 @@ def chain(
     steps: list[Step] = []
     for layer in reversed(network.layers):
         lines = network.decided(layer, choices)
-        after = _replaced(state, layer, lines)
+        after = _replaced(state, layer, lines, deadline)
         if _outputs(state, layer, len(lines)):
-            steps.append(_step(len(steps), (layer, lines), (state, after), names))
+            steps.append(_step(len(steps), (layer, lines), (state, after), names, deadline))
         state = after
     steps.append(_last(len(steps), state, claim, names))
     return steps
@@ -64,10 +74,10 @@ def _outputs(state: Line, layer: Layer, count: int) -> dict[int, Fraction]:
     return {n: state.row[n] for n in numbers if n in state.row}
 
 
-def _replaced(state: Line, layer: Layer, lines: Sequence[Line]) -> Line:
+def _replaced(state: Line, layer: Layer, lines: Sequence[Line], deadline: Deadline) -> Line:
     """The state with a layer's outputs replaced by their lines."""
     row, constant = dict(state.row), state.constant
-    for number, line in enumerate(lines):
+    for number, line in enumerate(deadline.watch(lines)):
         weight = row.pop(layer.first + number, None)
         if weight is None:
             continue
@@ -82,13 +92,17 @@ def _step(
     replaced: tuple[Layer, Sequence[Line]],
     states: tuple[Line, Line],
     names: Names,
+    deadline: Deadline,
 ) -> Step:
     (layer, lines), (before, after) = replaced, states
     weights = _outputs(before, layer, len(lines))
     used = {n: lines[n - layer.first] for n in weights}
     inputs = sorted({n for line in used.values() for n in line.row})
     commands = [f"(declare-fun {names[n]} () Real)" for n in inputs]
-    commands += [f"(define-fun {names[n]} () Real {term(line, names)})" for n, line in used.items()]
+    commands += [
+        f"(define-fun {names[n]} () Real {term(line, names)})"
+        for n, line in deadline.watch(used.items())
+    ]
     left = Line({**weights, **_of(before.row, inputs)})
     right = Line(_of(after.row, inputs), after.constant - before.constant)
     commands.append(f"(assert (not (= {term(left, names)} {term(right, names)})))")

@@ -6,9 +6,8 @@ exact arithmetic might decide otherwise there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +17,16 @@ from guidxmage.engine.call import Call
 from guidxmage.engine.decisions import Decisions
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
+from guidxmage.engine.runs import Recording
 from guidxmage.engine.trail import Trail
+from guidxmage.errors import InputError
 from guidxmage.proof.margins import Margins, margins_of
 
 LISTED = 20
 # float32's unit roundoff over float64's: by so much smaller are the errors of a float64 run.
 _NARROWER = 2.0**-29
+# How many times the error that this machine's rounding shows another machine's may be.
+_SLACK = 8.0
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,13 @@ class TrailFidelity:
 class ModelFidelity:
     """Whether the captured program gives what the user's module gives.
 
-    identical: bit for bit; difference: the largest between two logits.
+    identical: bit for bit; difference: the largest between two logits, and what of it rounding
+    explains, where they differ: some modules run kernels in evaluation mode that have no operators.
     """
 
     identical: bool
     difference: float
+    explained: float
     dtype: str
     device: str
     layout: str
@@ -76,7 +81,7 @@ class ModelFidelity:
 
 @torch.no_grad()
 def model_fidelity(model: nn.Module, program: Program, X: Tensor, logits: Tensor) -> ModelFidelity:
-    """Run the module on the same input, (1, …), and compare its logits (classes,)."""
+    """Run the module on X (1, …), and compare its logits with those of the program (classes,)."""
     own = model(X)[0]
     weights = [p for p in model.parameters() if p.ndim == 4]
     last = [p for p in weights if p.is_contiguous(memory_format=torch.channels_last)]
@@ -84,6 +89,7 @@ def model_fidelity(model: nn.Module, program: Program, X: Tensor, logits: Tensor
     return ModelFidelity(
         identical=bool(torch.equal(own, logits.to(own))),
         difference=float((own.double() - logits.to(own).double()).abs().max()),
+        explained=0.0,
         dtype=str(program.dtype).removeprefix("torch."),
         device=program.device.type,
         layout="channels last" if mixed and len(last) == len(weights) else "contiguous",
@@ -93,86 +99,200 @@ def model_fidelity(model: nn.Module, program: Program, X: Tensor, logits: Tensor
     )
 
 
-def trail_fidelity(
-    program: Program, wide: Program, trail: Trail, X: Tensor, cotangent: Tensor
-) -> TrailFidelity:
-    """Compare a program with its counterpart in the other precision, on X (1, …).
+@dataclass(frozen=True)
+class Run:
+    """One run of an image (1, …): what was recorded, and all values in float64 by call (0: X)."""
 
-    wide: of the two the float64 one, unfolded; its pull tells how far Δ moves.
+    recording: Recording
+    values: Mapping[int, Tensor]
+
+    @classmethod
+    def of(cls, program: Program, X: Tensor, *, norms: bool = False) -> Run:
+        """Run a program on X, in its own precision."""
+        X = X.to(program.dtype)
+        values: dict[int, Tensor] = {0: X.double()}
+
+        def keep(call: Call, value: Tensor) -> None:
+            values[call.id] = value.to(torch.float64, copy=True)
+
+        return cls(program.record(X, norms=norms, visit=keep), values)
+
+    @property
+    def trail(self) -> Trail:
+        """The decisions of this run."""
+        return self.recording.trail
+
+
+@dataclass(frozen=True)
+class Runs:
+    """An image run in the deployed precision and in the other one.
+
+    narrow: the deployed one is float32, so that float64 shows its very errors; else they are taken
+    to be by the ratio of the precisions smaller than those of float32.
     """
-    own = _outputs(program, X)
-    other_trail, other = _other(program, wide, X)
-    scale = 1.0 if program.dtype == torch.float32 else _NARROWER
-    flipped = dict(trail.decisions)
-    doubts: list[Doubt] = []
-    by_site: dict[str, int] = {}
-    ties = 0
-    for call in program.calls:
-        rule = rule_of(call)
-        if rule is None or rule.kind != "decision":
-            continue
-        error = scale * max(float((own[i] - other[i]).abs().max()) for i in call.inputs)
-        entry = trail.decisions[call.site]
-        margins = margins_of(call, [own[i] for i in call.inputs], entry)
-        if margins is None:
-            continue
-        rivals = margins_of(call, [other[i] for i in call.inputs], entry)
-        assert rivals is not None
-        tied = (margins.gap == 0) & (rivals.gap == 0) & margins.among_several
-        open_ = (margins.gap <= error) & ~tied & (error > 0)
-        ties += int(tied.sum())
-        count = int(open_.sum())
-        if count:
-            by_site[call.site] = count
-            flipped[call.site] = _flipped(entry, open_, margins)
-            doubts += _listed(call, entry, open_, margins, error)
-    changed = sum(int(n.sum()) for n in trail.hamming(other_trail).values())
+
+    program: Program
+    deployed: Run
+    other: Run
+
+    @classmethod
+    def of(cls, program: Program, wide: Program, X: Tensor) -> Runs:
+        """wide: of the two precisions the float64 program, unfolded."""
+        from guidxmage.engine.precision import narrowed
+
+        other = narrowed(wide) if program.dtype == torch.float64 else wide
+        return cls(program, Run.of(program, X, norms=True), Run.of(other, X))
+
+    def error(self, call: Call) -> float:
+        """The largest error that rounding made in what a call is given."""
+        own, other = self.deployed.values, self.other.values
+        scale = 1.0 if self.program.dtype == torch.float32 else _NARROWER
+        return scale * max(float((own[i] - other[i]).abs().max()) for i in call.inputs)
+
+    def margins(self, call: Call, run: Run) -> Margins | None:
+        """How narrowly a call decided in one of the runs, as the deployed one decided."""
+        entry = self.deployed.trail.decisions[call.site]
+        return margins_of(call, [run.values[i] for i in call.inputs], entry)
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """The ambiguous decisions of one image, whatever is explained of it.
+
+    Counts as in `TrailFidelity`; flipped: the trail with all ambiguous decisions taken otherwise.
+    """
+
+    ambiguous: dict[str, int]
+    ties: int
+    listed: tuple[Doubt, ...]
+    changed: int
+    flipped: Trail
+    other: Trail
+
+    @classmethod
+    def of(cls, runs: Runs) -> Doubts:
+        """Compare a program with its counterpart in the other precision."""
+        trail = runs.deployed.trail
+        flipped, by_site = dict(trail.decisions), {}
+        listed: list[Doubt] = []
+        ties = 0
+        for call in _deciding(runs.program):
+            margins = runs.margins(call, runs.deployed)
+            rivals = None if margins is None else runs.margins(call, runs.other)
+            if margins is None or rivals is None:
+                continue
+            entry, error = trail.decisions[call.site], runs.error(call)
+            tied = (margins.gap == 0) & (rivals.gap == 0) & margins.among_several
+            open_ = (margins.gap <= error) & ~tied & (error > 0)
+            ties += int(tied.sum())
+            count = int(open_.sum())
+            if count:
+                by_site[call.site] = count
+                flipped[call.site] = _flipped(entry, open_, margins)
+                listed += _listed(call, entry, open_, margins, error)
+        changed = trail.hamming(runs.other.trail).values()
+        return cls(
+            ambiguous=by_site,
+            ties=ties,
+            listed=tuple(sorted(listed, key=lambda doubt: doubt.margin)[:LISTED]),
+            changed=sum(int(n.sum()) for n in changed),
+            flipped=replace(trail, decisions=flipped),
+            other=runs.other.trail,
+        )
+
+
+def trail_fidelity(
+    runs: Runs, wide: Program, cotangent: Tensor, weights: Tensor | None = None
+) -> TrailFidelity:
+    """Which decisions of one image are in doubt, and what Δ of a cotangent (1, classes) owes them.
+
+    weights: Δ in float64 along the recorded trail, where it is known.
+    """
+    return fidelity_of(Doubts.of(runs), runs.deployed.trail, wide, cotangent, weights)
+
+
+def fidelity_of(
+    doubts: Doubts, trail: Trail, wide: Program, cotangent: Tensor, weights: Tensor | None
+) -> TrailFidelity:
+    """`trail_fidelity` where the doubts about the image's decisions are known."""
+
+    def delta(one: Trail) -> Tensor:
+        return wide.pull(one, cotangent.double()).weights
+
+    def moved(other: Trail) -> float:
+        own = delta(trail) if weights is None else weights
+        size = float(torch.linalg.vector_norm(own))
+        return float(torch.linalg.vector_norm(delta(other) - own)) / size if size else 0.0
+
     return TrailFidelity(
         decisions=trail.count,
-        ambiguous=sum(by_site.values()),
-        ties=ties,
-        by_site=by_site,
-        listed=tuple(sorted(doubts, key=lambda doubt: doubt.margin)[:LISTED]),
-        changed=changed,
-        moved=_moved(wide, trail, replace(trail, decisions=flipped), cotangent),
-        moved_by_other=_moved(wide, trail, other_trail, cotangent) if changed else 0.0,
+        ambiguous=sum(doubts.ambiguous.values()),
+        ties=doubts.ties,
+        by_site=doubts.ambiguous,
+        listed=doubts.listed,
+        changed=doubts.changed,
+        moved=moved(doubts.flipped) if doubts.ambiguous else 0.0,
+        moved_by_other=moved(doubts.other) if doubts.changed else 0.0,
     )
 
 
-def _other(program: Program, wide: Program, X: Tensor) -> tuple[Trail, dict[int, Tensor]]:
-    """The run in the other precision: its trail and all values."""
-    if program.dtype == torch.float64:
-        from guidxmage.engine.precision import narrowed
+def unexplained(runs: Runs, stored: Trail) -> str | None:
+    """Why a stored trail of the image is not one of it; None where rounding explains all of it.
 
-        other = narrowed(wide)
-    else:
-        other = wide
-    return other.record(X.to(other.dtype), norms=False).trail, _outputs(other, X.to(other.dtype))
+    Another machine sums in another order, and may take decisions otherwise whose margin is within
+    the error of their layer: no others, and of several choices no other than the second best.
+    """
+    recorded = runs.deployed.trail
+    try:
+        if bool(recorded.same(stored).all()):
+            return None
+        differing = [site for site in recorded if not bool(recorded[site].same(stored[site]).all())]
+    except (InputError, ValueError):
+        return "it is of another network"
+    calls = {call.site: call for call in _deciding(runs.program)}
+    for site in differing:
+        where = recorded[site].differs(stored[site])
+        margins = runs.margins(calls[site], runs.deployed)
+        where = where if margins is None else where.reshape(margins.gap.shape)
+        if margins is None or float(margins.gap[where].max()) > _SLACK * runs.error(calls[site]):
+            return f"{int(where.sum())} decisions at {site} are not those of the image"
+        if not bool(_flipped(recorded[site], where, margins).same(stored[site]).all()):
+            return f"{int(where.sum())} decisions at {site} are none that the image could take"
+    return _other_gates(runs, stored)
 
 
-def _outputs(program: Program, X: Tensor) -> dict[int, Tensor]:
-    """Every value of a run in float64."""
-    found: dict[int, Tensor] = {0: X.double()}
+def _other_gates(runs: Runs, stored: Trail) -> str | None:
+    """Why numbers at smooth operators are not those of the image."""
+    for site, gate in runs.deployed.trail.gates.items():
+        wide = runs.other.trail.gates[site]
+        pairs = zip(gate.planes, wide.planes, stored.gates[site].planes, strict=True)
+        for own, other, given in pairs:
+            error = float((own.double() - other.double()).abs().max())
+            size = float(own.double().abs().max())
+            least = torch.finfo(own.dtype).eps * size
+            if float((own.double() - given.double()).abs().max()) > _SLACK * max(error, least):
+                return f"the numbers at {site} are not those of the image"
+    return None
 
-    def keep(call: Call, value: Tensor) -> None:
-        found[call.id] = value.to(torch.float64, copy=True)
 
-    program.record(X, norms=False, visit=keep)
-    return found
+def _deciding(program: Program) -> list[Call]:
+    """The calls that decide."""
+    rules = ((call, rule_of(call)) for call in program.calls)
+    return [call for call, rule in rules if rule is not None and rule.kind == "decision"]
 
 
 def _flipped(entry: Decisions, where: Tensor, margins: Margins) -> Decisions:
     """The same site with the decisions in some places taken the other way."""
     if entry.kind == "index":
         index = torch.where(where, margins.other, entry.index())
-        return Decisions.from_index(index, 2 ** len(entry.planes))
+        return Decisions.from_index(index, 2 ** len(entry.planes)).per_image(entry.images)
     planes = [entry.plane(number).bool() for number in range(len(entry.planes))]
     inside = planes[0] ^ where
     if len(planes) == 1:
-        return Decisions.from_bits(inside)
+        return Decisions.from_bits(inside).per_image(entry.images)
     # Out of the inside one leaves for the nearer bound; from below or above one comes in.
     above = torch.where(where, planes[0] & margins.other.bool(), planes[1])
-    return Decisions.from_bits(inside, above)
+    return Decisions.from_bits(inside, above).per_image(entry.images)
 
 
 def _listed(
@@ -194,10 +314,3 @@ def _listed(
 
 def _shape(entry: Decisions) -> Sequence[int]:
     return entry.shape or (1,)
-
-
-def _moved(wide: Program, trail: Trail, other: Trail, cotangent: Tensor) -> float:
-    """Relative 2-norm by which Δ differs between two trails of one image."""
-    pulls: list[Any] = [wide.pull(one, cotangent.double()).weights for one in (trail, other)]
-    size = float(torch.linalg.vector_norm(pulls[0]))
-    return float(torch.linalg.vector_norm(pulls[1] - pulls[0])) / size if size else 0.0

@@ -1,8 +1,8 @@
 """Arithmetic modulo a prime with float64 tensors that hold whole numbers.
 
 Every float is m·2^e, a rational number; where p is no divisor of 2 it has a residue modulo p.
-Residues are kept centred, |r| ≤ p/2, so that a sum of K products of two stays below K·p²/4: exact
-in float64 while that is below 2^53.
+Residues are kept centred, |r| ≤ p/2 (and a few more, where a quotient is rounded the wrong way), so
+that a sum of K products of two stays below K·p²/4: exact in float64 while that is below 2^53.
 """
 
 from __future__ import annotations
@@ -31,16 +31,21 @@ class Field:
     def _powers(self) -> Tensor:
         """2^e for every exponent of a float64, as residues."""
         exponents = range(_LEAST_EXPONENT, _LARGEST_EXPONENT + 1)
-        return torch.tensor([pow(2, e, self.p) for e in exponents], dtype=torch.int64)
+        powers = [float(pow(2, e, self.p)) for e in exponents]
+        return self.reduce(torch.tensor(powers, dtype=torch.float64))
 
     def residues(self, values: Tensor) -> Tensor:
-        """Finite floats or whole numbers of any shape as residues, float64."""
+        """Finite floats or whole numbers of any shape as residues, float64, on the CPU."""
+        values = values.detach().cpu()
         if not values.is_floating_point():
             return self.reduce((values.long() % self.p).double())
-        mantissa, exponent = torch.frexp(values.double())
-        whole = (mantissa * 2.0**53).long() % self.p
-        power = self._powers.to(values.device)[exponent.long() - 53 - _LEAST_EXPONENT]
-        return self.reduce((whole * power % self.p).double())
+        mantissa, exponent = torch.frexp(values)
+        digits = 53 if values.dtype == torch.float64 else 24
+        whole = mantissa.double().mul_(2.0**digits)
+        if digits == 53:  # times a power it must stay below 2^53
+            whole = self.reduce(whole)
+        power = self._powers[exponent.long().sub_(digits + _LEAST_EXPONENT)]
+        return self.reduce(whole.mul_(power))
 
     @cached_property
     def _kept(self) -> dict[tuple[Any, ...], tuple[Tensor, Tensor]]:
@@ -50,7 +55,7 @@ class Field:
         """The residues of a weight, kept for the next program that holds the same memory."""
         key = (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype, weight._version)
         if key not in self._kept:  # the weight is kept, too: its memory cannot become another's
-            self._kept[key] = weight, self.residues(weight.detach())
+            self._kept[key] = weight, self.residues(weight)
         return self._kept[key][1]
 
     def residue(self, value: float) -> int:
@@ -58,9 +63,12 @@ class Field:
         return int(self.residues(torch.tensor(value, dtype=torch.float64)))
 
     def reduce(self, values: Tensor) -> Tensor:
-        """Whole numbers below 2^53 in float64, as centred residues."""
-        rest = torch.remainder(values, self.p)
-        return torch.where(rest > self.p // 2, rest - self.p, rest)
+        """Whole numbers below 2^53 in float64, as centred residues.
+
+        By a rounded quotient: `torch.remainder` takes six times as long.
+        """
+        quotient = torch.mul(values, 1 / self.p).round_()
+        return torch.sub(values, quotient, alpha=self.p, out=quotient)
 
     def inverse(self, whole: int) -> int:
         """1/whole, centred. Raises ZeroDivisionError for a multiple of p."""

@@ -20,7 +20,14 @@ from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.trail import Trail
 from guidxmage.proof.field import Field
-from guidxmage.proof.residues import BATCH_NORM, divisor, norm_residues, residue_calls, short
+from guidxmage.proof.modular_operators import (
+    BATCH_NORM,
+    divisor,
+    hands_on,
+    multiplies,
+    short,
+)
+from guidxmage.proof.residues import norm_residues, residue_calls
 
 
 def logits_of(program: Program, trail: Trail, Z: Tensor, field: Field) -> Tensor:
@@ -31,12 +38,21 @@ def logits_of(program: Program, trail: Trail, Z: Tensor, field: Field) -> Tensor
     values: dict[int, Tensor] = {0: Z}
     calls = residue_calls(program, field)
     expired = last_uses(program.calls, program.result)
+    small = {0}  # values known to be reduced
     for own, call, done in zip(program.calls, calls, expired, strict=True):
-        args = call.arguments(values, 1)
-        values[call.id] = field.reduce(_value(program, own, call, args, trail, field))
+        if multiplies(own):
+            for id_ in set(call.inputs) - small:
+                values[id_] = field.reduce(values[id_])
+                small.add(id_)
+        value = _value(program, own, call, call.arguments(values, 1), trail, field)
+        if multiplies(own):
+            value = field.reduce(value)
+        if multiplies(own) or (hands_on(own) and small.issuperset(own.inputs)):
+            small.add(call.id)
+        values[call.id] = value
         for id_ in done:
             del values[id_]
-    return values[program.result]
+    return field.reduce(values[program.result])
 
 
 def _value(  # noqa: PLR0917
@@ -47,7 +63,8 @@ def _value(  # noqa: PLR0917
         return _decided(own, call, args, trail.decisions[own.site])
     if own.op == BATCH_NORM:
         scale, shift = norm_residues(own, field)
-        return field.reduce(args[0] * scale) + shift
+        normed: Tensor = args[0] * scale + shift
+        return normed
     common = divisor(program, own)
     if common == 1:
         result: Tensor = call.run(*args)

@@ -9,7 +9,7 @@ numbers that `batch_norm_affine` computes (the network that is proved about has 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -25,6 +25,7 @@ from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.table import fill, holes
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError, UnsupportedOperatorError
+from guidxmage.proof.deadline import NEVER, Deadline
 from guidxmage.proof.formula import ZERO, Inequality, Line, Row
 from guidxmage.proof.operators import decisions_of
 from guidxmage.proof.pieces import Decision
@@ -126,12 +127,12 @@ class Rational:
         """How many decisions are taken."""
         return sum(len(layer.decisions) for layer in self.layers)
 
-    def run(self, image: Sequence[Fraction]) -> list[Fraction]:
+    def run(self, image: Sequence[Fraction], deadline: Deadline = NEVER) -> list[Fraction]:
         """All variables' values on an image, exactly, with the network's own decisions."""
         values = list(image)
         for layer in self.layers:
             lines = layer.lines or tuple(d.decided(d.choose(values)) for d in layer.decisions)
-            values += [line.at(values) for line in lines]
+            values += [line.at(values) for line in deadline.watch(lines)]
         return values
 
     def conditions(self, choices: Choices) -> list[Inequality]:
@@ -156,11 +157,11 @@ Choices = dict[int, list[int]]
 
 
 @torch.no_grad()
-def rational_network(program: Program, most: int = 100_000) -> Rational:
+def rational_network(program: Program, most: int = 100_000, deadline: Deadline = NEVER) -> Rational:
     """The exact network of a captured program in float64.
 
     Raises InputError for another dtype or more than `most` values, UnsupportedOperatorError for
-    operators whose coefficients are not exact or that are not piecewise linear.
+    operators whose coefficients are not exact or that are not piecewise linear; OutOfTimeError.
     """
     if program.dtype != torch.float64 or program.device.type != "cpu":
         raise InputError("proofs are made on the CPU in float64; use Explainer(…, dtype=float64)")
@@ -169,8 +170,10 @@ def rational_network(program: Program, most: int = 100_000) -> Rational:
     shapes = program.shapes(1)
     layers = []
     for call in program.calls:
+        deadline.check()
         rule = rule_of(call)
-        count = prod(shapes[call.id][1:])
+        # Of one image; its own first dimension counts, since images may be stacked along it.
+        count = prod(shapes[call.id])
         if number + count > most:
             raise InputError(f"the network has more than {most} values: too large for this proof")
         first[call.id] = number
@@ -179,7 +182,7 @@ def rational_network(program: Program, most: int = 100_000) -> Rational:
             decisions = decisions_of(call, program, offsets)
             layers.append(Layer(call.site, call.op, number, decisions=decisions))
         else:
-            lines = _lines(call, program, first)
+            lines = _lines(call, program, first, deadline)
             layers.append(Layer(call.site, call.op, number, lines=lines))
         number += count
     logits = range(first[program.result], first[program.result] + program.classes)
@@ -187,20 +190,21 @@ def rational_network(program: Program, most: int = 100_000) -> Rational:
 
 
 def choices_of(network: Rational, trail: Trail) -> Choices:
-    """The recorded choices of one image's trail."""
+    """The recorded choices of a single image's trail."""
     found: Choices = {}
     for layer in network.layers:
         if layer.decisions:
             taken = trail[layer.site]
-            index = taken.index()[0].flatten() if taken.kind == "index" else taken.plane(0)[0]
-            index = index.flatten().long()
+            index = taken.index() if taken.kind == "index" else taken.plane(0).long()
             if taken.kind == "bits" and len(taken.planes) == 2:
-                index = index + 2 * taken.plane(1)[0].flatten().long()
-            found[layer.first] = index.tolist()
+                index = index + 2 * taken.plane(1).long()
+            found[layer.first] = index.flatten().tolist()
     return found
 
 
-def _lines(call: Call, program: Program, first: dict[int, int]) -> tuple[Line, ...]:
+def _lines(
+    call: Call, program: Program, first: dict[int, int], deadline: Deadline
+) -> tuple[Line, ...]:
     """The rows of an affine call: coefficients from unit vectors, and what it adds by itself."""
     rule, name = rule_of(call), call.op.split(".")[1]
     known = name in _EXACT | _AVERAGES or name == "div"
@@ -210,35 +214,35 @@ def _lines(call: Call, program: Program, first: dict[int, int]) -> tuple[Line, .
             "network is possible"
         )
     shapes = program.shapes(1)
-    rows: list[Row] = [{} for _ in range(prod(shapes[call.id][1:]))]
+    rows: list[Row] = [{} for _ in range(prod(shapes[call.id]))]
     for slot, id_ in enumerate(call.inputs):
-        for column, output, value in _coefficients(call, program, slot):
+        for column, output, value in deadline.watch(_coefficients(call, program, slot)):
             variable = first[id_] + column
             rows[output][variable] = rows[output].get(variable, ZERO) + value
     constants = _constants(call, program)
     return tuple(Line(row, c) for row, c in zip(rows, constants, strict=True))
 
 
-def _coefficients(call: Call, program: Program, slot: int) -> list[tuple[int, int, Fraction]]:
+def _coefficients(call: Call, program: Program, slot: int) -> Iterator[tuple[int, int, Fraction]]:
     """(input entry, output entry, coefficient) of one active input, where it is not zero."""
     rule = rule_of(call)
     assert rule is not None
-    size = prod(program.shapes(1)[call.inputs[slot]][1:])
-    step = _UNITS if program.batched else 1
+    shapes = program.shapes(1)
+    size = prod(shapes[call.inputs[slot]])
+    apart = all(shapes[id_][:1] == (1,) for id_ in (call.id, *call.inputs))
+    step = _UNITS if program.batched and apart else 1
     read = _Reader(call, program)
-    found = []
     for start in range(0, size, step):
         rows = min(step, size - start)
         blanks = _holes(call, program, rows)
         units = [hole.zeros() for hole in holes(blanks)]
-        units[slot].view(rows, -1)[torch.arange(rows), start + torch.arange(rows)] = 1
+        units[slot].reshape(rows, -1)[torch.arange(rows), start + torch.arange(rows)] = 1
         frame = Frame(call, rows, program.shapes(rows)[call.id], {})
         pushed = rule.push(frame, *fill(blanks, units), **call.kwargs).reshape(rows, -1)
         row, output = pushed.nonzero(as_tuple=True)
         values = pushed[row, output].tolist()
         where = zip((row + start).tolist(), output.tolist(), values, strict=True)
-        found += [(column, out, read(value, out)) for column, out, value in where]
-    return found
+        yield from ((column, out, read(value, out)) for column, out, value in where)
 
 
 class _Reader:
@@ -280,7 +284,7 @@ def _constants(call: Call, program: Program) -> list[Fraction]:
         frame = Frame(call, 1, shape, {})
         value = rule.constant(frame, *_holes(call, program, 1), **call.kwargs)
         parts += [] if value is None else [value]
-    totals = [ZERO] * prod(shape[1:])
+    totals = [ZERO] * prod(shape)
     for part in parts:
         flat = part.to(torch.float64).expand(shape).flatten().tolist()
         totals = [total + Fraction(value) for total, value in zip(totals, flat, strict=True)]

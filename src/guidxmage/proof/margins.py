@@ -14,7 +14,7 @@ from torch import Tensor
 from guidxmage.engine.call import Call
 from guidxmage.engine.decisions import Decisions
 from guidxmage.proof.forward import bounds_of, windows_of
-from guidxmage.proof.residues import short
+from guidxmage.proof.modular_operators import short
 
 
 @dataclass(frozen=True)

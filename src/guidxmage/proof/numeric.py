@@ -7,8 +7,9 @@ sum closes to about 1e-14.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import isfinite, nan
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from guidxmage.engine.call import Call
 from guidxmage.engine.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.trail import Trail
-from guidxmage.proof.residues import BATCH_NORM
+from guidxmage.proof.modular_operators import BATCH_NORM
 
 UNIT = 2.0**-53
 
@@ -45,17 +46,17 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Exact:
-    """A float64 run along a trail: Δ (1, *input shape), b, and the score ⟨Δ, X⟩ + b of image X."""
+    """A float64 run along a trail: Δ (1, *input shape), b by site, and the score ⟨Δ, X⟩ + b."""
 
     weights: Tensor
-    bias: float
+    sites: dict[str, float]
     score: float
     cotangents: dict[int, Tensor]
 
-
-def unfolded(program: Program) -> Program:
-    """The same program whose symbolic runs use the user's own calls, too."""
-    return replace(program, symbolic_calls=program.calls)
+    @property
+    def bias(self) -> float:
+        """b, the sum over all call sites."""
+        return sum(self.sites.values())
 
 
 def exact_run(program: Program, trail: Trail, X: Tensor, cotangent: Tensor) -> Exact:
@@ -66,47 +67,45 @@ def exact_run(program: Program, trail: Trail, X: Tensor, cotangent: Tensor) -> E
         cotangents[call.id] = g.clone()
 
     pulled = program.pull(trail, cotangent, visit=keep)
-    bias = float(sum(float(v) for v in pulled.bias_by_site.values()))
-    score = float((pulled.weights * X).sum()) + bias
-    return Exact(pulled.weights, bias, score, cotangents)
+    sites = {site: float(share) for site, share in pulled.bias_by_site.items()}
+    score = float((pulled.weights * X).sum()) + sum(sites.values())
+    return Exact(pulled.weights, sites, score, cotangents)
 
 
 @torch.no_grad()
 def ledger(
-    program: Program, wide: Program, trail: Trail, X: Tensor, cotangents: dict[int, Tensor]
+    wide: Program, trail: Trail, values: Mapping[int, Tensor], cotangents: Mapping[int, Tensor]
 ) -> tuple[dict[str, float], float]:
     """Each call's share of the score's error, and a bound on what float64 itself adds.
 
-    program: as deployed; wide: the same in float64, unfolded. X (1, …): the deployed input.
+    wide: the float64 program, unfolded; values: what the deployed run computed (`fidelity.Run`).
     """
-    outputs: dict[int, Tensor] = {0: X.double()}
     found: dict[str, float] = {}
     bound = 0.0
-
-    def keep(call: Call, value: Tensor) -> None:
-        outputs[call.id] = value.to(torch.float64, copy=True)
-
-    program.record(X, norms=False, visit=keep)
     for call in wide.calls:
         g = cotangents.get(call.id)
         if g is None:
             continue
-        args = call.arguments(outputs, 1)
-        local = outputs[call.id] - wide.along(call, trail, args, 1)
-        # What nothing is taken from counts for nothing, a pool's padding with −∞ among it.
-        found[call.site] = float((g * torch.where(g == 0, 0, local)).sum())
-        bound += float((g.abs() * _rounded(call, args)).sum())
+        args = call.arguments(values, 1)
+        local = values[call.id] - wide.along(call, trail, args, 1)
+        share = float((g * local).sum())
+        if not isfinite(share):  # what nothing is taken from, a pool's padding with −∞
+            share = float((g * torch.where(g == 0, 0, local)).sum())
+        found[call.site] = share
+        rounded = _rounded(call, args)
+        if rounded is not None:
+            bound += float((g.abs() * rounded).sum())
     return dict(sorted(found.items(), key=lambda item: -abs(item[1]))), bound
 
 
-def _rounded(call: Call, args: list[Any]) -> Tensor:
-    """γ_K (|W||v| + |b|): the most that a float64 call may round, entry by entry.
+def _rounded(call: Call, args: list[Any]) -> Tensor | None:
+    """γ_K (|W||v| + |b|): the most that a float64 call may round, entry by entry; None: nothing.
 
     N. J. Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1.
     """
     rule = rule_of(call)
     if rule is None or rule.terms is None:
-        return torch.zeros((), dtype=torch.float64)
+        return None
     sizes = [_absolute(arg) for arg in args]
     if call.op == BATCH_NORM:
         x, gamma, beta, mean, variance, _, eps = sizes
@@ -138,40 +137,31 @@ def _gamma(count: int) -> float:
     return count * UNIT / (1 - count * UNIT)
 
 
-def measured(  # noqa: PLR0917
-    program: Program,
-    wide: Program,
-    trail: Trail,
-    inputs: tuple[Tensor, Tensor],
-    printed: tuple[Tensor, float, float],
-    cotangent: Tensor,
-    to_space: Callable[[Tensor], tuple[Tensor, float]],
-) -> tuple[Numeric, Exact]:
-    """Everything above for one image.
+def measured(
+    exact: Exact, carried: tuple[Tensor, float], Z: Tensor, printed: tuple[Tensor, float, float]
+) -> Numeric:
+    """How far printed Δ (1, …), b and score of an image Z (1, …) are from exact ones.
 
-    inputs: X as the network takes it and as it is explained, (1, …) each. printed: Δ, b and score.
-    to_space: float64 weights on the input → weights in the explained space and what they add to b.
+    carried: exact Δ and b in the space of Z; the ledger is filled in by `with_ledger`.
     """
-    X, Z = inputs
-    exact = exact_run(wide, trail, X.double(), cotangent.double())
-    entries, bound = ledger(program, wide, trail, X, exact.cotangents)
-    there, shift = to_space(exact.weights)
-    weights, bias, score = printed
+    (there, exact_bias), (weights, bias, score) = carried, printed
     difference = weights.double() - there
-    moved = score - exact.score
-    return (
-        Numeric(
-            weights=_relative(difference, there),
-            weights_largest=float(difference.abs().max()),
-            contributions=_relative(difference * Z.double(), there * Z.double()),
-            bias=bias - exact.bias - shift,
-            score=moved,
-            ledger=entries,
-            unexplained=moved - sum(entries.values()),
-            bound=bound,
-        ),
-        exact,
+    return Numeric(
+        weights=_relative(difference, there),
+        weights_largest=float(difference.abs().max()),
+        contributions=_relative(difference * Z.double(), there * Z.double()),
+        bias=bias - exact_bias,
+        score=score - exact.score,
+        ledger={},
+        unexplained=nan,
+        bound=nan,
     )
+
+
+def with_ledger(found: Numeric, entries: dict[str, float], bound: float) -> Numeric:
+    """With what a ledger says of the score's error."""
+    left = found.score - sum(entries.values())
+    return replace(found, ledger=entries, unexplained=left, bound=bound)
 
 
 def _relative(difference: Tensor, size: Tensor) -> float:

@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 
 def decisions_of(call: Call, program: Program, first: Sequence[int]) -> tuple[Decision, ...]:
-    """The choice that every output entry is; `first` are the inputs' first variables.
+    """The choice that every output entry of one image is; `first` are the inputs' first variables.
 
     Raises UnsupportedOperatorError for a decision operator that is not written here.
     """
@@ -32,11 +32,11 @@ def decisions_of(call: Call, program: Program, first: Sequence[int]) -> tuple[De
             f"{call.op} at '{call.site}' is not among the operators that can be proved about"
         )
     shapes = program.shapes(1)
-    ins: list[Shape] = [tuple(shapes[id_][1:]) for id_ in call.inputs]
+    ins: list[Shape] = [tuple(shapes[id_]) for id_ in call.inputs]
     numbers = [
         torch.arange(prod(s)).reshape(s) + start for s, start in zip(ins, first, strict=True)
     ]
-    return tuple(make(call, numbers, tuple(shapes[call.id][1:]), *arguments))
+    return tuple(make(call, numbers, tuple(shapes[call.id]), *arguments))
 
 
 def _hinges(slope: float) -> Callable[..., list[Decision]]:
@@ -47,7 +47,7 @@ def _hinges(slope: float) -> Callable[..., list[Decision]]:
 
 
 def _prelu(call: Call, v: list[Tensor], out: Shape, weight: Tensor) -> list[Decision]:
-    shaped = weight.double().reshape(-1, *[1] * (v[0].ndim - 1)).expand(v[0].shape).flatten()
+    shaped = weight.double().reshape(-1, *[1] * (v[0].ndim - 2)).expand(v[0].shape).flatten()
     return [
         Hinge(n, Fraction(slope))
         for n, slope in zip(v[0].flatten().tolist(), shaped.tolist(), strict=True)
@@ -84,7 +84,7 @@ def _larger(sign: int) -> Callable[..., list[Decision]]:
                 sides.append([Line({n: ONE}) for n in numbers])
             else:
                 constant = torch.as_tensor(arg, dtype=torch.float64)
-                flat = constant.expand(1, *out).flatten().tolist()
+                flat = constant.expand(out).flatten().tolist()
                 sides.append([Line({}, Fraction(value)) for value in flat])
         pairs = zip(*sides, strict=True)
         return [Largest((first, second), (1, 0), sign) for first, second in pairs]
@@ -96,8 +96,8 @@ def _extreme(sign: int) -> Callable[..., list[Decision]]:
     """Along dimensions, counted with that of the batch."""
 
     def make(call: Call, v: list[Tensor], out: Shape, dims: Any = (), *rest: Any) -> list[Decision]:
-        x = v[0][None]
-        listed = [dims] if isinstance(dims, int) else list(dims or range(1, x.ndim))
+        x = v[0]
+        listed = [dims] if isinstance(dims, int) else list(dims or range(x.ndim))
         reduced = sorted(d % x.ndim for d in listed)
         kept = [d for d in range(x.ndim) if d not in reduced]
         lines = x.permute(*kept, *reduced).reshape(prod(out), -1).tolist()

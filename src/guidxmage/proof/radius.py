@@ -10,7 +10,7 @@ loose, by orders of magnitude in deep networks.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 from math import inf
 from typing import Any
@@ -30,8 +30,9 @@ from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.explanation import Explanation
 from guidxmage.proof.forward import windows_of
+from guidxmage.proof.magnitudes import with_magnitudes
 from guidxmage.proof.margins import margins_of, shifted
-from guidxmage.proof.residues import BATCH_NORM, short, without_rule
+from guidxmage.proof.modular_operators import short, without_rule
 
 MOST_COLUMNS = 4096
 _CHUNK = 32
@@ -103,6 +104,9 @@ class _HalfSpaces:
     def __init__(self, program: Program, trail: Trail, network: Network, Z: Tensor) -> None:
         self.program, self.trail, self.network, self.Z = program, trail, network, Z
         self.calls = [c for c in program.calls if _decides(c)]
+        # Where images are stacked along the first dimension, directions are taken one by one.
+        alone = all(shape[:1] == (1,) for shape in program.shapes(1).values())
+        self.rows = _CHUNK if program.batched and alone else 1
         X = network.to_input(Z)
         values = self._run(program, X, affine=True)
         other = program.record(X, norms=False).trail
@@ -121,7 +125,7 @@ class _HalfSpaces:
         return found
 
     def _gap(self, call: Call, values: dict[int, Tensor], other: Trail) -> Tensor:
-        """Distances to the other decisions, (P, *shape): P competitors for windows, else one."""
+        """Distances to the other decisions, like the input; (P, …) for windows' P competitors."""
         entry = self.trail.decisions[call.site]
         inputs = [values[id_] for id_ in call.inputs]
         if _is_window(call):
@@ -136,7 +140,8 @@ class _HalfSpaces:
             gap = margins.gap
         # Where float64 decides otherwise, the image is not in the region that was recorded.
         changed = entry.differs(other.decisions[call.site])
-        return gap.clamp(min=0).masked_fill(changed, 0)
+        own = gap.shape[1:] if _is_window(call) else gap.shape
+        return gap.clamp(min=0).masked_fill(changed.reshape(own), 0)
 
     def exact(self) -> Validity:
         """All rows: their 1- and 2-norms, columns added up chunk by chunk."""
@@ -157,20 +162,21 @@ class _HalfSpaces:
         """Unit steps of every number of the explained image, as the network's input moves."""
         count = self.Z.numel()
         origin = self.network.to_input(torch.zeros_like(self.Z))
-        for first in range(0, count, _CHUNK if self.program.batched else 1):
-            size = min(_CHUNK if self.program.batched else 1, count - first)
+        for first in range(0, count, self.rows):
+            size = min(self.rows, count - first)
             steps = torch.zeros(size, count, dtype=self.Z.dtype)
             steps[torch.arange(size), torch.arange(first, first + size)] = 1
             yield self.network.to_input(steps.reshape(size, *self.Z.shape[1:])) - origin
 
     def _rates(self, call: Call, values: dict[int, Tensor]) -> Tensor:
-        """How the decisions' inputs move with each direction, (R, P, *shape)."""
+        """How the decisions' inputs move with each of R directions, (R, *shape of the gap)."""
         inputs = [values[id_] for id_ in call.inputs]
         if not _is_window(call):
             moved = inputs[0] if len(inputs) == 1 else inputs[0] - inputs[1]
-            return moved[:, None] if self.gaps[call.id].ndim == moved.ndim else moved
+            return moved.reshape(-1, *self.gaps[call.id].shape)
         entry = self.trail.decisions[call.site]
-        pairs = [_competitors(call, one[None], entry, missing=0.0) for one in inputs[0]]
+        own = inputs[0].reshape(-1, *self.program.shapes(1)[call.inputs[0]])
+        pairs = [_competitors(call, one, entry, missing=0.0) for one in own]
         return torch.stack([taken - rest for taken, rest in pairs])
 
     def bounded(self) -> Validity:
@@ -178,7 +184,8 @@ class _HalfSpaces:
         ones = torch.ones_like(self.Z)
         origin = self.network.to_input(torch.zeros_like(self.Z))
         start = (self.network.to_input(ones) - origin).abs()
-        values = self._run(_absolute(self.program), start, affine=False)
+        absolute = with_magnitudes(self.program, torch.abs)
+        values = self._run(absolute, start, affine=False)
         norms = {}
         for call in self.calls:
             inputs = [values[id_] for id_ in call.inputs]
@@ -219,7 +226,7 @@ def _is_window(call: Call) -> bool:
 def _competitors(
     call: Call, x: Tensor, entry: Decisions, missing: float = -inf
 ) -> tuple[Tensor, Tensor]:
-    """What each window took and what its positions offer, (P, *shape) each.
+    """What each window of x (rows, …) took and what its P positions offer, (P, rows, …) each.
 
     Positions outside of the plane, and the one that was taken, are as far away as can be: the
     difference is 0 − `missing` there.
@@ -228,10 +235,10 @@ def _competitors(
     index = entry.index()
     starts, reach, ends = windows_of(call, dims, x.shape[-dims:], index.shape[-dims:])
     offers = [shifted(x, starts, ends, steps, outside=missing) for steps in product(*reach)]
-    stacked = torch.cat(offers)
-    taken = stacked.gather(0, index)
-    own = torch.arange(len(stacked)).reshape(-1, *[1] * (index.ndim - 1)) == index
-    outside = torch.cat(
+    stacked = torch.stack(offers)
+    taken = stacked.gather(0, index[None])
+    own = torch.arange(len(stacked)).reshape(-1, *[1] * index.ndim) == index
+    outside = torch.stack(
         [shifted(torch.zeros_like(x), starts, ends, s, outside=1.0) for s in product(*reach)]
     ).bool()
     away = own | outside
@@ -239,39 +246,3 @@ def _competitors(
         torch.where(away, torch.zeros_like(taken), taken).expand_as(stacked),
         torch.where(away, torch.full_like(stacked, missing), stacked),
     )
-
-
-def _absolute(program: Program) -> Program:
-    """The program with the absolute values of all weights; differences become sums."""
-    calls = tuple(map(_absolute_call, program.calls))
-    made = replace(program, calls=calls, symbolic_calls=calls)
-    for call in program.calls:
-        if call.op == BATCH_NORM:
-            _, gamma, _, _, variance, _, eps = call.args
-            scale = (variance.double() + eps).rsqrt() * (1 if gamma is None else gamma.double())
-            view = scale.abs().reshape(1, -1, *[1] * (len(call.shape) - 2))
-            made._prepared[call.id, "scale_and_shift"] = view, torch.zeros_like(view)
-    return made
-
-
-def _absolute_call(call: Call) -> Call:
-    name = short(call)
-    if name in ("neg", "abs"):
-        return replace(call, op="aten.clone.default", target=torch.ops.aten.clone.default)
-    if name in ("sub", "rsub"):
-        return replace(
-            call,
-            op="aten.add.Tensor",
-            target=torch.ops.aten.add.Tensor,
-            args=tuple(_magnitude(arg) for arg in call.args[:2]),
-            kwargs={key: _magnitude(value) for key, value in call.kwargs.items()},
-        )
-    return replace(call, args=tuple(_magnitude(arg) for arg in call.args))
-
-
-def _magnitude(arg: Any) -> Any:
-    if isinstance(arg, Tensor):
-        return arg.abs() if arg.is_floating_point() else arg
-    if isinstance(arg, float):
-        return abs(arg)
-    return [_magnitude(item) for item in arg] if isinstance(arg, list) else arg

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from time import monotonic
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +14,10 @@ from guidxmage.engine.program import Program
 from guidxmage.engine.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.proof.chain import Step, chain, exact_model
+from guidxmage.proof.deadline import NEVER, Deadline, OutOfTimeError
 from guidxmage.proof.formula import Line
 from guidxmage.proof.layers import Choices, Rational, choices_of, rational_network
-from guidxmage.proof.solver import INSTALL, ask, has_solver
+from guidxmage.proof.solver import INSTALL, Solver, has_solver
 from guidxmage.proof.whole import whole
 
 
@@ -37,13 +37,13 @@ class Claim:
     exact: Line
     model: Line
 
-    def steps(self) -> list[Step]:
+    def steps(self, deadline: Deadline = NEVER) -> list[Step]:
         """The proof as a chain: one file for each layer."""
-        return chain(self.network, self.choices, self.cotangent, self.model)
+        return chain(self.network, self.choices, self.cotangent, self.model, deadline)
 
-    def formula(self) -> str:
+    def formula(self, deadline: Deadline = NEVER) -> str:
         """The proof as one file."""
-        return whole(self.network, self.choices, self.cotangent, self.model)
+        return whole(self.network, self.choices, self.cotangent, self.model, deadline)
 
     def score(self, Z: Sequence[Fraction]) -> Fraction:
         """The class score that the network itself gives Z, exactly."""
@@ -51,10 +51,11 @@ class Claim:
         pairs = zip(self.network.logits, self.cotangent, strict=True)
         return sum((c * values[n] for n, c in pairs), Fraction(0))
 
-    def follows(self, Z: Sequence[Fraction]) -> bool:
+    def follows(self, Z: Sequence[Fraction], deadline: Deadline = NEVER) -> bool:
         """Whether Z follows the trail, in exact arithmetic."""
-        values = self.network.run(Z)
-        return all(c.holds(values) for c in self.network.conditions(self.choices))
+        values = self.network.run(Z, deadline)
+        conditions = self.network.conditions(self.choices)
+        return all(c.holds(values) for c in deadline.watch(conditions))
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Proof:
     """verdict: proved, refuted, unknown, or unchecked where no solver is installed.
 
     reason: one sentence. files: name → text. steps: (file, answer, seconds). `contains_photo`:
-    the image itself follows its trail in exact arithmetic, so that the region is not empty.
+    the image itself follows its trail in exact arithmetic, so that the region is not empty; None
+    where the time was over before that was known, as for `decisions`, their number.
     """
 
     verdict: str
@@ -85,8 +87,8 @@ class Proof:
     files: dict[str, str]
     steps: tuple[tuple[str, str, float], ...]
     seconds: float
-    decisions: int
-    contains_photo: bool
+    decisions: int | None
+    contains_photo: bool | None
     witness: Witness | None = field(default=None)
 
 
@@ -97,53 +99,74 @@ def claim_of(
     *,
     trail: Trail | None = None,
     model: Line | None = None,
+    deadline: Deadline = NEVER,
 ) -> Claim:
     """The claim about one input image (C, H, W) of a float64 program and a cotangent (classes,).
 
     trail: that of the image by default. model: what is claimed; by default the exact Δ and b.
-    Raises InputError and UnsupportedOperatorError where no such proof is possible.
+    Raises InputError and UnsupportedOperatorError where no such proof is possible, OutOfTimeError
+    where it takes longer than the deadline.
     """
-    network = rational_network(program)
+    network = rational_network(program, deadline=deadline)
     X = image.double()[None]
     if tuple(X.shape[1:]) != tuple(program.input_shape) or not torch.isfinite(X).all():
         raise InputError(f"one finite image of shape {tuple(program.input_shape)} is expected")
     choices = choices_of(network, trail or program.record(X, norms=False).trail)
     weights = tuple(Fraction(c) for c in cotangent.double().flatten().tolist())
-    exact = exact_model(network, choices, weights)
+    exact = exact_model(network, choices, weights, deadline)
     return Claim(program, network, choices, weights, X[0], exact, model or exact)
 
 
-def prove(claim: Claim, *, one_formula: bool = False, seconds: float = 60) -> Proof:
-    """Write the proof and let z3 check it, all of it within `seconds`."""
-    if one_formula:
-        files = {"claim.smt2": claim.formula()}
-    else:
-        files = {step.name: step.text for step in claim.steps()}
-    contained = claim.follows([Fraction(v) for v in claim.image.flatten().tolist()])
-    common: dict[str, Any] = {
-        "files": files,
-        "decisions": claim.network.relus,
-        "contains_photo": contained,
-    }
+def prove(
+    claim: Claim,
+    *,
+    one_formula: bool = False,
+    seconds: float = 60,
+    deadline: Deadline | None = None,
+) -> Proof:
+    """Write the proof and let z3 check it, all of it within `seconds`, or before a deadline."""
+    deadline = deadline or Deadline(seconds)
+    try:
+        if one_formula:
+            files = {"claim.smt2": claim.formula(deadline)}
+        else:
+            files = {step.name: step.text for step in claim.steps(deadline)}
+        image = [Fraction(v) for v in claim.image.flatten().tolist()]
+        contained = claim.follows(image, deadline)
+    except OutOfTimeError:
+        return unwritten(deadline, claim.network.relus)
+    found = Proof("", "", files, (), 0.0, claim.network.relus, contained)
     if not has_solver():
         reason = f"not checked: no solver here; {INSTALL}, or give the files to another"
-        return Proof("unchecked", reason, steps=(), seconds=0.0, **common)
-    start = monotonic()
-    answers = []
-    for name, text in files.items():
-        answer = ask(text, seconds - (monotonic() - start))
-        answers.append((name, answer.verdict, answer.seconds))
-        if answer.verdict != "unsat":
-            break
-    common |= {"steps": tuple(answers), "seconds": monotonic() - start}
+        return replace(found, verdict="unchecked", reason=reason)
+    return _checked(claim, found, one_formula, deadline)
+
+
+def unwritten(deadline: Deadline, decisions: int | None = None) -> Proof:
+    """What is left of a proof whose formulas take longer to write than there is time."""
+    reason = f"not proved: unknown after {deadline.seconds:g} s, in which not all was written down"
+    return Proof("unknown", reason, {}, (), 0.0, decisions, None)
+
+
+def _checked(claim: Claim, proof: Proof, one_formula: bool, deadline: Deadline) -> Proof:
+    """The proof with z3's answers to its formulas, one after the other."""
+    start, steps = monotonic(), []
+    with Solver() as solver:
+        for name, text in proof.files.items():
+            answer = solver.ask(text, deadline.left)
+            steps.append((name, answer.verdict, answer.seconds))
+            if answer.verdict != "unsat":
+                break
+    proof = replace(proof, steps=tuple(steps), seconds=monotonic() - start)
     if answer.verdict == "unsat":
-        return Proof("proved", "", **common)
+        return replace(proof, verdict="proved")
     if answer.verdict == "unknown":
         late = answer.reason.startswith("after")
-        reason = f"not proved: unknown {f'after {seconds:g} s' if late else answer.reason}"
-        return Proof("unknown", reason, **common)
-    found = _witness(claim, answer.witness, one_formula)
-    return Proof("refuted", f"{name} has a counterexample", witness=found, **common)
+        words = f"after {deadline.seconds:g} s" if late else answer.reason
+        return replace(proof, verdict="unknown", reason=f"not proved: unknown {words}")
+    witness = _witness(claim, answer.witness, one_formula)
+    reason = f"{name} has a counterexample"
+    return replace(proof, verdict="refuted", reason=reason, witness=witness)
 
 
 def _witness(claim: Claim, values: dict[str, Fraction], one_formula: bool) -> Witness:

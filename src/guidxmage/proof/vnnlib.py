@@ -10,6 +10,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from guidxmage.errors import InputError
+from guidxmage.proof.deadline import NEVER, Deadline
 from guidxmage.proof.formula import Inequality, Line
 from guidxmage.proof.smt import Claim
 
@@ -17,24 +18,25 @@ from guidxmage.proof.smt import Claim
 _MOST = 2_000_000
 
 
-def queries(claim: Claim, eps: float) -> dict[str, str]:
+def queries(claim: Claim, eps: float, deadline: Deadline = NEVER) -> dict[str, str]:
     """Two files: the region of the image's trail, and a search for another class nearby."""
-    return {"region.vnnlib": region(claim), "adversarial.vnnlib": adversarial(claim, eps)}
+    near = adversarial(claim, eps, deadline)
+    return {"region.vnnlib": region(claim, deadline), "adversarial.vnnlib": near}
 
 
-def region(claim: Claim) -> str:
+def region(claim: Claim, deadline: Deadline = NEVER) -> str:
     """The path condition as inequalities over the image: sat exactly inside the region.
 
     Strict inequalities are written as ≥, the closure of the region.
     Raises InputError for networks with too many decisions for their size.
     """
     lines = [_declaration("X", n) for n in range(claim.network.inputs)]
-    conditions = path_condition(claim)
-    lines += [_at_least_zero(condition.line) for condition in conditions]
+    conditions = path_condition(claim, deadline)
+    lines += [_at_least_zero(condition.line) for condition in deadline.watch(conditions)]
     return _file("The image X follows the recorded execution trail.", lines)
 
 
-def adversarial(claim: Claim, eps: float) -> str:
+def adversarial(claim: Claim, eps: float, deadline: Deadline = NEVER) -> str:
     """Is there an input within eps of the image whose best class is another? unsat: robust.
 
     The class in question is the image's own: the one with the highest exact score.
@@ -42,7 +44,7 @@ def adversarial(claim: Claim, eps: float) -> str:
     if not eps >= 0:
         raise InputError(f"eps must not be negative, {eps} is")
     image = [Fraction(v) for v in claim.image.flatten().tolist()]
-    values = claim.network.run(image)
+    values = claim.network.run(image, deadline)
     scores = [values[n] for n in claim.network.logits]
     own = scores.index(max(scores))
     lines = [_declaration("X", n) for n in range(claim.network.inputs)]
@@ -55,17 +57,18 @@ def adversarial(claim: Claim, eps: float) -> str:
     return _file(f"Another class than {own} scores at least as high within {eps:g}.", lines)
 
 
-def path_condition(claim: Claim) -> list[Inequality]:
+def path_condition(claim: Claim, deadline: Deadline = NEVER) -> list[Inequality]:
     """The path condition over the image's entries alone, exactly; constants are left out."""
     network = claim.network
     if network.relus * network.inputs > _MOST:
         raise InputError("the network is too large for its path condition to be written out")
     known = [Line({n: Fraction(1)}) for n in range(network.inputs)]
     for layer in network.layers:
-        known += [_composed(line, known) for line in network.decided(layer, claim.choices)]
+        lines = network.decided(layer, claim.choices)
+        known += [_composed(line, known) for line in deadline.watch(lines)]
     found = [
         Inequality(_composed(condition.line, known), condition.strict)
-        for condition in network.conditions(claim.choices)
+        for condition in deadline.watch(network.conditions(claim.choices))
     ]
     return [condition for condition in found if condition.line.row]
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from guidxmage.proof.deadline import NEVER, Deadline
 from guidxmage.proof.formula import Line, Names, inequality, script, term
 from guidxmage.proof.layers import Choices, Rational
 
 
-def whole(network: Rational, choices: Choices, cotangent: Sequence[Fraction], claim: Line) -> str:
+def whole(
+    network: Rational,
+    choices: Choices,
+    cotangent: Sequence[Fraction],
+    claim: Line,
+    deadline: Deadline = NEVER,
+) -> str:
     """An SMT-LIB file: is there a Z that follows the trail where f_t(Z) is not the claim?
 
     Every operator stands there as it is, a ReLU as (ite (> v 0) v 0); the path condition alone says
@@ -18,15 +25,17 @@ def whole(network: Rational, choices: Choices, cotangent: Sequence[Fraction], cl
     names = Names(network.inputs)
     commands = [f"(declare-fun {names[n]} () Real)" for n in range(network.inputs)]
     for layer in network.layers:
-        terms = [term(line, names) for line in layer.lines]
-        terms += [decision.term(names) for decision in layer.decisions]
+        terms = [term(line, names) for line in deadline.watch(layer.lines)]
+        terms += [decision.term(names) for decision in deadline.watch(layer.decisions)]
         commands.append(f"; {layer.site} ({layer.op})")
         for number, text in enumerate(terms, layer.first):
             commands.append(f"(declare-fun {names[number]} () Real)")
             commands.append(f"(assert (= {names[number]} {text}))")
     commands.append("; the path condition")
     conditions = network.conditions(choices)
-    commands += [f"(assert {inequality(condition, names)})" for condition in conditions]
+    commands += [
+        f"(assert {inequality(condition, names)})" for condition in deadline.watch(conditions)
+    ]
     score = Line({n: c for n, c in zip(network.logits, cotangent, strict=True) if c})
     commands.append("; the claim, denied")
     commands.append(f"(assert (not (= {term(score, names)} {term(claim, names)})))")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from guidxmage.errors import InputError
+from guidxmage.exactness import in_words
 from guidxmage.view.bars import BAR_HEIGHT, Bars, draw_bars
 from guidxmage.view.canvas import Canvas, average, fitted, strongest
 from guidxmage.view.colors import RGB, FloatMap, Style, check_scale, colorize, shared_scale
@@ -142,7 +143,7 @@ def _draw_header(canvas: Canvas, row: Row, top: int) -> None:
     if top > MARGIN:
         canvas.rule(MARGIN, top, WIDTH - 2 * MARGIN)
     canvas.text(MARGIN, top + 12, row.panel.heading(), size=11.5, weight="bold")
-    said = (row.panel.equation(), f"exact {row.panel.exactness}", row.panel.note)
+    said = (row.panel.equation(), in_words(row.panel.exactness), row.panel.note)
     canvas.text(MARGIN, top + 44, "  ·  ".join(filter(None, said)), size=9.5)
     captions = (
         row.input_words(),

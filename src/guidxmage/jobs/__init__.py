@@ -1,0 +1,1 @@
+"""What is done for one photo or result after another."""
