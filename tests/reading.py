@@ -140,7 +140,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def refusal(name: str, path: Path) -> str | None:
-    """The sentence of the package's own error, None where the file was read; others come through."""
+    """The sentence of the package's own error, None where a file was read."""
     from guidxmage.errors import GuidXmageError
 
     try:
@@ -150,7 +150,7 @@ def refusal(name: str, path: Path) -> str | None:
     return None
 
 
-def _peak() -> int:
+def peak() -> int:
     """The largest address space of the process so far, in MiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmPeak:"):
@@ -161,12 +161,12 @@ def _peak() -> int:
 def _main(arguments: list[str]) -> None:
     for name, path in zip(arguments[::2], arguments[1::2], strict=True):
         refusal(name, Path("there is no such file"))  # imports what it needs
-        before = _peak()
+        before = peak()
         try:
             said, kind = refusal(name, Path(path)), "InputError"
         except BaseException as error:
             said, kind = str(error), type(error).__name__
-        print(json.dumps({"kind": kind, "said": said, "grown": _peak() - before}), flush=True)
+        print(json.dumps({"kind": kind, "said": said, "grown": peak() - before}), flush=True)
 
 
 if __name__ == "__main__":

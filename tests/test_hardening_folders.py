@@ -479,3 +479,31 @@ def test_the_data_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert data.fingerprint() == first
     assert isinstance(data.images, Tensor)
     assert torch.equal(data.images, shapes(10, 0).images)
+
+
+def test_code_that_a_folder_names_is_not_run(tmp_path: Path, monkeypatch: Any) -> None:
+    from guidxmage.cli.evaluate import network_of
+    from guidxmage.hardening.trained import load_trained
+
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(
+        "import pathlib\nfrom torch import nn\n\ndef f(classes):\n"
+        "    pathlib.Path('ran').touch()\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(12, classes))\n"
+    )
+    unit = tmp_path / "net.py-f-0" / "plain"
+    unit.mkdir(parents=True)
+    Path("experiment.json").write_text('{"networks": ["net.py:f"], "width": 1.0}')
+    save_file({"1.weight": torch.eye(3, 12), "1.bias": torch.zeros(3)}, unit / "final.safetensors")
+    with pytest.raises(InputError, match=r"is code \(net\.py:f\).*file\.py:function=") as caught:
+        network_of(str(unit))
+    assert "\n" not in str(caught.value)
+    assert not Path("ran").exists()
+    found = network_of(f"net.py:f={unit}").load()
+    assert Path("ran").exists()
+    assert found.model(torch.ones(1, 3, 2, 2)).tolist() == [[1, 1, 1]]
+    (tmp_path / "alexnet-0" / "plain").mkdir(parents=True)
+    Path("experiment.json").write_text('{"networks": ["alexnet"], "width": 1.0}')
+    with pytest.raises(InputError, match="which is no code; leave out"):
+        load_trained(tmp_path / "alexnet-0" / "plain", "net.py:f")

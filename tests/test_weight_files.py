@@ -89,6 +89,13 @@ def legacy_lie() -> bytes:
     return content.replace(b"K\x06Ntq", number(GIGABYTES // 4) + b"Ntq")
 
 
+def long_name() -> bytes:
+    """The last pickle of the old format, which lists the blocks, begins a text of gigabytes."""
+    content = saved({"a": torch.arange(6.0)}, zipped=False)
+    place = content.rindex(b"]q\x00X") + 4
+    return content[:place] + struct.pack("<I", 2**31) + content[place + 4 :]
+
+
 def safetensors(header: Any, data: bytes = b"") -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
@@ -110,6 +117,7 @@ EVIL: dict[str, tuple[bytes, str]] = {
     ),
     "a block of more numbers": (with_pickle(more_numbers), "promises .* bytes where 24 are"),
     "the same in the old format": (legacy_lie(), "promises .* bytes, but has"),
+    "a long name in the old format": (long_name(), "is damaged"),
     "bytes by number": (
         with_pickle(calling("builtins.bytearray", b"(" + number(GIGABYTES) + b"t")),
         "pickled objects .*bytearray",

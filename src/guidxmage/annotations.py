@@ -18,7 +18,7 @@ import numpy as np
 
 from guidxmage.errors import InputError
 from guidxmage.images import check_pixels
-from guidxmage.names import shown
+from guidxmage.names import brief
 from guidxmage.raster import Mask, Size, decode_runs, fill_polygon, polygon_corners
 from guidxmage.untrusted import read_text
 
@@ -61,16 +61,13 @@ def coco_masks(path: Path, image: Path | str | None) -> tuple[Size, Iterator[tup
         entry = _coco_image(content["images"], image, path)
         categories = {c["id"]: _text(c["name"]) for c in content.get("categories", ())}
         chosen = [a for a in content["annotations"] if a["image_id"] == entry["id"]]
-        segments = [
-            (categories.get(a["category_id"], f"category {a['category_id']}"), a["segmentation"])
-            for a in chosen
-        ]
+        segments = [(_category(categories, a["category_id"]), a["segmentation"]) for a in chosen]
     except InputError:
         raise
     except RecursionError:
         raise InputError(f"{path} is not a COCO instances file (nested too deeply)") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a COCO instances file ({_brief(repr(error))})") from error
+        raise InputError(f"{path} is not a COCO instances file ({brief(repr(error))})") from error
     size = _coco_side(entry, "height", path), _coco_side(entry, "width", path)
     check_pixels(size, f"{path} states a photo that")
     _check_number(segments, path)
@@ -93,7 +90,7 @@ def voc_masks(path: Path, size: Size | None) -> tuple[Size, Iterator[tuple[str, 
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     # An unknown encoding is answered with whatever Python's codecs raise.
     except Exception as error:
-        reason = _brief(str(error))
+        reason = brief(str(error))
         raise InputError(f"{path} is not a Pascal VOC annotation ({reason})") from error
     if size is None:
         raise InputError(f"{path} does not state the size of its photo; give size=(height, width)")
@@ -114,11 +111,6 @@ def _check_number(objects: Sequence[Any], path: Path) -> None:
         )
 
 
-def _brief(text: str) -> str:
-    line = shown(text.strip().partition("\n")[0])
-    return line if len(line) <= 120 else f"{line[:119]}…"
-
-
 # --- COCO --------------------------------------------------------------------------------------
 
 
@@ -137,10 +129,16 @@ def _coco_image(
     return matches[0]
 
 
+def _category(names: Mapping[Any, str], number: Any) -> str:
+    """The name of a category; one that the file does not name is called by its number."""
+    return names[number] if number in names else _text(f"category {number}")
+
+
 def _text(name: Any) -> str:
     """The name of a category; a number is one, a list is not."""
     if isinstance(name, bool) or not isinstance(name, str | int | float):
         raise TypeError("a category's name is no text")
+    str(name).encode()  # half a character has no bytes, and stands in no file
     return str(name)
 
 
@@ -157,7 +155,7 @@ def _coco_side(entry: Mapping[str, Any], key: str, path: Path) -> int:
 def _said(value: Any) -> str:
     """A plain value as JSON has it; of others, which may be nested deeply, only what they are."""
     plain = value is None or isinstance(value, str | int | float)
-    return _brief(json.dumps(value)) if plain else f"a {type(value).__name__}"
+    return brief(json.dumps(value)) if plain else f"a {type(value).__name__}"
 
 
 def _coco_mask(segment: Any, size: Size, path: Path) -> Mask:
@@ -174,7 +172,7 @@ def _coco_mask(segment: Any, size: Size, path: Path) -> Mask:
             mask |= fill_polygon(polygon_corners(polygon), size)
         return mask
     except (ValueError, LookupError, TypeError) as error:
-        reason = _brief(str(error))
+        reason = brief(str(error))
         raise InputError(f"{path} holds a segmentation that cannot be drawn ({reason})") from error
 
 
@@ -237,7 +235,7 @@ def _number(parent: ElementTree.Element, key: str) -> int:
     value = float(text)
     # Written so that NaN fails too.
     if not abs(value) < _FARTHEST:
-        raise ValueError(f"{key} is {_brief(text)}, which is no number of pixels")
+        raise ValueError(f"{key} is {brief(text)}, which is no number of pixels")
     return round(value)
 
 

@@ -22,7 +22,7 @@ from guidxmage.explanation import Explanation
 from guidxmage.files import alone, write_atomically
 from guidxmage.models import load_model
 from guidxmage.models.calibration import natural_like_images
-from guidxmage.names import shown
+from guidxmage.names import brief
 from guidxmage.untrusted import entry, listed, optional, read_json
 
 SCHEMA = "guid-xmage/coverage/1"
@@ -156,7 +156,7 @@ def read_rows(path: Path) -> list[Row]:
     try:
         found = read_json(path)
         if (schema := entry(found, "schema", str, str(path))) != SCHEMA:
-            raise InputError(f"it holds {shown(schema)}")
+            raise InputError(f"it holds {brief(schema)}")
         rows = [_row(row, str(path)) for row in listed(found, "rows", dict, str(path))]
         current = entry(found, "versions", dict, str(path)) == _versions()
     except (InputError, TypeError) as error:

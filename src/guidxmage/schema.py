@@ -19,7 +19,7 @@ from pydantic import ValidationError as PydanticError
 from pydantic.fields import FieldInfo
 
 from guidxmage.errors import SettingError
-from guidxmage.names import shown
+from guidxmage.names import brief, shown
 
 T = TypeVar("T")
 
@@ -175,7 +175,7 @@ def made(kind: type[T], values: Mapping[str, Any]) -> T:
     parts = {}
     for key, value in values.items():
         if key not in hints:
-            raise SettingError(shown(key), f"is not a setting; {_choices(key, hints)}")
+            raise SettingError(brief(key), f"is not a setting; {_choices(key, hints)}")
         inner = settings_class(hints[key])
         parts[key] = value if inner is None else _table(inner, key, value)
     return kind(**parts)
@@ -245,7 +245,7 @@ def _tuples(value: Any) -> Any:
 
 def unknown_name(name: str, known: Iterable[str], what: str) -> str:
     """What an error says of a name that is not among the known ones."""
-    return f"holds {shown(name)!r}, which is no {what}; {_choices(name, known)}"
+    return f"holds {brief(name)!r}, which is no {what}; {_choices(name, known)}"
 
 
 def _choices(name: str, known: Iterable[str]) -> str:

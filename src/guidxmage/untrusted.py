@@ -131,7 +131,7 @@ def read_text(path: str | os.PathLike[str], largest: int = LARGEST_TEXT) -> str:
         raise InputError(f"{path} has {_size(size)}; at most {_size(largest)} are read")
     try:
         with file.open("rb") as stream:
-            return stream.read(largest).decode("utf-8")
+            return stream.read(size).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text in UTF-8") from error
     except OSError as error:

@@ -52,7 +52,8 @@ Model = Annotated[
     str,
     typer.Option(
         help="A name from `guid-xmage models`, timm:NAME, a folder saved by Hugging Face "
-        "transformers, or your own factory as file.py:function or package.module:function."
+        "transformers, or your own factory as file.py:function or package.module:function, "
+        "which runs that file or module."
     ),
 ]
 Weights = Annotated[

@@ -44,8 +44,9 @@ def evaluate(  # noqa: PLR0917
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Repeatable. A name, NAME=WEIGHTS.pth, file.py:function, or a folder that "
-            "`guid-xmage harden` trained, such as out/alexnet-0/plain."
+            help="Repeatable. A name, NAME=WEIGHTS.pth, file.py:function (runs that file), or a "
+            "folder that `guid-xmage harden` trained, such as out/alexnet-0/plain; of your own "
+            "network file.py:function=FOLDER."
         ),
     ] = None,
     methods: Annotated[str, typer.Option(help="Names with commas, quick, or all.")] = "quick",
@@ -229,10 +230,11 @@ def network_of(text: str) -> Network:
     from guidxmage.models.python_models import check_factory
     from guidxmage.models.registry import check_available
 
-    if Path(text).is_dir():
+    code, _, folder = text.rpartition("=")
+    if Path(text).is_dir() or (":" in code and Path(folder).is_dir()):
         from guidxmage.hardening.trained import load_trained
 
-        loaded = load_trained(text)
+        loaded = load_trained(text) if Path(text).is_dir() else load_trained(folder, code)
         return Network(loaded.name, lambda: loaded)
     if ":" in text and not text.startswith("timm:"):
         check_factory(text)

@@ -28,7 +28,7 @@ def harden(  # noqa: PLR0917
         Path | None, typer.Option(help="TOML with the settings; see docs/hardening.md.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Networks, separated by commas; or file.py:function.")
+        str | None, typer.Option(help="Networks, with commas; file.py:function runs that file.")
     ] = None,
     arms: Annotated[str | None, typer.Option(help="Arms, separated by commas.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas.")] = None,

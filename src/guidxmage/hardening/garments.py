@@ -31,7 +31,7 @@ from guidxmage.hardening.placing import (
 )
 from guidxmage.hardening.scenery import LEFT, Part, Scenery
 from guidxmage.models.labels import FASHION_MNIST_LABELS
-from guidxmage.names import shown
+from guidxmage.names import brief, shown
 from guidxmage.result_folder import (
     PROVENANCE,
     Kind,
@@ -159,7 +159,7 @@ def load_garments(folder: str | Path, split: str) -> Garments:
     try:
         manifest = read_json(folder / MANIFEST)
         if (schema := entry(manifest, "schema", str, str(folder / MANIFEST))) != SCHEMA:
-            raise InputError(f"it is {shown(schema)}, not {SCHEMA}")
+            raise InputError(f"it is {brief(schema)}, not {SCHEMA}")
         told = entry(entry(manifest, "splits", dict, str(folder)), split, dict, str(folder))
         changed = sha256(file) != told.get("sha256")
         own = {} if changed else read_arrays(file)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.errors import InputError
-from guidxmage.names import shown
+from guidxmage.names import brief
 from guidxmage.result_folder import Kind, atomic_folder, write_mark
 from guidxmage.untrusted import checked_array, entry, listed, read_arrays, read_json, shape_of
 
@@ -134,7 +134,7 @@ class Series:
             manifest = read_json(folder / MANIFEST)
             schema = entry(manifest, "schema", str, str(folder / MANIFEST))
             if schema != SCHEMA:
-                raise InputError(f"it holds {shown(schema)}, not {SCHEMA}")
+                raise InputError(f"it holds {brief(schema)}, not {SCHEMA}")
             return cls._restored(manifest, read_arrays(folder / ARRAYS), str(folder))
         except InputError as error:
             raise InputError(f"{folder} is no series of samples: {error}") from error

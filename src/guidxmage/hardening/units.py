@@ -14,7 +14,7 @@ from guidxmage.hardening.arms import ARMS, WRONG_MASKS, ArmConfig
 from guidxmage.hardening.robustness import Effort
 from guidxmage.hardening.schedule import TrainingConfig
 from guidxmage.hardening.suppression import LEVELS, STRENGTHS, Scheme
-from guidxmage.names import folded, shown
+from guidxmage.names import brief, folded, shown
 from guidxmage.schema import (
     Flag,
     Names,
@@ -124,7 +124,7 @@ def _check_networks(names: tuple[str, ...]) -> None:
         if name not in networks.names() and not (file and function):
             raise SettingError(
                 key,
-                f"is {shown(name)!r}, which is no network; choose from "
+                f"is {brief(name)!r}, which is no network; choose from "
                 f"{', '.join(networks.names())}, or name your own as file.py:function",
             )
         folder = networks.file_name(name)

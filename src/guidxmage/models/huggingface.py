@@ -20,6 +20,7 @@ from guidxmage.models.huggingface_sizes import (
 )
 from guidxmage.models.loaded import LoadedModel
 from guidxmage.models.torchvision_import import import_torchvision
+from guidxmage.names import brief
 from guidxmage.preprocessing import Interpolation, Preprocessing
 from guidxmage.untrusted import read_json
 
@@ -173,8 +174,7 @@ def _network(folder: Path) -> nn.Module:
         except MissingExtraError:
             raise
         except Exception as error:  # transformers raises whatever its parts raise
-            lines = str(error).splitlines() or [type(error).__name__]
-            raise InputError(f"the model in {folder} cannot be loaded: {lines[0]}") from error
+            raise InputError(f"the model in {folder} cannot be loaded: {_reason(error)}") from error
     # transformers draws at random what it does not find.
     for key in ("missing_keys", "mismatched_keys"):
         if found[key]:
@@ -194,18 +194,22 @@ def _closed_box(folder: Path) -> Callable[[Image.Image], Tensor]:
                 str(folder), local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # as above
-            lines = str(error).splitlines() or [type(error).__name__]
-            raise InputError(f"{folder / PROCESSOR} cannot be used: {lines[0]}") from error
+            raise InputError(f"{folder / PROCESSOR} cannot be used: {_reason(error)}") from error
 
     def processed(image: Image.Image) -> Tensor:
         try:
             pixels: Tensor = processor(images=image, return_tensors="pt")["pixel_values"][0]
         except Exception as error:  # as above
-            lines = str(error).splitlines() or [type(error).__name__]
-            raise InputError(f"{folder / PROCESSOR} does not fit the photo: {lines[0]}") from error
+            raise InputError(
+                f"{folder / PROCESSOR} does not fit the photo: {_reason(error)}"
+            ) from error
         return pixels
 
     return processed
+
+
+def _reason(error: Exception) -> str:
+    return brief((str(error).splitlines() or [type(error).__name__])[0])
 
 
 @contextmanager

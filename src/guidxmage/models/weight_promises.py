@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from guidxmage.errors import InputError
+from guidxmage.names import brief
 from guidxmage.pickles import Call, Named, Notes, Outside, followed
 
 _ZIP = b"PK\x03\x04"
@@ -72,14 +73,14 @@ def check_promises(file: Path) -> None:
 
 def damaged(file: Path, reason: str = "") -> InputError:
     """What is said of a file that is no weight file."""
-    said = f" ({reason})" if reason else ""
+    said = f" ({brief(reason)})" if reason else ""
     return InputError(f"{file} is damaged or not a weight file{said}")
 
 
 def foreign(file: Path, what: str) -> InputError:
     """What is said of a file with objects that code would have to make."""
     return InputError(
-        f"{file} holds pickled objects ({what}), which could run code when loaded; "
+        f"{file} holds pickled objects ({brief(what)}), which could run code when loaded; "
         "save only the weights: torch.save(model.state_dict(), path)"
     )
 
@@ -120,7 +121,8 @@ def _check_pickles(stream: IO[bytes], file: Path, size: int) -> None:
     magic, first = followed(head, lambda _: damaged(file))
     if magic != _MAGIC:
         raise foreign(file, first.calls[0].name) if first.calls else damaged(file)
-    notes: list[Notes] = [followed(head, refuse)[1] for _ in range(3)]
+    # The version, the machine, the tensors, and the order of their numbers in the file.
+    notes: list[Notes] = [followed(head, refuse)[1] for _ in range(4)]
     for one in notes:
         _check_calls(one.calls, file)
     outside = [reference for one in notes for reference in one.outside]
@@ -138,8 +140,8 @@ def _check_calls(calls: Iterable[Call], file: Path) -> None:
         if not _OTHER_TENSORS.fullmatch(name):
             raise foreign(file, name)
         raise InputError(
-            f"the weight file {file} holds tensors in a form that cannot be loaded ({name}); "
-            "save them as ordinary float32 tensors"
+            f"the weight file {file} holds tensors in a form that cannot be loaded "
+            f"({brief(name)}); save them as ordinary float32 tensors"
         )
 
 
