@@ -247,6 +247,11 @@ def png(width: int, height: int, data: bytes) -> bytes:
     )
 
 
+WHOLE = png(2, 2, bytes(14))
+LONG_CHUNK = WHOLE[:33] + b"\xf0" + WHOLE[34:]
+"""All pixels, in a chunk that says it has gigabytes."""
+
+
 def npz(*, packed: bool = False, **arrays: bytes) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED if packed else 0) as file:
@@ -499,6 +504,18 @@ def test_no_memory_is_taken_for_what_is_only_promised(tmp_path: Path) -> None:
         assert line["kind"] == "InputError", (path, line)
         assert line["said"], path
         assert line["grown"] < MOST_MEMORY, (path, line)
+
+
+@linux
+def test_no_memory_is_taken_for_what_is_said_beside_the_pixels(tmp_path: Path) -> None:
+    """All pixels are there; only the length of what they lie in is wrong."""
+    file = tmp_path / "a.png"
+    file.write_bytes(LONG_CHUNK)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.reading", "image", str(file)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["grown"] < MOST_MEMORY
 
 
 @linux

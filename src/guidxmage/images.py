@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from guidxmage.errors import InputError
+from guidxmage.names import brief
 
 ImageSource = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 
@@ -115,7 +117,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             raise InputError(f"{path} does not exist or is not a file")
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty")
-        with Image.open(path) as opened:
+        with _File(path) as file, Image.open(file) as opened:
             if opened.format in _PROGRAMS:
                 raise InputError(f"{path} is {opened.format}, which is no photo; save it as PNG")
             check_pixels(opened.size[::-1], str(path))
@@ -131,6 +133,19 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{path} cannot be read as an image ({_first_line(error)})") from error
 
 
+class _File(io.BufferedReader):
+    """Of which no more is read at once than it holds; Pillow asks for what a head promises."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most so many bytes, by default all that are left."""
+        left = max(self._size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 def check_pixels(size: tuple[int, int], what: str) -> None:
     """Raise InputError, about `what`, where (height, width) are more than a photo may have.
 
@@ -142,7 +157,7 @@ def check_pixels(size: tuple[int, int], what: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return brief((str(error).splitlines() or [type(error).__name__])[0])
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:

@@ -16,6 +16,7 @@ from guidxmage.errors import InputError
 from guidxmage.hardening.dataset import InMemory, MaskMaker
 from guidxmage.models.labels import CIFAR10_LABELS
 from guidxmage.models.torchvision_import import import_torchvision
+from guidxmage.names import brief
 from guidxmage.pickles import Call, followed
 from guidxmage.untrusted import read_arrays
 
@@ -68,7 +69,7 @@ def read_masks(file: Path) -> Tensor:
     # NumPy raises whatever a malformed head makes it stumble over.
     except Exception as error:
         raise InputError(
-            f"{file} holds no masks ({error}); save them with numpy.save or as masks with "
+            f"{file} holds no masks ({brief(error)}); save them with numpy.save or as masks with "
             "numpy.savez"
         ) from error
     if stored.dtype != np.bool_:
@@ -131,7 +132,7 @@ def _pickled_records(file: Path) -> NDArray[np.uint8]:
     """The same from a file of the Python version: a pickled dict of a NumPy array and a list."""
 
     def refuse(reason: str) -> InputError:
-        return InputError(f"CIFAR-10 cannot be read from {file} ({reason}); fetch it again")
+        return InputError(f"CIFAR-10 cannot be read from {file} ({brief(reason)}); fetch it again")
 
     found, _ = followed(io.BytesIO(_content(file)), refuse)
     batch = found if isinstance(found, dict) else {}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from guidxmage.errors import InputError
 from guidxmage.files import sha256_of
+from guidxmage.names import brief
 
 # Where Debian's package dataset-fashion-mnist puts it.
 SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -67,7 +68,7 @@ def read_idx(file: Path) -> Array:
         with gzip.open(file) if packed else file.open("rb") as stream:
             return _array(stream, file)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{file} cannot be read ({error}); fetch it again") from error
+        raise InputError(f"{file} cannot be read ({brief(error)}); fetch it again") from error
 
 
 def _array(stream: IO[bytes] | gzip.GzipFile, file: Path) -> Array:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.names import brief
 from guidxmage.untrusted import entry, read_json
 
 # No layer of an image classifier has more of anything; ImageNet-21k has 21 841 classes.
@@ -90,7 +91,7 @@ def _shapes(folder: Path) -> list[tuple[int, ...]]:
         # SafetensorError, and what the conversion of a malformed head stumbles over.
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{file} cannot be loaded: {reason}") from error
+            raise InputError(f"{file} cannot be loaded: {brief(reason)}") from error
     return shapes
 
 
