@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from guidxmage.engine.builder import Builder, read_by
 from guidxmage.engine.call import BatchSize, Branch, Call, Ref, leaves
 from guidxmage.engine.checks import check_model
-from guidxmage.engine.execution import plain_run, taped
+from guidxmage.engine.execution import plain_run, runs_in_a_row, taped
 from guidxmage.engine.fold import fold
 from guidxmage.engine.gates import Conventions, conventions
 from guidxmage.engine.memory import Held
 from guidxmage.engine.merging import Differ, Merger, same_numbers
 from guidxmage.engine.program import OtherBranchError, Program
-from guidxmage.engine.randomness import random_state_kept
 from guidxmage.engine.rows import rows_stay_apart
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.tape import Operation, Tape
@@ -53,18 +52,21 @@ def capture(
     # Another picture besides, so that what hangs on the picture in a hidden way comes to light.
     other = images[:1].flip(-1)
     more = torch.cat([other, images])
-    with random_state_kept() as drawn:
-        together = _of_any_number(model, images, more, chosen) if batched else None
-        found = _of_one(model, images[:1], other, chosen) if together is None else together
-        if drawn():  # by Python or NumPy: no operator shows it
-            _refuse_random(model, images[:1], found.writes)
-    return found
+    together = _of_any_number(model, images, more, chosen) if batched else None
+    return _of_one(model, images[:1], other, chosen) if together is None else together
 
 
-def _refuse_random(model: nn.Module, image: Tensor, writes: Sequence[Tensor]) -> None:
-    """Runs in a row must be the same. Other threads may draw random numbers meanwhile."""
-    first = plain_run(model, image, writes)
-    if not all(same_numbers(first, plain_run(model, image, writes)) for _ in range(_MANY)):
+def _refuse_random(model: nn.Module, tape: Tape, image: Tensor) -> None:
+    """Where NumPy or Python drew random numbers, runs in a row must be the same.
+
+    No operator shows them. Other threads may have drawn them. Every run goes on from where the
+    last one ended, as those of the user do.
+    """
+    if not tape.drawn:
+        return
+    writes = tuple(tensor for tensor, _ in tape.written)
+    first, *others = runs_in_a_row(model, image, writes, 1 + _MANY)
+    if not all(same_numbers(first, other) for other in others):
         raise UnsupportedOperatorError(
             "this network cannot be explained: it draws random numbers from NumPy or Python, in "
             "evaluation mode too; every run gives another answer"
@@ -79,6 +81,7 @@ def _of_any_number(
         first = taped(model, images)
         second = taped(model, more)
         operations = _merged(first, second)
+        _refuse_random(model, first, images[:1])
     except (Differ, InputError):  # a model may insist on one image
         return None
     order = Builder(model).built(operations, _result_id(first))
@@ -106,6 +109,7 @@ def _merged(first: Tape, second: Tape) -> list[Operation]:
 def _of_one(model: nn.Module, image: Tensor, other: Tensor, chosen: Conventions) -> Program:
     """The program of one image; `other` is one on which it is tried as well."""
     tape = taped(model, image)
+    _refuse_random(model, tape, image)
     order = Builder(model).built(_needed(tape), _result_id(tape))
     program = _program(order, tape, image, chosen, batched=False)
     with torch.no_grad():

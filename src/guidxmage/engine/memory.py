@@ -49,8 +49,8 @@ class Memory:
 
     def held(self, tensor: Tensor) -> Held:
         """A tensor of this memory as a constant, as it is now."""
-        if self.foreign:  # it is given back what it held at first
-            return Held(tensor.detach().clone(), stale=True) if self.changed else Held(tensor)
+        if self.foreign and self.changed:  # it is given back what it held at first
+            return Held(tensor.detach().clone(), stale=True)
         found = Held(tensor)
         self._used.append(found)
         return found

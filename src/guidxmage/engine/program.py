@@ -113,6 +113,15 @@ class Program:
         """What Python was told of values that depend on the image, in order of execution."""
         return tuple(one for one in self.order if isinstance(one, Branch))
 
+    def refuse_branches(self) -> None:
+        """Raise UnsupportedOperatorError where the run took branches that the image decides."""
+        if self.branches:
+            raise UnsupportedOperatorError(
+                f"the network branches at '{self.branches[0].site}' on what it computes from the "
+                "image: where that changes cannot be seen from inside a region, so no statement "
+                "about a whole region is made"
+            )
+
     @cached_property
     def smooth(self) -> tuple[Call, ...]:
         """Calls whose operators are smooth: where there are any, there are no regions.

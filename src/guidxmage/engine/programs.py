@@ -17,7 +17,6 @@ from guidxmage.engine.execution import plain_run
 from guidxmage.engine.gates import Conventions
 from guidxmage.engine.merging import same_numbers
 from guidxmage.engine.program import OtherBranchError, Program
-from guidxmage.engine.randomness import random_state_kept
 from guidxmage.errors import InputError, UnsupportedOperatorError
 
 # Sizes of images, and for each of them runs that differ, as of networks with branches.
@@ -121,7 +120,7 @@ class Programs:
     @contextmanager
     def _asked(self, images: Tensor) -> Iterator[_Shape]:
         """One thread at a time; a model that writes to itself was given back what it held."""
-        with self._lock, random_state_kept():
+        with self._lock:
             try:
                 yield self._of_shape(images)
             finally:

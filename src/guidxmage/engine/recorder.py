@@ -54,6 +54,7 @@ class Recorder(SchemaCheckMode):
         self.__dict__["_dispatch_key"] = torch._C.DispatchKey.PreDispatch
         self.tape = tape
         self.refusal: UnsupportedOperatorError | None = None
+        self.is_busy = False
         self._places = WeakTensorKeyDictionary()
         self._values = Values(tape, images, self.refuse, lambda: self.path)
         self._own = {id(t) for t in (*model.parameters(), *model.buffers())}
@@ -99,20 +100,29 @@ class Recorder(SchemaCheckMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
+        self.is_busy = True
+        try:
+            return self._seen(func, types, args, kwargs or {})
+        finally:
+            self.is_busy = False
+
+    def _seen(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         with torch._C._DisablePythonDispatcher():  # else parts of PyTorch run in Python instead
             self._check(func, types, args, kwargs)
             apart = self._is_to_be_taken_apart(func, args, kwargs)
         if apart:
+            self.is_busy = False
             with self._watching():
                 return func.decompose(*args, **kwargs)
         with torch._C._DisablePythonDispatcher():
             if torch.Tag.inplace_view in func.tags:
                 return self._moved_in_place(func, args, kwargs)
             targets = [t for t in _written(func, args, kwargs) if isinstance(t, Tensor)]
-            for target in targets:
-                self._before_write(target)
             before = self._argued((args, kwargs)) if targets else None
+            for target in targets:  # and what is read besides keeps what it holds
+                self._before_write(target)
             result = func(*args, **kwargs)
             if before is not None:
                 self._write(func, targets, before)
@@ -229,6 +239,12 @@ class Recorder(SchemaCheckMode):
     ) -> None:
         self.tape.operations.append(Operation(func, args, kwargs, (), (), False, self.path, told))
 
+    def tell_text(self, tensor: Tensor, told: str) -> None:
+        """Note that Python has a tensor's numbers as text."""
+        found = self.found(tensor)
+        if isinstance(found, Ref):
+            self._tell(text_of, (found,), {}, told)
+
     def tell_list(self, tensor: Tensor, told: Any) -> None:
         """Note that Python has read all numbers of a tensor."""
         found = self.found(tensor)
@@ -294,8 +310,15 @@ class Recorder(SchemaCheckMode):
         memory = self._place(target).memory
         memory.settle()
         if memory.foreign and not memory.changed:
-            self.tape.written.append((target, target.detach().clone()))
+            whole = _whole(target)
+            self.tape.written.append((whole, whole.clone()))
             memory.changed = True
+
+    def before_hidden_write(self, target: Tensor) -> None:
+        """NumPy may write over a tensor of the user's own, unseen: it is kept as it was."""
+        if not self.is_active(target):
+            self._before_write(target)
+            self._place(target).memory.changed = False
 
     def _write(self, func: OpOverload, targets: list[Tensor], before: Any) -> None:
         """An operator has written over its targets: what they, and all views, stand for now."""
@@ -364,9 +387,21 @@ def _has_ref(given: Any) -> bool:
     return any(isinstance(one, Ref) for one in leaves(given))
 
 
+def text_of(tensor: Tensor) -> str:
+    """A tensor as Python prints it."""
+    return repr(tensor)
+
+
 def listed(tensor: Tensor) -> tuple[Any, ...]:
     """All numbers of a tensor, in order."""
     return tuple(tensor.reshape(-1).tolist())
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """All of the memory that a tensor lies in, as a line of numbers."""
+    storage = tensor.untyped_storage()
+    count = storage.nbytes() // tensor.itemsize
+    return tensor.detach().new_empty(0).set_(storage, 0, (count,), (1,))
 
 
 def _among(tensor: Tensor, given: list[Tensor]) -> bool:
