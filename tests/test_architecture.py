@@ -14,9 +14,12 @@ MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 # From the lowest floor up; a module may import, at its top, only from its own floor and below.
 FLOORS = [
-    ["errors", "names", "locks", "versions", "source_code", "untrusted", "exactness"],
+    [
+        *("errors", "names", "locks", "pickles", "versions", "schema", "source_code"),
+        *("untrusted", "exactness"),
+    ],
     ["files", "result_folder", "photo_results"],
-    ["images", "preprocessing", "annotations", "segmentation", "regions", "objects"],
+    ["images", "preprocessing", "annotations", "raster", "segmentation", "regions", "objects"],
     ["models"],
     ["engine"],
     ["inputs", "targets", "fingerprint"],

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from guidxmage.annotations import fill_polygon, find_annotation
+from guidxmage.annotations import find_annotation
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.objects import object_table
 from guidxmage.preprocessing import Preprocessing
+from guidxmage.raster import fill_polygon
 from guidxmage.regions import Regions, read_regions
 from guidxmage.segmentation import segment_image
 

@@ -24,8 +24,9 @@ from guidxmage.hardening import networks
 from guidxmage.hardening.arms import lesson, with_series
 from guidxmage.hardening.dataset import Batch, ImageDataset
 from guidxmage.hardening.masking import masking_checks
-from guidxmage.hardening.ownership import claim, whole
+from guidxmage.hardening.ownership import claimed, whole
 from guidxmage.hardening.processes import ALONE, processes
+from guidxmage.hardening.readiness import check_fit
 from guidxmage.hardening.recipe import Shuffled
 from guidxmage.hardening.reliance import accuracy, reliance
 from guidxmage.hardening.robustness import attack_part
@@ -34,7 +35,7 @@ from guidxmage.hardening.series import MANIFEST, Series
 from guidxmage.hardening.splits import Splits
 from guidxmage.hardening.suppression import suppress
 from guidxmage.hardening.training import FINAL, train
-from guidxmage.hardening.units import Experiment, Unit, units
+from guidxmage.hardening.units import EVALUATION, TRAINING, Experiment, Unit, units
 from guidxmage.locks import BusyError, Turns
 from guidxmage.models.weights import read_weights
 from guidxmage.result_folder import held_folder
@@ -43,7 +44,15 @@ from guidxmage.versions import versions
 __all__ = ["Experiment", "Unit", "Work", "first_images", "run", "units"]
 
 SCHEMA = "guid-xmage/hardening/1"
-EVALUATION, TRAINING = "evaluation.json", "training.json"
+_KINDS: dict[str, dict[str, type]] = {
+    TRAINING: {"steps": int, "processor_seconds": float, "validation": list},
+    EVALUATION: {
+        **dict.fromkeys(("unit", "versions", "training", "reliance", "masking"), dict),
+        "parts": list,
+        "parameters": int,
+    },
+}
+"""What has to be in a unit's files; one that somebody made by hand may lack anything."""
 LIBRARIES = ("guid-xmage", "torch", "foolbox", "pyautoattack", "captum")
 Say = Callable[[str], None]
 
@@ -55,19 +64,19 @@ def run(experiment: Experiment, data: Splits, out: Path, say: Say = print) -> li
     all processes train together; the first one does the rest, and the others return nothing.
     """
     first = int(os.environ.get("RANK", "0")) == 0
-    if first:
-        claim(out, experiment, data)
+    check_fit(experiment, data)
     work = Work(experiment, data, out, say, first)
-    # One group for all trainings; the other processes leave before the attacks.
-    with processes(None) as team:
-        work.team = team
-        _each(units(experiment), work.train, alone=team.count == 1)
-    work.team = ALONE
-    if not first:
-        return []
-    _each(units(experiment), work.evaluate, alone=True)
-    found = (work.evaluation(unit) for unit in units(whole(experiment, out)))
-    return [one for one in found if one is not None]
+    with claimed(out, experiment, data) if first else nullcontext():
+        # One group for all trainings; the other processes leave before the attacks.
+        with processes(None) as team:
+            work.team = team
+            _each(units(experiment), work.train, alone=team.count == 1)
+        work.team = ALONE
+        if not first:
+            return []
+        _each(units(experiment), work.evaluate, alone=True)
+        found = (work.evaluation(unit) for unit in units(whole(experiment, out)))
+        return [one for one in found if one is not None]
 
 
 def _each(units: Iterator[Unit], work: Callable[[Unit, bool], None], *, alone: bool) -> None:
@@ -267,9 +276,11 @@ class Work:
 def _read(file: Path) -> dict[str, Any] | None:
     """What was written; None where it is not there or damaged, and so has to be made again."""
     try:
-        return read_sealed(file)
+        found = read_sealed(file)
     except InputError:
         return None
+    kinds = _KINDS[file.name]
+    return found if all(isinstance(found.get(key), kinds[key]) for key in kinds) else None
 
 
 def _weights(folder: Path) -> str | None:

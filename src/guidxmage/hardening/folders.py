@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from guidxmage import fingerprint
-from guidxmage.annotations import Mask, find_annotation
+from guidxmage.annotations import find_annotation
 from guidxmage.errors import InputError
 from guidxmage.hardening.dataset import Batch, ImageDataset
-from guidxmage.images import IMAGE_SUFFIXES, load_image, read_image
+from guidxmage.images import IMAGE_SUFFIXES, load_image, open_image, read_image
 from guidxmage.preprocessing import Preprocessing
+from guidxmage.raster import Mask
 from guidxmage.regions import BACKGROUND, IGNORED, read_regions
 
 FEWEST = 2
@@ -138,12 +139,8 @@ def _photos(folder: Path) -> list[Path]:
 
 def _verify(file: Path) -> None:
     """Raise InputError where the file's head or check sums are wrong, without decoding it."""
-    try:
-        with Image.open(file) as image:
-            image.verify()
-    # Pillow's plugins let struct, index, syntax and zlib errors through on malformed headers.
-    except Exception as error:
-        raise InputError(f"{file} cannot be read as an image ({error}); replace it") from error
+    with open_image(file) as image:
+        image.verify()
 
 
 def _object(annotation: Path, file: Path, photo: Image.Image) -> Mask:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from guidxmage.hardening.cifar import load_cifar10
 from guidxmage.hardening.dataset import ImageDataset
 from guidxmage.hardening.folders import ImageFolder
 from guidxmage.hardening.garments import SCHEMA, load_garments
+from guidxmage.untrusted import read_json
 
 # Of CIFAR-10's training images, those that are held out to choose weights by.
 _HELD_OUT = 5_000
@@ -56,8 +56,8 @@ def load_splits(folder: str | Path, size: int = 32) -> Splits:
 
 def _is_garments(folder: Path) -> bool:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_json(folder / MANIFEST)
+    except InputError:
         return False
     return isinstance(manifest, dict) and manifest.get("schema") == SCHEMA
 
