@@ -26,7 +26,8 @@ HOUSE = [
     ["explanation"],
     ["explainer"],
     ["analysis", "adversarial"],
-    ["interfaces", "evaluation", "hardening"],
+    ["interfaces", "hardening"],
+    ["evaluation"],
     ["jobs"],
     ["cli"],
 ]

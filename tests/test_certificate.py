@@ -133,6 +133,22 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "branches": lambda: seeded(Branches()),
     "patches": lambda: seeded(Patches()),
 }
+
+
+class Between(nn.Module):
+    """The larger and the smaller of values and constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(162, 4)
+        self.register_buffer("bounds", torch.rand(2, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = torch.minimum(torch.maximum(x, self.bounds * 0.3), self.bounds + 0.2)
+        return self.last(torch.minimum(torch.tensor(0.7), low).flatten(1))
+
+
+NETWORKS["between constants"] = lambda: seeded(Between())
 SHAPE = (2, 9, 9)
 IMAGES: dict[str, Callable[[], Tensor]] = {
     "noise": lambda: random_like((1, *SHAPE), 1).float(),

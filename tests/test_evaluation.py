@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import signal
@@ -28,7 +29,7 @@ from guidxmage.evaluation import methods as methods_package
 from guidxmage.evaluation.data.photos import Photo, read_photos
 from guidxmage.evaluation.data.views import draw_view, view_numbers
 from guidxmage.evaluation.methods import METHODS, Method
-from guidxmage.evaluation.records import Records, claim
+from guidxmage.evaluation.records import Records, claimed
 from guidxmage.evaluation.report.bootstrap import estimate
 from guidxmage.evaluation.report.figures import rows
 from guidxmage.evaluation.report.page import write_report
@@ -156,8 +157,12 @@ def test_garments(tmp_path: Path) -> None:
     masks[:, 4:9, 5:30] = True
     images = np.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).astype(np.uint8)
     packed = np.packbits(masks, axis=-1)
-    np.savez(tmp_path / "test.npz", images=images, masks=packed, labels=np.array([7, 1], np.uint8))
-    (tmp_path / "manifest.json").write_text('{"schema": "guid-xmage/garments/1"}')
+    labels = np.array([7, 1], np.uint8)
+    file = tmp_path / "test.npz"
+    np.savez(file, images=images, masks=packed, labels=labels, backgrounds=labels)
+    splits = {"test": {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}}
+    manifest = {"schema": "guid-xmage/garments/1", "splits": splits}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     found = read_photos(str(tmp_path))
     assert [one.label for one in found] == [7, 1]
     view = draw_view(found[1], 0, 0)
@@ -209,7 +214,8 @@ def test_masks_pass_the_networks_crop() -> None:
 
 def test_half_a_line_is_cut_off(tmp_path: Path) -> None:
     records = Records.open(tmp_path, "net")
-    lines = [{"photo": "a", "view": n, "method": "m", "figures": {"x": 1}} for n in range(2)]
+    told = {"network": "net", "photo": "a", "method": "m", "made_from": "", "maps": {}}
+    lines = [{**told, "view": n, "figures": {"x": 1}} for n in range(2)]
     for line in lines:
         records.add(line)
     with open(records.path, "ab") as file:
@@ -221,14 +227,27 @@ def test_half_a_line_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_a_folder_belongs_to_one_evaluation(tmp_path: Path) -> None:
-    claim(tmp_path / "run", {"seed": 0, "photos": ["a"]})
-    claim(tmp_path / "run", {"seed": 0, "photos": ["a"]})
+    folder = tmp_path / "run"
+
+    def claim(seed: int, where: Path = folder) -> None:
+        with claimed(where, {"seed": seed}, ["a"]) as photos:
+            assert photos == ["a"]
+
+    with claimed(folder, {"seed": 0}, ["a"]):
+        claim(0)
+        with pytest.raises(InputError, match="another seed"):
+            claim(1)  # while a run is at work there
+    claim(1)  # nothing came of the first
+    (folder / "records").mkdir()
+    (folder / "records" / "net.jsonl").write_text("a record\n")
+    claim(1)
     with pytest.raises(InputError, match="another seed"):
-        claim(tmp_path / "run", {"seed": 1, "photos": ["a"]})
+        claim(0)
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "thesis.tex").touch()
     with pytest.raises(InputError, match="something other"):
-        claim(tmp_path / "else", {"seed": 0})
+        claim(0, tmp_path / "else")
 
 
 def line_of(file: Path, number: int) -> bytes:
@@ -676,11 +695,25 @@ def test_the_command(folder: Path) -> None:
     [
         (
             ["photos", "--methods", "gradcam"],
-            "there is no method 'gradcam'; choose from",
+            "--methods holds 'gradcam', which is no method; did you mean grad-cam?",
         ),
-        (["photos", "--measures", "taste"], "there is no measure 'taste'"),
+        (
+            ["photos", "--measures", "taste"],
+            "--measures holds 'taste', which is no measure; choose from",
+        ),
         (["nowhere"], "nowhere is neither a file nor a folder"),
-        (["photos", "--limit", "0"], "give at least 1"),
+        (["photos", "--limit", "0"], "--limit is 0; give a number"),
+        (["photos", "--views", "0"], "--views is 0; give a whole number from 1 to 10000"),
+        (["photos", "--methods", ","], "--methods holds '', which is no method"),
+        (["photos", "--methods", "random,random"], "--methods holds 'random' twice"),
+        (["photos", "--all-views", "edges", "--methods", "random"], "--all-views holds 'edges'"),
+        (["photos", "--part", "garments"], "--part goes with --preset table1"),
+        (["--preset", "table1", "--measures", "cost"], "--measures does not go with --preset"),
+        (["--preset", "table1", "--model", "vgg16=no.pth"], "there is no weight file no.pth"),
+        (["--preset", "table1", "--model", "vgg19=no.pth"], "for one of alexnet, efficientnet"),
+        (["photos", "--model", "alexnut"], "did you mean alexnet"),
+        (["photos", "--model", "alexnet=no.pth"], "there is no weight file no.pth"),
+        (["photos", "--model", "net.py:biuld"], "has no 'biuld'"),
         (["photos", "--model", "net.py:build", "--target", "label"], "is not known; explain top1"),
         (["photos", "--model", "photos"], "no part of an experiment"),
         (["--preset", "table2"], "there is table1"),

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -18,13 +18,14 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from guidxmage.cli import app
-from guidxmage.errors import InputError
+from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.files.atomic import read_sealed, write_sealed
 from guidxmage.hardening.data.dataset import InMemory
 from guidxmage.hardening.data.image_folder import ImageFolder
 from guidxmage.hardening.data.splits import Splits
 from guidxmage.hardening.experiment import Experiment, run
 from guidxmage.hardening.ownership import whole
+from guidxmage.hardening.readiness import check_code
 from guidxmage.hardening.training.loop import train
 from tests.test_hardening import MINIATURE, SMALL, shapes
 from tests.training_runs import config, dataset, network, recipe
@@ -171,6 +172,127 @@ def test_a_folder_of_photos_is_told_by_its_files(tmp_path: Path) -> None:
     (tmp_path / "masks/a").rename(tmp_path / "masks/c")
     seen.append(found())
     assert len(set(seen)) == len(seen)
+
+
+# --- settings that nothing came of ---------------------------------------------------------------
+
+
+class FailsError(Exception):
+    pass
+
+
+def failing(*_: object, **__: object) -> NoReturn:
+    raise FailsError
+
+
+def test_settings_of_a_training_that_failed_may_be_corrected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = replace(FEW, plain_lr=0.3, batch=20)
+    for number in (0, 1):
+        with monkeypatch.context() as patch:
+            patch.setattr("guidxmage.hardening.experiment.accuracy", failing)
+            with pytest.raises(FailsError):
+                run(replace(wrong, crop=number), splits(), tmp_path / "out", lambda _: None)
+        assert list((tmp_path / "out" / FOLDER / "plain").glob("checkpoint-*"))
+    few = replace(FEW, arms=("plain",))
+    again = run(few, splits(), tmp_path / "out", lambda _: None)
+    fresh = run(few, splits(), tmp_path / "fresh", lambda _: None)
+    assert [one["reliance"] for one in again] == [one["reliance"] for one in fresh]
+    weights = f"{FOLDER}/plain/final.safetensors"
+    assert (tmp_path / "out" / weights).read_bytes() == (tmp_path / "fresh" / weights).read_bytes()
+    assert whole(few, tmp_path / "out").arms == ("plain",)
+    with pytest.raises(InputError, match="with batch 50, not 20"):
+        run(wrong, splits(), tmp_path / "out", pytest.fail)
+
+
+def test_attacks_that_failed_may_be_corrected_and_trainings_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(FEW, arms=("plain",))
+    with monkeypatch.context() as patch:
+        patch.setattr("guidxmage.hardening.experiment.attack_part", failing)
+        with pytest.raises(FailsError):
+            run(few, splits(), tmp_path, lambda _: None)
+    with pytest.raises(InputError, match=r"with plain_lr 0\.05, not 0\.3"):
+        run(replace(few, plain_lr=0.3), splits(), tmp_path, pytest.fail)
+    other = replace(few, effort=replace(few.effort, images=5))
+    assert said(other, splits(), tmp_path) == [f"{FOLDER}/plain: attacks"]
+    with pytest.raises(InputError, match="with effort"):
+        run(few, splits(), tmp_path, pytest.fail)
+
+
+def test_settings_of_a_run_at_work_are_not_replaced(tmp_path: Path) -> None:
+    few, seen = replace(FEW, arms=("plain",)), []
+
+    def meanwhile(line: str) -> None:
+        with pytest.raises(InputError, match="with batch 50, not 20"):
+            run(replace(few, batch=20), splits(), tmp_path, pytest.fail)
+        seen.append(line)
+
+    run(few, splits(), tmp_path, meanwhile)
+    assert len(seen) == 2
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"batch": 101}, "batch is 101, but there are 100 training images"),
+        (
+            {"networks": ("alexnet",)},
+            r"networks\[0\] is 'alexnet', which cannot take images of 3×12",
+        ),
+        (
+            {"networks": ("net.py:wide",)},
+            r"'net.py:wide', which returns \[2, 4\] where scores \[2, 3",
+        ),
+        ({"networks": ("net.py:bare",)}, "'net.py:bare', which has no parameters to train"),
+        ({"networks": ("net.py:text",)}, "'net.py:text', which returns str where scores"),
+        ({"networks": ("net.py:fails",)}, r"\(no such layer\)"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(
+        "from torch import nn\n"
+        "def ends(last): return nn.Sequential(nn.Flatten(), nn.Linear(432, 3), last)\n"
+        "def wide(n): return nn.Sequential(nn.Flatten(), nn.Linear(432, n + 1))\n"
+        "def bare(n): return nn.Flatten()\n"
+        "class Text(nn.Module):\n    forward = lambda self, x: 'text'\n"
+        "class Fails(nn.Module):\n"
+        "    def forward(self, x): raise RuntimeError('no such layer\\nand more')\n"
+        "def text(n): return ends(Text())\n"
+        "def fails(n): return ends(Fails())\n"
+    )
+    with pytest.raises(InputError, match=sentence) as caught:
+        run(replace(FEW, **change), splits(), tmp_path / "out", pytest.fail)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["net.py"]
+
+
+def test_data_without_parts_or_classes_are_refused(tmp_path: Path) -> None:
+    test = splits().test
+    assert isinstance(test, InMemory)
+    empty = InMemory(test.images, test.labels, torch.zeros_like(test.masks), test.classes)
+    with pytest.raises(InputError, match="no test image has both an object and a background"):
+        run(FEW, splits(test=empty), tmp_path / "out", pytest.fail)
+    train = splits().train
+    assert isinstance(train, InMemory)
+    one = InMemory(train.images, torch.zeros_like(train.labels), train.masks, ("a",))
+    with pytest.raises(InputError, match="one class only"):
+        run(FEW, splits(train=one), tmp_path / "out", pytest.fail)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_packages_are_named_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("guidxmage.hardening.readiness.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="safetensors is needed"):
+        check_code(FEW)
 
 
 # --- growing, and the report ---------------------------------------------------------------------
@@ -357,3 +479,31 @@ def test_the_data_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert data.fingerprint() == first
     assert isinstance(data.images, Tensor)
     assert torch.equal(data.images, shapes(10, 0).images)
+
+
+def test_code_that_a_folder_names_is_not_run(tmp_path: Path, monkeypatch: Any) -> None:
+    from guidxmage.cli.evaluate import network_of
+    from guidxmage.hardening.training.trained import load_trained
+
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(
+        "import pathlib\nfrom torch import nn\n\ndef f(classes):\n"
+        "    pathlib.Path('ran').touch()\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(12, classes))\n"
+    )
+    unit = tmp_path / "net.py-f-0" / "plain"
+    unit.mkdir(parents=True)
+    Path("experiment.json").write_text('{"networks": ["net.py:f"], "width": 1.0}')
+    save_file({"1.weight": torch.eye(3, 12), "1.bias": torch.zeros(3)}, unit / "final.safetensors")
+    with pytest.raises(InputError, match=r"is code \(net\.py:f\).*file\.py:function=") as caught:
+        network_of(str(unit))
+    assert "\n" not in str(caught.value)
+    assert not Path("ran").exists()
+    found = network_of(f"net.py:f={unit}").load()
+    assert Path("ran").exists()
+    assert found.model(torch.ones(1, 3, 2, 2)).tolist() == [[1, 1, 1]]
+    (tmp_path / "alexnet-0" / "plain").mkdir(parents=True)
+    Path("experiment.json").write_text('{"networks": ["alexnet"], "width": 1.0}')
+    with pytest.raises(InputError, match="which is no code; leave out"):
+        load_trained(tmp_path / "alexnet-0" / "plain", "net.py:f")

@@ -84,9 +84,15 @@ def test_unusable_files_are_named(tmp_path, name, message):
 def test_files_are_closed(tmp_path, monkeypatch, name):
     write_bad_files(tmp_path)
     Image.new("RGB", (2, 2)).save(tmp_path / "good.gif")
-    opened = []
+    opened, streams = [], []
     real_open = Image.open
-    monkeypatch.setattr(Image, "open", lambda path: opened.append(real_open(path)) or opened[-1])
+
+    def noted(file):
+        streams.append(file)
+        opened.append(real_open(file))
+        return opened[-1]
+
+    monkeypatch.setattr(Image, "open", noted)
     if name == "good.gif":
         read_image(tmp_path / name)
     else:
@@ -94,6 +100,7 @@ def test_files_are_closed(tmp_path, monkeypatch, name):
             read_image(tmp_path / name)
     assert len(opened) == 1
     assert opened[0].fp is None
+    assert streams[0].closed
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

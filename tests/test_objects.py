@@ -13,8 +13,9 @@ from PIL import Image
 
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.inputs.preprocessing import Preprocessing
-from guidxmage.objects.annotations import fill_polygon, find_annotation
+from guidxmage.objects.annotations import find_annotation
 from guidxmage.objects.label_map import LabelMap, read_regions
+from guidxmage.objects.raster import fill_polygon
 from guidxmage.objects.segmentation import segment_image
 from guidxmage.objects.table import object_table
 

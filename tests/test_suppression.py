@@ -153,7 +153,7 @@ def test_bad_input_is_named() -> None:
         suppress(explainer, X * 2, masks)
     with pytest.raises(InputError, match="labels of"):
         suppress(explainer, X, masks, torch.zeros(3, dtype=torch.long))
-    with pytest.raises(InputError, match="must ascend"):
+    with pytest.raises(InputError, match="has to ascend"):
         Scheme(strengths=(0.1, 0.05))
 
 

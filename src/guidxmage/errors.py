@@ -11,6 +11,18 @@ class InputError(GuidXmageError, ValueError):
     """An image, mask, target, model, weight file or path that cannot be used."""
 
 
+class SettingError(InputError):
+    """A value that a setting cannot have. key: its dotted path; words: what was wrong with it."""
+
+    def __init__(self, key: str, words: str) -> None:
+        super().__init__(f"{key} {words}")
+        self.key, self.words = key, words
+
+    def below(self, path: str) -> SettingError:
+        """The same error as seen from further out."""
+        return SettingError(f"{path}{self.key}", self.words)
+
+
 class UnsupportedOperatorError(GuidXmageError, NotImplementedError):
     """The network uses an operator without a rule; it is refused rather than approximated."""
 

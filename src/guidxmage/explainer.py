@@ -16,9 +16,11 @@ from guidxmage.attribution.attribution import Attribution
 from guidxmage.attribution.change_space import Space, space_change
 from guidxmage.attribution.multi_input import attribute_together, is_several
 from guidxmage.attribution.targets import choose_targets, is_per_image, one_for_each
+from guidxmage.engine.capture.as_found import running
+from guidxmage.engine.capture.checks import refuse_lazy
 from guidxmage.engine.capture.programs import Programs
 from guidxmage.engine.capture.user_model import copied_to, untouched, unwrapped
-from guidxmage.engine.cuda.graphed_program import Graphed, Graphs
+from guidxmage.engine.cuda.graphed_program import Graphed, Graphs, refuse_other_than_cuda
 from guidxmage.engine.program.footprint import read_budget, row_bytes, rows_within
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.symbolic import Network, pull_targets
@@ -26,7 +28,13 @@ from guidxmage.engine.trail.gates import conventions
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.explanation import Explanation, JointExplanation
-from guidxmage.inputs.input_space import Batch, Images, InputSpace, dtype_and_device
+from guidxmage.inputs.input_space import (
+    Batch,
+    Images,
+    InputSpace,
+    dtype_and_device,
+    refuse_nonfinite,
+)
 from guidxmage.inputs.multi_input import Shapes, Wrapped
 from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.moved import moved_function
@@ -71,6 +79,8 @@ class Explainer:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"a torch.nn.Module is expected, not {type(model).__name__}")
+        _check_arguments(labels, batch_rows)
+        refuse_lazy(model)
         self.model = copied_to(unwrapped(model), device, dtype)
         self.name = name or type(unwrapped(model)).__name__
         self.labels = tuple(labels) if labels is not None else None
@@ -80,7 +90,7 @@ class Explainer:
         self.gates = conventions(gates)
         self.cuda_graphs = cuda_graphs
         if cuda_graphs:
-            _refuse_other_than_cuda(self.model)
+            refuse_other_than_cuda(dtype_and_device(self.model)[1])
         self.weights_source = ""
         self.code: tuple[Path, ...] = ()  # the user's own files that made the model
         self._graphs = Graphs()
@@ -184,7 +194,6 @@ class Explainer:
             self._explain_chunk(network.program, X, target, batch.batched, first)
             for first, X in _chunks(batch.tensor, self.rows(network.program))
         ]
-        self._check_together(network.program, batch.tensor, parts)
         R = self._space.reference(reference, batch.tensor)
         origin = Origin(
             space=self._space.name,
@@ -193,22 +202,30 @@ class Explainer:
             weights_source=self.weights_source,
             preprocessing=self._space.preprocessing,
         )
-        return assembled(parts, batch, R, network, origin)
+        explanation = assembled(parts, batch, R, network, origin)
+        self._check_together(network.program, batch.tensor, explanation)
+        return explanation
 
     def logits(self, image: Images) -> Tensor:
         """The network's class scores, ([B,] classes), exactly as it computes them by itself."""
-        with untouched(self.model):
+        with running(self.model):
             batch = self._space.read(image)
-            with torch.no_grad():
-                parts = [
-                    self.model(self.to_input(X)) for _, X in _chunks(batch.tensor, self.batch_rows)
-                ]
+            parts = [self.run(X) for _, X in _chunks(batch.tensor, self.batch_rows)]
             logits = torch.cat(parts)
             return logits if batch.batched else logits[0]
 
     def read_batch(self, image: Images) -> Batch:
         """An image or batch in the explained space, with its pictures."""
         return self._space.read(image)
+
+    def run(self, X: Tensor) -> Tensor:
+        """What the network itself returns for images (B, C, H, W) of the explained space.
+
+        Called inside `running`, which leaves the network as it was; X is copied, since a network
+        may write over what it is given.
+        """
+        logits: Tensor = self.model(self.to_input(X).clone())
+        return logits
 
     def read(self, image: Images) -> Tensor:
         """An image or batch as a tensor in the explained space, ([B,] C, H, W)."""
@@ -231,11 +248,8 @@ class Explainer:
     def _explain_together(
         self, inputs: tuple[Tensor, ...], target: Any, reference: Any, space: Space | None
     ) -> JointExplanation:
-        if (
-            self.space != "input"
-            or self._space.preprocessing is None
-            or space not in (None, "input")
-        ):
+        known = self._space.preprocessing is not None
+        if self.space != "input" or not known or space not in (None, "input"):
             raise InputError(
                 "several inputs are explained as the network takes them; build the Explainer "
                 "without preprocessing and leave space out"
@@ -286,7 +300,7 @@ class Explainer:
             )
         runner = self._runner(program, given, first)
         recording = runner.record(given)
-        _refuse_nonfinite(recording.logits, first)
+        refuse_nonfinite(recording.logits, first)
         if batched and is_per_image(target):
             target = target[first : first + len(X)]
         targets = choose_targets(target, recording.logits, self.labels, batched=batched)
@@ -318,16 +332,16 @@ class Explainer:
         rows = self.rows(network.program) if network.program.batched else self.batch_rows
         return self.network(X[:rows]) if len(X) > 1 and rows > 1 else network
 
-    def _check_together(self, program: Program, X: Tensor, parts: Sequence[Chunk]) -> None:
+    def _check_together(self, program: Program, X: Tensor, found: Attribution) -> None:
         """Scores that were found a few images at a time are those of the whole batch, too.
 
         As far as memory allows: the network alone takes a fifth of what an explanation does.
         """
-        few = len(X) <= self.rows(program)
-        if few or len(X) * row_bytes(program) > 5 * self.memory_budget:
+        too_large = len(X) * row_bytes(program) > 5 * self.memory_budget
+        if len(X) <= self.rows(program) or too_large:
             return
-        logits = torch.cat([part.recording.logits for part in parts])
-        self._programs.check_together(program, self._space.to_input(X), logits)
+        rounding = found.residual_bound.reshape(len(X), -1).amax(1)
+        self._programs.check_together(program, self._space.to_input(X), found.logits, rounding)
 
     def _forget_graphs(self) -> None:
         self._graphs.clear()
@@ -357,17 +371,8 @@ def _chunks(X: Tensor, size: int) -> list[tuple[int, Tensor]]:
     return [(first, X[first : first + size]) for first in range(0, len(X), size)]
 
 
-def _refuse_other_than_cuda(model: nn.Module) -> None:
-    device = dtype_and_device(model)[1]
-    if device.type != "cuda":
-        raise InputError(
-            f"cuda_graphs needs the model on a CUDA device, but it is on {device}; give "
-            'device="cuda", or leave cuda_graphs out'
-        )
-
-
-def _refuse_nonfinite(logits: Tensor, first: int) -> None:
-    finite = torch.isfinite(logits)
-    if not finite.all():
-        bad = (~finite).any(1).nonzero()
-        raise InputError(f"the network returns NaN or Inf for image {first + int(bad[0])}")
+def _check_arguments(labels: Any, batch_rows: Any) -> None:
+    if labels is not None and not isinstance(labels, Sequence):
+        raise InputError(f"labels is {labels!r}; give a list of class names")
+    if not isinstance(batch_rows, int) or batch_rows < 1:
+        raise InputError(f"batch_rows is {batch_rows!r}; give a whole number, 1 or more")

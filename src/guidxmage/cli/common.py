@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -22,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from guidxmage.errors import GuidXmageError, InputError
+from guidxmage.errors import GuidXmageError, InputError, SettingError
 from guidxmage.files.names import shown
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ Model = Annotated[
     str,
     typer.Option(
         help="A name from `guid-xmage models`, timm:NAME, a folder saved by Hugging Face "
-        "transformers, or your own factory as file.py:function or package.module:function."
+        "transformers, or your own factory as file.py:function or package.module:function, "
+        "which runs that file or module."
     ),
 ]
 Weights = Annotated[
@@ -77,7 +79,10 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with warnings.catch_warnings():
+                # The same is said in a sentence.
+                warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+                command(*args, **kwargs)
         except GuidXmageError as error:
             complain(str(error))
             raise typer.Exit(BAD_INPUT) from None
@@ -86,6 +91,19 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(INTERRUPTED) from None
 
     return guarded
+
+
+@contextmanager
+def naming_options(**options: str) -> Iterator[None]:
+    """Let errors name the option that a setting was given by, rather than the setting."""
+    try:
+        yield
+    except SettingError as error:
+        for setting, option in options.items():
+            if error.key == setting or error.key.startswith((f"{setting}.", f"{setting}[")):
+                place = error.key.removeprefix(setting)
+                raise InputError(f"{option}{place} {error.words}") from None
+        raise
 
 
 def complain(sentence: str) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from guidxmage.cli.common import AsJson, complain, one_sentence, progress_bar
+from guidxmage.cli.common import AsJson, complain, naming_options, one_sentence, progress_bar
 from guidxmage.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,9 +27,16 @@ EXAMPLES = """**Examples**
 `guid-xmage evaluate --preset table1 --trained table1-networks --garments data`
 """
 
+_WITH_PRESET = {"trained", "garments", "part"}
+_NOT_WITH_PRESET = {
+    *("data", "methods", "measures", "all_views", "deep"),
+    *("limit", "masks", "target", "seed", "dtype"),
+}
+
 
 @one_sentence
 def evaluate(  # noqa: PLR0917
+    context: typer.Context,
     data: Annotated[
         str,
         typer.Argument(help="imagenet or cifar10 (labelled photos of foolbox), or a folder."),
@@ -37,8 +44,9 @@ def evaluate(  # noqa: PLR0917
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Repeatable. A name, NAME=WEIGHTS.pth, file.py:function, or a folder that "
-            "`guid-xmage harden` trained, such as out/alexnet-0/plain."
+            help="Repeatable. A name, NAME=WEIGHTS.pth, file.py:function (runs that file), or a "
+            "folder that `guid-xmage harden` trained, such as out/alexnet-0/plain; of your own "
+            "network file.py:function=FOLDER."
         ),
     ] = None,
     methods: Annotated[str, typer.Option(help="Names with commas, quick, or all.")] = "quick",
@@ -79,25 +87,43 @@ def evaluate(  # noqa: PLR0917
     Every record is kept as it is made: run the same command again after an interruption. Networks
     may be added to a folder; with other settings another folder is needed.
     """
-    from guidxmage.evaluation.settings import QUICK_MEASURES, QUICK_METHODS, Settings, checked_names
+    from guidxmage.evaluation.settings import QUICK_MEASURES, QUICK_METHODS, Settings, names_from
     from guidxmage.evaluation.settings import all_measures as known_measures
     from guidxmage.evaluation.settings import all_methods as known_methods
 
+    _check_together(context, preset)
     if preset is not None:
         _preset(preset, model or [], trained, garments, out, as_json, part, views)
         return
-    settings = Settings(
-        methods=checked_names(methods, known_methods(), "method", QUICK_METHODS),
-        measures=checked_names(measures, known_measures(), "measure", QUICK_MEASURES),
-        views=1 if views is None else views,
-        all_views=checked_names(all_views, known_methods(), "method"),
-        deep=deep,
-        seed=seed,
-        dtype=dtype,
-        target=target,
-    )
+    with naming_options(**{name: f"--{name.replace('_', '-')}" for name in context.params}):
+        settings = Settings(
+            methods=names_from(methods, known_methods(), QUICK_METHODS),
+            measures=names_from(measures, known_measures(), QUICK_MEASURES),
+            views=1 if views is None else views,
+            all_views=names_from(all_views, known_methods()),
+            deep=deep,
+            seed=seed,
+            dtype=cast("Any", dtype),
+            target=cast("Any", target),
+        )
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit is {limit}; give a number of photos from 1 on")
     networks = [network_of(text) for text in model or ["efficientnet_lite0"]]
     _one(settings, networks, data, limit, masks, out, as_json)
+
+
+def _check_together(context: typer.Context, preset: str | None) -> None:
+    """Raise InputError for options that would be passed over in silence."""
+    given = {
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) is not None and source.name != "DEFAULT"
+    }
+    idle = given & (_NOT_WITH_PRESET if preset is not None else _WITH_PRESET)
+    if idle:
+        option = sorted(idle)[0].replace("_", "-")
+        words = "does not go with --preset" if preset is not None else "goes with --preset table1"
+        raise InputError(f"{'DATA' if option == 'data' else f'--{option}'} {words}; leave it out")
 
 
 def _one(  # noqa: PLR0917
@@ -148,7 +174,9 @@ def _preset(  # noqa: PLR0917
     ]
     if not chosen:
         raise InputError(f"the preset has no part {part!r} here")
-    files = dict(text.split("=", 1) for text in models if "=" in text)
+    files = _weight_files(models, {network for one in chosen for network in one.networks})
+    if trained is not None and not trained.is_dir():
+        raise InputError(f"--trained {trained} is no folder; name what `guid-xmage harden` wrote")
 
     def load(of: Part, network: str) -> Network:
         if of.name == "garments":
@@ -173,24 +201,46 @@ def _preset(  # noqa: PLR0917
         _say(*evaluate_table1(chosen, load, out, started, complain), as_json)
 
 
+def _weight_files(given: list[str], known: set[str]) -> dict[str, str]:
+    """The weight files that --model names, by network. Raises InputError for anything else."""
+    files = {}
+    for text in given:
+        name, found, file = text.partition("=")
+        if not found or name not in known:
+            raise InputError(
+                f"--model {text} does not go with --preset; give NAME=WEIGHTS.pth for one of "
+                f"{', '.join(sorted(known))}"
+            )
+        if not Path(file).is_file():
+            raise InputError(f"--model {text}: there is no weight file {file}")
+        files[name] = file
+    return files
+
+
 def network_of(text: str) -> Network:
     """The network that --model names, loaded only when its turn comes.
 
-    Raises InputError for a folder without a trained network, and for a file that is not there.
+    Raises InputError for a folder without a trained network, for a name that nothing has, and for
+    a file that is not there.
     """
     from functools import partial
 
     from guidxmage.evaluation.run import Network
     from guidxmage.models import load_model, load_python_model
+    from guidxmage.models.python_models import check_factory
+    from guidxmage.models.registry import check_available
 
-    if Path(text).is_dir():
+    code, _, folder = text.rpartition("=")
+    if Path(text).is_dir() or (":" in code and Path(folder).is_dir()):
         from guidxmage.hardening.training.trained import load_trained
 
-        loaded = load_trained(text)
+        loaded = load_trained(text) if Path(text).is_dir() else load_trained(folder, code)
         return Network(loaded.name, lambda: loaded)
-    if ":" in text:
+    if ":" in text and not text.startswith("timm:"):
+        check_factory(text)
         return Network(text.rpartition(":")[2], partial(load_python_model, text))
     name, _, weights = text.partition("=")
+    check_available(name, weights or "default")
     return Network(name, partial(load_model, name, weights=weights or "default"))
 
 

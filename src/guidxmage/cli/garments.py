@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from guidxmage.cli.common import AsJson, Overwrite, complain, one_sentence
+from guidxmage.cli.common import AsJson, Overwrite, complain, naming_options, one_sentence
 
 EXAMPLES = """**Examples**
 
@@ -47,18 +47,20 @@ def garments(  # noqa: PLR0917
     from guidxmage.files.atomic import MANIFEST
     from guidxmage.hardening.data.garments import DATASHEET, build_garments
 
-    build_garments(
-        out,
-        fashion,
-        backgrounds=backgrounds,
-        correlation=correlation,
-        train=train,
-        validation=validation,
-        test=test,
-        seed=seed,
-        overwrite=overwrite,
-        say=complain,
-    )
+    names = ("correlation", "train", "validation", "test", "seed")
+    with naming_options(**{name: f"--{name}" for name in names}):
+        build_garments(
+            out,
+            fashion,
+            backgrounds=backgrounds,
+            correlation=correlation,
+            train=train,
+            validation=validation,
+            test=test,
+            seed=seed,
+            overwrite=overwrite,
+            say=complain,
+        )
     text = (out / MANIFEST).read_text(encoding="utf-8")
     if as_json:
         typer.echo(text, nl=False)

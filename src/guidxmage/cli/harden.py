@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from guidxmage.cli.common import AsJson, one_sentence
+from guidxmage.cli.common import AsJson, naming_options, one_sentence
 
 EXAMPLES = """**Examples**
 
@@ -28,7 +28,7 @@ def harden(  # noqa: PLR0917
         Path | None, typer.Option(help="TOML with the settings; see docs/hardening.md.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Networks, separated by commas; or file.py:function.")
+        str | None, typer.Option(help="Networks, with commas; file.py:function runs that file.")
     ] = None,
     arms: Annotated[str | None, typer.Option(help="Arms, separated by commas.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas.")] = None,
@@ -46,16 +46,21 @@ def harden(  # noqa: PLR0917
 
     from guidxmage.hardening.data.splits import load_splits
     from guidxmage.hardening.experiment import Experiment, run
+    from guidxmage.hardening.readiness import check_code
     from guidxmage.hardening.report.publication import publish
     from guidxmage.hardening.settings import read_settings
 
     experiment = Experiment() if config is None else read_settings(config)
+    given: dict[str, Any] = {}
     if model is not None:
-        experiment = replace(experiment, networks=tuple(model.split(",")))
+        given["networks"] = tuple(model.split(","))
     if arms is not None:
-        experiment = replace(experiment, arms=tuple(arms.split(",")))
+        given["arms"] = tuple(arms.split(","))
     if seeds is not None:
-        experiment = replace(experiment, seeds=tuple(map(_number, seeds.split(","))))
+        given["seeds"] = tuple(map(_number, seeds.split(",")))
+    with naming_options(networks="--model", arms="--arms", seeds="--seeds"):
+        experiment = replace(experiment, **given)
+    check_code(experiment)
     first = int(os.environ.get("RANK", "0")) == 0
     splits = load_splits(data, experiment.size)
     found = run(experiment, splits, out, lambda line: typer.echo(line, err=True) if first else None)

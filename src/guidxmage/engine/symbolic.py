@@ -304,6 +304,8 @@ def pull_targets(
 ) -> Pulled:
     """Pull cotangents (K, B, classes), about `rows` at a time; results have shape (B, K, …)."""
     targets, images, _ = cotangent.shape
+    if images > 1 and not program.batched:
+        return _pulled_one_by_one(program, trail, cotangent, norms, maps=maps)
     chunk = max(1, rows // images) if program.batched else 1
     parts = [
         program.pull(trail, part.flatten(0, 1), norms, maps=maps) for part in cotangent.split(chunk)
@@ -319,4 +321,33 @@ def pull_targets(
         variance=by_image([part.variance for part in parts]),
         worst=by_image([part.worst for part in parts]),
         maps={site: by_image([part.maps[site] for part in parts]) for site in parts[0].maps},
+    )
+
+
+def _pulled_one_by_one(
+    program: Program | Graphed,
+    trail: Trail,
+    cotangent: Tensor,
+    norms: Mapping[int, Tensor] | None,
+    *,
+    maps: bool,
+) -> Pulled:
+    """`pull_targets` where a program takes a single image."""
+    parts = [
+        pull_targets(
+            program,
+            trail.image(n),
+            cotangent[:, n : n + 1],
+            None if norms is None else {id_: norm[n : n + 1] for id_, norm in norms.items()},
+            maps=maps,
+        )
+        for n in range(cotangent.shape[1])
+    ]
+    return Pulled(
+        weights=joined([part.weights for part in parts]),
+        sites=parts[0].sites,
+        shares=joined([part.shares for part in parts]),
+        variance=joined([part.variance for part in parts]),
+        worst=joined([part.worst for part in parts]),
+        maps={site: joined([part.maps[site] for part in parts]) for site in parts[0].maps},
     )

@@ -19,6 +19,8 @@ from guidxmage.errors import GuidXmageError, InputError
 from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
 from guidxmage.files.atomic import alone, write_atomically
+from guidxmage.files.names import brief
+from guidxmage.files.untrusted import entry, listed, optional, read_json
 from guidxmage.models import load_model
 from guidxmage.models.calibration import natural_like_images
 from guidxmage.provenance.versions import __version__
@@ -152,14 +154,24 @@ def read_rows(path: Path) -> list[Row]:
     if not path.exists():
         return []
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["schema"] != SCHEMA:
-            raise InputError(f"{path} holds {found['schema']!r}, not a coverage table")
-        rows = [Row(**{**row, "kinds": tuple(row["kinds"])}) for row in found["rows"]]
-        current = found["versions"] == _versions()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no coverage table; choose another file") from error
+        found = read_json(path)
+        if (schema := entry(found, "schema", str, str(path))) != SCHEMA:
+            raise InputError(f"it holds {brief(schema)}")
+        rows = [_row(row, str(path)) for row in listed(found, "rows", dict, str(path))]
+        current = entry(found, "versions", dict, str(path)) == _versions()
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path} is no coverage table ({error}); choose another file") from error
     return rows if current else []
+
+
+def _row(values: dict[str, Any], name: str) -> Row:
+    """A row as `survey` wrote it. Raises InputError, and TypeError for what no row has."""
+    kinds = {"parameters": int, "size": int, "within": bool, "network": str, "exactness": str}
+    for key, kind in {**kinds, "error": str}.items():
+        entry(values, key, kind, name)
+    for key in ("residual64", "residual32", "seconds"):
+        optional(values, key, float, name)
+    return Row(**{**values, "kinds": tuple(listed(values, "kinds", str, name))})
 
 
 def _versions() -> dict[str, str]:

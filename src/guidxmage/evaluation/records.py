@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from guidxmage.errors import InputError
-from guidxmage.files.atomic import HIDDEN, alone, read_sealed, write_atomically, write_sealed
+from guidxmage.files.atomic import (
+    HIDDEN,
+    alone,
+    others_present,
+    present,
+    read_sealed,
+    write_atomically,
+    write_sealed,
+)
 from guidxmage.files.result_folder import sweep
+from guidxmage.files.untrusted import listed
 from guidxmage.provenance import fingerprint
 
 Record = dict[str, Any]
 Key = tuple[str, int, str]
 """Photo, view and method."""
 
-FOLDER, SETTINGS = "records", "evaluation.json"
+FOLDER, SETTINGS, PHOTOS = "records", "evaluation.json", "known_photos"
 SCHEMA = "guid-xmage/evaluation/1"
 MADE_FROM, MAPS_KEPT = "made_from", "maps"
 """Of a record: the fingerprint of photo, mask and library, and the SHA-256 of the maps it kept."""
 _DIGEST, _DIGITS = "digest", 16
+# What a record is told by; a line that somebody made by hand may lack anything.
+_KINDS = {
+    **dict.fromkeys(("network", "photo", "method", MADE_FROM), str),
+    "view": int,
+    MAPS_KEPT: dict,
+}
 
 
 @dataclass
@@ -76,10 +92,12 @@ class Records:
                 )
             write_atomically(note, f"{digest}\n".encode())
         elif note.read_bytes().strip() != digest.encode():
-            raise InputError(
-                f"{self.path} holds what was measured on other weights, or with other code of the "
-                "network; choose another folder"
-            )
+            if self.found:
+                raise InputError(
+                    f"{self.path} holds what was measured on other weights, or with other code of "
+                    "the network; choose another folder"
+                )
+            write_atomically(note, f"{digest}\n".encode())
 
     def add(self, record: Record) -> None:
         """Keep a record, on the disk too, instead of an earlier one of the same key.
@@ -111,27 +129,32 @@ def file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_+." else "-" for c in name)
 
 
-def claim(out: Path, settings: dict[str, Any], photos: Sequence[str] = ()) -> list[str]:
+@contextmanager
+def claimed(out: Path, settings: dict[str, Any], photos: Sequence[str] = ()) -> Iterator[list[str]]:
     """Make a folder this evaluation's own; networks, methods, views and photos may be added.
 
-    Returns the names of all its photos, earlier ones first, so that a photo keeps its number. What
-    killed runs left is cleared away. Raises InputError for a folder that holds another evaluation,
-    or something else.
+    Yields the names of all its photos, earlier ones first, so that a photo keeps its number. What
+    killed runs left is cleared away. Settings of an earlier run that measured nothing are replaced,
+    unless a run is at work there. Raises InputError for a folder that holds another evaluation, or
+    something else.
     """
     file = out / SETTINGS
     own: dict[str, Any] = json.loads(json.dumps({"schema": SCHEMA, **settings}))
-    with alone(file):
-        known = _known(file, own)
-        ranked = [*known, *(name for name in photos if name not in set(known))]
-        sweep(out, below=True)
-        if ranked != known or not file.exists():
-            write_sealed(file, {**own, "known_photos": ranked})
-    return ranked
+    with ExitStack() as stack:
+        with alone(file):
+            known = _known(file, own)
+            ranked = [*known, *(name for name in photos if name not in set(known))]
+            sweep(out, below=True)
+            if ranked != known or not known:
+                write_sealed(file, {**own, PHOTOS: ranked})
+            stack.enter_context(present(out))
+        yield ranked
 
 
 def numbers(out: Path) -> dict[str, int]:
     """The numbers that photos have in a folder, by name. Raises InputError where it has none."""
-    return {name: n for n, name in enumerate(read_sealed(out / SETTINGS)["known_photos"])}
+    file = out / SETTINGS
+    return {name: n for n, name in enumerate(listed(read_sealed(file), PHOTOS, str, str(file)))}
 
 
 def _known(file: Path, own: dict[str, Any]) -> list[str]:
@@ -140,18 +163,26 @@ def _known(file: Path, own: dict[str, Any]) -> list[str]:
     if file.exists():
         try:
             theirs = read_sealed(file)
+            photos = listed(theirs, PHOTOS, str, str(file))
         except InputError as error:
             raise InputError(f"{error}; choose another folder") from error
+        if not _measured(out) and not others_present(out):
+            return []
         for name, value in own.items():
             if theirs.get(name) != value:
                 raise InputError(
                     f"{out} holds an evaluation with another {name} ({theirs.get(name)}, not "
                     f"{value}); choose another folder"
                 )
-        return list(theirs["known_photos"])
+        return photos
     if any(not path.name.startswith(HIDDEN) for path in out.iterdir()):
         raise InputError(f"{out} holds something other than an evaluation; choose another folder")
     return []
+
+
+def _measured(out: Path) -> bool:
+    """Whether anything was ever measured in a folder; what cannot be read may have been."""
+    return any(path.stat().st_size for path in (out / FOLDER).glob("*.jsonl"))
 
 
 def _line(record: Record) -> bytes:
@@ -168,4 +199,8 @@ def _record(line: bytes) -> Record | None:
         del record[_DIGEST]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    return record if line + b"\n" == _line(record) else None
+    sound = all(isinstance(record.get(key), kind) for key, kind in _KINDS.items())
+    try:
+        return record if sound and line + b"\n" == _line(record) else None
+    except ValueError:  # NaN, which is never written
+        return None

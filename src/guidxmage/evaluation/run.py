@@ -26,7 +26,7 @@ from guidxmage.evaluation.records import (
     MAPS_KEPT,
     Record,
     Records,
-    claim,
+    claimed,
     file_name,
 )
 from guidxmage.evaluation.settings import DTYPES, Settings
@@ -73,20 +73,28 @@ def run(  # noqa: PLR0917
         raise InputError("two networks have the same name; evaluate one of them in another folder")
     libraries = [measure.library for measure in measures if measure.library]
     fixed = {**settings.fixed(), "data": shown(data), "versions": makers(*libraries)}
-    ranked = claim(out, fixed, names(photos))
-    plan = _Evaluation(settings, methods, measures, Photos.of(photos, ranked), out, say)
-    turns = Turns(networks)
-    for network, wait in turns:
-        try:
-            plan.measure(network, advance, wait)
-        except BusyError:
-            turns.put_off(network)
+    if settings.target == "label":
+        _check_labels(photos)
+    with claimed(out, fixed, names(photos)) as ranked:
+        plan = _Evaluation(settings, methods, measures, Photos.of(photos, ranked), out, say)
+        turns = Turns(networks)
+        for network, wait in turns:
+            try:
+                plan.measure(network, advance, wait)
+            except BusyError:
+                turns.put_off(network)
     gone = [name for name in ranked if name not in plan.photos.fingerprints]
     if gone:
         say(f"the records of {len(gone)} photos that are gone are kept: {', '.join(gone[:10])}")
     asked = [network.name for network in networks]
     found = all_records(out, plan.photos, asked, settings.methods, say)
     return {name: [r for r in found.get(name, []) if settings.covers(r)] for name in asked}
+
+
+def _check_labels(photos: Sequence[Photo]) -> None:
+    for photo in photos:
+        if photo.label is None:
+            raise InputError(f"the class of {photo.name} is not known; explain top1 instead")
 
 
 @dataclass(frozen=True)
@@ -270,8 +278,7 @@ class _Work:
     def _target(self, view: View, image: Tensor) -> int:
         if self.plan.settings.target == "top1":
             return int(self.exact.scores(image[None])[0].argmax())
-        if view.photo.label is None:
-            raise InputError(f"the class of {view.photo.name} is not known; explain top1 instead")
+        assert view.photo.label is not None  # checked before anything was measured
         return view.photo.label
 
     def _record(self, case: Case, method: Method, place: int) -> tuple[Record, Map | None]:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 
-from guidxmage.errors import InputError
+from guidxmage.errors import SettingError
 from guidxmage.evaluation.measures import MEASURES, Measure, choose_measures
 from guidxmage.evaluation.methods import METHODS, Method, check_installed, choose_methods
+from guidxmage.files.schema import (
+    CountOrNone,
+    Seed,
+    check,
+    known_names,
+    some_of,
+    whole,
+)
 
 QUICK_METHODS = ("guid-xmage", "grad-cam", "grad-cam++", "input-x-gradient", "random", "edges")
 QUICK_MEASURES = ("directional", "completeness", "complexity", "localisation", "objects")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+Methods = Annotated[tuple[str, ...], some_of(METHODS), known_names(METHODS, "method")]
+MethodsOrNone = Annotated[tuple[str, ...], some_of(METHODS, 0), known_names(METHODS, "method")]
+Measures = Annotated[tuple[str, ...], some_of(MEASURES), known_names(MEASURES, "measure")]
 
 
 @dataclass(frozen=True)
@@ -31,30 +42,23 @@ class Settings:
     "label" the photo's own.
     """
 
-    methods: tuple[str, ...] = QUICK_METHODS
-    measures: tuple[str, ...] = QUICK_MEASURES
-    views: int = 1
-    all_views: tuple[str, ...] = ()
-    seed: int = 0
-    dtype: str = "float32"
-    pixels: int = 400_000_000
-    deep: int = 10
-    costs: int = 3
-    target: str = "top1"
+    methods: Methods = QUICK_METHODS
+    measures: Measures = QUICK_MEASURES
+    views: Annotated[int, whole(1, 10_000)] = 1
+    all_views: MethodsOrNone = ()
+    seed: Seed = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    pixels: Annotated[int, whole(1, 10**15)] = 400_000_000
+    deep: CountOrNone = 10
+    costs: CountOrNone = 3
+    target: Literal["top1", "label"] = "top1"
 
     def __post_init__(self) -> None:
-        choose_methods((*self.methods, *self.all_views))
-        for name in self.measures:
-            if name not in MEASURES:
-                choose_measures([name])
-        if self.views < 1 or min(self.deep, self.costs) < 0 or self.pixels < 1 or self.seed < 0:
-            raise InputError("views and pixels are at least 1, the other numbers at least 0")
-        if self.dtype not in DTYPES:
-            raise InputError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
-        if self.target not in ("top1", "label"):
-            raise InputError(f"target {self.target!r} is neither top1 nor label")
-        if not self.methods or not self.measures:
-            raise InputError("an evaluation needs at least one method and one measure")
+        check(self)
+        for name in self.all_views:
+            if name not in self.methods:
+                words = f"holds {name!r}, which is not among the methods; add it to them"
+                raise SettingError("all_views", words)
 
     @property
     def everywhere(self) -> tuple[str, ...]:
@@ -93,16 +97,10 @@ def all_measures() -> tuple[str, ...]:
     return tuple(MEASURES)
 
 
-def checked_names(
-    given: str, known: Sequence[str], what: str, quick: Sequence[str] = ()
-) -> tuple[str, ...]:
-    """Names from a list with commas, "all" for all of them, "quick" for some. Raises InputError."""
-    if given == "quick":
+def names_from(given: str, known: Sequence[str], quick: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names from a list with commas; "all" for all known ones, "quick" for some."""
+    if given == "quick" and quick:
         return tuple(quick)
     if given == "all":
         return tuple(known)
-    names = tuple(name.strip() for name in given.split(",") if name.strip())
-    for name in names:
-        if name not in known:
-            raise InputError(f"there is no {what} {name!r}; choose from {', '.join(known)}")
-    return names
+    return tuple(name.strip() for name in given.split(",")) if given.strip() else ()

@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from guidxmage.errors import InputError
-from guidxmage.files.locks import BUSY, held
+from guidxmage.files.locks import BUSY, BusyError, held
 from guidxmage.files.names import digest_of
 
 MANIFEST = "manifest.json"
 HIDDEN = ".guid-xmage-"
 """How the names of all temporary files and folders begin."""
 PARTIAL, LOCK = "partial", "lock"
+_RUN = f"run.{LOCK}"
 """Endings of temporary neighbours: what is being written, and what its writer holds."""
 
 
@@ -48,6 +50,31 @@ def alone(
         except OSError as error:
             raise InputError(f"cannot write to {path.parent}: {error.strerror or error}") from error
         yield descriptor
+
+
+@contextmanager
+def present(folder: Path) -> Iterator[None]:
+    """Let other runs know, until the end, that this one is at work in a folder that is there.
+
+    Raises InputError where it cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder / f"{HIDDEN}{uuid4().hex}.{_RUN}"))
+        except OSError as error:
+            raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
+        yield
+
+
+def others_present(folder: Path) -> bool:
+    """Whether a run that is alive is `present` in a folder; asked before one's own is."""
+    for path in folder.glob(f"{HIDDEN}*.{_RUN}"):
+        try:
+            with held(path, wait=False):
+                pass
+        except (BusyError, OSError):
+            return True
+    return False
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -136,5 +163,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged: it is no text") from error
     if not is_sealed(text):
         raise InputError(f"{path} is damaged, or was changed after it was written")
-    content: dict[str, Any] = json.loads(text)
+    try:
+        content: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError) as error:  # sealed by hand
+        raise InputError(f"{path} is damaged: it is no JSON that was written here") from error
     return content

@@ -51,6 +51,12 @@ def shown(text: object) -> str:
     return "".join(_escaped(c) if _is_control(c) else c for c in str(text))
 
 
+def brief(text: object, longest: int = 120) -> str:
+    """The first line of what others wrote, as `shown` shows it, cut where it is long."""
+    line = shown(str(text).strip().partition("\n")[0][: longest + 1])
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
 def free_name(stem: str, taken: set[str]) -> str:
     """A name that is not taken yet, and now is: the stem, or the stem with a number."""
     name, number = stem, 2

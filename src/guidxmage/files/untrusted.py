@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guidxmage.errors import InputError
+from guidxmage.files.names import brief
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -72,9 +73,9 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
     for member in listed:
         name = member.filename.removesuffix(".npy")
         if name == member.filename or not name or set(name) & set("/\\:\0") or ".." in name:
-            raise InputError(f"{path} holds {member.filename!r}, which is no array's name")
+            raise InputError(f"{path} holds {brief(member.filename)!r}, which is no array's name")
         if name in found:
-            raise InputError(f"{path} holds {member.filename!r} twice")
+            raise InputError(f"{path} holds {brief(member.filename)!r} twice")
         found[name] = member
     unpacked, own = sum(member.file_size for member in listed), path.stat().st_size
     allowed = min(max(SMALL_ARCHIVE, LARGEST_RATIO * own), LARGEST_ARCHIVE)
@@ -88,6 +89,7 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Any) -> Array:
     """One array: its own header must promise just what the member holds."""
+    name = brief(member.filename)
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
         readers = {
@@ -95,22 +97,22 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Any) -> Arra
             (2, 0): np.lib.format.read_array_header_2_0,
         }
         if version not in readers:
-            raise InputError(f"{path}: {member.filename!r} has NumPy's format {version}")
+            raise InputError(f"{path}: {name!r} has NumPy's format {version}")
         shape, fortran, dtype = readers[version](stream)
         if dtype.kind not in _KINDS or dtype.hasobject or dtype.itemsize > 8:
-            raise InputError(f"{path}: {member.filename!r} holds {dtype}, which is no plain number")
+            raise InputError(f"{path}: {name!r} holds {dtype}, which is no plain number")
         if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in shape):
-            raise InputError(f"{path}: {member.filename!r} states the shape {shape}")
+            raise InputError(f"{path}: {name!r} states the shape {shape}")
         promised, left = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
         if promised != left:
             raise InputError(
-                f"{path}: the header of {member.filename!r} promises {_size(promised)} where "
+                f"{path}: the header of {name!r} promises {_size(promised)} where "
                 f"{_size(max(left, 0))} follow"
             )
         content = stream.read(promised)
         # Reading to the end compares the checksum, and finds what is packed beyond the stated size.
         if len(content) != promised or stream.read(1):
-            raise InputError(f"{path}: {member.filename!r} is not as long as it says")
+            raise InputError(f"{path}: {name!r} is not as long as it says")
     flat = np.frombuffer(bytearray(content), dtype=dtype)
     return flat.reshape(shape, order="F" if fortran else "C")
 
@@ -131,7 +133,7 @@ def read_text(path: str | os.PathLike[str], largest: int = LARGEST_TEXT) -> str:
         raise InputError(f"{path} has {_size(size)}; at most {_size(largest)} are read")
     try:
         with file.open("rb") as stream:
-            return stream.read(largest).decode("utf-8")
+            return stream.read(size).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text in UTF-8") from error
     except OSError as error:
@@ -319,4 +321,4 @@ def _size(count: int) -> str:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return brief(lines[0] if lines else type(error).__name__)

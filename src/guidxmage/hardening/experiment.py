@@ -24,7 +24,8 @@ from guidxmage.files.locks import BusyError, Turns
 from guidxmage.files.result_folder import held_folder
 from guidxmage.hardening.data.dataset import Batch, ImageDataset
 from guidxmage.hardening.data.splits import Splits
-from guidxmage.hardening.ownership import claim, whole
+from guidxmage.hardening.ownership import claimed, whole
+from guidxmage.hardening.readiness import check_fit
 from guidxmage.hardening.robustness.background_reliance import accuracy, reliance
 from guidxmage.hardening.robustness.gradient_masking import masking_checks
 from guidxmage.hardening.robustness.measure import attack_part
@@ -36,14 +37,22 @@ from guidxmage.hardening.training import networks
 from guidxmage.hardening.training.batches import Shuffled
 from guidxmage.hardening.training.loop import FINAL, train
 from guidxmage.hardening.training.processes import ALONE, processes
-from guidxmage.hardening.units import Experiment, Unit, units
+from guidxmage.hardening.units import EVALUATION, TRAINING, Experiment, Unit, units
 from guidxmage.models.weights import read_weights
 from guidxmage.provenance.versions import versions
 
 __all__ = ["Experiment", "Unit", "Work", "first_images", "run", "units"]
 
 SCHEMA = "guid-xmage/hardening/1"
-EVALUATION, TRAINING = "evaluation.json", "training.json"
+_KINDS: dict[str, dict[str, type]] = {
+    TRAINING: {"steps": int, "processor_seconds": float, "validation": list},
+    EVALUATION: {
+        **dict.fromkeys(("unit", "versions", "training", "reliance", "masking"), dict),
+        "parts": list,
+        "parameters": int,
+    },
+}
+"""What has to be in a unit's files; one that somebody made by hand may lack anything."""
 LIBRARIES = ("guid-xmage", "torch", "foolbox", "pyautoattack", "captum")
 Say = Callable[[str], None]
 
@@ -55,19 +64,19 @@ def run(experiment: Experiment, data: Splits, out: Path, say: Say = print) -> li
     all processes train together; the first one does the rest, and the others return nothing.
     """
     first = int(os.environ.get("RANK", "0")) == 0
-    if first:
-        claim(out, experiment, data)
+    check_fit(experiment, data)
     work = Work(experiment, data, out, say, first)
-    # One group for all trainings; the other processes leave before the attacks.
-    with processes(None) as team:
-        work.team = team
-        _each(units(experiment), work.train, alone=team.count == 1)
-    work.team = ALONE
-    if not first:
-        return []
-    _each(units(experiment), work.evaluate, alone=True)
-    found = (work.evaluation(unit) for unit in units(whole(experiment, out)))
-    return [one for one in found if one is not None]
+    with claimed(out, experiment, data) if first else nullcontext():
+        # One group for all trainings; the other processes leave before the attacks.
+        with processes(None) as team:
+            work.team = team
+            _each(units(experiment), work.train, alone=team.count == 1)
+        work.team = ALONE
+        if not first:
+            return []
+        _each(units(experiment), work.evaluate, alone=True)
+        found = (work.evaluation(unit) for unit in units(whole(experiment, out)))
+        return [one for one in found if one is not None]
 
 
 def _each(units: Iterator[Unit], work: Callable[[Unit, bool], None], *, alone: bool) -> None:
@@ -267,9 +276,11 @@ class Work:
 def _read(file: Path) -> dict[str, Any] | None:
     """What was written; None where it is not there or damaged, and so has to be made again."""
     try:
-        return read_sealed(file)
+        found = read_sealed(file)
     except InputError:
         return None
+    kinds = _KINDS[file.name]
+    return found if all(isinstance(found.get(key), kinds[key]) for key in kinds) else None
 
 
 def _weights(folder: Path) -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import torch
 
 from guidxmage.errors import InputError
-from guidxmage.files.atomic import HIDDEN, alone, read_sealed, write_sealed
+from guidxmage.files.atomic import HIDDEN, alone, others_present, present, read_sealed, write_sealed
 from guidxmage.files.result_folder import sweep
+from guidxmage.files.untrusted import entry, listed
 from guidxmage.hardening.data.splits import Splits
 from guidxmage.hardening.training import networks
-from guidxmage.hardening.units import Experiment
+from guidxmage.hardening.training.checkpoint import clear_checkpoints
+from guidxmage.hardening.units import EVALUATION, TRAINING, Experiment
 from guidxmage.models.python_models import code_of
 from guidxmage.provenance import fingerprint
 
@@ -32,25 +35,43 @@ _SPLITS = {
 }
 
 
-def claim(out: Path, experiment: Experiment, data: Splits) -> None:
+@contextmanager
+def claimed(out: Path, experiment: Experiment, data: Splits) -> Iterator[None]:
     """Make a folder this experiment's own; networks, arms and seeds may be added to it.
 
-    What killed runs left there is cleared away. Raises InputError, naming what differs, for the
+    What killed runs left there is cleared away. What an earlier run stated and nothing came of may
+    be stated anew, unless a run is at work there. Raises InputError, naming what differs, for the
     folder of an experiment with other settings, data, code or versions, and for anything else.
     """
     file = out / FILE
     own = _stated(experiment, data)
-    with alone(file):
-        if file.exists():
-            theirs = _read(file)
-            _compare(out, theirs, own)
-            own = _together(theirs, own)
-        elif any(not path.name.startswith(HIDDEN) for path in out.iterdir()):
-            raise InputError(
-                f"{out} holds something other than an experiment; choose another folder"
-            )
-        sweep(out, below=True)
-        write_sealed(file, own)
+    with ExitStack() as stack:
+        with alone(file):
+            if file.exists():
+                own = _agreed(out, _read(file), own)
+            elif any(not path.name.startswith(HIDDEN) for path in out.iterdir()):
+                raise InputError(
+                    f"{out} holds something other than an experiment; choose another folder"
+                )
+            sweep(out, below=True)
+            write_sealed(file, own)
+            stack.enter_context(present(out))
+        yield
+
+
+def _agreed(out: Path, theirs: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """What two experiments that share a folder ask for together. Raises InputError."""
+    differing = list(_differences(theirs, own))
+    if not others_present(out):
+        if not any(out.glob(f"*/*/{TRAINING}")):
+            for folder in out.glob("*/*") if differing else ():
+                clear_checkpoints(folder)
+            return own
+        if not any(out.glob(f"*/*/{EVALUATION}")):
+            differing = [one for one in differing if one[0] != "effort"]
+    for _, words in differing:
+        raise InputError(f"{out} holds an experiment {words}; choose another folder")
+    return _together(theirs, own)
 
 
 def whole(experiment: Experiment, out: Path) -> Experiment:
@@ -104,33 +125,31 @@ def _of_code(name: str, experiment: Experiment, classes: int) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return read_sealed(file)
+        found = read_sealed(file)
+        for name in ("networks", "arms", "seeds"):
+            listed(found, name, int if name == "seeds" else str, str(file))
+        for name in ("data", "code", "versions"):
+            entry(found, name, dict, str(file))
+        entry(found, "transfer", bool, str(file))
     except InputError as error:
         raise InputError(f"{error}; choose another folder") from error
+    return found
 
 
-def _compare(out: Path, theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Raise InputError where two experiments may not stand in one folder."""
-    for name in set(own) - {*GROWING, "data", "code", "versions"}:
+def _differences(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """In what two experiments may not differ that stand in one folder, and how they do."""
+    for name in (name for name in own if name not in {*GROWING, "data", "code", "versions"}):
         if theirs.get(name) != own[name]:
-            raise InputError(
-                f"{out} holds an experiment with {name} {theirs.get(name)}, not {own[name]}; "
-                "choose another folder"
-            )
+            yield name, f"with {name} {theirs.get(name)}, not {own[name]}"
     for name, words in _SPLITS.items():
         if theirs["data"].get(name) != own["data"][name]:
-            raise InputError(f"{out} holds an experiment with other {words}; choose another folder")
+            yield "data", f"with other {words}"
     for name, digest in own["code"].items():
         if theirs["code"].get(name, digest) != digest:
-            raise InputError(
-                f"{out} holds an experiment with other code of {name}; choose another folder"
-            )
+            yield "code", f"with other code of {name}"
     for name, version in own["versions"].items():
         if theirs["versions"].get(name) != version:
-            raise InputError(
-                f"{out} holds an experiment run with {name} {theirs['versions'].get(name)}, not "
-                f"{version}; choose another folder"
-            )
+            yield "versions", f"run with {name} {theirs['versions'].get(name)}, not {version}"
 
 
 def _together(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from guidxmage.errors import InputError, MissingExtraError
-from guidxmage.hardening.robustness.measure import Effort
-from guidxmage.hardening.samples.arms import ArmConfig
-from guidxmage.hardening.samples.suppression import Scheme
+from guidxmage.errors import InputError, MissingExtraError, SettingError
+from guidxmage.files.schema import made
+from guidxmage.files.untrusted import read_text
 from guidxmage.hardening.units import Experiment
 
-_RATIO = re.compile(r"(\d+)/([1-9]\d*)")
-_PARTS = {"arm": ArmConfig, "series": Scheme, "effort": Effort}
+# A settings file of a megabyte is none.
+_LARGEST = 2**20
 
 
 def read_settings(file: Path) -> Experiment:
@@ -25,40 +22,10 @@ def read_settings(file: Path) -> Experiment:
     `ArmConfig`, `Scheme` and `Effort`. Sizes of pixels may be written "8/255". Raises InputError,
     naming the key, for anything else.
     """
-    content = _read(file)
-    values: dict[str, Any] = {}
-    for name, value in content.items():
-        if name in _PARTS:
-            if not isinstance(value, dict):
-                raise InputError(f"{file}: {name} is a table; write [{name}]")
-            values[name] = _made(_PARTS[name], value, f"{file}: [{name}]")
-        else:
-            values[name] = value
-    made = _made(Experiment, values, str(file))
-    assert isinstance(made, Experiment)
-    return made
-
-
-def _made(kind: type, values: dict[str, Any], where: str) -> Any:
-    known = {field.name for field in fields(kind)}
-    for name in values:
-        if name not in known:
-            raise InputError(f"{where} has no setting {name!r}; there are {', '.join(known)}")
     try:
-        return kind(**{name: _value(value) for name, value in values.items()})
-    except TypeError as error:
-        raise InputError(f"{where}: {error}") from error
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-
-
-def _value(given: Any) -> Any:
-    """Lists as tuples, and "8/255" as the number it is."""
-    if isinstance(given, list):
-        return tuple(_value(part) for part in given)
-    if isinstance(given, str) and (found := _RATIO.fullmatch(given)):
-        return int(found[1]) / int(found[2])
-    return given
+        return made(Experiment, _read(file))
+    except SettingError as error:
+        raise InputError(f"{file}: {error}") from None
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -70,9 +37,11 @@ def _read(file: Path) -> dict[str, Any]:
         except ImportError as error:
             raise MissingExtraError("tomli", "train") from error
     try:
-        content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content: dict[str, Any] = tomllib.loads(read_text(file, _LARGEST))
+    except InputError:
+        raise
+    except RecursionError:
+        raise InputError(f"{file} is nested too deeply to be settings") from None
+    except ValueError as error:  # of TOML, and of numbers of thousands of digits
         raise InputError(f"{file} is no TOML: {error}") from error
     return content

@@ -55,6 +55,11 @@ class InputSpace:
         model: nn.Module,
         preprocessing: Preprocessing | Callable[[Image.Image], Tensor] | None,
     ) -> None:
+        if preprocessing is not None and not callable(preprocessing):
+            raise InputError(
+                f"preprocessing is {preprocessing!r}; give a Preprocessing, or a function from a "
+                "PIL image to a tensor"
+            )
         self._model = model
         channels = _input_channels(model)
         plain = Preprocessing(mean=(0.0,) * channels, std=(1.0,) * channels)
@@ -117,6 +122,7 @@ class InputSpace:
         return _Photo(tensor, original if same_size else None, original.size[::-1])
 
     def _from_tensor(self, tensor: Tensor) -> Batch:
+        _refuse_strange(tensor)
         dims = self._image_dims()
         if tensor.ndim not in (dims, dims + 1) or 0 in tensor.shape:
             raise InputError(
@@ -138,7 +144,8 @@ class InputSpace:
             )
         dtype, device = dtype_and_device(self._model)
         batched = tensor.ndim == dims + 1
-        images = tensor.detach() if batched else tensor.detach()[None]
+        images = tensor.detach().as_subclass(Tensor)
+        images = images if batched else images[None]
         images = images.clone() if images.is_inference() else images
         images = images.to(device, dtype)
         size = (int(images.shape[-2]), int(images.shape[-1]))
@@ -174,7 +181,12 @@ class InputSpace:
         """The reference image R for images X, of X's shape."""
         if reference is None:
             return None
-        R = torch.as_tensor(reference).to(X)
+        try:
+            R = torch.as_tensor(reference).to(X)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"a reference is a number or a tensor, not {type(reference).__name__}"
+            ) from error
         try:
             R = R.expand(X.shape)
         except RuntimeError as error:
@@ -201,6 +213,19 @@ def carried_to_pixels(weights: Tensor, preprocessing: Preprocessing) -> tuple[Te
     return (exact / std).to(weights.dtype), shift
 
 
+def _refuse_strange(tensor: Tensor) -> None:
+    """Only plain tensors hold an image."""
+    kind = ""
+    if tensor.is_nested or isinstance(tensor, torch.masked.MaskedTensor):
+        kind = "nested" if tensor.is_nested else "masked"
+    elif tensor.layout != torch.strided:
+        kind = "sparse"
+    elif tensor.device.type == "meta":
+        kind = "meta"
+    if kind:
+        raise InputError(f"a {kind} tensor is no image; give a plain one, with all its numbers")
+
+
 def unexpanded(tensor: Tensor) -> Tensor:
     """A tensor with size 1 in every dimension along which `expand` only repeats it."""
     pairs = zip(tensor.shape, tensor.stride(), strict=True)
@@ -219,6 +244,14 @@ def dtype_and_device(model: nn.Module) -> tuple[torch.dtype, torch.device]:
 def is_finite(tensor: Tensor) -> bool:
     """Whether no entry is NaN or Inf; a finite sum shows it at once."""
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def refuse_nonfinite(logits: Tensor, first: int) -> None:
+    """Raise InputError where a network returns NaN or Inf; `first` is the number of row 0."""
+    finite = torch.isfinite(logits)
+    if not finite.all():
+        bad = (~finite).any(1).nonzero()
+        raise InputError(f"the network returns NaN or Inf for image {first + int(bad[0])}")
 
 
 def displayable(X: Tensor) -> Image.Image | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from guidxmage.errors import InputError
+from guidxmage.files.names import brief
 
 ImageSource = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 
@@ -19,6 +22,11 @@ IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 """File name endings (lower case) that ``find_images`` looks for in folders."""
+
+
+# Drawn by programs that Pillow starts, or not drawn at all.
+_PROGRAMS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5"})
+_TOO_LARGE = "is too large to be a photo; scale it down first"
 
 
 def read_image(source: ImageSource, mode: Literal["RGB", "L"] = "RGB") -> Image.Image:
@@ -91,6 +99,17 @@ def _images_below(folder: Path, told: list[str]) -> Sequence[Path]:
 
 def load_image(path: Path) -> Image.Image:
     """The file's image in its own Pillow mode, upright; see ``read_image`` for what is refused."""
+    with open_image(path) as opened:
+        return _upright(opened, str(path))
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """The file's image, of which only the head was read.
+
+    Raises InputError for what is missing, no image, damaged, or has more pixels than Pillow allows,
+    and in place of what the block stumbles over.
+    """
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder; give an image file")
@@ -98,17 +117,47 @@ def load_image(path: Path) -> Image.Image:
             raise InputError(f"{path} does not exist or is not a file")
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty")
-        with Image.open(path) as opened:
-            return _upright(opened, str(path))
+        with _File(path) as file, Image.open(file) as opened:
+            if opened.format in _PROGRAMS:
+                raise InputError(f"{path} is {opened.format}, which is no photo; save it as PNG")
+            check_pixels(opened.size[::-1], str(path))
+            yield opened
     except InputError:
         raise
     except UnidentifiedImageError:
         raise InputError(f"{path} is not an image in a format that Pillow can read") from None
-    except Image.DecompressionBombError:
-        raise InputError(f"{path} is too large to be a photo; scale it down first") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(f"{path} {_TOO_LARGE}") from None
     # Pillow's plugins let struct, index, syntax and zlib errors through on malformed headers.
     except Exception as error:
-        raise InputError(f"{path} cannot be read as an image ({error})") from error
+        raise InputError(f"{path} cannot be read as an image ({_first_line(error)})") from error
+
+
+class _File(io.BufferedReader):
+    """Of which no more is read at once than it holds; Pillow asks for what a head promises."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most so many bytes, by default all that are left."""
+        left = max(self._size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def check_pixels(size: tuple[int, int], what: str) -> None:
+    """Raise InputError, about `what`, where (height, width) are more than a photo may have.
+
+    The limit is Pillow's, `Image.MAX_IMAGE_PIXELS`.
+    """
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and size[0] * size[1] > most:
+        raise InputError(f"{what} {_TOO_LARGE}: {size[1]}×{size[0]} pixels, and at most {most}")
+
+
+def _first_line(error: Exception) -> str:
+    return brief((str(error).splitlines() or [type(error).__name__])[0])
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
@@ -117,7 +166,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         image.load()
         upright = ImageOps.exif_transpose(image)
     except Exception as error:
-        raise InputError(f"{name} is damaged or incomplete ({error})") from error
+        raise InputError(f"{name} is damaged or incomplete ({_first_line(error)})") from error
     if 0 in upright.size:
         width, height = upright.size
         raise InputError(f"{name} has no pixels (its size is {width}×{height})")

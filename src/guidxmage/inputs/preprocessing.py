@@ -24,6 +24,7 @@ _RESAMPLING = {
 }
 # A 1 × 5000 photo whose shorter side is enlarged to 256 would need a gigabyte.
 _MAX_RESIZED_PIXELS = 200_000_000
+_LONGEST_SIDE = 2**14
 
 
 @dataclass(frozen=True)
@@ -349,6 +350,9 @@ def _checked_size(field: str, value: Any) -> int | Size | None:
     whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers)
     if not whole or len(numbers) > 2:
         raise InputError(f"{field} is {value!r}; give a positive whole number or (height, width)")
+    side = max(numbers, default=0)
+    if side > _LONGEST_SIDE:
+        raise InputError(f"{field} is {value!r}; give at most {_LONGEST_SIDE} pixels a side")
     return numbers[0] if not isinstance(value, (tuple, list)) else _plain_size(numbers)
 
 

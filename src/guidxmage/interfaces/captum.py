@@ -8,6 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from guidxmage.engine.capture.as_found import running
 from guidxmage.engine.capture.user_model import untouched
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
@@ -98,7 +99,8 @@ class ExactContributions:
         return (found,) if isinstance(inputs, tuple) else found
 
     def _output(self, tensors: Sequence[Tensor], constants: tuple[Any, ...]) -> Tensor:
-        output = self.model(*tensors, *constants)
+        with running(self.model):
+            output = self.model(*(tensor.clone() for tensor in tensors), *constants)
         if not isinstance(output, Tensor) or output.ndim == 0 or len(output) != len(tensors[0]):
             raise InputError("the network must return a tensor with one row of scores per image")
         return output
@@ -135,7 +137,8 @@ class ExactContributions:
         for row in range(len(X)):
             own = tuple(c[row : row + 1] if _has_rows(c, X) else c for c in constants)
             explainer = self._explainer(shapes, own)
-            alone = explainer.model(X[row : row + 1]).flatten()
+            with running(explainer.model):
+                alone = explainer.run(X[row : row + 1]).flatten()
             if not _alike(alone, output[row].flatten()):
                 raise InputError(
                     "an additional argument with as many rows as there are images is not one row "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,7 +13,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.files.names import brief
+from guidxmage.files.untrusted import read_json
 from guidxmage.inputs.preprocessing import Interpolation, Preprocessing
+from guidxmage.models.huggingface_sizes import (
+    check_network,
+    check_processor,
+    check_settings,
+)
 from guidxmage.models.loaded import LoadedModel
 from guidxmage.models.torchvision_import import import_torchvision
 
@@ -53,6 +59,8 @@ def load_huggingface(folder: Path) -> LoadedModel:
     processor = _read_json(
         folder, PROCESSOR, "does not say how photos become inputs; save the image processor there"
     )
+    check_settings(folder / CONFIG, settings)
+    check_processor(folder / PROCESSOR, processor)
     network = _network(folder)
     return LoadedModel(
         model=LogitsOnly(network).eval(),
@@ -72,18 +80,20 @@ def described(settings: Mapping[str, Any]) -> Preprocessing | None:
     kind = str(given)
     for ending in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
         kind = kind.removesuffix(ending)
-    scale = settings.get("rescale_factor", 1 / 255) * settings.get("do_rescale", True)
     padded = settings.get("do_pad", False) or settings.get("pad_size")
-    if kind not in _PLAIN_PROCESSORS or abs(scale * 255 - 1) > 1e-6 or padded:
+    if kind not in _PLAIN_PROCESSORS or padded:
         return None
     try:
+        scale = settings.get("rescale_factor", 1 / 255) * settings.get("do_rescale", True)
+        if abs(scale * 255 - 1) > 1e-6:
+            return None
         return Preprocessing(
             **_geometry(kind, settings),
             **_normalisation(settings),
             crop_starts="down",
             name=str(given),
         )
-    except (KeyError, TypeError, InputError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None  # settings that Preprocessing cannot express
 
 
@@ -128,11 +138,11 @@ def _labels(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _read_json(folder: Path, name: str, otherwise: str) -> dict[str, Any]:
+    if not (folder / name).exists():
+        raise InputError(f"{folder} {otherwise}: it holds no {name}")
     try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder} {otherwise}: it holds no {name}") from None
-    except (OSError, ValueError) as error:
+        content = read_json(folder / name)
+    except InputError as error:
         raise InputError(f"{folder / name} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{folder / name} holds no settings")
@@ -142,8 +152,18 @@ def _read_json(folder: Path, name: str, otherwise: str) -> dict[str, Any]:
 def _network(folder: Path) -> nn.Module:
     """The network with all its weights from the folder; the global RNG is not touched."""
     with _quietly() as transformers, torch.random.fork_rng(devices=[]):
+        kind = transformers.AutoModelForImageClassification
+
+        def build() -> nn.Module:
+            config = transformers.AutoConfig.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+            made: nn.Module = kind.from_config(config, trust_remote_code=False)
+            return made
+
         try:
-            network, found = transformers.AutoModelForImageClassification.from_pretrained(
+            check_network(folder, build)
+            network, found = kind.from_pretrained(
                 str(folder),
                 local_files_only=True,
                 use_safetensors=True,
@@ -154,8 +174,7 @@ def _network(folder: Path) -> nn.Module:
         except MissingExtraError:
             raise
         except Exception as error:  # transformers raises whatever its parts raise
-            lines = str(error).splitlines() or [type(error).__name__]
-            raise InputError(f"the model in {folder} cannot be loaded: {lines[0]}") from error
+            raise InputError(f"the model in {folder} cannot be loaded: {_reason(error)}") from error
     # transformers draws at random what it does not find.
     for key in ("missing_keys", "mismatched_keys"):
         if found[key]:
@@ -175,14 +194,22 @@ def _closed_box(folder: Path) -> Callable[[Image.Image], Tensor]:
                 str(folder), local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # as above
-            lines = str(error).splitlines() or [type(error).__name__]
-            raise InputError(f"{folder / PROCESSOR} cannot be used: {lines[0]}") from error
+            raise InputError(f"{folder / PROCESSOR} cannot be used: {_reason(error)}") from error
 
     def processed(image: Image.Image) -> Tensor:
-        pixels: Tensor = processor(images=image, return_tensors="pt")["pixel_values"][0]
+        try:
+            pixels: Tensor = processor(images=image, return_tensors="pt")["pixel_values"][0]
+        except Exception as error:  # as above
+            raise InputError(
+                f"{folder / PROCESSOR} does not fit the photo: {_reason(error)}"
+            ) from error
         return pixels
 
     return processed
+
+
+def _reason(error: Exception) -> str:
+    return brief((str(error).splitlines() or [type(error).__name__])[0])
 
 
 @contextmanager

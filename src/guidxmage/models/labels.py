@@ -7,7 +7,6 @@ the order of the class indices.
 
 from __future__ import annotations
 
-import json
 import os
 from functools import cache
 from importlib import resources
@@ -15,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from guidxmage.errors import InputError
+from guidxmage.files.untrusted import parsed_json, read_text
+
+_LARGEST = 2**24
 
 CIFAR10_LABELS = (
     "airplane", "automobile", "bird", "cat", "deer",
@@ -43,11 +45,9 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     if file.suffix.lower() not in (".txt", ".json"):
         raise InputError(f"{file} cannot hold class names; give a .txt or .json file")
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"class names cannot be read from {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{file} is not UTF-8 text; save the class names as UTF-8") from None
+        text = read_text(file, _LARGEST).removeprefix("\ufeff")
+    except InputError as error:
+        raise InputError(f"class names cannot be read from {file}: {error}") from None
     is_json = file.suffix.lower() == ".json"
     names = _from_json(text, file) if is_json else [line.strip() for line in text.splitlines()]
     while names and not names[-1]:
@@ -60,10 +60,7 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def _from_json(text: str, file: Path) -> list[str]:
-    try:
-        content: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not valid JSON ({error})") from None
+    content = parsed_json(text, str(file))
     if isinstance(content, dict):
         content = _in_order(content, file)
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):

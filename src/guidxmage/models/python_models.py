@@ -56,6 +56,22 @@ def call_factory(spec: str, *arguments: Any) -> Any:
     A network in place of the callable is returned as it is. Raises InputError when the spec cannot
     be used or the code fails.
     """
+    with _factory(spec) as factory:
+        return _called(factory, spec, *arguments)
+
+
+def check_factory(spec: str) -> None:
+    """Import the code that "package.module:callable" or "file.py:callable" names; call nothing.
+
+    Raises InputError when the spec cannot be used.
+    """
+    with _factory(spec):
+        pass
+
+
+@contextmanager
+def _factory(spec: str) -> Iterator[Callable[..., Any]]:
+    """The callable that a spec names, while what it needs can be imported."""
     where, _, name = spec.rpartition(":")
     if not where or not name:
         raise InputError(
@@ -67,7 +83,7 @@ def call_factory(spec: str, *arguments: Any) -> Any:
         factory = _attribute(_module(where), name, where)
         if not callable(factory):
             raise InputError(f"{name!r} in {where} is not a function that makes a network")
-        return _called(factory, spec, *arguments)
+        yield factory
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from guidxmage.models.labels import imagenet_labels, read_labels
 from guidxmage.models.loaded import LoadedModel
 from guidxmage.models.timm_models import PREFIX, timm_architecture
 from guidxmage.models.torchvision_models import torchvision_architecture, torchvision_names
-from guidxmage.models.weights import StateDict, load_weights, read_weights
+from guidxmage.models.weights import StateDict, head_classes, load_weights, read_weights
 
 _IMAGENET_CLASSES = 1000
 _CALIBRATION_IMAGES = 4
@@ -112,6 +112,18 @@ def load_model(
     )
 
 
+def check_available(name: str, weights: str = "default") -> None:
+    """Whether `load_model` knows a network, and its weight file is there; nothing is loaded.
+
+    Raises InputError, and MissingExtraError where the package of the network is not installed.
+    """
+    if _is_folder(name):
+        return
+    _architecture(name)
+    if weights.lower() not in ("default", "none") and not Path(weights).is_file():
+        raise InputError(f"there is no weight file {weights}")
+
+
 def _is_folder(name: str) -> bool:
     """Whether a saved folder is meant: it is written as a path, or is none of the known names."""
     path = Path(name)
@@ -157,9 +169,9 @@ def _architecture(name: str) -> Architecture:
 def _with_weights(architecture: Architecture, weights: StateDict, source: str) -> nn.Module:
     adapted = architecture.adapt(weights)
     model = _built(architecture, _IMAGENET_CLASSES)
-    head = _head(model.state_dict())
-    if head in adapted and adapted[head].ndim and len(adapted[head]) != _IMAGENET_CLASSES:
-        model = _built(architecture, len(adapted[head]))
+    classes = head_classes(adapted, model.state_dict())
+    if classes is not None and classes != _IMAGENET_CLASSES:
+        model = _built(architecture, classes)
     load_weights(model, adapted, name=architecture.name, source=source)
     return model
 

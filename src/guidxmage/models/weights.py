@@ -15,11 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.models.weight_promises import check_promises, damaged, foreign
 
 StateDict = OrderedDict[str, Tensor]
 
 # Under which training scripts keep the weights among epoch, optimiser and settings.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+# Small files may hold views of one number, and several views of the same numbers.
+_SMALL, _MOST_VIEWS = 2**20, 64
+_LONGEST_NAME = 200
 # Numbers that mean themselves; quantised ones, for instance, are nothing without their scale.
 _PLAIN = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16,
@@ -40,37 +44,53 @@ def read_weights(path: str | os.PathLike[str]) -> StateDict:
         raise InputError(f"there is no weight file {file}")
     if file.stat().st_size == 0:
         raise InputError(f"the weight file {file} is empty")
-    reader = _read_safetensors if file.suffix.lower() == ".safetensors" else _read_pth
+    reader = _read_safetensors if file.suffix.lower() == ".safetensors" else read_pth
     weights = _without_prefix(_unwrapped(reader(file), file))
+    _check_sizes(weights, file)
     for name, tensor in weights.items():
-        _check_values(name, tensor, file)
+        _check_values(_brief(name), tensor, file)
     return weights
+
+
+def _check_sizes(weights: StateDict, file: Path) -> None:
+    """Views of few numbers may be of any shape; to look at them once would take that memory."""
+    room, total = max(file.stat().st_size, _SMALL), 0
+    for name, tensor in weights.items():
+        own = 0 if tensor.is_meta else tensor.numel() * tensor.element_size()
+        total += own
+        if own > room or total > _MOST_VIEWS * room:
+            raise InputError(
+                f"the weight file {file} holds {_brief(name)} of the shape {list(tensor.shape)}, "
+                "more numbers than there is room for in the file; save the tensors with clone()"
+            )
 
 
 def _check_values(name: str, tensor: Tensor, file: Path) -> None:
     if tensor.dtype not in _PLAIN or tensor.layout is not torch.strided or tensor.is_meta:
         kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
         raise InputError(
-            f"the weight file {file} holds {name!r} in a form that cannot be loaded ({kind}); "
+            f"the weight file {file} holds {name} in a form that cannot be loaded ({kind}); "
             "save it as an ordinary float32 tensor"
         )
     if not torch.isfinite(tensor).all():
-        raise InputError(f"the weight file {file} holds NaN or infinite values in {name!r}")
+        raise InputError(f"the weight file {file} holds NaN or infinite values in {name}")
 
 
 def _read_safetensors(file: Path) -> Any:
     try:
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ModuleNotFoundError:
         raise MissingExtraError("safetensors", "vision") from None
     try:
         return load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
+    # SafetensorError, and what the conversion of its header stumbles over.
+    except Exception as error:
         raise _damaged(file, error) from error
 
 
-def _read_pth(file: Path) -> Any:
+def read_pth(file: Path) -> Any:
+    """What a .pth file holds: tensors and plain values, on the CPU. Raises InputError."""
+    check_promises(file)
     try:
         # Training scripts often keep their command line, a plain record, beside the weights.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
@@ -78,20 +98,23 @@ def _read_pth(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     # On a malformed file the unpickler raises whatever it stumbles over, KeyError for instance.
     except Exception as error:
-        foreign = re.search(r"GLOBAL (\S+)", str(error))
-        what = foreign[1] if foreign else "TorchScript" if "TorchScript" in str(error) else None
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = named[1] if named else "TorchScript" if "TorchScript" in str(error) else None
         if what is None:
             raise _damaged(file, error) from error
-        raise InputError(
-            f"{file} holds pickled objects ({what}), which could run code when loaded; "
-            "save only the weights: torch.save(model.state_dict(), path)"
-        ) from None
+        raise foreign(file, what) from None
 
 
 def _damaged(file: Path, error: Exception) -> InputError:
     lines = str(error).splitlines() or [type(error).__name__]
-    reason = "" if isinstance(error, KeyError) or "Weights only" in lines[0] else f" ({lines[0]})"
-    return InputError(f"{file} is damaged or not a weight file{reason}")
+    return damaged(
+        file, "" if isinstance(error, KeyError) or "Weights only" in lines[0] else lines[0]
+    )
+
+
+def _brief(name: str) -> str:
+    """A tensor's name in quotation marks; a file may hold one of megabytes."""
+    return repr(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…")
 
 
 def _unwrapped(content: Any, file: Path) -> Mapping[str, Tensor]:
@@ -119,7 +142,7 @@ def _is_state_dict(content: Any) -> bool:
 def _described(content: Any) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
-    names = ", ".join(repr(str(key)) for key in list(content)[:4])
+    names = ", ".join(_brief(key) for key in list(content)[:4] if isinstance(key, str))
     return f"entries called {names}" if names else "nothing"
 
 
@@ -136,6 +159,23 @@ def with_version(renamed: StateDict, original: Mapping[str, Tensor] | None) -> S
     if (metadata := getattr(original, "_metadata", None)) is not None:
         renamed._metadata = metadata  # type: ignore[attr-defined]
     return renamed
+
+
+def head_classes(weights: Mapping[str, Tensor], own: dict[str, Tensor]) -> int | None:
+    """How many classes weights are for; None where their last layer is not like the network's.
+
+    own: the network's tensors, for any number of classes. All networks define the layer that
+    computes the scores last; files may hold it anywhere.
+    """
+    layer = next(reversed(own)).rpartition(".")[0]
+    counts = set()
+    for key in (key for key in own if key.rpartition(".")[0] == layer):
+        # A layer that were made for a number that only one tensor states could take any memory.
+        if key not in weights or weights[key].shape[1:] != own[key].shape[1:]:
+            return None
+        counts.add(tuple(weights[key].shape[:1]))
+    (classes,) = counts.pop() if len(counts) == 1 and counts != {()} else (0,)
+    return classes or None
 
 
 def load_weights(model: nn.Module, weights: StateDict, *, name: str, source: str) -> None:
@@ -156,6 +196,19 @@ def load_weights(model: nn.Module, weights: StateDict, *, name: str, source: str
     model.load_state_dict(complete, strict=True)
 
 
+def check_shapes(
+    weights: Mapping[str, Tensor], own: dict[str, Tensor], *, name: str, source: str
+) -> None:
+    """Raise InputError where the weights do not fit a network for however many classes."""
+    layer = next(reversed(own)).rpartition(".")[0]
+
+    def rest(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: one for key, one in tensors.items() if key.rpartition(".")[0] != layer}
+
+    if misfit := _misfit(rest(own), rest(weights), name):
+        raise InputError(f"{source} does not fit {name}: {misfit}")
+
+
 def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str) -> str | None:
     """The first missing, unexpected or mis-shaped tensor, or None."""
     missing = [key for key in own if key not in given]
@@ -163,10 +216,12 @@ def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str) -
     reshaped = [key for key in own if key in given and own[key].shape != given[key].shape]
     if missing:
         return f"{missing[0]!r}{_more(missing)} is missing" + (
-            f", and {unexpected[0]!r}{_more(unexpected)} is not part of it" if unexpected else ""
+            f", and {_brief(unexpected[0])}{_more(unexpected)} is not part of it"
+            if unexpected
+            else ""
         )
     if unexpected:
-        return f"{unexpected[0]!r}{_more(unexpected)} is not part of it"
+        return f"{_brief(unexpected[0])}{_more(unexpected)} is not part of it"
     if reshaped:
         key = reshaped[0]
         given_shape, own_shape = (list(tensors[key].shape) for tensors in (given, own))

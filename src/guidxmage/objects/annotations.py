@@ -1,23 +1,35 @@
-"""Object annotations of photos: COCO instances and Pascal VOC boxes, as named masks."""
+"""Object annotations of photos: COCO instances and Pascal VOC boxes, as named masks.
+
+These files are read as data of others: sizes are compared before masks are made, and whatever is
+malformed is an InputError of one sentence.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 import numpy as np
-import numpy.typing as npt
 
 from guidxmage.errors import InputError
-
-Mask = npt.NDArray[np.bool_]
-Size = tuple[int, int]
+from guidxmage.files.names import brief
+from guidxmage.files.untrusted import read_text
+from guidxmage.inputs.photos import check_pixels
+from guidxmage.objects.raster import Mask, Size, decode_runs, fill_polygon, polygon_corners
 
 # Label images first: where a photo has several annotations, pixels say more than boxes.
 _ANNOTATION_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".xml", ".json")
+# COCO's own instances of 118 000 photos are in a file of 449 MB.
+_LARGEST_JSON, _LARGEST_XML = 2**29, 2**24
+_MOST_OBJECTS = 10_000
+_DEEPEST = 64
+# In either direction; the photo's own size is smaller, and boxes are cut at it.
+_FARTHEST = 2**31
 
 
 def annotation_of(photo: Path, source: Path) -> Path:
@@ -50,19 +62,20 @@ def coco_masks(path: Path, image: Path | str | None) -> tuple[Size, Iterator[tup
     Polygons and run lengths, plain or compressed, are understood. Raises InputError.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path, _LARGEST_JSON))
         entry = _coco_image(content["images"], image, path)
-        size = int(entry["height"]), int(entry["width"])
-        categories = {c["id"]: str(c["name"]) for c in content.get("categories", ())}
+        categories = {c["id"]: _text(c["name"]) for c in content.get("categories", ())}
         chosen = [a for a in content["annotations"] if a["image_id"] == entry["id"]]
-        segments = [
-            (categories.get(a["category_id"], f"category {a['category_id']}"), a["segmentation"])
-            for a in chosen
-        ]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not a COCO instances file ({error!r})") from error
+        segments = [(_category(categories, a["category_id"]), a["segmentation"]) for a in chosen]
+    except InputError:
+        raise
+    except RecursionError:
+        raise InputError(f"{path} is not a COCO instances file (nested too deeply)") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a COCO instances file ({brief(repr(error))})") from error
+    size = _coco_side(entry, "height", path), _coco_side(entry, "width", path)
+    check_pixels(size, f"{path} states a photo that")
+    _check_number(segments, path)
     return size, ((name, _coco_mask(segment, size, path)) for name, segment in segments)
 
 
@@ -73,18 +86,34 @@ def voc_masks(path: Path, size: Size | None) -> tuple[Size, Iterator[tuple[str, 
     ``size`` is used where the file does not say the photo's. Raises InputError.
     """
     try:
-        root = ElementTree.fromstring(path.read_bytes())
+        if path.stat().st_size > _LARGEST_XML:
+            raise ValueError(f"it has more than {_LARGEST_XML // 2**20} MiB")
+        root = _xml(path.read_bytes())
         size = _voc_size(root) or size
         boxes = [_voc_box(element) for element in root.iter("object")]
-    except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise InputError(f"{path} is not a Pascal VOC annotation ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    # An unknown encoding is answered with whatever Python's codecs raise.
+    except Exception as error:
+        reason = brief(str(error))
+        raise InputError(f"{path} is not a Pascal VOC annotation ({reason})") from error
     if size is None:
         raise InputError(f"{path} does not state the size of its photo; give size=(height, width)")
-    return size, ((name, _filled(box, size, path)) for name, box in boxes)
+    check_pixels(size, f"{path} states a photo that")
+    _check_number(boxes, path)
+    found = size
+    return found, ((name, _filled(box, found, path)) for name, box in boxes)
 
 
 def _same_file(a: Path, b: Path) -> bool:
     return b.exists() and a.samefile(b)
+
+
+def _check_number(objects: Sequence[Any], path: Path) -> None:
+    if len(objects) > _MOST_OBJECTS:
+        raise InputError(
+            f"{path} has {len(objects)} objects for one photo; leave {_MOST_OBJECTS} at most"
+        )
 
 
 # --- COCO --------------------------------------------------------------------------------------
@@ -105,74 +134,82 @@ def _coco_image(
     return matches[0]
 
 
+def _category(names: Mapping[Any, str], number: Any) -> str:
+    """The name of a category; one that the file does not name is called by its number."""
+    return names[number] if number in names else _text(f"category {number}")
+
+
+def _text(name: Any) -> str:
+    """The name of a category; a number is one, a list is not."""
+    if isinstance(name, bool) or not isinstance(name, str | int | float):
+        raise TypeError("a category's name is no text")
+    str(name).encode()  # half a character has no bytes, and stands in no file
+    return str(name)
+
+
+def _coco_side(entry: Mapping[str, Any], key: str, path: Path) -> int:
+    """The height or width of the photo, as the file states it."""
+    value: Any = entry.get(key)
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    if not plain or not 1 <= value < _FARTHEST or value != math.floor(value):
+        said = "no" if value is None else f"{_said(value)} as the"
+        raise InputError(f"{path} states {said} {key} of the photo; give whole pixels from 1 on")
+    return int(value)
+
+
+def _said(value: Any) -> str:
+    """A plain value as JSON has it; of others, which may be nested deeply, only what they are."""
+    plain = value is None or isinstance(value, str | int | float)
+    return brief(json.dumps(value)) if plain else f"a {type(value).__name__}"
+
+
 def _coco_mask(segment: Any, size: Size, path: Path) -> Mask:
     try:
         if isinstance(segment, Mapping):
             if tuple(segment["size"]) != size:
-                raise ValueError(f"run lengths for {segment['size']} in an image of {list(size)}")
-            counts = segment["counts"]
-            return decode_runs(_decompress(counts) if isinstance(counts, str) else counts, size)
+                stated = ", ".join(map(_said, segment["size"][:3]))
+                raise ValueError(f"run lengths for [{stated}] in an image of {list(size)}")
+            return decode_runs(segment["counts"], size)
+        if len(segment) > _MOST_OBJECTS:
+            raise ValueError(f"it has {len(segment)} polygons")
         mask = np.zeros(size, dtype=np.bool_)
         for polygon in segment:
-            mask |= fill_polygon(np.asarray(polygon, dtype=np.float64).reshape(-1, 2), size)
+            mask |= fill_polygon(polygon_corners(polygon), size)
         return mask
     except (ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{path} holds a segmentation that cannot be drawn ({error})") from error
-
-
-def fill_polygon(corners: npt.NDArray[np.float64], size: Size) -> Mask:
-    """Pixels (H, W) whose centre lies inside the polygon with corners (N, 2) in x, y.
-
-    Even-odd rule, as in COCO; pixel (row, column) covers the unit square with its upper left
-    corner at x = column, y = row. Polygons that share an edge neither overlap nor leave a gap.
-    """
-    if not np.isfinite(corners).all():
-        raise ValueError("a corner is not a finite number")
-    mask = np.zeros(size, dtype=np.bool_)
-    centres_x = np.arange(size[1]) + 0.5
-    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        # Rows whose centre the edge crosses: to the right of the crossing, inside ⇄ outside.
-        top, bottom = np.clip(np.ceil(np.array(sorted((y0, y1))) - 0.5), 0, size[0]).astype(int)
-        centres_y = np.arange(top, bottom)[:, None] + 0.5
-        if top < bottom:
-            crossing = x0 + (centres_y - y0) * ((x1 - x0) / (y1 - y0))
-            mask[top:bottom] ^= centres_x >= crossing
-    return mask
-
-
-def decode_runs(counts: Sequence[int], size: Size) -> Mask:
-    """COCO's run lengths, of 0s first, down the columns → mask (H, W)."""
-    runs = np.asarray(counts, dtype=np.int64)
-    if (runs < 0).any() or runs.sum() != size[0] * size[1]:
-        raise ValueError(f"run lengths add up to {runs.sum()}, not {size[0]}·{size[1]}")
-    mask: Mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[::-1]).T
-    return mask
-
-
-def _decompress(text: str) -> list[int]:
-    """COCO's compressed run lengths: base 32 digits, lowest first, from the character '0' on.
-
-    The bit 32 says that more digits follow, the bit 16 of the last digit is the sign; from the
-    fourth number on the difference to the number two before is stored.
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        digit = ord(character) - ord("0")
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:
-            continue
-        if digit & 16:
-            value -= 1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-        value = shift = 0
-    if shift:
-        raise ValueError("compressed run lengths end in the middle of a number")
-    return counts
+        reason = brief(str(error))
+        raise InputError(f"{path} holds a segmentation that cannot be drawn ({reason})") from error
 
 
 # --- Pascal VOC --------------------------------------------------------------------------------
+
+
+def _xml(content: bytes) -> ElementTree.Element:
+    """The root of a document. Raises for entities, which may stand for gigabytes or other files."""
+    builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
+    depth = 0
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > _DEEPEST:
+            raise ValueError("its elements are nested too deeply")
+        builder.start(tag, attributes)
+
+    def end(tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(tag)
+
+    def refuse(*_: object) -> None:
+        raise ValueError("it defines entities, which no annotation needs")
+
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler = builder.data
+    parser.EntityDeclHandler = refuse
+    parser.Parse(content, True)
+    return builder.close()
 
 
 def _voc_size(root: ElementTree.Element) -> Size | None:
@@ -180,6 +217,8 @@ def _voc_size(root: ElementTree.Element) -> Size | None:
     if stated is None:
         return None
     size = _number(stated, "height"), _number(stated, "width")
+    if min(size) < 0:
+        raise ValueError(f"the photo cannot have {size[1]}×{size[0]} pixels")
     # Some drawing programs write 0×0 where they did not look.
     return size if min(size) > 0 else None
 
@@ -198,7 +237,11 @@ def _number(parent: ElementTree.Element, key: str) -> int:
     text = parent.findtext(key)
     if text is None:
         raise ValueError(f"{parent.tag} has no {key}")
-    return round(float(text))
+    value = float(text)
+    # Written so that NaN fails too.
+    if not abs(value) < _FARTHEST:
+        raise ValueError(f"{key} is {brief(text)}, which is no number of pixels")
+    return round(value)
 
 
 def _filled(box: tuple[int, int, int, int], size: Size, path: Path) -> Mask:

@@ -17,12 +17,20 @@ from PIL import Image
 from guidxmage.errors import InputError
 from guidxmage.inputs.photos import load_image
 from guidxmage.inputs.preprocessing import Preprocessing
-from guidxmage.objects.annotations import Mask, Size, annotation_of, coco_masks, voc_masks
+from guidxmage.objects.annotations import (
+    annotation_of,
+    coco_masks,
+    voc_masks,
+)
+from guidxmage.objects.raster import Mask, Size
 
 BACKGROUND = 0
 """Label of the pixels that belong to no object; they have a row of their own."""
 IGNORED = 255
 """Label of the pixels that are left out of every object, as in Pascal VOC."""
+
+# As many as 16 bits can tell apart; each gets a name.
+_MOST_LABELS = 2**16
 
 Overlap = Literal["refuse", "first", "smallest"]
 
@@ -51,7 +59,13 @@ class LabelMap:
             )
         labels = given.astype(np.int32)
         labels.flags.writeable = False
-        found = {label: _default_name(label) for label in np.unique(labels).tolist()}
+        there = np.unique(labels)
+        if len(there) > _MOST_LABELS:
+            raise InputError(
+                f"this label map holds {len(there)} different labels; give one to each object, "
+                f"{_MOST_LABELS} at most"
+            )
+        found = {label: _default_name(label) for label in there.tolist()}
         names = {**found, **{int(label): str(name) for label, name in self.names.items()}}
         names.pop(IGNORED, None)
         object.__setattr__(self, "labels", labels)
@@ -105,7 +119,7 @@ class _Canvas:
         self.labels = np.zeros(size, dtype=np.int32)
         self.names: dict[int, str] = {}
         # How many pixels the mask has that owns a pixel; a smaller one may take it.
-        self._owner_pixels = np.full(size, np.iinfo(np.int64).max)
+        self._owner_pixels = np.full(size, np.iinfo(np.int32).max, dtype=np.int32)
 
     def paint(self, name: str, mask: Mask, overlap: Overlap) -> None:
         _check_size(mask.shape, self.labels.shape, f"the mask {name}")
@@ -171,12 +185,16 @@ def _from_path(
     if path.suffix.lower() in (".json", ".xml") and not path.is_file():
         raise InputError(f"{path} does not exist or is not a file")
     if path.suffix.lower() == ".json":
-        size, masks = coco_masks(path, image)
-        return LabelMap.from_masks(masks, overlap="smallest", size=size)
+        return _painted(*coco_masks(path, image), size)
     if path.suffix.lower() == ".xml":
-        size, masks = voc_masks(path, size)
-        return LabelMap.from_masks(masks, overlap="smallest", size=size)
+        return _painted(*voc_masks(path, size), size)
     return _from_label_map(_label_image(path))
+
+
+def _painted(stated: Size, masks: Iterable[tuple[str, Mask]], wanted: Size | None) -> LabelMap:
+    if wanted is not None:  # before memory is taken for a size that is only stated
+        _check_size(stated, wanted, "the regions", "the image")
+    return LabelMap.from_masks(masks, overlap="smallest", size=stated)
 
 
 def _from_folder(folder: Path, overlap: Overlap) -> LabelMap:

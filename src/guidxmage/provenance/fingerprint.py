@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from guidxmage.errors import InputError
 from guidxmage.files.atomic import sha256_of
-from guidxmage.provenance.model_state import state_of
+from guidxmage.provenance.model_state import is_same_state, state_of
 from guidxmage.provenance.source_code import code_behind
 from guidxmage.provenance.versions import __version__, versions
 
@@ -32,7 +32,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 def of_model(model: nn.Module) -> str:
     """All tensors of a model's state by name, dtype, shape and bytes."""
     state = state_of(model)
-    if model in _known and _known[model][0] == state:
+    if model in _known and is_same_state(_known[model][0], state):
         return _known[model][1]
     found = hashlib.sha256()
     for name, tensor in model.state_dict().items():

@@ -20,7 +20,7 @@ from guidxmage.adversarial.certified.nearest_point import Box, length
 from guidxmage.adversarial.certified.relaxation import Bounds, tightened
 from guidxmage.adversarial.heuristic.attack import attack
 from guidxmage.adversarial.heuristic.target_model import Goal, as_explainer
-from guidxmage.engine.capture.user_model import untouched
+from guidxmage.engine.capture.as_found import running
 from guidxmage.engine.linear_regions.relu_form import ReluForm, relu_form
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
@@ -102,7 +102,7 @@ def certify(
     if not (seconds > 0 and max_nodes > 0 and tolerance > 0):
         raise InputError("seconds, max_nodes and tolerance must be above 0")
     explainer = _in_double(as_explainer(model))
-    with untouched(explainer.model):
+    with running(explainer.model):
         X = explainer.read(image)
         X = X if X.ndim == 4 else X[None]
         if len(X) != 1:
@@ -182,7 +182,7 @@ class _Case:
     def logits(self, Z: Tensor) -> Tensor:
         """The network's own scores, each image by itself."""
         step = 1 if len(Z) == 1 else self.explainer.batch_rows
-        parts = [self.explainer.model(self.explainer.to_input(part)) for part in Z.split(step)]
+        parts = [self.explainer.run(part) for part in Z.split(step)]
         return torch.cat(parts)
 
     def form(self) -> ReluForm:

@@ -16,7 +16,7 @@ from guidxmage.adversarial.heuristic.result import AttackResult, Optimality
 from guidxmage.adversarial.heuristic.search import Found
 from guidxmage.adversarial.heuristic.sparse import search_pixels
 from guidxmage.adversarial.heuristic.target_model import TargetModel, as_explainer
-from guidxmage.engine.capture.user_model import untouched
+from guidxmage.engine.capture.as_found import running
 from guidxmage.engine.linear_regions.walk import walk
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
@@ -62,7 +62,7 @@ def attack(
         raise InputError(f"norm {norm!r} is unknown; choose one of {', '.join(NORMS)}")
     if budget < 1:
         raise InputError(f"a budget of {budget} gradients is too small; give at least 1")
-    with untouched(explainer.model):
+    with running(explainer.model):
         X = explainer.read(images)
         X = X if X.ndim == 4 else X[None]
         target_model = TargetModel(explainer, X)

@@ -105,7 +105,7 @@ class TargetModel:
     def logits(self, X: Tensor) -> Tensor:
         """Class scores of images X (n, C, H, W) as the network itself computes them."""
         self.forwards += len(X)
-        parts = [self.model(self.to_input(part)) for part in X.split(self.chunk)]
+        parts = [self.explainer.run(part) for part in X.split(self.chunk)]
         return torch.cat(parts) if parts else X.new_zeros(0, 1)
 
     def local(self, X: Tensor, goal: Goal, via: Tensor | None = None) -> Local:
@@ -155,7 +155,7 @@ class TargetModel:
     def _by_autograd(self, X: Tensor, goal: Goal, via: Tensor) -> Local:
         with torch.enable_grad():
             leaf = X.detach().requires_grad_()
-            logits = self.model(self.to_input(leaf))
+            logits = self.explainer.run(leaf)
             pair = goal.pair(logits.detach(), via)
             value = (_difference(logits.detach(), *pair) * logits).sum(1)
             (normal,) = torch.autograd.grad(value.sum(), leaf)

@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 
 from guidxmage.engine.calls.call import BatchSize, Branch, Call, Ref, leaves
 from guidxmage.engine.capture.batch_independence import rows_stay_apart
 from guidxmage.engine.capture.builder import Builder, read_by
 from guidxmage.engine.capture.checks import check_model
-from guidxmage.engine.capture.execution import plain_run, taped
+from guidxmage.engine.capture.execution import plain_run, runs_in_a_row, taped
 from guidxmage.engine.capture.folding import fold
 from guidxmage.engine.capture.memory import Held
 from guidxmage.engine.capture.merging import Differ, Merger, same_numbers
-from guidxmage.engine.capture.randomness import random_state_kept
 from guidxmage.engine.capture.tape import Operation, Tape
 from guidxmage.engine.program.program import OtherBranchError, Program
 from guidxmage.engine.rules import rule_of
@@ -53,18 +53,21 @@ def capture(
     # Another picture besides, so that what hangs on the picture in a hidden way comes to light.
     other = images[:1].flip(-1)
     more = torch.cat([other, images])
-    with random_state_kept() as drawn:
-        together = _of_any_number(model, images, more, chosen) if batched else None
-        found = _of_one(model, images[:1], other, chosen) if together is None else together
-        if drawn():  # by Python or NumPy: no operator shows it
-            _refuse_random(model, images[:1], found.writes)
-    return found
+    together = _of_any_number(model, images, more, chosen) if batched else None
+    return _of_one(model, images[:1], other, chosen) if together is None else together
 
 
-def _refuse_random(model: nn.Module, image: Tensor, writes: Sequence[Tensor]) -> None:
-    """Runs in a row must be the same. Other threads may draw random numbers meanwhile."""
-    first = plain_run(model, image, writes)
-    if not all(same_numbers(first, plain_run(model, image, writes)) for _ in range(_MANY)):
+def _refuse_random(model: nn.Module, tape: Tape, image: Tensor) -> None:
+    """Where NumPy or Python drew random numbers, runs in a row must be the same.
+
+    No operator shows them. Other threads may have drawn them. Every run goes on from where the
+    last one ended, as those of the user do.
+    """
+    if not tape.drawn:
+        return
+    writes = tuple(tensor for tensor, _ in tape.written)
+    first, *others = runs_in_a_row(model, image, writes, 1 + _MANY)
+    if not all(same_numbers(first, other) for other in others):
         raise UnsupportedOperatorError(
             "this network cannot be explained: it draws random numbers from NumPy or Python, in "
             "evaluation mode too; every run gives another answer"
@@ -79,6 +82,7 @@ def _of_any_number(
         first = taped(model, images)
         second = taped(model, more)
         operations = _merged(first, second)
+        _refuse_random(model, first, images[:1])
     except (Differ, InputError):  # a model may insist on one image
         return None
     order = Builder(model).built(operations, _result_id(first))
@@ -106,6 +110,7 @@ def _merged(first: Tape, second: Tape) -> list[Operation]:
 def _of_one(model: nn.Module, image: Tensor, other: Tensor, chosen: Conventions) -> Program:
     """The program of one image; `other` is one on which it is tried as well."""
     tape = taped(model, image)
+    _refuse_random(model, tape, image)
     order = Builder(model).built(_needed(tape), _result_id(tape))
     program = _program(order, tape, image, chosen, batched=False)
     with torch.no_grad():
@@ -132,6 +137,8 @@ def _result_id(tape: Tape) -> int:
             f"the model returns {kind} where one tensor of class scores is expected; wrap it in a "
             "module that returns the scores alone"
         )
+    if not tape.output.is_floating_point():
+        raise InputError(f"the model returns {tape.output.dtype} where real scores are expected")
     if not isinstance(tape.result, Ref) or tape.result.id == 0:
         raise InputError("the model's output does not depend on the image")
     return tape.result.id
@@ -216,7 +223,10 @@ def _stated(calls: Sequence[Call], chosen: Conventions) -> dict[str, Any]:
 
 def _stated_branch(branch: Branch) -> str:
     told = branch.told
-    said = f"shape {'×'.join(map(str, told))}" if isinstance(told, tuple) else str(told)
+    said = str(told)
+    if isinstance(told, tuple):
+        shape = isinstance(branch.call.target, OpOverload)
+        said = f"shape {'×'.join(map(str, told))}" if shape else f"{len(told)} values"
     return f"{branch.call.op} at '{branch.site}': {said}"
 
 
@@ -229,6 +239,8 @@ def _refuse_unknown(calls: Sequence[Call]) -> None:
             refused.append(f"{call.op} at '{call.site}' has no rule")
         elif reason := (rule.refuse(call) if rule.refuse else None):
             refused.append(f"{call.op} at '{call.site}': {reason}")
+        elif tuple(call.sizes(2))[:1] == (0,):
+            refused.append(f"{call.op} at '{call.site}' is empty for some numbers of images")
         elif rule.kind == "decision" and call.shape == ():
             refused.append(f"{call.op} at '{call.site}' decides on a number without dimensions")
     if refused:
@@ -245,4 +257,6 @@ def _check_output(calls: Sequence[Call], batched: bool) -> int:
             f"the model's output has shape [{sizes}] where class scores [batch, classes] are "
             "expected; wrap it in a module that returns them"
         )
+    if shape[1] == 0:
+        raise InputError("the model's output has no classes")
     return int(shape[1])

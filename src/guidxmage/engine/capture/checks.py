@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from guidxmage.errors import InputError
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """Raise InputError where a lazy module does not know its weights yet."""
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise InputError(
+                f"the model's weight {name!r} has no size yet; run the model once on an image first"
+            )
 
 
 def check_model(model: nn.Module) -> tuple[torch.dtype, torch.device]:
     """The single dtype and device of a model that is fit to be explained."""
     for name, module in model.named_modules():
-        if module.training:
+        if getattr(module, "training", False):  # frozen TorchScript has none
             where = f"its module {name!r} is" if name else "it is"
             raise InputError(
                 f"the model cannot be explained because {where} in training mode; "
                 "call model.eval() first"
             )
+    refuse_lazy(model)
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     floating = {name: t for name, t in tensors.items() if t.is_floating_point()}
     kinds = {(t.dtype, t.device) for t in floating.values()} or {

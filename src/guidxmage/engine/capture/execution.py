@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from guidxmage.engine.capture.as_found import as_found, restored
 from guidxmage.engine.capture.leaving import Leaving
 from guidxmage.engine.capture.recorder import Recorder
 from guidxmage.engine.capture.tape import Tape
@@ -24,7 +25,7 @@ def taped(model: nn.Module, images: Tensor) -> Tape:
     numbers or hands active values to code that cannot be followed.
     """
     tape = Tape(len(images))
-    with untouched(model), _uncompiled():
+    with untouched(model), _uncompiled(), as_found(model) as found:
         given = images.detach().clone()  # the model may write over it
         recorder = Recorder(tape, given, model)
         try:
@@ -34,6 +35,7 @@ def taped(model: nn.Module, images: Tensor) -> Tape:
             raise (recorder.refusal or failure(model, images, error)) from error
         finally:
             restored(tape.written)
+            tape.drawn = found.drawn()
         if recorder.refusal is not None:  # the model has caught it
             raise recorder.refusal
         if isinstance(tape.output, Tensor):
@@ -46,14 +48,18 @@ def plain_run(model: nn.Module, images: Tensor, writes: Sequence[Tensor]) -> Any
 
     writes: the model's own tensors that a run is known to write to.
     """
-    before = [(tensor, tensor.detach().clone()) for tensor in writes]
-    with untouched(model), _uncompiled():
+    return runs_in_a_row(model, images, writes, 1)[0]
+
+
+def runs_in_a_row(
+    model: nn.Module, images: Tensor, writes: Sequence[Tensor], count: int
+) -> list[Any]:
+    """What several plain runs return, each of the model as the last one left it."""
+    with untouched(model), _uncompiled(), as_found(model, writes):
         try:
-            return model(images.detach().clone())
+            return [model(images.detach().clone()) for _ in range(count)]
         except Exception as error:
             raise failure(model, images, error) from error
-        finally:
-            restored(before)
 
 
 def failure(model: nn.Module, images: Tensor, error: Exception) -> InputError:
@@ -63,13 +69,6 @@ def failure(model: nn.Module, images: Tensor, error: Exception) -> InputError:
     size = "×".join(str(n) for n in images.shape[1:])
     count = f"{len(images)} images" if len(images) > 1 else "an image"
     return InputError(f"{type(model).__name__} could not be run on {count} of {size}: {reason}")
-
-
-def restored(written: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Give the user's tensors back what they held."""
-    with torch.no_grad():
-        for tensor, before in reversed(written):
-            tensor.copy_(before)
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

@@ -49,8 +49,8 @@ class Memory:
 
     def held(self, tensor: Tensor) -> Held:
         """A tensor of this memory as a constant, as it is now."""
-        if self.foreign:  # it is given back what it held at first
-            return Held(tensor.detach().clone(), stale=True) if self.changed else Held(tensor)
+        if self.foreign and self.changed:  # it is given back what it held at first
+            return Held(tensor.detach().clone(), stale=True)
         found = Held(tensor)
         self._used.append(found)
         return found
@@ -217,3 +217,22 @@ def functional(func: OpOverload) -> OpOverload | None:
 def _signature(arguments: Sequence[Any]) -> list[tuple[str, str]]:
     """Names and types of arguments; the first one's name varies."""
     return [(a.name if n else "", str(a.type)) for n, a in enumerate(arguments)]
+
+
+def whole_memory(tensor: Tensor) -> Tensor:
+    """All of the memory that a tensor lies in, as a line of numbers."""
+    storage = tensor.untyped_storage()
+    count = storage.nbytes() // tensor.itemsize
+    return tensor.detach().new_empty(0).set_(storage, 0, (count,), (1,))
+
+
+def one_view(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors look at a memory in the same way."""
+    return (a.shape, a.stride(), a.storage_offset()) == (b.shape, b.stride(), b.storage_offset())
+
+
+def one_storage(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors lie in one memory."""
+    if a.layout != torch.strided or b.layout != torch.strided:
+        return False
+    return a.untyped_storage()._cdata == b.untyped_storage()._cdata

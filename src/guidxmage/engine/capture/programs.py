@@ -8,17 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from guidxmage.engine.capture.capture import capture
 from guidxmage.engine.capture.execution import plain_run
 from guidxmage.engine.capture.merging import same_numbers
-from guidxmage.engine.capture.randomness import random_state_kept
 from guidxmage.engine.program.program import OtherBranchError, Program
 from guidxmage.engine.trail.gates import Conventions
 from guidxmage.errors import InputError, UnsupportedOperatorError
-from guidxmage.provenance.model_state import state_of
+from guidxmage.provenance.model_state import is_same_state, state_of
 
 # Sizes of images, and for each of them runs that differ, as of networks with branches.
 _MOST_SHAPES = 4
@@ -93,9 +91,13 @@ class Programs:
             self._state = state_of(self.model)
             self._known[program.input_shape] = _Shape([_Known(program)])
 
-    def check_together(self, program: Program, images: Tensor, scores: Tensor) -> None:
+    def check_together(
+        self, program: Program, images: Tensor, scores: Tensor, rounding: Tensor
+    ) -> None:
         """Compare scores (B, classes) that were found a few images at a time with those of a batch.
 
+        rounding: what it may be in the scores of each image (B,); batches are summed in another
+        order.
         Raises UnsupportedOperatorError where the network, run on all of them at once, gives others.
         """
         with self._asked(images) as shape:
@@ -106,10 +108,8 @@ class Programs:
                 together = plain_run(self.model, images, program.writes)
             except InputError:  # it takes one image only
                 return
-            size = float(scores.abs().max()) if scores.numel() else 0.0
-            allowed = torch.finfo(scores.dtype).eps ** 0.5 * size
             alike = isinstance(together, Tensor) and together.shape == scores.shape
-            if not alike or float((together - scores).abs().max()) > allowed:
+            if not alike or bool(((together - scores).abs().amax(1) > 4 * rounding).any()):
                 raise UnsupportedOperatorError(
                     "this network cannot be explained for a batch: it gives other scores for "
                     f"{len(images)} images together than for few of them, because it mixes the "
@@ -121,7 +121,7 @@ class Programs:
     @contextmanager
     def _asked(self, images: Tensor) -> Iterator[_Shape]:
         """One thread at a time; a model that writes to itself was given back what it held."""
-        with self._lock, random_state_kept():
+        with self._lock:
             try:
                 yield self._of_shape(images)
             finally:
@@ -129,7 +129,7 @@ class Programs:
 
     def _of_shape(self, images: Tensor) -> _Shape:
         state = state_of(self.model)
-        if state != self._state:  # trained on, moved or re-loaded since the capture
+        if not is_same_state(state, self._state):  # trained on, moved or otherwise changed
             self._known.clear()
             self._state = state
             if self._changed is not None:
@@ -185,6 +185,6 @@ class _OwnScores:
             return False
         try:
             found = program.record(self._images, norms=False).logits
-        except (RuntimeError, OtherBranchError):
+        except (RuntimeError, ZeroDivisionError, OtherBranchError):
             return False
         return found.shape == self._scores.shape and same_numbers(found, self._scores)

@@ -34,10 +34,9 @@ _QUIET: dict[str, tuple[str, Any]] = {
 
 @contextmanager
 def random_state_kept() -> Iterator[Callable[[], bool]]:
-    """If what happens inside fails, random numbers go on as if it had not happened.
+    """Random numbers go on as if what happens inside had not happened.
 
-    Yields a function that tells whether Python's or NumPy's generator has moved since. Only where
-    something failed are states put back: other threads may have drawn numbers in between.
+    Yields a function that tells whether Python's or NumPy's generator has moved since.
     """
     torch_state, gpus = torch.get_rng_state(), _gpu_states()
     numpy_state, python_state = np.random.get_state(), random.getstate()
@@ -49,13 +48,14 @@ def random_state_kept() -> Iterator[Callable[[], bool]]:
 
     try:
         yield drawn
-    except BaseException:
-        torch.set_rng_state(torch_state)
+    finally:
+        if not torch.equal(torch.get_rng_state(), torch_state):
+            torch.set_rng_state(torch_state)
         if gpus:
             torch.cuda.set_rng_state_all(gpus)
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-        raise
+        if drawn():
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
 
 
 def _gpu_states() -> list[torch.Tensor]:

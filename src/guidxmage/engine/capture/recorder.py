@@ -21,7 +21,16 @@ from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from guidxmage.engine.calls.call import Ref, leaves
-from guidxmage.engine.capture.memory import Held, Memory, Place, functional, view_step
+from guidxmage.engine.capture.memory import (
+    Held,
+    Memory,
+    Place,
+    functional,
+    one_storage,
+    one_view,
+    view_step,
+    whole_memory,
+)
 from guidxmage.engine.capture.randomness import draws
 from guidxmage.engine.capture.running_module import RunningModule
 from guidxmage.engine.capture.tape import Operation, Tape
@@ -54,6 +63,7 @@ class Recorder(SchemaCheckMode):
         self.__dict__["_dispatch_key"] = torch._C.DispatchKey.PreDispatch
         self.tape = tape
         self.refusal: UnsupportedOperatorError | None = None
+        self.is_busy = False
         self._places = WeakTensorKeyDictionary()
         self._values = Values(tape, images, self.refuse, lambda: self.path)
         self._own = {id(t) for t in (*model.parameters(), *model.buffers())}
@@ -99,20 +109,29 @@ class Recorder(SchemaCheckMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
+        self.is_busy = True
+        try:
+            return self._seen(func, types, args, kwargs or {})
+        finally:
+            self.is_busy = False
+
+    def _seen(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         with torch._C._DisablePythonDispatcher():  # else parts of PyTorch run in Python instead
             self._check(func, types, args, kwargs)
             apart = self._is_to_be_taken_apart(func, args, kwargs)
         if apart:
+            self.is_busy = False
             with self._watching():
                 return func.decompose(*args, **kwargs)
         with torch._C._DisablePythonDispatcher():
             if torch.Tag.inplace_view in func.tags:
                 return self._moved_in_place(func, args, kwargs)
             targets = [t for t in _written(func, args, kwargs) if isinstance(t, Tensor)]
-            for target in targets:
-                self._before_write(target)
             before = self._argued((args, kwargs)) if targets else None
+            for target in targets:  # and what is read besides keeps what it holds
+                self._before_write(target)
             result = func(*args, **kwargs)
             if before is not None:
                 self._write(func, targets, before)
@@ -153,13 +172,12 @@ class Recorder(SchemaCheckMode):
                 f"{self.where(func)} draws random numbers, in evaluation mode too: every run gives "
                 "another answer; take it out or make it deterministic"
             )
-        if func in (aten.batch_norm.default, aten.instance_norm.default):
-            training = func is aten.batch_norm.default and args[5]
-            if training:
-                raise self.refuse(
-                    f"{self.where(func)} uses statistics of the batch (training=True), which mix "
-                    "its images; use the running statistics"
-                )
+        if func is aten.batch_norm.default and args[5] and self.is_active(args[0]):
+            # Weights may be standardised by it: they are the same for every image.
+            raise self.refuse(
+                f"{self.where(func)} uses statistics of the batch (training=True), which mix "
+                "its images; use the running statistics"
+            )
 
     def _note(
         self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
@@ -200,7 +218,7 @@ class Recorder(SchemaCheckMode):
         number: int,
         several: bool,
     ) -> None:
-        base = next((t for t in _tensors(given) if _one_storage(t, result)), None)
+        base = next((t for t in _tensors(given) if one_storage(t, result)), None)
         now = None if value is None else Ref(value)
         if base is None:
             self._follow(result, now)
@@ -229,11 +247,11 @@ class Recorder(SchemaCheckMode):
     ) -> None:
         self.tape.operations.append(Operation(func, args, kwargs, (), (), False, self.path, told))
 
-    def tell_list(self, tensor: Tensor, told: Any) -> None:
-        """Note that Python has read all numbers of a tensor."""
+    def tell(self, how: Callable[..., Any], tensor: Tensor, told: Any) -> None:
+        """Note that Python was told something by a tensor; `how` tells it again."""
         found = self.found(tensor)
         if isinstance(found, Ref):
-            self._tell(listed, (found,), {}, tuple(leaves(told)))
+            self._tell(how, (found,), {}, told)
 
     # --- values ----------------------------------------------------------------------------------
 
@@ -261,8 +279,8 @@ class Recorder(SchemaCheckMode):
     def _in_the_same_memory(self, tensor: Tensor) -> Place | None:
         """The place of a tensor that PyTorch has made anew over memory that is followed."""
         for other, place in list(self._places.items()):
-            if _one_storage(other, tensor):
-                if _one_view(other, tensor):
+            if one_storage(other, tensor):
+                if one_view(other, tensor):
                     return replace(place)
                 if isinstance(self.found(other), Ref):
                     raise self.refuse(
@@ -294,8 +312,14 @@ class Recorder(SchemaCheckMode):
         memory = self._place(target).memory
         memory.settle()
         if memory.foreign and not memory.changed:
-            self.tape.written.append((target, target.detach().clone()))
+            whole = whole_memory(target)
+            self.tape.written.append((whole, whole.clone()))
             memory.changed = True
+
+    def keep(self, target: Tensor) -> None:
+        """NumPy may write over a tensor of the user's own, unseen: it is kept as it was."""
+        if not target.requires_grad and self._place(target).memory.foreign:
+            self.tape.written.append((target, torch.from_numpy(target.numpy().copy())))
 
     def _write(self, func: OpOverload, targets: list[Tensor], before: Any) -> None:
         """An operator has written over its targets: what they, and all views, stand for now."""
@@ -334,7 +358,7 @@ class Recorder(SchemaCheckMode):
         reading = functional(func)
         target = args[0]
         before = self.found(target)
-        if reading is None:
+        if reading is None or len(_tensors((args, kwargs))) > 1:  # `set_` moves it elsewhere
             raise self.refuse(f"{self.where(func)} writes in a way that cannot be followed")
         place = self._places[target]
         viewed = reading(*args, **kwargs)
@@ -364,20 +388,5 @@ def _has_ref(given: Any) -> bool:
     return any(isinstance(one, Ref) for one in leaves(given))
 
 
-def listed(tensor: Tensor) -> tuple[Any, ...]:
-    """All numbers of a tensor, in order."""
-    return tuple(tensor.reshape(-1).tolist())
-
-
 def _among(tensor: Tensor, given: list[Tensor]) -> bool:
     return any(tensor is one for one in given)
-
-
-def _one_view(a: Tensor, b: Tensor) -> bool:
-    return (a.shape, a.stride(), a.storage_offset()) == (b.shape, b.stride(), b.storage_offset())
-
-
-def _one_storage(a: Tensor, b: Tensor) -> bool:
-    if a.layout != torch.strided or b.layout != torch.strided:
-        return False
-    return a.untyped_storage()._cdata == b.untyped_storage()._cdata

@@ -34,7 +34,8 @@ class Tape:
     """A whole run on `rows` images: its operations in order, and what it returned.
 
     result: the output as a Ref, or a Held where it does not depend on the images. written: the
-    user's own tensors that it wrote to, with what they held before.
+    user's own tensors that it wrote to, with what they held before. drawn: whether NumPy's or
+    Python's random numbers were drawn.
     """
 
     rows: int
@@ -42,3 +43,4 @@ class Tape:
     output: Any = None
     result: Any = None
     written: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    drawn: bool = False

@@ -32,6 +32,8 @@ def copied_to(
         raise InputError(
             f"device {device!r} is not available: {str(error).splitlines()[0]}"
         ) from error
+    if target is not None and target.type == "meta":
+        raise InputError("a network on the device 'meta' has no numbers to be explained")
     stays = all(
         (dtype is None or t.dtype == dtype) and (target is None or t.device == target)
         for t in tensors

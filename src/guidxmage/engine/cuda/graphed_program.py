@@ -23,6 +23,7 @@ from guidxmage.engine.program.steps import Pulled, Recording
 from guidxmage.engine.trail.decisions import Decisions
 from guidxmage.engine.trail.gates import Gates
 from guidxmage.engine.trail.trail import Trail
+from guidxmage.errors import InputError
 
 # Shapes of batches, and of these numbers of rows pulled: each holds its memory.
 _MOST_SHAPES = 4
@@ -229,3 +230,12 @@ class _Outline:
 
 def _warn(error: RuntimeError) -> None:
     warnings.warn(f"explained without a CUDA graph: {error}", RuntimeWarning, stacklevel=2)
+
+
+def refuse_other_than_cuda(device: torch.device) -> None:
+    """Raise InputError where a model lies elsewhere."""
+    if device.type != "cuda":
+        raise InputError(
+            f"cuda_graphs needs the model on a CUDA device, but it is on {device}; give "
+            'device="cuda", or leave cuda_graphs out'
+        )

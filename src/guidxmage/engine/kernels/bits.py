@@ -20,7 +20,7 @@ def _bit_weights(device: torch.device) -> Tensor:
 
 def pack_bits(bits: Tensor) -> Tensor:
     """Pack a boolean tensor (B, …) into bytes (B, ⌈n/8⌉), first decision in the highest bit."""
-    flat = bits.reshape(len(bits), -1)
+    flat = bits.flatten(1) if bits.ndim > 1 else bits[:, None]
     if flat.device.type == "cpu":
         return torch.from_numpy(np.packbits(flat.numpy(), axis=1))
     padded = torch.nn.functional.pad(flat.to(torch.uint8), (0, -flat.shape[1] % 8))
@@ -35,8 +35,10 @@ def pack_above(values: Tensor, limit: float = 0, *, closed: bool = False) -> Ten
         return done
     if values.device.type != "cpu":
         return pack_bits(values >= limit if closed else values > limit)
-    flat = values.detach().reshape(len(values), -1).numpy()
+    flat = values.detach().reshape(len(values), prod(values.shape[1:])).numpy()
     rows = [np.packbits(row >= limit if closed else row > limit) for row in flat]
+    if not rows:
+        return torch.zeros(0, -(-flat.shape[1] // 8), dtype=torch.uint8)
     return torch.from_numpy(rows[0][None] if len(rows) == 1 else np.stack(rows))
 
 

@@ -84,14 +84,27 @@ def relu_form(program: Program, origin: Tensor, basis: Tensor, most: int = 5000)
 
     origin (*input shape), basis (n, *input shape), in the program's dtype. Raises InputError where
     it has more than `most` ReLUs, UnsupportedOperatorError for an operator that is not piecewise
-    linear, or that jumps.
+    linear, or that jumps, and for a network that branches on what it computes.
     """
+    program.refuse_branches()
+    _refuse_stacks(program)
     builder = _Builder(program, torch.cat([origin[None], basis]), most)
     for call, expired in zip(program.calls, last_uses(program.calls, program.result), strict=True):
         builder.run(call)
         for id_ in expired:
             del builder.values[id_]
     return builder.form(builder.values[program.result])
+
+
+def _refuse_stacks(program: Program) -> None:
+    """Coefficients lie along the first dimension: there must be one row an image."""
+    shapes = program.shapes(1)
+    for call in program.calls:
+        if shapes[call.id][:1] != (1,):
+            raise UnsupportedOperatorError(
+                f"{call.op} at '{call.site}' makes several rows of an image, as for crops: no "
+                "exact search is possible"
+            )
 
 
 class _Builder:

@@ -28,7 +28,7 @@ def carry(
     Returns the logits at the points and their slopes, (B, classes) each. Raises
     UnsupportedOperatorError at an operator that is neither affine nor decides.
     """
-    _refuse_branches(program)
+    program.refuse_branches()
     rows = len(start)
     values: dict[int, Tensor] = {0: torch.cat([start, direction])}
     for step, expired in zip(program.own_steps(rows), program.expired, strict=True):
@@ -52,15 +52,6 @@ def carry(
             del values[id_]
     points, directions = values[program.result].chunk(2)
     return points, directions
-
-
-def _refuse_branches(program: Program) -> None:
-    if program.branches:
-        raise UnsupportedOperatorError(
-            f"the network branches at '{program.branches[0].site}' on what it computes from the "
-            "image: where that changes cannot be seen from inside a region, so regions cannot "
-            "be walked through"
-        )
 
 
 def _push_both(

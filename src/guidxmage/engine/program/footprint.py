@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from math import prod
+from math import isfinite, prod
 
 from guidxmage.engine.calls.call import Call, last_uses
 from guidxmage.engine.program.program import Program
@@ -42,7 +42,7 @@ def read_budget(budget: int | str) -> int:
         factor = _UNITS.get(match[2] or "b") if match else None
         found = int(float(match[1]) * factor) if match and factor else 0
     else:
-        found = int(budget)
+        found = int(budget) if isinstance(budget, int | float) and isfinite(budget) else 0
     if found < 1:
         raise InputError(
             f'memory_budget is {budget!r}; give a number of bytes, or a text such as "2 GiB"'
@@ -53,7 +53,8 @@ def read_budget(budget: int | str) -> int:
 def _gates(program: Program) -> int:
     """About what smooth operators leave on the trail."""
     shapes = program.shapes(1)
-    return sum(prod(shapes[call.id]) for call in program.smooth) * program.dtype.itemsize
+    gates = [call for call in program.smooth if call.id in shapes]  # not what Python was told
+    return sum(prod(shapes[call.id]) for call in gates) * program.dtype.itemsize
 
 
 def _held(calls: Sequence[Call], program: Program, *, forwards: bool) -> int:

@@ -23,8 +23,9 @@ def narrowed(program: Program) -> Program:
 
 
 def _converted(program: Program, dtype: torch.dtype) -> Program:
+    """Branches are left out: the run goes the recorded way, whatever Python would be told now."""
     calls = tuple(_converted_call(call, dtype) for call in program.calls)
-    return replace(program, calls=calls, symbolic_calls=calls, dtype=dtype)
+    return replace(program, calls=calls, symbolic_calls=calls, dtype=dtype, order=())
 
 
 def _converted_call(call: Call, dtype: torch.dtype) -> Call:

@@ -104,15 +104,20 @@ class Program:
 
     @cached_property
     def branches(self) -> tuple[Branch, ...]:
-        """What Python was told of values that depend on the image, in order of execution."""
+        """What Python was told of values that depend on the image, in order."""
         return tuple(one for one in self.order if isinstance(one, Branch))
+
+    def refuse_branches(self) -> None:
+        """Raise UnsupportedOperatorError where the run took branches that the image decides."""
+        for branch in self.branches:
+            raise UnsupportedOperatorError(
+                f"the network branches at '{branch.site}' on what it computes from the image; "
+                "where that changes is not known, so nothing is said of whole regions"
+            )
 
     @cached_property
     def smooth(self) -> tuple[Call, ...]:
-        """Calls whose operators are smooth: where there are any, there are no regions.
-
-        A number that Python was told is one of them: what was made of it is not known.
-        """
+        """Calls that are smooth, or tell Python a number: with any, there are no regions."""
         told = tuple(branch.call for branch in self.branches if not branch.is_decision)
         return tuple(call for call in self.calls if _rule(call).kind == "gate") + told
 

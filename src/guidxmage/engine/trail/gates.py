@@ -23,6 +23,10 @@ def conventions(given: str | Mapping[str, str]) -> dict[str, str]:
 
     Raises InputError for a name that is unknown.
     """
+    if not isinstance(given, str | Mapping):
+        raise InputError(
+            f"gates is {given!r}; give one convention for all operators, or one by family"
+        )
     chosen = dict.fromkeys(FAMILIES, given) if isinstance(given, str) else dict(given)
     for family, convention in chosen.items():
         if family not in FAMILIES:

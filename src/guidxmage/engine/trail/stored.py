@@ -114,10 +114,11 @@ def _site(
 ) -> StoredSite:
     site, kind = (entry(described, key, str, name) for key in ("site", "kind"))
     shape, planes = shape_of(described, "shape", name), entry(described, "planes", int, name)
-    allowed = {"bits": (1, 2), "index": (1, _MOST_DIGITS)}.get(kind)
+    allowed = {"bits": (1, 2), "index": (1, _MOST_DIGITS), "told": (1, 1)}.get(kind)
     if allowed is None or not allowed[0] <= planes <= allowed[1]:
         raise InputError(f"{name}: the site {site!r} is {kind!r} of {planes} planes, which is none")
-    size = (rows, -(-prod(shape) // 8))
+    # What Python was told are whole numbers of eight bytes; all else are bits.
+    size = (rows, 8 * prod(shape) if kind == "told" else -(-prod(shape) // 8))
     found = (
         checked_array(arrays, f"trail.{number}.{plane}", "uint8", size, name)
         for plane in range(planes)
@@ -131,7 +132,7 @@ def _gate(
 ) -> StoredGate:
     site, convention = (entry(described, key, str, name) for key in ("site", "convention"))
     planes = entry(described, "planes", int, name)
-    if convention not in CONVENTIONS or not 0 <= planes <= _MOST_GATE_PLANES:
+    if convention not in (*CONVENTIONS, "told") or not 0 <= planes <= _MOST_GATE_PLANES:
         raise InputError(
             f"{name}: the site {site!r} has {planes} planes by the convention {convention!r}, "
             "which is none"

@@ -201,6 +201,12 @@ class Trail(Mapping[str, Decisions]):
         entries = [entry.kind for entry in self.values()]
         return "told" in entries or any(gate.convention == "told" for gate in self.gates.values())
 
+    def without_branches(self) -> Trail:
+        """The same without what Python was told: programs in other precisions do not tell it."""
+        decisions = {site: own for site, own in self.items() if own.kind != "told"}
+        gates = {site: own for site, own in self.gates.items() if own.convention != "told"}
+        return replace(self, decisions=decisions, gates=gates)
+
     def _check_comparable(self, other: Trail) -> None:
         if not (self._branches and other._branches):
             self._check_sites(other)

@@ -5,7 +5,6 @@ Photos are read when they are asked for, so that a large folder costs nothing un
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +19,10 @@ from PIL import Image
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.files.atomic import MANIFEST
 from guidxmage.files.names import shown
+from guidxmage.files.untrusted import read_json
+from guidxmage.hardening.data.cifar10 import read_images
+from guidxmage.hardening.data.garments import load_garments
 from guidxmage.inputs.photos import find_images, read_image
-from guidxmage.models.torchvision_import import import_torchvision
 from guidxmage.objects.annotations import annotation_of, find_annotation
 from guidxmage.objects.label_map import BACKGROUND, IGNORED, read_regions
 from guidxmage.provenance import fingerprint
@@ -70,6 +71,8 @@ def read_photos(data: str, limit: int | None = None, masks: Path | None = None) 
     photos and their names are numbers, those are the labels. masks: a folder of masks as
     `read_regions` takes them, named after the photos. Raises InputError for anything else.
     """
+    if limit is not None and limit < 1:
+        raise InputError(f"the number of photos is {limit}; give at least 1")
     if data in BUNDLED:
         found = _bundled(BUNDLED[data])
     elif not Path(data).exists():
@@ -82,8 +85,6 @@ def read_photos(data: str, limit: int | None = None, masks: Path | None = None) 
         found = _cifar10(Path(data))
     else:
         found = _folder(Path(data))
-    if limit is not None and limit < 1:
-        raise InputError(f"the number of photos is {limit}; give at least 1")
     found = found[:limit]
     return found if masks is None else [_with_mask(photo, masks) for photo in found]
 
@@ -115,38 +116,29 @@ def _folder(root: Path) -> list[Photo]:
 
 def _is_garments(folder: Path) -> bool:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_json(folder / MANIFEST)
+    except InputError:
         return False
     return isinstance(manifest, dict) and str(manifest.get("schema", "")).startswith(GARMENTS)
 
 
 def _garments(folder: Path) -> list[Photo]:
-    try:
-        with np.load(folder / "test.npz", allow_pickle=False) as arrays:
-            images, labels, packed = (arrays[name] for name in ("images", "labels", "masks"))
-    except Exception as error:  # zip and NumPy each raise their own kinds
-        raise InputError(f"{folder} holds damaged garments ({error}); build them again") from error
-    masks = np.unpackbits(packed, axis=-1, count=images.shape[-1]).astype(bool)
+    found = load_garments(folder, "test")
+    pixels = found.images.permute(0, 2, 3, 1).contiguous().numpy()
     return [
-        Photo(
-            f"test {number}",
-            partial(Image.fromarray, np.ascontiguousarray(images[number].transpose(1, 2, 0))),
-            int(labels[number]),
-            partial(np.array, masks[number]),
+        Photo(f"test {number}", partial(Image.fromarray, image), label, partial(np.array, mask))
+        for number, (image, label, mask) in enumerate(
+            zip(pixels, found.labels.tolist(), found.masks.numpy(), strict=True)
         )
-        for number in range(len(images))
     ]
 
 
 def _cifar10(folder: Path) -> list[Photo]:
-    try:
-        data = import_torchvision().datasets.CIFAR10(str(folder), train=False, download=False)
-    except RuntimeError as error:
-        raise InputError(f"{folder} holds a damaged CIFAR-10: {error}") from error
+    images, labels = read_images(folder, train=False)
+    pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
     return [
-        Photo(f"test {number}", partial(Image.fromarray, image), int(label))
-        for number, (image, label) in enumerate(zip(data.data, data.targets, strict=True))
+        Photo(f"test {number}", partial(Image.fromarray, image), label)
+        for number, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True))
     ]
 
 

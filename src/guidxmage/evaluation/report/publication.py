@@ -124,6 +124,7 @@ def _map(file: Path) -> Map | None:
 def _array(file: Path) -> Any:
     """What was kept; None where it is not there or damaged."""
     try:
-        return np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        # Mapped first: memory is not taken for more than the file holds.
+        return np.array(np.lib.format.open_memmap(file, mode="r"))
+    except Exception:  # NumPy raises whatever a malformed head makes it stumble over
         return None

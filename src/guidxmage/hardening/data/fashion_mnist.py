@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from guidxmage.errors import InputError
+from guidxmage.files.atomic import sha256_of
+from guidxmage.files.names import brief
 
 # Where Debian's package dataset-fashion-mnist puts it.
 SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 SIDE, CLASSES = 28, 10
+# Fashion-MNIST's largest file has 47 MB and three dimensions.
+_LARGEST, _MOST_DIMENSIONS = 2**27, 3
 Array = NDArray[np.uint8]
 
 
@@ -59,26 +63,39 @@ def read_idx(file: Path) -> Array:
     Raises InputError for anything else, and for files with bytes missing or to spare.
     """
     try:
-        content = file.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+        with file.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+        with gzip.open(file) if packed else file.open("rb") as stream:
+            return _array(stream, file)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{file} cannot be read ({error}); fetch it again") from error
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise InputError(f"{file} cannot be read ({brief(error)}); fetch it again") from error
+
+
+def _array(stream: IO[bytes] | gzip.GzipFile, file: Path) -> Array:
+    """What the head announces, of which no more is read: a little may unpack to very much."""
+    head = stream.read(4)
+    if len(head) < 4 or head[:3] != b"\x00\x00\x08" or head[3] > _MOST_DIMENSIONS:
         raise InputError(f"{file} is no IDX file of unsigned bytes; fetch it again")
-    head = 4 + 4 * content[3]
-    shape = tuple(np.frombuffer(content[4:head], ">u4").tolist()) if len(content) >= head else ()
-    if len(content) != head + math.prod(shape):
+    sides = stream.read(4 * head[3])
+    shape = tuple(np.frombuffer(sides[: len(sides) // 4 * 4], ">u4").tolist())
+    announced = 4 + 4 * head[3] + math.prod(shape)
+    if math.prod(shape) > _LARGEST:
         raise InputError(
-            f"{file} holds {len(content)} bytes, not the {head + math.prod(shape)} that its head "
-            "announces; fetch it again"
+            f"{file} announces {announced} bytes, which Fashion-MNIST does not have; fetch it again"
         )
-    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
+    content = stream.read(math.prod(shape) + 1) if len(shape) == head[3] else b""
+    held = len(head) + len(sides) + len(content)
+    if held != announced or len(shape) != head[3]:
+        found = f"{held}, not" if held < announced else "more than"
+        raise InputError(
+            f"{file} holds {found} the {announced} bytes that its head announces; fetch it again"
+        )
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def sha256(file: Path) -> str:
-    """A file's SHA-256 in hexadecimal digits."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    """A file's SHA-256 in hexadecimal digits. Raises OSError."""
+    return sha256_of(file)
 
 
 def _find(root: Path, name: str) -> Path:

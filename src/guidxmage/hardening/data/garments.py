@@ -5,7 +5,6 @@ How much a background says about the class is chosen; so it is known what there 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from guidxmage.errors import InputError
 from guidxmage.files.atomic import MANIFEST
-from guidxmage.files.names import shown
+from guidxmage.files.names import brief, shown
 from guidxmage.files.result_folder import (
     PROVENANCE,
     Kind,
@@ -28,6 +27,8 @@ from guidxmage.files.result_folder import (
     sweep,
     write_mark,
 )
+from guidxmage.files.schema import Count, Seed, Share, check
+from guidxmage.files.untrusted import checked_array, entry, read_arrays, read_json
 from guidxmage.hardening.data.backgrounds import LEFT, Part, Scenery
 from guidxmage.hardening.data.dataset import InMemory
 from guidxmage.hardening.data.fashion_mnist import Greys, read_fashion, sha256
@@ -69,18 +70,19 @@ class Garments(InMemory):
 class _Plan:
     """What is built; `seed` together with a stream's number gives every draw."""
 
-    correlation: float
-    sizes: Mapping[str, int]
-    seed: int
+    correlation: Share
+    train: Count
+    validation: Count
+    test: Count
+    seed: Seed
 
-    def check(self) -> None:
-        if not 0 <= self.correlation <= 1:
-            raise InputError(f"correlation is {self.correlation}; give a value from 0 to 1")
-        for split, size in self.sizes.items():
-            if size < 1:
-                raise InputError(f"{split} is {size}; give at least 1 image")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; give 0 or more")
+    def __post_init__(self) -> None:
+        check(self)
+
+    def size(self, split: str) -> int:
+        """How many images a split is to have."""
+        count: int = getattr(self, split)
+        return count
 
     def draw(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *stream])
@@ -112,8 +114,7 @@ def build_garments(
     Raises InputError for unusable sources and values, and where `out` holds something else or files
     that were changed; MissingExtraError where the default photos are not installed.
     """
-    plan = _Plan(correlation, {"train": train, "validation": validation, "test": test}, seed)
-    plan.check()
+    plan = _Plan(correlation, train, validation, test, seed)
     out = Path(out)
     check_replaceable(out, KIND, overwrite=overwrite)
     scenery = Scenery.read(None if backgrounds is None else Path(backgrounds), len(CLASSES))
@@ -156,23 +157,33 @@ def load_garments(folder: str | Path, split: str) -> Garments:
     folder = Path(folder)
     file = folder / f"{split}.npz"
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest.get("schema") != SCHEMA:
-            raise InputError(f"{folder} holds {manifest.get('schema')}, not {SCHEMA}")
-        if sha256(file) != manifest["splits"][split]["sha256"]:
-            raise InputError(f"{file} was changed after it was built; build the data set again")
-        with np.load(file, allow_pickle=False) as arrays:
-            own = {name: arrays[name] for name in arrays.files}
-        masks = np.unpackbits(own["masks"], axis=-1, count=SIDE).astype(bool)
-        images, labels, backgrounds = (own[name] for name in ("images", "labels", "backgrounds"))
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        manifest = read_json(folder / MANIFEST)
+        if (schema := entry(manifest, "schema", str, str(folder / MANIFEST))) != SCHEMA:
+            raise InputError(f"it is {brief(schema)}, not {SCHEMA}")
+        told = entry(entry(manifest, "splits", dict, str(folder)), split, dict, str(folder))
+        changed = sha256(file) != told.get("sha256")
+        own = {} if changed else read_arrays(file)
+    except (InputError, OSError) as error:
         raise InputError(f"{folder} holds no garments ({error}); build them first") from error
+    if changed:
+        raise InputError(f"{file} was changed after it was built; build the data set again")
+    return _restored(own, split, file)
+
+
+def _restored(own: Mapping[str, Any], split: str, file: Path) -> Garments:
+    """The arrays of a file as a split, each of the type and shape that it was built with."""
+    images = checked_array(own, "images", "uint8", (None, 3, SIDE, SIDE), str(file))
+    count = len(images)
+    packed = checked_array(own, "masks", "uint8", (count, SIDE, SIDE // 8), str(file))
+    labels, backgrounds = (
+        checked_array(own, name, "uint8", (count,), str(file)) for name in ("labels", "backgrounds")
+    )
+    if not count or max(labels.max(), backgrounds.max()) >= len(CLASSES):
+        raise InputError(f"{file} holds no garments of {len(CLASSES)} classes; build it again")
     return Garments(
         torch.from_numpy(images),
         torch.from_numpy(labels.astype(np.int64)),
-        torch.from_numpy(masks),
+        torch.from_numpy(np.unpackbits(packed, axis=-1, count=SIDE).astype(bool)),
         torch.from_numpy(backgrounds.astype(np.int64)),
         split,
     )
@@ -186,7 +197,7 @@ def _choose(plan: _Plan, greys: Mapping[str, Greys]) -> dict[str, Numbers]:
     ):
         counts = closed_masks(greys[part].images).sum((1, 2))
         usable = np.flatnonzero((counts >= _FEWEST) & (counts <= _MOST))
-        wanted = [plan.sizes[split] for split in splits]
+        wanted = [plan.size(split) for split in splits]
         if sum(wanted) > len(usable):
             raise InputError(
                 f"{' and '.join(splits)} ask for {sum(wanted)} images, but the {part} file holds "

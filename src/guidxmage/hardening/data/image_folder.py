@@ -12,10 +12,11 @@ from PIL import Image
 
 from guidxmage.errors import InputError
 from guidxmage.hardening.data.dataset import Batch, ImageDataset
-from guidxmage.inputs.photos import IMAGE_SUFFIXES, load_image, read_image
+from guidxmage.inputs.photos import IMAGE_SUFFIXES, load_image, open_image, read_image
 from guidxmage.inputs.preprocessing import Preprocessing
-from guidxmage.objects.annotations import Mask, annotation_of, find_annotation
+from guidxmage.objects.annotations import annotation_of, find_annotation
 from guidxmage.objects.label_map import BACKGROUND, IGNORED, read_regions
+from guidxmage.objects.raster import Mask
 from guidxmage.provenance import fingerprint
 
 FEWEST = 2
@@ -139,12 +140,8 @@ def _photos(folder: Path) -> list[Path]:
 
 def _verify(file: Path) -> None:
     """Raise InputError where the file's head or check sums are wrong, without decoding it."""
-    try:
-        with Image.open(file) as image:
-            image.verify()
-    # Pillow's plugins let struct, index, syntax and zlib errors through on malformed headers.
-    except Exception as error:
-        raise InputError(f"{file} cannot be read as an image ({error}); replace it") from error
+    with open_image(file) as image:
+        image.verify()
 
 
 def _object(annotation: Path, file: Path, photo: Image.Image) -> Mask:

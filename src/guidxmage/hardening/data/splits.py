@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from guidxmage.errors import InputError
 from guidxmage.files.atomic import MANIFEST
+from guidxmage.files.untrusted import read_json
 from guidxmage.hardening.data.cifar10 import load_cifar10
 from guidxmage.hardening.data.dataset import ImageDataset
 from guidxmage.hardening.data.garments import SCHEMA, load_garments
@@ -56,8 +56,8 @@ def load_splits(folder: str | Path, size: int = 32) -> Splits:
 
 def _is_garments(folder: Path) -> bool:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_json(folder / MANIFEST)
+    except InputError:
         return False
     return isinstance(manifest, dict) and manifest.get("schema") == SCHEMA
 

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from guidxmage.errors import InputError
+from guidxmage.files.schema import (
+    Count,
+    CountOrNone,
+    LengthBounds,
+    PixelBounds,
+    Rounds,
+    RoundsOrNone,
+    Seed,
+    check,
+    distinct,
+    some_of,
+    whole,
+)
 from guidxmage.hardening.data.dataset import Batch
 from guidxmage.hardening.robustness import attacks
 from guidxmage.hardening.robustness.attacks import PARTS, Norm, Part, Target
+
+Parts = Annotated[tuple[Part, ...], some_of(PARTS), AfterValidator(distinct)]
+PartsOrNone = Annotated[tuple[Part, ...], some_of(PARTS, 0), AfterValidator(distinct)]
+# Without one nothing would be attacked, and everything would seem to withstand.
+Restarts = Annotated[int, whole(1, 1000)]
 
 
 @dataclass(frozen=True)
@@ -25,37 +44,27 @@ class Effort:
     leave an attack out.
     """
 
-    images: int = 256
-    parts: tuple[Part, ...] = PARTS
-    linf: tuple[float, ...] = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
-    l2: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
-    pgd_steps: int = 40
-    pgd_restarts: int = 2
-    least_images: int = 256
-    cw_steps: int = 500
-    cw_searches: int = 6
-    cw_parts: tuple[Part, ...] = PARTS
-    budget: int = 100
-    ddn_steps: int = 100
-    auto_linf: tuple[float, ...] = (2 / 255,)
-    auto_l2: tuple[float, ...] = (0.25,)
-    auto_images: int = 128
-    auto_parts: tuple[Part, ...] = PARTS
-    square_queries: int = 1000
-    seed: int = 0
+    images: Count = 256
+    parts: Parts = PARTS
+    linf: PixelBounds = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
+    l2: LengthBounds = (0.1, 0.25, 0.5, 1.0)
+    pgd_steps: RoundsOrNone = 40
+    pgd_restarts: Restarts = 2
+    least_images: Count = 256
+    cw_steps: RoundsOrNone = 500
+    cw_searches: Restarts = 6
+    cw_parts: PartsOrNone = PARTS
+    budget: RoundsOrNone = 100
+    ddn_steps: RoundsOrNone = 100
+    auto_linf: PixelBounds = (2 / 255,)
+    auto_l2: LengthBounds = (0.25,)
+    auto_images: CountOrNone = 128
+    auto_parts: PartsOrNone = PARTS
+    square_queries: Rounds = 1000
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.images < 1 or self.least_images < 1 or self.auto_images < 0:
-            raise InputError(
-                "at least one image has to be attacked; raise `images` and `least_images`"
-            )
-        for name in ("linf", "l2", "auto_linf", "auto_l2"):
-            bounds = getattr(self, name)
-            if list(bounds) != sorted(set(bounds)) or any(bound <= 0 for bound in bounds):
-                raise InputError(f"{name} has to hold ascending bounds above 0, not {bounds}")
-        for part in (*self.parts, *self.auto_parts, *self.cw_parts):
-            if part not in PARTS:
-                raise InputError(f"part {part!r} is unknown; choose one of {', '.join(PARTS)}")
+        check(self)
 
     def least(self) -> Effort:
         """What the transfer of samples is judged by: PGD in l∞ on the background alone."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.errors import InputError
+from guidxmage.files.schema import Pixel, Pixels, PositiveShare, Rounds, Share, check
 from guidxmage.hardening.data.dataset import Batch, ImageDataset, InMemory
 from guidxmage.hardening.robustness.pgd import PGD
 from guidxmage.hardening.samples.series import Series
@@ -30,20 +31,16 @@ class ArmConfig:
     that is replaced by samples. eps, pgd_steps: l∞ PGD adversarial training.
     """
 
-    strengths: tuple[float, ...] = (4 / 255, 8 / 255, 16 / 255)
-    steps: int = 3
+    strengths: Pixels = (4 / 255, 8 / 255, 16 / 255)
+    steps: Rounds = 3
     guide: Guide = "contrast"
-    share: float = 0.5
-    ramp: float = 0.3
-    eps: float = 4 / 255
-    pgd_steps: int = 5
+    share: PositiveShare = 0.5
+    ramp: Share = 0.3
+    eps: Pixel = 4 / 255
+    pgd_steps: Rounds = 5
 
     def __post_init__(self) -> None:
-        Scheme(self.strengths, self.steps, self.guide)  # raises where these do not fit
-        if not 0 < self.share <= 1:
-            raise InputError(f"share is {self.share}; give a part of the batch above 0, up to 1")
-        if self.eps <= 0 or self.pgd_steps < 1:
-            raise InputError("eps has to be above 0 and pgd_steps at least 1")
+        check(self)
 
     def scheme(self, progress: float, draw: torch.Generator) -> Scheme:
         """The suppression of one batch."""

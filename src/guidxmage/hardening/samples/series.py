@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,9 @@ import torch
 from torch import Tensor
 
 from guidxmage.errors import InputError
+from guidxmage.files.names import brief
 from guidxmage.files.result_folder import Kind, atomic_folder, write_mark
+from guidxmage.files.untrusted import checked_array, entry, listed, read_arrays, read_json, shape_of
 
 SCHEMA = "guid-xmage/series/1"
 KIND = Kind((SCHEMA,))
@@ -130,31 +131,44 @@ class Series:
         """Read what `save` wrote. Raises InputError for anything else."""
         folder = Path(path)
         try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            if manifest.get("schema") != SCHEMA:
-                raise InputError(f"{folder} holds {manifest.get('schema')}, not {SCHEMA}")
-            with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
-                own = {name: arrays[name] for name in arrays.files}
-            return cls._restored(manifest, own)
-        except InputError:
-            raise
-        except Exception as error:  # zip, JSON and NumPy each raise their own kinds
+            manifest = read_json(folder / MANIFEST)
+            schema = entry(manifest, "schema", str, str(folder / MANIFEST))
+            if schema != SCHEMA:
+                raise InputError(f"it holds {brief(schema)}, not {SCHEMA}")
+            return cls._restored(manifest, read_arrays(folder / ARRAYS), str(folder))
+        except InputError as error:
             raise InputError(f"{folder} is no series of samples: {error}") from error
 
     @classmethod
-    def _restored(cls, manifest: Mapping[str, Any], own: Mapping[str, Any]) -> Series:
-        width = manifest["shape"][-1]
-        masks = np.unpackbits(own["masks"], axis=-1, count=width).astype(bool)
+    def _restored(cls, manifest: Any, own: Mapping[str, Any], name: str) -> Series:
+        """The arrays, each of the type and shape that `write_into` gave it."""
+        strengths = tuple(listed(manifest, "strengths", float, name))
+        shape, on_grid = shape_of(manifest, "shape", name), entry(manifest, "on_grid", bool, name)
+        kind, many = "uint8" if on_grid else "float32 float64", len(strengths)
+        originals = checked_array(own, "originals", kind, (None, *shape), name)
+        count = len(originals)
+        if len(shape) != 3 or not count or not many:
+            raise InputError(f"it has {count} images of shape {shape} and {many} strengths")
+        width = shape[-1]
+        packed = checked_array(own, "masks", "uint8", (count, shape[1], -(-width // 8)), name)
+        curves = checked_array(own, "curves", "float32 float64", (count, None), name)
+        if curves.shape[1] < 1 + many or (curves.shape[1] - 1) % many:
+            raise InputError(f"its curves have {curves.shape[1]} points for {many} strengths")
+        kept = checked_array(own, "kept", "int16", (count, many), name)
+
+        def plain(key: str, kind: str, *shape: int) -> Tensor:
+            return torch.from_numpy(checked_array(own, key, kind, shape, name))
+
         return cls(
-            originals=_read(own["originals"]),
-            samples=_read(own["samples"]),
-            masks=torch.from_numpy(masks),
-            labels=torch.from_numpy(own["labels"]),
-            strengths=tuple(manifest["strengths"]),
-            curves=torch.from_numpy(own["curves"]),
-            kept=torch.from_numpy(own["kept"].astype(np.int64)),
-            answers=torch.from_numpy(own["answers"]),
-            on_grid=bool(manifest["on_grid"]),
+            originals=_read(originals),
+            samples=_read(checked_array(own, "samples", kind, (count, many, *shape), name)),
+            masks=torch.from_numpy(np.unpackbits(packed, axis=-1, count=width).astype(bool)),
+            labels=plain("labels", "int64", count),
+            strengths=strengths,
+            curves=torch.from_numpy(curves),
+            kept=torch.from_numpy(kept.astype(np.int64)),
+            answers=plain("answers", "int64", count, many),
+            on_grid=on_grid,
         )
 
 

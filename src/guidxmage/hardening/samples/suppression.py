@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from guidxmage.engine.capture.user_model import untouched
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
+from guidxmage.files.schema import Pixels, Rounds, Share, check
 from guidxmage.hardening.samples.series import Series
 
 Guide = Literal["class", "contrast"]
@@ -35,22 +36,14 @@ class Scheme:
     control arm that changes the object instead; reference: R, from 0 to 1.
     """
 
-    strengths: tuple[float, ...] = STRENGTHS
-    steps: int = 4
+    strengths: Pixels = STRENGTHS
+    steps: Rounds = 4
     guide: Guide = "class"
     part: Literal["background", "object"] = "background"
-    reference: float = 0.0
+    reference: Share = 0.0
 
     def __post_init__(self) -> None:
-        rising = all(a < b for a, b in zip(self.strengths, self.strengths[1:], strict=False))
-        if not self.strengths or not rising or not 0 < self.strengths[0] <= self.strengths[-1] <= 1:
-            raise InputError(f"strengths {self.strengths} must ascend, above 0 and up to 1")
-        if self.steps < 1:
-            raise InputError(f"{self.steps} steps are too few; give at least 1")
-        if self.guide not in ("class", "contrast"):
-            raise InputError(f"guide {self.guide!r} is unknown; choose class or contrast")
-        if self.part not in ("background", "object"):
-            raise InputError(f"part {self.part!r} is unknown; choose background or object")
+        check(self)
 
 
 def suppress(

@@ -6,7 +6,8 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.files.atomic import write_atomically
+from guidxmage.models.weights import read_pth
 
 # The name tells the step and what the content must hash to.
 _NAME = re.compile(r"checkpoint-(\d{9})-([0-9a-f]{16})\.pt")
@@ -60,6 +62,20 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
             "beginning with resume=False"
         )
     return None
+
+
+@contextmanager
+def restoring(folder: Path) -> Iterator[None]:
+    """Raise InputError where a state lacks anything, as one that somebody made by hand may."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the network and the optimiser raise what they stumble over
+        raise InputError(
+            f"the checkpoint in {folder} is not one of this training; choose another folder, or "
+            "start from the beginning with resume=False"
+        ) from error
 
 
 def clear_checkpoints(folder: Path, *, after: int = -1) -> None:
@@ -118,8 +134,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     # torch.load does not notice a changed bit in a tensor.
     if _digest(content) != match[2]:
         return None
-    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return state
+    try:
+        state = read_pth(path)
+    except InputError:
+        return None
+    return state if isinstance(state, dict) else None
 
 
 def _digest(content: bytes) -> str:

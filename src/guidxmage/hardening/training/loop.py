@@ -24,6 +24,7 @@ from guidxmage.hardening.training.checkpoint import (
     check_weights_can_be_saved,
     clear_checkpoints,
     load_checkpoint,
+    restoring,
     save_checkpoint,
     save_weights,
 )
@@ -152,7 +153,8 @@ class _Run:
         """Read the newest checkpoint, if there is one to go on from, and open the log."""
         team = self.team
         if resume and (state := load_checkpoint(self.folder)) is not None:
-            self._restore(state)
+            with restoring(self.folder):
+                self._restore(state)
         if not team.agree(self.step):
             raise InputError(
                 f"the processes see different checkpoints in {self.folder}; use a folder that all "

@@ -225,6 +225,8 @@ def _densenet(layers: int, classes: int, width: float) -> nn.Module:
     return network
 
 
+OF_ONE_WIDTH = frozenset({"resnet18"})
+"""Names of networks whose numbers of channels are fixed."""
 _BUILDERS: dict[str, Callable[[int, float], nn.Module]] = {
     "alexnet": _alexnet,
     "vgg8": _vgg8,

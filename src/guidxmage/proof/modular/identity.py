@@ -67,7 +67,7 @@ class ModularNetwork:
         what folding rounds is the numeric claim's.
         """
         began, count = time.perf_counter(), len(cotangents)
-        refused = without_rule(self._backward) or without_rule(self._forward)
+        refused = without_rule(self._backward.calls) or without_rule(self._forward.calls)
         if refused is not None:
             reason = f"{refused.op} at '{refused.site}' has no modular counterpart"
             return [self._unchecked(reason, began)] * count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import lcm, prod
 from typing import cast
 
@@ -78,8 +78,6 @@ _PLAIN = frozenset(
         "stack",
         "relu",
         "abs",
-        "maximum",
-        "minimum",
         "amax",
         "amin",
         "max",
@@ -107,8 +105,10 @@ _PLAIN = frozenset(
         "triu",
     ]
 )
-# These overwrite a part or choose by a constant mask: what they put in may be a constant.
-OVERWRITING = frozenset(["slice_scatter", "select_scatter", "copy", "where", "masked_fill"])
+# These overwrite a part, or choose: what they put in may be a constant.
+OVERWRITING = frozenset(
+    ["slice_scatter", "select_scatter", "copy", "where", "masked_fill", "maximum", "minimum"]
+)
 # Constants whose residues keep their order, because rules compare them.
 BOUNDED = frozenset(
     ["hardtanh", "relu6", "clamp", "clamp_min", "clamp_max", "leaky_relu", "threshold"]
@@ -190,9 +190,9 @@ def multiplies(call: Call) -> bool:
     return name in WEIGHTED | _AVERAGES or name == "leaky_relu" or call.op == BATCH_NORM
 
 
-def without_rule(program: Program) -> Call | None:
+def without_rule(calls: Iterable[Call]) -> Call | None:
     """The first call that has no modular counterpart."""
-    for call in program.calls:
+    for call in calls:
         rule = rule_of(call)
         known = short(call) in _KNOWN or call.op == BATCH_NORM or not call.inputs
         if not known or rule is None or rule.kind == "gate" or "training" in call.kwargs:

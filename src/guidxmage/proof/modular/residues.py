@@ -157,7 +157,7 @@ class ResidueProgram(Program):
     @classmethod
     def of(cls, program: Program, field: Field) -> ResidueProgram:
         """With the user's own calls, nothing folded. Raises UnsupportedOperatorError."""
-        refused = without_rule(program)
+        refused = without_rule(program.calls)
         if refused is not None:
             raise UnsupportedOperatorError(
                 f"{refused.op} at '{refused.site}' has no modular counterpart"

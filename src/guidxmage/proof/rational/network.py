@@ -161,10 +161,12 @@ def rational_network(program: Program, most: int = 100_000, deadline: Deadline =
     """The exact network of a captured program in float64.
 
     Raises InputError for another dtype or more than `most` values, UnsupportedOperatorError for
-    operators whose coefficients are not exact or that are not piecewise linear; OutOfTimeError.
+    operators whose coefficients are not exact or that are not piecewise linear, and for networks
+    that branch on what they compute; OutOfTimeError.
     """
     if program.dtype != torch.float64 or program.device.type != "cpu":
         raise InputError("proofs are made on the CPU in float64; use Explainer(…, dtype=float64)")
+    program.refuse_branches()
     first = {0: 0}
     number = inputs = prod(program.input_shape)
     shapes = program.shapes(1)

@@ -30,8 +30,8 @@ from guidxmage.engine.trail.decisions import Decisions
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.proof.modular.forward import windows_of
-from guidxmage.proof.modular.operators import short, without_rule
-from guidxmage.proof.rounding.magnitudes import with_magnitudes
+from guidxmage.proof.modular.operators import short
+from guidxmage.proof.rounding.magnitudes import with_magnitudes, without_magnitudes
 from guidxmage.proof.rounding.margins import margins_of, shifted
 
 MOST_COLUMNS = 4096
@@ -74,7 +74,7 @@ def validity_radius(explanation: Attribution, *, columns: int = MOST_COLUMNS) ->
     columns: up to so many input numbers all rows of the path condition are computed, which takes
     as many affine runs. Margins are those of float64. Raises InputError for a batch, a photo's own
     space and explanations without their network; UnsupportedOperatorError for operators without
-    regions.
+    regions, and for networks that branch on what they compute from the image.
     """
     network = explanation.symbolic_model.network
     if network is None or network.model is None:
@@ -84,7 +84,11 @@ def validity_radius(explanation: Attribution, *, columns: int = MOST_COLUMNS) ->
     if explanation.batched or explanation.space == "photo":
         raise InputError("validity radii are of a single image, in pixels or the network's input")
     program = network.program
-    refused = without_rule(program)
+    program.refuse_branches()
+    exact = explanation.input.numel() <= columns
+    refused = program.smooth[0] if program.smooth else None
+    if not exact and refused is None:  # weights are replaced by their magnitudes
+        refused = without_magnitudes(program)
     if refused is not None:
         raise UnsupportedOperatorError(
             f"{refused.op} at '{refused.site}' has no rule for how far its decisions reach"
@@ -94,7 +98,6 @@ def validity_radius(explanation: Attribution, *, columns: int = MOST_COLUMNS) ->
         half_spaces = _HalfSpaces(
             wide, explanation.trail, network, explanation.input[None].double()
         )
-        exact = explanation.input.numel() <= columns
         return half_spaces.exact() if exact else half_spaces.bounded()
 
 

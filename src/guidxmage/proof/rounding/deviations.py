@@ -24,15 +24,12 @@ from guidxmage.engine.program.program import Program
 from guidxmage.engine.program.steps import constants_of
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.trail.trail import Trail
-from guidxmage.proof.modular.operators import short, without_rule
-from guidxmage.proof.rounding.magnitudes import with_magnitudes
+from guidxmage.proof.modular.operators import short
+from guidxmage.proof.rounding.magnitudes import with_magnitudes, without_magnitudes
 
 DEVIATIONS = 4.0
 # Shares of the bias are sums over positions, whose errors are not independent: measured up to 3.
 SITE_DEVIATIONS = 16.0
-# Affine operators without a counterpart modulo primes whose coefficients are known here: their
-# squares, or for interpolations, which have none above 1, themselves.
-_ALSO = ("div", "upsample_nearest", "_upsample_nearest", "upsample_linear", "upsample_bilinear")
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class RoundingModel:
 
     def __init__(self, wide: Program) -> None:
         self._wide = wide
-        self.known = _known(wide)
+        self.known = not wide.smooth and without_magnitudes(wide) is None
         self._squares: Program | None = None
 
     @torch.no_grad()
@@ -128,21 +125,6 @@ def _share(constant: Tensor, variance: Tensor, g: Tensor) -> float:
         total = total.sum(blind, keepdim=True)
     squared = constant if constant.dtype == torch.uint8 else constant.double().square()
     return float((squared * total).sum().sqrt())
-
-
-def _known(program: Program) -> bool:
-    """Whether `with_magnitudes` gives the squares of all coefficients of a program."""
-    others = tuple(call for call in program.calls if not short(call).startswith(_ALSO))
-    rest = Program(
-        calls=others,
-        symbolic_calls=others,
-        result=program.result,
-        input_shape=program.input_shape,
-        classes=program.classes,
-        dtype=program.dtype,
-        device=program.device,
-    )
-    return not program.smooth and without_rule(rest) is None
 
 
 def _largest_coefficient(program: Program, call: Call) -> float:

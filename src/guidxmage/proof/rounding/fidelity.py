@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.engine.calls.call import Call
+from guidxmage.engine.capture.execution import plain_run
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.program.steps import Recording
 from guidxmage.engine.rules import rule_of
@@ -82,7 +83,7 @@ class ModelFidelity:
 @torch.no_grad()
 def model_fidelity(model: nn.Module, program: Program, X: Tensor, logits: Tensor) -> ModelFidelity:
     """Run the module on X (1, …), and compare its logits with those of the program (classes,)."""
-    own = model(X)[0]
+    own = plain_run(model, X, program.writes)[0]
     weights = [p for p in model.parameters() if p.ndim == 4]
     last = [p for p in weights if p.is_contiguous(memory_format=torch.channels_last)]
     mixed = [p for p in weights if not p.is_contiguous()]
@@ -190,7 +191,7 @@ class Doubts:
                 by_site[call.site] = count
                 flipped[call.site] = _flipped(entry, open_, margins)
                 listed += _listed(call, entry, open_, margins, error)
-        changed = trail.hamming(runs.other.trail).values()
+        changed = trail.without_branches().hamming(runs.other.trail).values()
         return cls(
             ambiguous=by_site,
             ties=ties,

@@ -15,9 +15,14 @@ from torch import Tensor
 from guidxmage.engine.calls.call import Call
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.rules.affine import batch_norm_affine, per_channel
-from guidxmage.proof.modular.operators import BATCH_NORM, short
+from guidxmage.proof.modular.operators import BATCH_NORM, short, without_rule
 
 Magnitude = Callable[[Tensor], Tensor]
+# Affine operators without a counterpart modulo primes whose coefficients are known here: their
+# magnitudes, or for interpolations, which have none below 0 or above 1, at least these.
+_ALSO = ("div", "upsample_nearest", "_upsample_nearest", "upsample_linear", "upsample_bilinear")
+# Plain numbers among the arguments of these are factors; elsewhere they say sizes and limits.
+_WITH_NUMBERS = frozenset(["mul", "div", "add", "sub", "rsub", "addcmul", "leaky_relu"])
 
 
 def with_magnitudes(program: Program, magnitude: Magnitude) -> Program:
@@ -34,21 +39,30 @@ def with_magnitudes(program: Program, magnitude: Magnitude) -> Program:
     return made
 
 
+def without_magnitudes(program: Program) -> Call | None:
+    """The first call whose coefficients `with_magnitudes` does not know, or None."""
+    others = tuple(call for call in program.calls if not short(call).startswith(_ALSO))
+    return without_rule(others)
+
+
 def _call(call: Call, magnitude: Magnitude) -> Call:
     name = short(call)
     if name in ("neg", "abs"):
         return replace(call, op="aten.clone.default", target=torch.ops.aten.clone.default)
-    args = tuple(_changed(arg, magnitude) for arg in call.args)
-    kwargs = {key: _changed(value, magnitude) for key, value in call.kwargs.items()}
+    numbers = name in _WITH_NUMBERS
+    args = tuple(_changed(arg, magnitude, numbers) for arg in call.args)
+    kwargs = {key: _changed(value, magnitude, numbers) for key, value in call.kwargs.items()}
     if name in ("sub", "rsub"):
         add = torch.ops.aten.add.Tensor
         return replace(call, op="aten.add.Tensor", target=add, args=args[:2], kwargs=kwargs)
     return replace(call, args=args, kwargs=kwargs)
 
 
-def _changed(arg: Any, magnitude: Magnitude) -> Any:
+def _changed(arg: Any, magnitude: Magnitude, numbers: bool) -> Any:
     if isinstance(arg, Tensor):
         return magnitude(arg) if arg.is_floating_point() else arg
-    if isinstance(arg, float):
+    if numbers and isinstance(arg, int | float):
         return float(magnitude(torch.tensor(arg, dtype=torch.float64)))
-    return [_changed(item, magnitude) for item in arg] if isinstance(arg, list) else arg
+    if isinstance(arg, list):
+        return [_changed(item, magnitude, numbers) for item in arg]
+    return arg

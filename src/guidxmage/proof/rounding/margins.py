@@ -43,8 +43,10 @@ def margins_of(call: Call, inputs: Sequence[Tensor], entry: Decisions) -> Margin
         return Margins((x - call.args[1]).abs(), zeros)
     if name in ("hardtanh", "relu6", "clamp", "clamp_min", "clamp_max"):
         return _between(name, call, x)
-    if name in ("maximum", "minimum") and len(inputs) == 2:
-        return Margins((inputs[0] - inputs[1]).abs(), zeros, among_several=True)
+    if name in ("maximum", "minimum"):
+        constant = next((arg for arg in call.args if isinstance(arg, Tensor)), None)
+        other = inputs[1] if constant is None else constant
+        return Margins((x - other).abs(), zeros, among_several=constant is None)
     if name.startswith(("max_pool", "adaptive_max_pool")):
         return _window_margins(call, x, entry)
     return None
