@@ -23,15 +23,6 @@ def rows_stay_apart(calls: Sequence[Call], input_shape: Sequence[int]) -> bool:
     return True
 
 
-# They are given the number of images as the size of a dimension; elsewhere it is a number like any
-# other, and the network another one for every number of images.
-_SIZED = frozenset(
-    f"aten.{name}"
-    for name in ("view.default", "reshape.default", "_unsafe_view.default", "unflatten.int",
-                 "expand.default", "repeat.default")
-)  # fmt: skip
-
-
 def _grows(call: Call) -> bool:
     given = leaves((call.args, dict(call.kwargs)))
     return any(isinstance(one, BatchSize) for one in given)
@@ -47,7 +38,8 @@ def _counts_images(shape: Sequence[Any]) -> bool:
 
 def _keeps_apart(call: Call, shapes: Mapping[int, tuple[Any, ...]]) -> bool:
     rule = rule_of(call)
-    if rule is None or (call.op not in _SIZED and _grows(call)):
+    # Elsewhere the number of images is a number like any other: another network for each.
+    if rule is None or (not rule.traits.sized and _grows(call)):
         return False
     if not call.inputs:
         return True

@@ -15,23 +15,10 @@ from guidxmage.engine.calls.call import BatchSize, Branch, Call, Ref, leaves
 from guidxmage.engine.capture.memory import Held
 from guidxmage.engine.capture.merging import Repeated
 from guidxmage.engine.capture.tape import Operation
+from guidxmage.engine.rules import traits_of
 
 aten = torch.ops.aten
 
-# What gates the values it is multiplied with, and what hands it on unchanged.
-_GATES = frozenset(
-    f"aten.{name}"
-    for name in ("sigmoid.default", "hardsigmoid.default", "softmax.int", "_softmax.default")
-)
-_CARRYING = frozenset(
-    f"aten.{name}"
-    for name in (
-        "clone.default", "view.default", "reshape.default", "expand.default", "permute.default",
-        "transpose.int", "unsqueeze.default", "squeeze.dim", "squeeze.dims", "dropout.default",
-        "contiguous.default", "slice.Tensor", "select.int", "split.Tensor", "unbind.int",
-        "flatten.using_ints", "unflatten.int", "_unsafe_view.default", "mean.dim", "chunk.default",
-    )
-)  # fmt: skip
 # The place of `training` among the arguments of a batch-norm.
 _TRAINING = 5
 
@@ -92,10 +79,11 @@ class Builder:
         )
         call = replace(call, gating=frozenset(self._gating.intersection(call.inputs)))
         constant = all(i in self._constant for i in call.inputs)
-        carries = call.gating and call.op in _CARRYING and len(call.inputs) == 1
+        traits = traits_of(call)
+        carries = call.gating and traits.carries and len(call.inputs) == 1
         if constant:
             self._constant.add(call.id)
-        if constant or call.op in _GATES or carries:
+        if constant or traits.scales or carries:
             self._gating.add(call.id)
         return call
 

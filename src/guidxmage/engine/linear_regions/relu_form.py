@@ -7,7 +7,7 @@ affine in (1, x, y). Nothing is fixed by a trail: the form is the network, for e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -20,7 +20,15 @@ from torch import Tensor
 from guidxmage.engine.calls.call import Call, Frame, Hole, is_active, last_uses
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.rules import rule_of
-from guidxmage.engine.rules.pooling import adaptive_windows, strided_windows
+from guidxmage.engine.rules.choices import (
+    AboveLimit,
+    AlongDimensions,
+    BetweenBounds,
+    Choice,
+    OfTwo,
+    OfWindows,
+    TwoSlopes,
+)
 from guidxmage.errors import InputError, UnsupportedOperatorError
 
 Array = NDArray[np.float64]
@@ -130,15 +138,15 @@ class _Builder:
         if rule.kind == "affine":
             self.values[call.id] = self._affine(call)
             return
-        rewrite = _REWRITES.get(call.op.split(".")[1])
-        if rewrite is None or (rule.jumps is not None and rule.jumps(call)):
+        if rule.choice is None or (rule.jumps is not None and rule.jumps(call)):
             raise UnsupportedOperatorError(
                 f"{call.op} at '{call.site}' cannot be written with ReLUs: no exact search is "
                 "possible"
             )
         # Batch sizes among the arguments count the rows that are run, here those of one image.
         values = {id_: self.values[id_] for id_ in call.inputs}
-        self.values[call.id] = rewrite(self, call, *call.arguments(values, 1), **call.kwargs)
+        arguments = (*call.arguments(values, 1), *call.kwargs.values())
+        self.values[call.id] = _rewritten(self, call, rule.choice, *arguments)
 
     def relu(self, value: Tensor) -> Tensor:
         """max(0, value), with a new column for each entry that is not constant."""
@@ -231,103 +239,69 @@ def _inner(b: Any, a: Tensor) -> tuple[int, ...]:
     return tuple(b.shape[1:]) if b.ndim == a.ndim else tuple(b.shape)
 
 
-# --- decisions as ReLUs: what each operator is ---------------------------------------------------
+# --- decisions as ReLUs: what each choice is -----------------------------------------------------
+
+
+def _rewritten(b: _Builder, call: Call, choice: Choice, x: Any, *rest: Any) -> Tensor:
+    if isinstance(choice, TwoSlopes):
+        return _leaky(b, x, choice.slope(*rest))
+    if isinstance(choice, AboveLimit):  # where it does not jump
+        return _clamped(b, x, choice.numbers(*rest)[0], inf)
+    if isinstance(choice, BetweenBounds):
+        inside = _clamped(b, x, *choice.bounds(*rest)) / choice.divisor
+        return b.difference(inside, -choice.shift) if choice.shift else inside
+    if isinstance(choice, OfTwo):
+        return _larger(b, call, choice.sign, x, *rest)
+    if isinstance(choice, AlongDimensions):
+        return _extreme(b, call, choice.sign, x, *rest)
+    return _pooled(b, call, choice, x, *rest)
 
 
 def _leaky(b: _Builder, x: Tensor, slope: Any) -> Tensor:
-    """slope·x + (1 − slope)·relu(x)."""
+    """slope·x + (1 − slope)·relu(x); a slope for every channel is a tensor."""
+    if isinstance(slope, Tensor):
+        slope = slope.reshape(1, -1, *[1] * (x.ndim - 2)) if x.ndim > 1 else slope
+    elif slope == 0:
+        return b.relu(x)
     return b.total(x * slope, b.relu(x) * (1 - slope))
 
 
-def _prelu(b: _Builder, call: Call, x: Tensor, weight: Tensor) -> Tensor:
-    shaped = weight.reshape(1, -1, *[1] * (x.ndim - 2)) if x.ndim > 1 else weight
-    return _leaky(b, x, shaped)
-
-
-def _clamp(b: _Builder, call: Call, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
+def _clamped(b: _Builder, x: Tensor, low: Any, high: Any) -> Tensor:
     """min(high, max(low, x)), as high − relu(high − …): torch lets `high` win where low > high."""
-    if low is not None and not _is(low, -inf):
-        x = b.difference(b.relu(b.difference(x, low)), _negative(low))
-    if high is not None and not _is(high, inf):
-        x = b.difference(-b.relu(-b.difference(x, high)), _negative(high))
+    if isinstance(low, Tensor) or low != -inf:
+        x = b.difference(b.relu(b.difference(x, low)), -low)
+    if isinstance(high, Tensor) or high != inf:
+        x = b.difference(-b.relu(-b.difference(x, high)), -high)
     return x
 
 
-def _is(bound: Any, value: float) -> bool:
-    return not isinstance(bound, Tensor) and bound == value
-
-
-def _negative(bound: Any) -> Any:
-    return -bound
-
-
-def _larger(sign: int) -> Callable[..., Tensor]:
+def _larger(b: _Builder, call: Call, sign: int, x: Any, y: Any) -> Tensor:
     """Elementwise maximum (+1) or minimum (−1); one operand may be constant."""
-
-    def rewrite(b: _Builder, call: Call, x: Any, y: Any) -> Tensor:
-        a, c = (x, y) if is_active(call.args[0]) else (y, x)
-        gap = b.relu(sign * b.difference(a, c))
-        if is_active(call.args[0]) and is_active(call.args[1]):
-            return b.total(c, sign * gap)
-        return b.difference(sign * gap, -c)
-
-    return rewrite
+    a, c = (x, y) if is_active(call.args[0]) else (y, x)
+    gap = b.relu(sign * b.difference(a, c))
+    if is_active(call.args[0]) and is_active(call.args[1]):
+        return b.total(c, sign * gap)
+    return b.difference(sign * gap, -c)
 
 
-def _extreme(sign: int) -> Callable[..., Tensor]:
+def _extreme(b: _Builder, call: Call, sign: int, x: Tensor, dims: Any = (), *rest: Any) -> Tensor:
     """The largest (+1) or smallest (−1) along dimensions."""
-
-    def rewrite(b: _Builder, call: Call, x: Tensor, dims: Any = (), *rest: Any) -> Tensor:
-        listed = [dims] if isinstance(dims, int) else list(dims or range(1, x.ndim))
-        reduced = sorted(d % x.ndim for d in listed)
-        kept = [d for d in range(x.ndim) if d not in reduced]
-        lines = x.permute(*kept, *reduced).flatten(len(kept)) * sign
-        best = b.largest(lines) * sign
-        return best.reshape(-1, *call.sizes(1)[1:])
-
-    return rewrite
+    listed = [dims] if isinstance(dims, int) else list(dims or range(1, x.ndim))
+    reduced = sorted(d % x.ndim for d in listed)
+    kept = [d for d in range(x.ndim) if d not in reduced]
+    lines = x.permute(*kept, *reduced).flatten(len(kept)) * sign
+    best = b.largest(lines) * sign
+    return best.reshape(-1, *call.sizes(1)[1:])
 
 
-def _max_pool(dims: int, geometry: Callable[..., Any]) -> Callable[..., Tensor]:
-    def rewrite(b: _Builder, call: Call, x: Tensor, *args: Any) -> Tensor:
-        shape: Sequence[int] = call.sizes(1)
-        windows = geometry(x.shape[-dims:], shape[-dims:], args)
-        index = windows.base.flatten() + windows.offsets[:, None]
-        inside = windows.inside.flatten(1)
-        # Positions outside a window repeat its first one inside: their ReLUs are constants.
-        first = inside.int().argmax(0)
-        index = torch.where(inside, index, index.gather(0, first[None]))
-        best = b.largest(x.flatten(-dims)[..., index.t()])
-        return best.reshape(-1, *shape[1:])
-
-    return rewrite
-
-
-def _rrelu(
-    b: _Builder, call: Call, x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any
-) -> Tensor:
-    return _leaky(b, x, (lower + upper) / 2)
-
-
-_REWRITES: dict[str, Callable[..., Tensor]] = {
-    "relu": lambda b, call, x: b.relu(x),
-    "leaky_relu": lambda b, call, x, slope=0.01: _leaky(b, x, slope),
-    "rrelu": _rrelu,
-    "prelu": _prelu,
-    "_prelu_kernel": _prelu,
-    "abs": lambda b, call, x: _leaky(b, x, -1),
-    "threshold": lambda b, call, x, limit, value: _clamp(b, call, x, limit),
-    "hardtanh": lambda b, call, x, low=-1, high=1: _clamp(b, call, x, low, high),
-    "relu6": lambda b, call, x: _clamp(b, call, x, 0, 6),
-    "clamp": _clamp,
-    "clamp_min": _clamp,
-    "clamp_max": lambda b, call, x, high: _clamp(b, call, x, None, high),
-    "maximum": _larger(+1),
-    "minimum": _larger(-1),
-    "amax": _extreme(+1),
-    "max": _extreme(+1),
-    "amin": _extreme(-1),
-    "min": _extreme(-1),
-    **{f"max_pool{dims}d": _max_pool(dims, strided_windows) for dims in (1, 2, 3)},
-    **{f"adaptive_max_pool{dims}d": _max_pool(dims, adaptive_windows) for dims in (1, 2, 3)},
-}
+def _pooled(b: _Builder, call: Call, choice: OfWindows, x: Tensor, *args: Any) -> Tensor:
+    shape: Sequence[int] = call.sizes(1)
+    dims = choice.dims
+    windows = choice.geometry(x.shape[-dims:], shape[-dims:], args)
+    index = windows.base.flatten() + windows.offsets[:, None]
+    inside = windows.inside.flatten(1)
+    # Positions outside a window repeat its first one inside: their ReLUs are constants.
+    first = inside.int().argmax(0)
+    index = torch.where(inside, index, index.gather(0, first[None]))
+    best = b.largest(x.flatten(-dims)[..., index.t()])
+    return best.reshape(-1, *shape[1:])

@@ -31,19 +31,6 @@ from guidxmage.engine.trail.gates import Conventions, Gates
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError, OffTrailError, UnsupportedOperatorError
 
-# Operators whose output is always newly allocated, so that the next one may overwrite it as the
-# user's in-place ReLU would; the values are the same either way.
-_FRESH = frozenset(
-    [
-        "aten.conv1d.default",
-        "aten.conv2d.default",
-        "aten.conv3d.default",
-        "aten.linear.default",
-        "aten._native_batch_norm_legit_no_training.default",
-        "aten.add.Tensor",
-    ]
-)
-
 
 class OtherBranchError(OffTrailError):
     """An image makes the network take another branch than the one that was captured."""
@@ -134,7 +121,7 @@ class Program:
     def _recorded(self) -> tuple[Recorded, ...]:
         """The recorded run, call by call."""
         own = {call.id: _rule(call) for call in self.calls}
-        fresh = {call.id for call in self.calls if call.op in _FRESH and call.id != self.result}
+        fresh = {id_ for id_, rule in own.items() if rule.traits.fresh and id_ != self.result}
         measured = self._sizes.measured
         order = self.order or self.calls
         return recorded_run(order, self.result, own, fresh, measured, self.conventions)

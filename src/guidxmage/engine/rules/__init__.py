@@ -9,11 +9,12 @@ from guidxmage.engine.rules import (
     extremes,
     matrices,
     normalisation,
+    padding,
     pooling,
     products,
     shapes,
 )
-from guidxmage.engine.rules.table import PRODUCTS, RULES, has_rule, rule_of
+from guidxmage.engine.rules.table import PRODUCTS, RULES, has_rule, rule_of, traits_of
 
 __all__ = [
     "PRODUCTS",
@@ -27,8 +28,10 @@ __all__ = [
     "has_rule",
     "matrices",
     "normalisation",
+    "padding",
     "pooling",
     "products",
     "rule_of",
     "shapes",
+    "traits_of",
 ]

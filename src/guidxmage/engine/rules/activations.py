@@ -12,7 +12,7 @@ from guidxmage.engine.kernels import loops
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import leading
 from guidxmage.engine.rules.smooth import scaled, tangent
-from guidxmage.engine.rules.table import Rule, register
+from guidxmage.engine.rules.table import Rule, Traits, register
 from guidxmage.engine.trail.gates import Gates
 
 
@@ -72,11 +72,12 @@ _ACTIVATION = Rule(
 register(
     "aten.silu.default aten.gelu.default aten.hardswish.default aten.mish.default"
     " aten.elu.default aten.selu.default aten.celu.default aten.softplus.default"
-    " aten.sigmoid.default aten.tanh.default aten.log_sigmoid.default aten.exp.default"
+    " aten.tanh.default aten.log_sigmoid.default aten.exp.default"
     " aten.expm1.default aten.sin.default aten.cos.default aten.erf.default aten.atan.default"
     " aten.square.default aten.sqrt.default",
     _ACTIVATION,
 )
+register("aten.sigmoid.default", _ACTIVATION, traits=Traits(scales=True))
 
 
 def _refuse_power_of_image(call: Call) -> str | None:
@@ -97,7 +98,12 @@ register(
 
 # Several numbers into one: no convention but the tangent.
 register(
-    "aten.softmax.int aten._softmax.default aten.log_softmax.int aten._log_softmax.default"
+    "aten.softmax.int aten._softmax.default",
+    tangent(rows=rows.along(1)),
+    traits=Traits(scales=True),
+)
+register(
+    "aten.log_softmax.int aten._log_softmax.default"
     " aten.logsumexp.default aten.var.correction aten.std.correction aten.prod.dim_int",
     tangent(rows=rows.along(1)),
 )

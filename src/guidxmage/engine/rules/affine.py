@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
 from guidxmage.engine.rules import rows
-from guidxmage.engine.rules.table import Rule, holes, linear, register, transpose_of
+from guidxmage.engine.rules.table import Rule, Traits, holes, linear, register, transpose_of
 
 aten = torch.ops.aten
 
@@ -97,6 +97,7 @@ register(
         sums=False,
         rows=rows.with_dimensions(2),
     ),
+    traits=Traits(residues="norm", exact=True, fresh=True),
 )
 
 
@@ -159,9 +160,12 @@ def _record_add(f: Frame, x: Any, y: Any, *, alpha: float = 1) -> Tensor:
     return f.call.run(x, y)
 
 
-register("aten.add.Tensor", replace(_add(+1), record=_record_add))
-register("aten.add.Scalar", _add(+1))
-register("aten.sub.Tensor aten.sub.Scalar", _add(-1))
+_TERMS = Traits(residues="terms", exact=True, factors=True)
+register(
+    "aten.add.Tensor", replace(_add(+1), record=_record_add), traits=replace(_TERMS, fresh=True)
+)
+register("aten.add.Scalar", _add(+1), traits=_TERMS)
+register("aten.sub.Tensor aten.sub.Scalar", _add(-1), traits=_TERMS)
 
 register(
     "aten.rsub.Scalar",
@@ -175,6 +179,7 @@ register(
         sums=False,
         rows=rows.elementwise,
     ),
+    traits=_TERMS,
 )
 
 
@@ -204,6 +209,7 @@ register(
         refuse=_refuse_product,
         rows=rows.elementwise,
     ),
+    traits=Traits(residues="weights", exact=True, factors=True),
 )
 
 
@@ -246,6 +252,7 @@ register(
         refuse=_refuse_product_of_two,
         rows=rows.elementwise,
     ),
+    traits=Traits(residues="product", exact=True, factors=True),
 )
 register(
     "aten.div.Tensor aten.div.Scalar",
@@ -258,6 +265,7 @@ register(
         refuse=_refuse_quotient,
         rows=rows.elementwise,
     ),
+    traits=Traits(unproved="it divides by what may have no inverse", exact=True, factors=True),
 )
 register(
     "aten.neg.default",
@@ -267,6 +275,7 @@ register(
         growth=lambda f, *args, **kw: 1,
         rows=rows.elementwise,
     ),
+    traits=Traits(residues="nothing", exact=True, moves=True),
 )
 
 
@@ -302,6 +311,7 @@ register(
         gain=lambda f, x, *args, **kw: prod(f.shape) / prod(x.shape),
         rows=rows.along(1),
     ),
+    traits=Traits(residues="nothing", averages=True, carries=True),
 )
 register(
     "aten.sum.dim_IntList",
@@ -312,4 +322,5 @@ register(
         gain=lambda f, x, *args, **kw: 1,
         rows=rows.along(1),
     ),
+    traits=Traits(residues="nothing", exact=True),
 )

@@ -15,7 +15,7 @@ from guidxmage.engine.rules.convolution import (
     convolution_terms,
     each,
 )
-from guidxmage.engine.rules.table import Rule, register
+from guidxmage.engine.rules.table import Rule, Traits, register
 
 aten = torch.ops.aten
 IntList = Sequence[int]
@@ -72,4 +72,5 @@ register(
         ),
         rows=rows.weighted,
     ),
+    traits=Traits(residues="weights", exact=True),
 )

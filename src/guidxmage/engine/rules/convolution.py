@@ -14,7 +14,7 @@ from torch.nn import functional
 from guidxmage.engine.calls.call import Call, Frame, Hole
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import per_channel
-from guidxmage.engine.rules.table import FOLDED, Rule, register
+from guidxmage.engine.rules.table import FOLDED, Rule, Traits, register
 
 aten = torch.ops.aten
 IntList = Sequence[int]
@@ -308,6 +308,7 @@ register(
         refuse=_refuse_convolution,
         rows=rows.weighted,
     ),
+    traits=Traits(residues="weights", exact=True, fresh=True),
 )
 
 

@@ -16,7 +16,8 @@ from guidxmage.engine.rules import breakpoints as crossing
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import largest
 from guidxmage.engine.rules.breakpoints import Crossings, halves
-from guidxmage.engine.rules.table import Rule, register
+from guidxmage.engine.rules.choices import AboveLimit, BetweenBounds, TwoSlopes
+from guidxmage.engine.rules.table import Rule, Traits, register
 from guidxmage.engine.trail.decisions import Decisions
 
 aten = torch.ops.aten
@@ -80,6 +81,11 @@ def _two_pieces(
         sums=False,
         growth=None if off_value else lambda f, x, *args: max(1.0, abs(off(*args))),
         rows=rows.elementwise,
+        choice=(
+            AboveLimit(lambda *args: (limit(*args), off_value(*args)))
+            if off_value
+            else TwoSlopes(off)
+        ),
     )
 
 
@@ -98,6 +104,7 @@ def _record_relu(f: Frame, x: Tensor) -> Noted:
 register(
     "aten.relu.default",
     replace(_two_pieces(lambda x, y: y > 0), record=_record_relu, measures=True),
+    traits=Traits(residues="nothing", moves=True),
 )
 
 
@@ -108,8 +115,13 @@ def _default_slope(slope: float = 0.01) -> float:
 register(
     "aten.leaky_relu.default",
     _two_pieces(lambda x, y, *args: x > 0, off=_default_slope, slanted=True),
+    traits=Traits(residues="bounds", factors=True),
 )
-register("aten.abs.default", _two_pieces(lambda x, y: x > 0, off=lambda: -1))
+register(
+    "aten.abs.default",
+    _two_pieces(lambda x, y: x > 0, off=lambda: -1),
+    traits=Traits(residues="nothing", moves=True),
+)
 register(
     "aten.threshold.default",
     _two_pieces(
@@ -118,6 +130,7 @@ register(
         limit=lambda limit, value: limit,
         jumps=lambda call: call.args[1] != call.args[2],
     ),
+    traits=Traits(residues="bounds"),
 )
 
 
@@ -132,6 +145,7 @@ def _refuse_training(call: Call) -> str | None:
 register(
     "aten.rrelu.default",
     _two_pieces(lambda x, y, *args: x > 0, off=_rrelu_slope, refuse=_refuse_training, slanted=True),
+    traits=Traits(unproved="its slope is computed from its arguments"),
 )
 
 
@@ -159,6 +173,8 @@ register(
         growth=lambda f, x, weight, **kw: max(1.0, largest(weight)),
         rows=rows.with_dimensions(2),
     ),
+    choice=TwoSlopes(lambda weight: weight),
+    traits=Traits(residues="weights"),
 )
 
 
@@ -219,6 +235,8 @@ def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
         switched=switched,
         growth=growth,
         rows=rows.elementwise,
+        choice=BetweenBounds(bounds, closed),
+        traits=Traits(residues="bounds", moves=True),
     )
 
 
@@ -290,4 +308,6 @@ register(
         sums=False,
         growth=None,
     ),
+    choice=BetweenBounds(lambda: (-3, 3), closed=False, divisor=6, shift=0.5),
+    traits=Traits(unproved="it divides by 6", scales=True),
 )

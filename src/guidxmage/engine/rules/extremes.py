@@ -14,7 +14,8 @@ from guidxmage.engine.rules import breakpoints as crossing
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import leading, spreading
 from guidxmage.engine.rules.breakpoints import Crossings, halves
-from guidxmage.engine.rules.table import Rule, register
+from guidxmage.engine.rules.choices import AlongDimensions, OfTwo
+from guidxmage.engine.rules.table import Rule, Traits, register
 from guidxmage.engine.trail.decisions import Decisions
 
 # --- the larger or smaller of two ----------------------------------------------------------------
@@ -74,6 +75,8 @@ def _pick(choose_first: Callable[[Tensor, Tensor], Tensor], sign: int) -> Rule:
             spreading(f, x, y) if isinstance(x, Hole) and isinstance(y, Hole) else None
         ),
         rows=rows.elementwise,
+        choice=OfTwo(sign),
+        traits=Traits(residues="fillings"),
     )
 
 
@@ -141,6 +144,8 @@ def _reduction(argument: Callable[[Tensor], Tensor], sign: int) -> Rule:
         crossings=crossings,
         growth=lambda f, *args, **kw: 1,
         rows=rows.along(1),
+        choice=AlongDimensions(sign),
+        traits=Traits(residues="nothing"),
     )
 
 

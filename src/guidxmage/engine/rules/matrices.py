@@ -11,7 +11,7 @@ from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
 from guidxmage.engine.kernels import loops
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import largest_line
-from guidxmage.engine.rules.table import Rule, linear, register
+from guidxmage.engine.rules.table import Rule, Traits, linear, register
 
 # --- linear --------------------------------------------------------------------------------------
 
@@ -84,6 +84,7 @@ register(
         refuse=_refuse_active_weight,
         rows=rows.with_dimensions(2),
     ),
+    traits=Traits(residues="weights", exact=True, fresh=True),
 )
 
 
@@ -104,6 +105,7 @@ register(
         refuse=_refuse_other_factor,
         rows=rows.added_product,
     ),
+    traits=Traits(residues="weights", exact=True),
 )
 
 
@@ -121,4 +123,5 @@ register(
         refuse=_refuse_active_weight,
         rows=rows.multiplied,
     ),
+    traits=Traits(residues="weights", exact=True),
 )

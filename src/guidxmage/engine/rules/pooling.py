@@ -17,7 +17,8 @@ from guidxmage.engine.kernels.layout import is_channels_last
 from guidxmage.engine.rules import breakpoints as crossing
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.breakpoints import Crossings, halves
-from guidxmage.engine.rules.table import Rule, linear, register, transpose_of
+from guidxmage.engine.rules.choices import OfWindows
+from guidxmage.engine.rules.table import Rule, Traits, linear, register, transpose_of
 from guidxmage.engine.trail.decisions import Decisions
 
 aten = torch.ops.aten
@@ -58,15 +59,26 @@ register(
         gain=_window_gain,
         rows=rows.spatial,
     ),
+    traits=Traits(residues="nothing", averages=True),
+)
+_windowed = linear(_applied, terms=_window_terms, gain=_window_gain, rows=rows.spatial)
+register(
+    "aten.avg_pool1d.default aten.avg_pool3d.default",
+    _windowed,
+    traits=Traits(residues="nothing", averages=True),
 )
 register(
-    "aten.avg_pool1d.default aten.avg_pool3d.default"
-    " aten.upsample_nearest1d.vec aten.upsample_nearest2d.vec aten.upsample_nearest3d.vec"
+    "aten.upsample_nearest1d.vec aten.upsample_nearest2d.vec aten.upsample_nearest3d.vec"
     " aten._upsample_nearest_exact1d.vec aten._upsample_nearest_exact2d.vec"
     " aten._upsample_nearest_exact3d.vec aten.upsample_linear1d.vec aten.upsample_bilinear2d.vec"
-    " aten.upsample_trilinear3d.vec aten.upsample_bicubic2d.vec"
-    " aten._upsample_bilinear2d_aa.vec aten._upsample_bicubic2d_aa.vec",
-    linear(_applied, terms=_window_terms, gain=_window_gain, rows=rows.spatial),
+    " aten.upsample_trilinear3d.vec",
+    _windowed,
+    traits=Traits(unproved="its coefficients are computed inside PyTorch", blends=True),
+)
+register(
+    "aten.upsample_bicubic2d.vec aten._upsample_bilinear2d_aa.vec aten._upsample_bicubic2d_aa.vec",
+    _windowed,
+    traits=Traits(unproved="its coefficients are computed inside PyTorch"),
 )
 
 
@@ -100,6 +112,7 @@ register(
         gain=_window_gain,
         rows=rows.spatial,
     ),
+    traits=Traits(residues="nothing", averages=True),
 )
 
 
@@ -283,6 +296,8 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
         crossings=crossings,
         growth=_overlap if geometry is strided_windows else None,
         rows=rows.spatial,
+        choice=OfWindows(dims, geometry),
+        traits=Traits(residues="nothing"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isinf, prod
+from math import prod
 from typing import Any
 
 import torch
@@ -13,9 +13,12 @@ from torch import Tensor
 from guidxmage.engine.calls.call import Call, Frame, Hole, is_active, leaves
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import spreading
-from guidxmage.engine.rules.table import Rule, linear, register, transpose_of
+from guidxmage.engine.rules.table import Rule, Traits, linear, register, transpose_of
 
 aten = torch.ops.aten
+# What most operators here are: they add nothing, round nothing and hand factors on.
+SELECTING = Traits(residues="nothing", exact=True, carries=True)
+MOVING = replace(SELECTING, moves=True)
 
 
 def same_size(f: Frame, *args: Any, **kw: Any) -> float | None:
@@ -40,26 +43,34 @@ register(
     "aten.clone.default aten.contiguous.default aten.alias.default aten.detach.default"
     " aten.lift_fresh_copy.default",
     _identity,
+    traits=MOVING,
 )
 register(
     "aten.dropout.default aten.feature_dropout.default",
     replace(_identity, refuse=_refuse_dropout),
+    traits=MOVING,
 )
 
 
 # --- reshaping -----------------------------------------------------------------------------------
 
+_reshaping = linear(
+    lambda f, x, *args: x.reshape(f.shape),
+    pull=lambda f, g, x, *args: [g.reshape(x.shape)],
+    record=lambda f, x, *args: x.reshape(f.shape),
+    growth=same_size,
+    rows=rows.reshaped,
+)
 register(
-    "aten.view.default aten.reshape.default aten.flatten.using_ints aten.unflatten.int"
-    " aten._unsafe_view.default aten.squeeze.default aten.squeeze.dim aten.squeeze.dims"
+    "aten.view.default aten.reshape.default aten._unsafe_view.default aten.unflatten.int",
+    _reshaping,
+    traits=replace(MOVING, sized=True),
+)
+register(
+    "aten.flatten.using_ints aten.squeeze.default aten.squeeze.dim aten.squeeze.dims"
     " aten.unsqueeze.default",
-    linear(
-        lambda f, x, *args: x.reshape(f.shape),
-        pull=lambda f, g, x, *args: [g.reshape(x.shape)],
-        record=lambda f, x, *args: x.reshape(f.shape),
-        growth=same_size,
-        rows=rows.reshaped,
-    ),
+    _reshaping,
+    traits=MOVING,
 )
 
 
@@ -78,6 +89,7 @@ register(
         growth=same_size,
         rows=rows.permuted,
     ),
+    traits=MOVING,
 )
 register(
     "aten.transpose.int",
@@ -87,10 +99,12 @@ register(
         growth=same_size,
         rows=rows.swapped,
     ),
+    traits=MOVING,
 )
 register(
     "aten.t.default",
     linear(lambda f, x: x.t(), pull=lambda f, g, x: [g.t()], growth=same_size, rows=rows.never),
+    traits=MOVING,
 )
 register(
     "aten.expand.default",
@@ -103,6 +117,7 @@ register(
         growth=lambda f, *args, **kw: spreading(f, *args),
         rows=rows.elementwise,
     ),
+    traits=replace(SELECTING, sized=True),
 )
 
 
@@ -125,11 +140,16 @@ for _names, _rows in {
     "aten.channel_shuffle.default": rows.with_dimensions(3),
 }.items():
     _moves = "index_select" not in _names and "repeat" not in _names
-    register(_names, linear(_selection, growth=same_size if _moves else None, rows=_rows))
+    _rule = linear(_selection, growth=same_size if _moves else None, rows=_rows)
+    register(_names, _rule, traits=SELECTING)
 
 
 # Patches into columns and, adding where they overlap, back.
-register("aten.im2col.default", linear(_selection, rows=lambda call, shapes: len(shapes[0]) == 4))
+register(
+    "aten.im2col.default",
+    linear(_selection, rows=lambda call, shapes: len(shapes[0]) == 4),
+    traits=SELECTING,
+)
 register(
     "aten.col2im.default",
     linear(
@@ -138,8 +158,9 @@ register(
         gain=lambda f, *args, **kw: 1,
         rows=lambda call, shapes: len(shapes[0]) == 3,
     ),
+    traits=SELECTING,
 )
-register("aten.unfold.default", linear(_selection, rows=rows.along(1)))
+register("aten.unfold.default", linear(_selection, rows=rows.along(1)), traits=SELECTING)
 
 
 def _refuse_active_index(call: Call) -> str | None:
@@ -147,7 +168,11 @@ def _refuse_active_index(call: Call) -> str | None:
     return "it selects by what is computed from the image" if computed else None
 
 
-register("aten.index.Tensor", linear(_selection, refuse=_refuse_active_index, rows=rows.indexed))
+register(
+    "aten.index.Tensor",
+    linear(_selection, refuse=_refuse_active_index, rows=rows.indexed),
+    traits=SELECTING,
+)
 
 
 # --- joining -------------------------------------------------------------------------------------
@@ -187,6 +212,7 @@ register(
         growth=same_size,
         rows=rows.joined,
     ),
+    traits=Traits(residues="fillings", exact=True),
 )
 register(
     "aten.stack.default",
@@ -198,6 +224,7 @@ register(
         growth=same_size,
         rows=rows.joined,
     ),
+    traits=Traits(residues="fillings", exact=True),
 )
 
 
@@ -229,6 +256,7 @@ register(
         constant=_scattered_constants,
         rows=rows.written_into,
     ),
+    traits=Traits(residues="fillings", exact=True),
 )
 
 
@@ -266,6 +294,7 @@ register(
         refuse=_refuse_active_mask(0),
         rows=rows.elementwise,
     ),
+    traits=Traits(residues="fillings", exact=True),
 )
 
 
@@ -283,74 +312,10 @@ register(
         refuse=_refuse_active_mask(1),
         rows=rows.elementwise,
     ),
-)
-register("aten.tril.default aten.triu.default", linear(_selection, rows=rows.with_dimensions(3)))
-
-
-# --- padding -------------------------------------------------------------------------------------
-
-
-def _mode(args: Sequence[Any]) -> str:
-    return next((arg for arg in args if isinstance(arg, str)), "constant")
-
-
-def _any_pad(f: Frame, x: Tensor, pad: Sequence[int], *rest: Any) -> Tensor:
-    """aten.pad; where it pads with a constant, with zeros (the constant is a term of its own)."""
-    return _constant_pad(f, x, pad) if _mode(rest) == "constant" else f.call.run(x, pad, *rest)
-
-
-_any_pad_transposed = transpose_of(_any_pad)
-
-
-def _any_pad_pull(f: Frame, g: Tensor, x: Hole, pad: Sequence[int], *rest: Any) -> list[Tensor]:
-    if _mode(rest) == "constant":
-        return _constant_pad_pull(f, g, x, pad)
-    return _any_pad_transposed(f, g, x, pad, *rest)
-
-
-def _constant_pad(f: Frame, x: Tensor, pad: Sequence[int], *_: Any) -> Tensor:
-    return aten.constant_pad_nd(x, pad, 0)
-
-
-def _constant_pad_pull(f: Frame, g: Tensor, x: Hole, pad: Sequence[int], *_: Any) -> list[Tensor]:
-    return [aten.constant_pad_nd(g, [-p for p in pad], 0)]
-
-
-def _padded_value(f: Frame, x: Hole, pad: Sequence[int], *rest: Any) -> Tensor | None:
-    """The pad value around a zero image; `rest` is (value,) or (mode, value)."""
-    value = rest[-1] if rest else None
-    if not value or isinstance(value, str):
-        return None
-    one_row = torch.zeros((1, *x.shape[1:]), dtype=x.dtype, device=x.device)
-    return aten.constant_pad_nd(one_row, pad, value)
-
-
-def _pad_growth(f: Frame, x: Hole, pad: Sequence[int], *rest: Any) -> float | None:
-    """Zeros add nothing; nor does what is infinite and no maximum ever takes."""
-    value = rest[-1] if rest and not isinstance(rest[-1], str) else None
-    plain = _mode(rest) == "constant" and (not value or isinf(value))
-    return 1.0 if plain else None
-
-
-register(
-    "aten.constant_pad_nd.default",
-    Rule(
-        "affine",
-        _constant_pad,
-        _constant_pad_pull,
-        constant=_padded_value,
-        growth=_pad_growth,
-        rows=rows.padded,
-    ),
+    traits=Traits(residues="fillings", exact=True),
 )
 register(
-    "aten.pad.default",
-    Rule(
-        "affine",
-        _any_pad,
-        _any_pad_pull,
-        constant=_padded_value,
-        growth=_pad_growth,
-        rows=rows.padded,
-    ),
+    "aten.tril.default aten.triu.default",
+    linear(_selection, rows=rows.with_dimensions(3)),
+    traits=SELECTING,
 )

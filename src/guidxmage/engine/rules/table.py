@@ -19,16 +19,45 @@ its shape in `pull` and `constant`. In `crossings` it is B values and, below the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from guidxmage.engine.calls.call import Call, Frame, Hole, Ref, leaves
+from guidxmage.engine.rules.choices import Choice
 from guidxmage.engine.rules.rows import RowTest, reshaped
 
 Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What capture, certificate and solver need to know of an operator beside its functions.
+
+    residues: which of its constants the certificate replaces by residues: its "weights", the two
+    constant factors of a "product", "terms" that are added, "fillings" that are put in a place,
+    "bounds" that keep their order, a "padding", a "norm" or "nothing"; "" where the operator has no
+    counterpart modulo primes, and `unproved` says why. averages: it divides by whole numbers.
+    factors: plain numbers among its arguments are factors. exact: applied to a unit vector it
+    rounds nothing. moves: it hands numbers on, one for one, or drops some. blends: its coefficients
+    lie between 0 and 1. scales: its values are factors of others, and frozen then; carries: it
+    hands such factors on. fresh: its output is newly allocated, so that the next one may overwrite
+    it as the user's in-place ReLU would. sized: it may be given the number of images as a size.
+    """
+
+    residues: str = ""
+    unproved: str = ""
+    averages: bool = False
+    factors: bool = False
+    exact: bool = False
+    moves: bool = False
+    blends: bool = False
+    scales: bool = False
+    carries: bool = False
+    fresh: bool = False
+    sized: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +76,8 @@ class Rule:
     plane of decisions and a number where the constant is just their product. `measures`: asked
     for it by the frame, `record` leaves its input's norms there, and `pull` the sums and norms of
     what it sends back. `rows` tells of a call whether it keeps the images of a batch apart; where
-    it is None, nothing is known and images are run one by one.
+    it is None, nothing is known and images are run one by one. `choice`: what a decision operator
+    chooses between. `traits`: all else that is to be known.
     """
 
     kind: str
@@ -67,6 +97,8 @@ class Rule:
     switched: Callable[..., tuple[int, float] | None] | None = None
     measures: bool = False
     rows: RowTest | None = None
+    choice: Choice | None = None
+    traits: Traits = Traits()
 
 
 RULES: dict[str, Rule] = {}
@@ -76,8 +108,19 @@ PRODUCTS: dict[str, Rule] = {}
 FOLDED: dict[str, Rule] = {}
 
 
-def register(names: str, rule: Rule, table: dict[str, Rule] = RULES) -> None:
-    """Enter a rule for each operator name, e.g. "aten.relu.default"; names are space-separated."""
+def register(
+    names: str,
+    rule: Rule,
+    table: dict[str, Rule] = RULES,
+    *,
+    choice: Choice | None = None,
+    traits: Traits | None = None,
+) -> None:
+    """Enter a rule for each operator name, e.g. "aten.relu.default"; names are space-separated.
+
+    choice and traits are put into the rule where they are given.
+    """
+    rule = replace(rule, choice=choice or rule.choice, traits=traits or rule.traits)
     for name in names.split():
         if name in table:
             raise KeyError(f"{name} already has a rule")
@@ -91,6 +134,7 @@ _SOURCE = Rule(
     pull=lambda f, g, *args, **kw: [],
     constant=lambda f, *args, **kw: f.call.run(*args),
     rows=reshaped,
+    traits=Traits(residues="fillings", sized=True),
 )
 
 
@@ -105,6 +149,12 @@ def rule_of(call: Call) -> Rule | None:
 
 # Operators that are captured under the name of another.
 RENAMED = {"aten.batch_norm.default": "aten._native_batch_norm_legit_no_training.default"}
+
+
+def traits_of(call: Call) -> Traits:
+    """The traits of a call's operator; none where it has no rule."""
+    rule = rule_of(call)
+    return Traits() if rule is None else rule.traits
 
 
 def has_rule(operator: Any) -> bool:

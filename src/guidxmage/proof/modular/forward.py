@@ -16,14 +16,13 @@ from torch import Tensor
 
 from guidxmage.engine.calls.call import Call, last_uses
 from guidxmage.engine.program.program import Program
-from guidxmage.engine.rules import rule_of
+from guidxmage.engine.rules import rule_of, traits_of
 from guidxmage.engine.trail.decisions import Decisions
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.proof.modular.field import Field
 from guidxmage.proof.modular.operators import (
     BATCH_NORM,
     divisor,
-    hands_on,
     multiplies,
     short,
 )
@@ -47,7 +46,7 @@ def logits_of(program: Program, trail: Trail, Z: Tensor, field: Field) -> Tensor
         value = _value(program, own, call, call.arguments(values, 1), trail, field)
         if multiplies(own):
             value = field.reduce(value)
-        if multiplies(own) or (hands_on(own) and small.issuperset(own.inputs)):
+        if multiplies(own) or (traits_of(own).moves and small.issuperset(own.inputs)):
             small.add(call.id)
         values[call.id] = value
         for id_ in done:

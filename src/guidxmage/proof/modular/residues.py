@@ -22,19 +22,16 @@ from guidxmage.engine.calls.call import Call, Frame, Sent
 from guidxmage.engine.calls.constants import Constant, Switched
 from guidxmage.engine.program.bias import Biases, by_row
 from guidxmage.engine.program.program import Program
+from guidxmage.engine.rules import traits_of
 from guidxmage.engine.rules.affine import batch_norm_affine, per_channel
 from guidxmage.engine.rules.table import Rule
 from guidxmage.errors import UnsupportedOperatorError
 from guidxmage.proof.modular.field import Field
 from guidxmage.proof.modular.operators import (
     BATCH_NORM,
-    BOUNDED,
-    OVERWRITING,
-    WEIGHTED,
     divisor,
     multiplies,
     reduced_cotangents,
-    short,
     without_rule,
 )
 
@@ -45,41 +42,40 @@ def residue_calls(program: Program, field: Field) -> tuple[Call, ...]:
 
 
 def _residue_call(call: Call, field: Field) -> Call:
-    name = short(call)
-    if name in BOUNDED:
+    kind = traits_of(call).residues
+    if kind == "bounds":
         return replace(call, args=(call.args[0], *_ordered(call.args[1:], field)))
-    if name in ("constant_pad_nd", "pad"):
+    if kind == "padding":
         value = call.args[-1] if isinstance(call.args[-1], float) else None
         if value == -inf:  # never the largest of a window: any number stands for it
             value = 0.0
         args = (*call.args[:-1], field.residue(value)) if value is not None else call.args
         return replace(call, args=args)
-    if name == "addcmul":
+    if kind == "product":
         return _product_residues(call, field)
-    if name in WEIGHTED | OVERWRITING or (not call.inputs) or name in ("cat", "stack"):
+    if kind in ("weights", "terms", "fillings"):
         kwargs = {
             key: field.residue(v) if isinstance(v, float) else v for key, v in call.kwargs.items()
         }
-        constants = name in ("mul", "add", "sub", "rsub") or name in OVERWRITING
-        return replace(call, args=_mapped(call.args, field, numbers=constants), kwargs=kwargs)
+        return replace(call, args=_mapped(call.args, field), kwargs=kwargs)
     return call
 
 
 def _product_residues(call: Call, field: Field) -> Call:
     """Base + value·a·b with the value in a constant factor: three factors would not fit."""
-    args = list(_mapped(call.args, field, numbers=False))
+    args = list(_mapped(call.args, field))
     place = next(n for n in (1, 2) if isinstance(args[n], Tensor))
     args[place] = field.reduce(args[place] * field.residue(float(call.kwargs.get("value", 1))))
     return replace(call, args=tuple(args), kwargs={})
 
 
-def _mapped(args: Sequence[Any], field: Field, *, numbers: bool) -> tuple[Any, ...]:
+def _mapped(args: Sequence[Any], field: Field) -> tuple[Any, ...]:
     def one(arg: Any) -> Any:
         if isinstance(arg, Tensor):
             return field.constant(arg) if arg.is_floating_point() else arg.cpu()
         if isinstance(arg, list):
             return [one(item) for item in arg]
-        if numbers and isinstance(arg, float):
+        if isinstance(arg, float):
             return field.residue(arg)
         return arg
 

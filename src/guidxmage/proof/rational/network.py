@@ -21,7 +21,7 @@ from torch import Tensor
 
 from guidxmage.engine.calls.call import Call, Frame, Hole
 from guidxmage.engine.program.program import Program
-from guidxmage.engine.rules import rule_of
+from guidxmage.engine.rules import rule_of, traits_of
 from guidxmage.engine.rules.table import fill, holes
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError, UnsupportedOperatorError
@@ -30,70 +30,6 @@ from guidxmage.proof.rational.formula import ZERO, Inequality, Line, Row
 from guidxmage.proof.rational.operators import decisions_of
 from guidxmage.proof.rational.pieces import Decision
 
-# Operators whose rule, applied to a unit vector, rounds nothing.
-_EXACT = frozenset(
-    [
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "linear",
-        "addmm",
-        "matmul",
-        "mm",
-        "_native_batch_norm_legit_no_training",
-        "add",
-        "sub",
-        "rsub",
-        "mul",
-        "neg",
-        "sum",
-        "clone",
-        "contiguous",
-        "alias",
-        "detach",
-        "lift_fresh_copy",
-        "dropout",
-        "feature_dropout",
-        "view",
-        "reshape",
-        "flatten",
-        "unflatten",
-        "_unsafe_view",
-        "squeeze",
-        "unsqueeze",
-        "permute",
-        "transpose",
-        "t",
-        "expand",
-        "slice",
-        "select",
-        "split",
-        "split_with_sizes",
-        "chunk",
-        "unbind",
-        "narrow",
-        "index_select",
-        "index",
-        "cat",
-        "stack",
-        "constant_pad_nd",
-        "pad",
-    ]
-)
-_AVERAGES = frozenset(
-    [
-        "avg_pool1d",
-        "avg_pool2d",
-        "avg_pool3d",
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "adaptive_avg_pool3d",
-        "mean",
-    ]
-)
 _UNITS = 256
 
 
@@ -208,9 +144,9 @@ def _lines(
     call: Call, program: Program, first: dict[int, int], deadline: Deadline
 ) -> tuple[Line, ...]:
     """The rows of an affine call: coefficients from unit vectors, and what it adds by itself."""
-    rule, name = rule_of(call), call.op.split(".")[1]
-    known = name in _EXACT | _AVERAGES or name == "div"
-    if rule is None or rule.kind != "affine" or not (known or not call.inputs):
+    rule = rule_of(call)
+    known = rule is not None and (rule.traits.exact or rule.traits.averages or not call.inputs)
+    if rule is None or rule.kind != "affine" or not known:
         raise UnsupportedOperatorError(
             f"{call.op} at '{call.site}' has no exact rational coefficients here: no proof of this "
             "network is possible"
@@ -252,7 +188,7 @@ class _Reader:
 
     def __init__(self, call: Call, program: Program) -> None:
         name = call.op.split(".")[1]
-        self.call, self.average = call, name in _AVERAGES
+        self.call, self.average = call, traits_of(call).averages
         self.divisors: list[float] | None = None
         if name == "div":
             shape = program.shapes(1)[call.id]

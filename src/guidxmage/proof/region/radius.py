@@ -25,12 +25,12 @@ from guidxmage.engine.capture.user_model import untouched
 from guidxmage.engine.program.precision import widened
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.rules import rule_of
+from guidxmage.engine.rules.choices import OfWindows
 from guidxmage.engine.symbolic import Network
 from guidxmage.engine.trail.decisions import Decisions
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.proof.modular.forward import windows_of
-from guidxmage.proof.modular.operators import short
 from guidxmage.proof.rounding.magnitudes import with_magnitudes, without_magnitudes
 from guidxmage.proof.rounding.margins import margins_of, shifted
 
@@ -223,7 +223,12 @@ def _decides(call: Call) -> bool:
 
 
 def _is_window(call: Call) -> bool:
-    return short(call).startswith(("max_pool", "adaptive_max_pool"))
+    return _windows(call) is not None
+
+
+def _windows(call: Call) -> OfWindows | None:
+    rule = rule_of(call)
+    return rule.choice if rule is not None and isinstance(rule.choice, OfWindows) else None
 
 
 def _competitors(
@@ -234,7 +239,9 @@ def _competitors(
     Positions outside of the plane, and the one that was taken, are as far away as can be: the
     difference is 0 − `missing` there.
     """
-    dims = int(call.op.split("max_pool")[1][0])
+    choice = _windows(call)
+    assert choice is not None
+    dims = choice.dims
     index = entry.index()
     starts, reach, ends = windows_of(call, dims, x.shape[-dims:], index.shape[-dims:])
     offers = [shifted(x, starts, ends, steps, outside=missing) for steps in product(*reach)]

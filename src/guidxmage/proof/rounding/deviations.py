@@ -22,7 +22,7 @@ from torch import Tensor
 from guidxmage.engine.calls.call import Call, Hole
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.program.steps import constants_of
-from guidxmage.engine.rules import rule_of
+from guidxmage.engine.rules import rule_of, traits_of
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.proof.modular.operators import short
 from guidxmage.proof.rounding.magnitudes import with_magnitudes, without_magnitudes
@@ -132,9 +132,9 @@ def _largest_coefficient(program: Program, call: Call) -> float:
 
     1 for every other call.
     """
-    name = short(call)
-    if not name.startswith(("mean", "avg_pool", "adaptive_avg_pool")):
+    if not traits_of(call).averages:
         return 1.0
+    name = short(call)
     shape, out = program.shapes(1)[call.inputs[0]], program.shapes(1)[call.id]
     if name == "mean":
         return prod(out) / prod(shape)

@@ -14,15 +14,11 @@ from torch import Tensor
 
 from guidxmage.engine.calls.call import Call
 from guidxmage.engine.program.program import Program
+from guidxmage.engine.rules import rule_of, traits_of
 from guidxmage.engine.rules.affine import batch_norm_affine, per_channel
 from guidxmage.proof.modular.operators import BATCH_NORM, short, without_rule
 
 Magnitude = Callable[[Tensor], Tensor]
-# Affine operators without a counterpart modulo primes whose coefficients are known here: their
-# magnitudes, or for interpolations, which have none below 0 or above 1, at least these.
-_ALSO = ("div", "upsample_nearest", "_upsample_nearest", "upsample_linear", "upsample_bilinear")
-# Plain numbers among the arguments of these are factors; elsewhere they say sizes and limits.
-_WITH_NUMBERS = frozenset(["mul", "div", "add", "sub", "rsub", "addcmul", "leaky_relu"])
 
 
 def with_magnitudes(program: Program, magnitude: Magnitude) -> Program:
@@ -41,15 +37,22 @@ def with_magnitudes(program: Program, magnitude: Magnitude) -> Program:
 
 def without_magnitudes(program: Program) -> Call | None:
     """The first call whose coefficients `with_magnitudes` does not know, or None."""
-    others = tuple(call for call in program.calls if not short(call).startswith(_ALSO))
-    return without_rule(others)
+    return next((call for call in program.calls if not _is_known(call)), None)
+
+
+def _is_known(call: Call) -> bool:
+    """Quotients are, and blends, whose coefficients are at least their squares."""
+    rule = rule_of(call)
+    if rule is not None and rule.kind == "affine" and (rule.traits.factors or rule.traits.blends):
+        return True
+    return without_rule([call]) is None
 
 
 def _call(call: Call, magnitude: Magnitude) -> Call:
     name = short(call)
     if name in ("neg", "abs"):
         return replace(call, op="aten.clone.default", target=torch.ops.aten.clone.default)
-    numbers = name in _WITH_NUMBERS
+    numbers = traits_of(call).factors  # elsewhere they say sizes and limits
     args = tuple(_changed(arg, magnitude, numbers) for arg in call.args)
     kwargs = {key: _changed(value, magnitude, numbers) for key, value in call.kwargs.items()}
     if name in ("sub", "rsub"):

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.calls.call import Call
+from guidxmage.engine.rules import rule_of
+from guidxmage.engine.rules.choices import AboveLimit, BetweenBounds, OfTwo, OfWindows, TwoSlopes
 from guidxmage.engine.trail.decisions import Decisions
-from guidxmage.proof.modular.forward import bounds_of, windows_of
-from guidxmage.proof.modular.operators import short
+from guidxmage.proof.modular.forward import windows_of
 
 
 @dataclass(frozen=True)
@@ -35,36 +36,28 @@ def margins_of(call: Call, inputs: Sequence[Tensor], entry: Decisions) -> Margin
 
     None for operators whose margins are not worked out.
     """
-    name, x = short(call), inputs[0]
+    rule, x = rule_of(call), inputs[0]
+    choice = None if rule is None else rule.choice
+    rest = call.args[1:]
     zeros = torch.zeros((), dtype=torch.int64)
-    if name in ("relu", "abs", "leaky_relu", "prelu", "_prelu_kernel"):
+    if isinstance(choice, TwoSlopes):
         return Margins(x.abs(), zeros)
-    if name == "threshold":
-        return Margins((x - call.args[1]).abs(), zeros)
-    if name in ("hardtanh", "relu6", "clamp", "clamp_min", "clamp_max"):
-        return _between(name, call, x)
-    if name in ("maximum", "minimum"):
+    if isinstance(choice, AboveLimit):
+        return Margins((x - choice.numbers(*rest)[0]).abs(), zeros)
+    if isinstance(choice, BetweenBounds):
+        below, above = ((x - bound).abs() for bound in choice.bounds(*rest))
+        return Margins(torch.minimum(below, above), (above < below).long())
+    if isinstance(choice, OfTwo):
         constant = next((arg for arg in call.args if isinstance(arg, Tensor)), None)
         other = inputs[1] if constant is None else constant
         return Margins((x - other).abs(), zeros, among_several=constant is None)
-    if name.startswith(("max_pool", "adaptive_max_pool")):
-        return _window_margins(call, x, entry)
+    if isinstance(choice, OfWindows):
+        return _window_margins(call, choice.dims, x, entry)
     return None
 
 
-def _between(name: str, call: Call, x: Tensor) -> Margins | None:
-    args = [None, *call.args[1:]]
-    if any(isinstance(arg, Tensor) for arg in args):
-        return None
-    low, high = bounds_of(name, args)
-    below = (x - (-inf if low is None else low)).abs()
-    above = (x - (inf if high is None else high)).abs()
-    return Margins(torch.minimum(below, above), (above < below).long())
-
-
-def _window_margins(call: Call, x: Tensor, entry: Decisions) -> Margins:
+def _window_margins(call: Call, dims: int, x: Tensor, entry: Decisions) -> Margins:
     """The position taken against the best of the others in its window."""
-    dims = int(call.op.split("max_pool")[1][0])
     taken = entry.index()
     out = taken.shape[-dims:]
     starts, reach, ends = windows_of(call, dims, x.shape[-dims:], out)
