@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
 from torch import Tensor
 
-from guidxmage.adversarial.heuristic.cutting_planes import Bundle
+from guidxmage.adversarial.heuristic.cutting_planes import CuttingPlanes
 from guidxmage.adversarial.heuristic.projection import nearby_l1, project
 from guidxmage.errors import InputError
 from tests.test_laws import properties
@@ -161,11 +161,11 @@ def _half_spaces(seed: int, size: int, count: int) -> tuple[Tensor, Tensor, Tens
 def test_bundles_agree_with_a_solver(norm: str, size: int, count: int) -> None:
     for seed in range(4):
         x, W, d, known = _half_spaces(seed, size, count)
-        bundle = Bundle.empty(3, x, 6)
+        planes = CuttingPlanes.empty(3, x, 6)
         for k in range(count):
-            bundle = bundle.add(W[:, k].view(3, 1, 1, size), d[:, k])
+            planes = planes.add(W[:, k].view(3, 1, 1, size), d[:, k])
         low, high = -x.flatten(1), 1 - x.flatten(1)
-        least = {"l2": bundle.least_l2, "linf": partial(bundle.least_linf, known=known)}
+        least = {"l2": planes.least_l2, "linf": partial(planes.least_linf, known=known)}
         found = least[norm](low, high)
         assert bool(((found >= low) & (found <= high)).all())
         for row in range(3):
@@ -241,9 +241,9 @@ def _proximal(x: Any, w: Any, delta: Any, need: float, tau: float) -> float:
 
 def test_bundles_forget_the_oldest() -> None:
     x, W, d, _ = _half_spaces(0, 5, 3)
-    bundle = Bundle.empty(3, x, 2)
+    planes = CuttingPlanes.empty(3, x, 2)
     for k in range(3):
-        bundle = bundle.add(W[:, k].view(3, 1, 1, 5), d[:, k])
-    assert torch.allclose(bundle.W, torch.nn.functional.normalize(W[:, 1:], dim=2))
-    newest = bundle.only_newest(torch.tensor([True, False, True]))
+        planes = planes.add(W[:, k].view(3, 1, 1, 5), d[:, k])
+    assert torch.allclose(planes.W, torch.nn.functional.normalize(W[:, 1:], dim=2))
+    newest = planes.only_newest(torch.tensor([True, False, True]))
     assert torch.isfinite(newest.d).sum(1).tolist() == [1, 2, 1]
