@@ -25,6 +25,7 @@ FAMILIES = {
     "products": "Products of two values that depend on the image",
     "pooling": "Pooling and resampling",
     "shapes": "Shapes",
+    "padding": "Padding",
 }
 INTRODUCTION = """# Operators
 

@@ -140,6 +140,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "neg": (of(lambda m, x: -x), IMAGE),
     "mean": (of(lambda m, x: x.mean((2, 3))), IMAGE),
     "sum": (of(lambda m, x: x.sum((1, 3), keepdim=True)), IMAGE),
+    "running sums": (of(lambda m, x: x.cumsum(2).cumsum(-1)), IMAGE),
     "clone": (of(lambda m, x: x.clone() * 2), IMAGE),
     "dropout": (lambda: nn.Sequential(nn.Dropout(), nn.Dropout2d()), IMAGE),
     "reshape": (of(lambda m, x: x.reshape(x.shape[0], 2, 9, 6).unflatten(2, (3, 3))), IMAGE),

@@ -314,6 +314,16 @@ register(
     traits=Traits(residues="nothing", averages=True, carries=True),
 )
 register(
+    "aten.cumsum.default",
+    linear(
+        lambda f, x, dim: f.call.run(x, dim),
+        terms=lambda f, x, dim: x.shape[dim],
+        gain=lambda f, x, dim: x.shape[dim],
+        rows=rows.along(1),
+    ),
+    traits=Traits(residues="nothing", exact=True),
+)
+register(
     "aten.sum.dim_IntList",
     linear(
         lambda f, x, *args, **kw: aten.sum.dim_IntList(x, *args, **kw),

@@ -18,7 +18,7 @@ from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.rows import RowTest
 from guidxmage.engine.rules.smooth import active_values, applied, scaled, tangent, transposed
-from guidxmage.engine.rules.table import PRODUCTS, Rule, holes, linear, register
+from guidxmage.engine.rules.table import PRODUCTS, Rule, Traits, holes, linear, register
 from guidxmage.engine.trail.gates import Gates
 
 aten = torch.ops.aten
@@ -125,6 +125,7 @@ register(
     linear(
         lambda f, a, b: a @ b, terms=lambda f, a, b, **kw: 2 * a.shape[-1], rows=rows.multiplied
     ),
+    traits=Traits(residues="weights", exact=True),
 )
 register(
     "aten.einsum.default",
@@ -132,6 +133,7 @@ register(
         lambda f, equation, operands: aten.einsum.default(equation, operands),
         rows=rows.summed_by_letters,
     ),
+    traits=Traits(unproved="what it sums is written in its equation"),
 )
 
 

@@ -1,0 +1,79 @@
+"""Every operator says everything about itself, in one place."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from guidxmage.engine.rules import PRODUCTS, RULES
+from guidxmage.engine.rules.table import FOLDED, Rule, Traits, register
+
+ROOT = Path(__file__).parent.parent
+RULES_FOLDER = ROOT / "src" / "guidxmage" / "engine" / "rules"
+RESIDUES = {"weights", "product", "terms", "fillings", "bounds", "padding", "norm", "nothing"}
+EVERY = {**PRODUCTS, **RULES, **FOLDED}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_the_certificate_makes_of_an_operator_is_said(name: str) -> None:
+    """Smooth operators have no counterpart modulo primes; others have one, or say why not."""
+    rule = RULES[name]
+    if rule.kind == "gate":
+        assert not rule.traits.residues
+    else:
+        assert (rule.traits.residues in RESIDUES) != bool(rule.traits.unproved)
+
+
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.kind == "decision"])
+def test_what_a_decision_chooses_between_is_said(name: str) -> None:
+    rule = RULES[name]
+    assert rule.choice is not None
+    assert rule.record is not None
+    assert rule.crossings is not None
+
+
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.kind == "affine"])
+def test_coefficients_are_known_or_it_is_said_why_not(name: str) -> None:
+    traits = RULES[name].traits
+    assert traits.exact or traits.averages or traits.unproved
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_whether_images_stay_apart_is_said(name: str) -> None:
+    assert name in FOLDED or EVERY[name].rows is not None
+
+
+def test_no_trait_is_for_nothing() -> None:
+    """Every trait that there is belongs to some operator, and is asked for somewhere."""
+    used = {
+        field.name
+        for field in fields(Traits)
+        if any(getattr(rule.traits, field.name) for rule in EVERY.values())
+    }
+    assert used == {field.name for field in fields(Traits)}
+    source = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in (ROOT / "src").rglob("*.py")
+        if path.name != "table.py"
+    )
+    asked = used - {"unproved"}  # it is for readers, and for the tests above
+    assert all(re.search(rf"\.{name}\b", source) for name in asked)
+
+
+def test_an_operator_has_one_rule() -> None:
+    with pytest.raises(KeyError, match="already has a rule"):
+        register("aten.relu.default", Rule("affine", lambda: None, lambda: None))
+
+
+def test_the_example_of_the_guide_is_the_rule_itself() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(register\(.*?)```", guide, re.DOTALL)
+    assert len(example.splitlines()) <= 15
+    name = re.search(r'"(aten\.[\w.]+)"', example)[1]  # type: ignore[index]
+    assert name in RULES
+    sources = [path.read_text(encoding="utf-8") for path in RULES_FOLDER.glob("*.py")]
+    assert sum(example in source for source in sources) == 1
+    assert sum(f'"{name}' in source for source in sources) == 1
