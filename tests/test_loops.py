@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from guidxmage import Explainer
-from guidxmage.engine.calls.call import Frame, Sent
-from guidxmage.engine.capture.capture import capture
 from guidxmage.engine.kernels import bits, loops, reductions
 from guidxmage.engine.kernels.bits import pack_bits
-from guidxmage.engine.program.cotangents import Cotangent, Cotangents, sent_on
+from guidxmage.engine.kernels.compiled import machine_code
 from guidxmage.engine.rules.pooling import strided_windows
-from guidxmage.engine.trail.decisions import Decisions
 from tests.laws import random_like
 from tests.test_fast_kernels import on_threads
 from tests.test_laws import properties
@@ -31,9 +29,11 @@ dtypes = st.sampled_from([torch.float32, torch.float64])
 layouts = st.sampled_from([torch.contiguous_format, torch.channels_last])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with on_threads(1):
+@pytest.fixture(scope="module", autouse=True, params=[1, 2, 3])
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Loops on several threads share the work however little it is."""
+    with on_threads(request.param), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine_code, "_WORTH_WAKING", 1)
         yield
 
 
@@ -77,21 +77,16 @@ def test_packing(dtype, images, count, limit, seed) -> None:
     seed=st.integers(0, 50),
 )
 @properties
-def test_values_are_measured_and_clamped_while_packed(dtype, images, count, high, seed) -> None:
+def test_values_are_clamped_while_packed(dtype, images, count, high, seed) -> None:
     values = 4 * random_like((images, count), seed).to(dtype)
     own = values.clone()
-    found = loops.decide(own, 0, high, norms=True, clamp=True)
+    found = loops.decide(own, 0, high, clamp=True)
     assert found is not None
     assert torch.equal(own, values.clamp(0, high))
     planes = [pack_bits(values > 0)]
     if high is not None:
         planes = [pack_bits((values > 0) & (values < high)), pack_bits(values >= high)]
-    assert all(torch.equal(a, b) for a, b in zip(found[0], planes, strict=True))
-    small = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
-    assert torch.allclose(found[1], values.double().norm(dim=1), rtol=small)
-    left = loops.decide(own, 0, high, norms=False, clamp=False)
-    assert left is not None
-    assert left[1] is None
+    assert all(torch.equal(a, b) for a, b in zip(found, planes, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -103,7 +98,7 @@ def test_clamping_is_that_of_pytorch_to_the_bit(dtype: torch.dtype, count: int) 
     whole = {torch.float32: torch.int32, torch.float64: torch.int64}[dtype]
     for high, plain in ((None, torch.relu(values)), (1.5, nn.functional.hardtanh(values, 0, 1.5))):
         own = values.clone()
-        assert loops.decide(own, 0, high, norms=False, clamp=True)
+        assert loops.decide(own, 0, high, clamp=True)
         assert torch.equal(own.view(whole), plain.view(whole))
 
 
@@ -128,20 +123,14 @@ def test_gates_and_sums(dtype, channels, size, images, targets, layout, above, s
     assert loops.gate(own, packed)
     both = loops.sums_and_norms(g)
     assert torch.equal(own, torch.where(chosen, g, 0))
-    together = g.clone(memory_format=torch.preserve_format)
-    measured = loops.gate_and_measure(together, packed)
     expected = torch.where(chosen, g, 0).double().flatten(1).sum(1)
     assert summed is not None
     assert torch.allclose(summed, expected, rtol=1e-12, atol=1e-12)
     if not g.is_contiguous(memory_format=torch.channels_last):
-        assert both is measured is None
+        assert both is None
         return
     assert both is not None
-    assert measured is not None
     small = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
-    assert torch.equal(together, own)
-    assert torch.allclose(measured[0], own.double().sum((2, 3)), rtol=small, atol=small)
-    assert torch.allclose(measured[1], own.double().flatten(1).norm(dim=1), rtol=small)
     assert torch.allclose(both[0], g.double().sum((2, 3)), rtol=small, atol=small)
     assert torch.allclose(both[1], g.double().flatten(1).norm(dim=1), rtol=small)
 
@@ -319,25 +308,6 @@ def test_an_explanation_is_the_same(dtype: torch.dtype, images: int, target: str
         assert torch.allclose(ours.bias_by_layer[site], share, rtol=small, atol=small)
 
 
-def test_sums_that_are_known_are_sent_with_their_cotangent_only() -> None:
-    """What passes it on sends them along, what gates it in place does not; a sum has its own."""
-    program = capture(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Flatten()).eval(), (1, 2, 2))
-    g, sums, norms = torch.ones(1, 1, 2, 2), torch.full((1, 1), 4.0), torch.full((1,), 2.0)
-    arrived = Cotangent(g, owned=True, sums=sums, norms=norms)
-    frame = Frame(program.calls[1], 1, (1, 1, 2, 2), {})
-    assert sent_on(frame, arrived, Sent([g]), 0) == arrived
-    assert sent_on(frame, arrived, Sent([g.clone()]), 0).sums is None
-    decided = replace(frame, decisions=Decisions.from_bits(g > 0))
-    assert sent_on(decided, arrived, Sent([g]), 0).sums is None
-    assert sent_on(decided, arrived, Sent([g], sums, norms), 0) == arrived
-    waiting = Cotangents(5, g)
-    waiting.add(5, Cotangent(g.clone(), owned=True, sums=sums, norms=norms))
-    found = waiting.pop(5)
-    assert found is not None
-    assert (found.sums, found.norms, found.owned) == (None, None, True)
-    assert found.g.tolist() == (2 * g).tolist()
-
-
 def test_what_does_not_fit_is_left_to_whole_arrays() -> None:
     packed = pack_bits(torch.ones(1, 8, dtype=torch.bool))
     wide = torch.ones(1, 16)[:, ::2]
@@ -356,11 +326,66 @@ def test_what_does_not_fit_is_left_to_whole_arrays() -> None:
     assert loops.pack_above(torch.ones(2, 3, dtype=torch.float16), 0, closed=False) is None
 
 
-def test_with_many_threads_only_packing_is_compiled() -> None:
-    g, packed = torch.ones(1, 8), pack_bits(torch.ones(1, 8, dtype=torch.bool))
-    with on_threads(loops._FEW_THREADS + 1):
-        assert not loops.gate(g, packed)
-        assert loops.pack_above(g, 0, closed=False) is not None
+def test_results_are_the_same_on_any_number_of_threads() -> None:
+    torch.manual_seed(0)
+    network = _Network().eval()
+    images = random_like((2, 3, 17, 17), 1).float()
+    found = []
+    for threads in (1, 2, 3):
+        with on_threads(threads):
+            explained = Explainer(network).explain(images, "top2")
+        found.append((explained.trail, explained.bias, explained.residual_bound))
+    for trail, bias, bound in found[1:]:
+        assert bool(trail.same(found[0][0]).all())
+        small = 1e-6 * float(found[0][1].abs().max())
+        assert torch.allclose(bias, found[0][1], rtol=0, atol=small)
+        assert torch.allclose(bound, found[0][2], rtol=1e-5)
+
+
+@given(threads=st.integers(2, 4), rows=st.integers(1, 3), seed=st.integers(0, 20))
+@properties
+def test_sums_are_the_same_to_the_bit_on_any_number_of_threads(threads, rows, seed) -> None:
+    g = random_like((rows, 5, 40, 40), seed).float().contiguous(memory_format=torch.channels_last)
+    packed = pack_bits(random_like((rows, 5, 40, 40), seed + 1) > 0)
+
+    def all_sums() -> list[Tensor]:
+        flat = g.contiguous().flatten(1)
+        summed, normed = loops.sums_and_norms(g) or (g, g)
+        return [summed, normed, loops.norms(flat), loops.sums_where(g, packed)]  # type: ignore[list-item]
+
+    with on_threads(1):
+        alone = all_sums()
+    with on_threads(threads):
+        together = all_sums()
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def _gated(values: list[float], results: Any) -> None:
+    g = torch.tensor([values])
+    done = loops.gate(g, pack_bits(torch.tensor([[True, False] * 4])))
+    results.put((done, machine_code._threads(), g.tolist()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_process_wakes_no_threads() -> None:
+    """Threads of OpenMP do not outlive a fork, and numba ends a child that asks for them."""
+    with on_threads(2):
+        assert loops.gate(torch.ones(1, 8), pack_bits(torch.ones(1, 8, dtype=torch.bool)))
+        context = multiprocessing.get_context("fork")
+        results = context.SimpleQueue()
+        child = context.Process(target=_gated, args=([1.0] * 8, results))
+        child.start()
+        child.join(60)
+        assert child.exitcode == 0
+        assert results.get() == (True, 1, [[1.0, 0.0] * 4])
+
+
+def test_an_unsafe_layer_of_threads_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba, "threading_layer", lambda: "workqueue")
+    assert not machine_code._is_safe()
+    monkeypatch.setattr(machine_code._Threading, "safe", False)
+    with on_threads(3):
+        assert machine_code._threads() == 1
 
 
 def test_overlapping_and_strided_values_are_packed() -> None:

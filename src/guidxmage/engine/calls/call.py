@@ -14,7 +14,6 @@ from torch import Tensor
 
 from guidxmage.engine.kernels import loops
 from guidxmage.engine.kernels.layout import is_channels_last
-from guidxmage.engine.kernels.reductions import row_norms
 from guidxmage.engine.trail.decisions import Decisions
 from guidxmage.engine.trail.gates import Gates
 
@@ -129,25 +128,13 @@ def leaves(given: Any) -> Iterator[Any]:
 
 
 class Noted(NamedTuple):
-    """What recording a call leaves: its value, the decisions or gates, and its input's norms.
+    """What recording a call leaves: its value, and the decisions or gates.
 
     A branch leaves no value.
     """
 
     value: Tensor | None
     entry: Decisions | Gates | None = None
-    norms: Tensor | None = None
-
-
-class Sent(NamedTuple):
-    """What a transposed call sends to each of its inputs, with the sums and norms of the first.
-
-    sums (R, C) over positions and norms (R,), where they fell off on the way.
-    """
-
-    cotangents: Sequence[Tensor | None]
-    sums: Tensor | None = None
-    norms: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +142,7 @@ class Frame:
     """What a rule may know of the call it treats: the call, the rows of this run, the decisions.
 
     `owned` is the loop's word that nothing needs the value or cotangent that a rule is given any
-    more: only then it may be overwritten. `measure` asks for norms, and in a pull for sums, where
-    they can be had on the way.
+    more: only then it may be overwritten.
     `convention` tells `record` how a smooth operator is to be made affine.
     `ties` tells `crossings` that decisions which stay on their limit all along a line are to flip
     where the trail has them on the wrong side.
@@ -171,7 +157,6 @@ class Frame:
     convention: str = ""
     owned: bool = False
     ties: bool = True
-    measure: bool = False
 
     def prepare(self, name: str, make: Callable[[], Any]) -> Any:
         """A value derived from the weights alone, made once per program."""
@@ -211,42 +196,24 @@ class Frame:
     def switched(self, g: Tensor, number: int = 0) -> Tensor:
         """g where one plane of the decisions recorded here is set, and 0 elsewhere."""
         taken = self.taken()
-        if g.is_cpu and taken.shape == g.shape[1:] and loops.available() is not None:
+        if g.is_cpu and taken.shape == g.shape[1:] and loops.compiled() is not None:
             own = g if self.owned else g.clone()
             if loops.gate(own, taken.planes[number]):
                 return own
         return self.gate(g, self.plane(g, number), overwrite=self.owned)
 
-    def switched_off(self, g: Tensor) -> Sent:
-        """`switched` by the first plane, measured on the way where that is asked for."""
-        taken = self.taken()
-        if self.measure and g.is_cpu and taken.shape == g.shape[1:]:
-            own = g if self.owned else g.clone()
-            found = loops.gate_and_measure(own, taken.planes[0])
-            if found is not None:
-                return Sent([own], *found)
-        return Sent([self.switched(g)])
-
-    def decided(
-        self, x: Tensor, low: float, high: float | None = None
-    ) -> tuple[Decisions, bool, Tensor | None]:
+    def decided(self, x: Tensor, low: float, high: float | None = None) -> tuple[Decisions, bool]:
         """Where x (B, …) is above low; or inside (low, high), and where at or above high.
 
-        Also whether an owned x was at once brought between the limits, and x's norms where they
-        are asked for.
+        Also whether an owned x was at once brought between the limits.
         """
-        measure = self.measure and x.shape[0] == self.rows
-        clamp = self.owned and x.is_contiguous() and loops.available() is not None
-        found = loops.decide(x, low, high, norms=measure, clamp=clamp)
-        if found is not None:
-            planes, sizes = found
-            if self.measure and sizes is None:
-                sizes = row_norms(x, self.rows)
-            return Decisions("bits", tuple(x.shape[1:]), tuple(planes)), clamp, sizes
-        sizes = row_norms(x, self.rows) if self.measure else None
+        clamp = self.owned and x.is_contiguous() and loops.compiled() is not None
+        planes = loops.decide(x, low, high, clamp=clamp)
+        if planes is not None:
+            return Decisions("bits", tuple(x.shape[1:]), planes), clamp
         if high is None:
-            return Decisions.from_limit(x, low), False, sizes
-        return Decisions.from_interval(x, low, high), False, sizes
+            return Decisions.from_limit(x, low), False
+        return Decisions.from_interval(x, low, high), False
 
     def for_rows(self, recorded: Tensor) -> Tensor:
         """A recorded tensor (B, …) repeated for every row of this run."""

@@ -21,11 +21,6 @@ Array = np.ndarray[Any, Any]
 
 _DTYPES = (torch.float32, torch.float64)
 
-_NO_SQUARES = np.empty(0)
-
-# The loops run on one thread. Packing is so in NumPy too; for the rest PyTorch's own operations are
-# taken where it has more threads than these.
-_FEW_THREADS = 4
 # Each position of a window is looked at for every number.
 _FEW_POSITIONS = 16
 
@@ -42,47 +37,40 @@ def compiled() -> ModuleType | None:
     return loops
 
 
-def available() -> ModuleType | None:
-    """The compiled loops; None also where PyTorch has many threads."""
-    return compiled() if torch.get_num_threads() <= _FEW_THREADS else None
-
-
 def pack_above(values: Tensor, limit: float, *, closed: bool) -> Tensor | None:
     """`bits.pack_above` of values (B, …)."""
     loops = compiled() if _is_plain(values) else None
     if loops is None:
         return None
     flat, packed = _flat(values)
-    loops.pack_above(flat, flat.dtype.type(limit), closed, False, packed, _NO_SQUARES)
+    loops.pack_above(flat, flat.dtype.type(limit), closed, False, packed)
     return torch.from_numpy(packed)
 
 
 def pack_interval(values: Tensor, low: float, high: float) -> tuple[Tensor, Tensor] | None:
     """`bits.pack_interval` of values (B, …)."""
-    found = decide(values, low, high, norms=False, clamp=False)
-    return None if found is None else (found[0][0], found[0][1])
+    found = decide(values, low, high, clamp=False)
+    return None if found is None else (found[0], found[1])
 
 
 def decide(
-    values: Tensor, low: float, high: float | None, *, norms: bool, clamp: bool
-) -> tuple[list[Tensor], Tensor | None] | None:
-    """The plane of `pack_above`, or with high the two of `pack_interval`, reading values once.
+    values: Tensor, low: float, high: float | None, *, clamp: bool
+) -> tuple[Tensor, ...] | None:
+    """The plane of `pack_above`, or with high the two of `pack_interval`.
 
-    norms: also the 2-norms (B,) of the values, float64. clamp: values, which must then be
-    contiguous, are brought between the limits.
+    clamp: values, which must then be contiguous, are brought between the limits at once.
     """
     loops = compiled() if _is_plain(values) else None
     if loops is None:
         return None
-    (flat, first), squares = _flat(values), np.zeros(values.shape[0]) if norms else _NO_SQUARES
+    flat, first = _flat(values)
     kind, planes = flat.dtype.type, [first]
     if high is None:
-        loops.pack_above(flat, kind(low), False, clamp, first, squares)
+        loops.pack_above(flat, kind(low), False, clamp, first)
     else:
         planes.append(np.empty_like(first))
-        loops.pack_interval(flat, (kind(low), kind(high)), clamp, *planes, squares)
-    sizes = torch.from_numpy(np.sqrt(squares)) if norms else None
-    return [torch.from_numpy(plane) for plane in planes], sizes
+        loops.pack_interval(flat, (kind(low), kind(high)), clamp, *planes)
+    return tuple(map(torch.from_numpy, planes))
 
 
 def pack_positions(
@@ -142,17 +130,6 @@ def gate(g: Tensor, packed: Tensor) -> bool:
         return False
     (loops.gate if lines.ndim == 2 else loops.gate_channels_last)(lines, packed.numpy())
     return True
-
-
-def gate_and_measure(g: Tensor, packed: Tensor) -> tuple[Tensor, Tensor] | None:
-    """`gate`, and `sums_and_norms` of what is left; only of what lies channels last."""
-    loops = _loops_for(g)
-    lines = _channels_last(g) if loops is not None and _fits(g, packed) else None
-    if loops is None or lines is None:
-        return None
-    sums, norms = _room(lines, lines.shape[2])
-    loops.gate_and_measure(lines, packed.numpy(), sums, norms)
-    return torch.from_numpy(sums), torch.from_numpy(norms)
 
 
 def sums_where(g: Tensor, packed: Tensor) -> Tensor | None:
@@ -220,7 +197,7 @@ def sum_of_rows(g: Tensor, weight: Tensor) -> Tensor | None:
 
 
 def _loops_for(values: Tensor) -> ModuleType | None:
-    return available() if _is_plain(values) else None
+    return compiled() if _is_plain(values) else None
 
 
 def _is_plain(values: Tensor) -> bool:

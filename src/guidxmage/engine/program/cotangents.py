@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
-from guidxmage.engine.calls.call import Frame, Sent
 from guidxmage.engine.kernels.layout import is_dense, shares_memory
 
 
 class Cotangent(NamedTuple):
-    """A cotangent g (R, …), owned where it shares its memory with nothing and may be overwritten.
-
-    sums (R, C) over positions and norms (R,) of g, where what made it has taken them.
-    """
+    """A cotangent g (R, …); owned: it shares its memory with nothing and may be overwritten."""
 
     g: Tensor
     owned: bool = False
-    sums: Tensor | None = None
-    norms: Tensor | None = None
 
 
 class Cotangents:
@@ -44,14 +39,7 @@ class Cotangents:
         self._waiting[id_] = sent
 
 
-def sent_on(frame: Frame, arrived: Cotangent, sent: Sent, number: int) -> Cotangent:
-    """What a call sends back to one of its inputs, with what is known of it."""
-    g = sent.cotangents[number]
-    assert g is not None
-    alone = not shares_memory(arrived.g, g) or (arrived.owned and len(sent.cotangents) == 1)
-    owned = alone and is_dense(g)
-    if sent.norms is not None:
-        return Cotangent(g, owned, sent.sums, sent.norms)
-    if g is arrived.g and frame.decisions is None:  # passed on as it is, not gated in place
-        return Cotangent(g, owned, arrived.sums, arrived.norms)
-    return Cotangent(g, owned)
+def sent_on(arrived: Cotangent, sent: Sequence[Tensor | None], g: Tensor) -> Cotangent:
+    """What a call sends back to one of its inputs."""
+    alone = not shares_memory(arrived.g, g) or (arrived.owned and len(sent) == 1)
+    return Cotangent(g, alone and is_dense(g))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from guidxmage.engine.calls.call import Branch, Call, Frame, Hole, Noted, Sent, last_uses
+from guidxmage.engine.calls.call import Branch, Call, Frame, Hole, Noted, last_uses
 from guidxmage.engine.kernels.reductions import row_norms, sums_and_norms
 from guidxmage.engine.program.bias import Biases, Rounding, by_row, position_map
 from guidxmage.engine.program.cotangents import Cotangents, sent_on
@@ -164,14 +164,12 @@ class Program:
             sizes[0] = row_norms(images, rows)
         for step in self._recorded:
             call = step.call
-            noted = self._record_call(step, call.arguments(values, rows), rows, norms=norms)
+            noted = self._record_call(step, call.arguments(values, rows), rows)
             if noted.entry is not None:
                 entries: dict[str, Any] = (
                     trail.gates if isinstance(noted.entry, Gates) else trail.decisions
                 )
                 entries[call.site] = noted.entry.per_image(rows)
-            if noted.norms is not None and step.measures is not None:
-                sizes[step.measures] = noted.norms
             if noted.value is not None:
                 values[call.id] = noted.value
                 if norms and step.measured:
@@ -182,7 +180,7 @@ class Program:
                 values.pop(id_, None)
         return Recording(values[self.result], trail, self._sizes.completed(sizes))
 
-    def _record_call(self, step: Recorded, args: list[Any], rows: int, *, norms: bool) -> Noted:
+    def _record_call(self, step: Recorded, args: list[Any], rows: int) -> Noted:
         """One call of the user's, run for real."""
         call = step.call
         if step.branch is not None:
@@ -196,7 +194,6 @@ class Program:
             self._prepared,
             convention=step.convention,
             owned=step.owned,
-            measure=norms and step.measures is not None,
         )
         found = step.rule.record(frame, *args, **call.kwargs)
         if isinstance(found, Noted):
@@ -277,23 +274,18 @@ class Program:
         rows, pending = len(cotangent), Cotangents(self.result, cotangent)
         bias, rounding = self._new_biases(), Rounding(self._prepared)
         bias_maps: dict[str, Tensor] = {}
-        measure = norms is not None and not maps  # maps need cotangents as they were
         for step in self._steps(rows):
             call = step.call
             arrived = pending.pop(call.id)
             if arrived is None:
                 continue
-            g, summed = arrived.g, arrived.sums
-            frame = self.frame(
-                call, rows, trail, owned=arrived.owned, measure=step.wanted and measure
-            )
+            g, summed = arrived.g, None
+            frame = self.frame(call, rows, trail, owned=arrived.owned)
             if visit is not None:
                 visit(call, g)
             constants = step.constants(frame)
             if norms is not None and step.rule.terms is not None:
-                size = arrived.norms
-                if size is None:
-                    summed, size = sums_and_norms(g, rows)
+                summed, size = sums_and_norms(g, rows)
                 given, output = self._sizes.of(call, step.rule, norms)
                 rounding.add(size, output, given, step.noise(frame, constants))
             if constants and bias.add(g, constants, rows, summed):
@@ -304,9 +296,9 @@ class Program:
                 )
             # The last to read g, which may be overwritten here where nothing else has it.
             sent = self.pull_call(step.rule, frame, g, step.holes)
-            for number, (id_, g_in) in enumerate(zip(call.inputs, sent.cotangents, strict=True)):
+            for id_, g_in in zip(call.inputs, sent, strict=True):
                 if g_in is not None:  # not frozen: something flows here
-                    pending.add(id_, sent_on(frame, arrived, sent, number))
+                    pending.add(id_, sent_on(arrived, sent, g_in))
         last = pending.pop(0)
         weights = cotangent.new_zeros(rows, *self.input_shape) if last is None else last.g
         sites, shares = bias.totals(cotangent)
@@ -320,10 +312,12 @@ class Program:
             maps=dict(reversed(bias_maps.items())),
         )
 
-    def pull_call(self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]) -> Sent:
+    def pull_call(
+        self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]
+    ) -> Sequence[Tensor | None]:
         """One call transposed: a cotangent for each of its active inputs."""
-        pulled = rule.pull(frame, g, *holes, **frame.call.kwargs)
-        return pulled if isinstance(pulled, Sent) else Sent(pulled)
+        sent: Sequence[Tensor | None] = rule.pull(frame, g, *holes, **frame.call.kwargs)
+        return sent
 
     def _new_biases(self) -> Biases:
         return Biases()
@@ -342,21 +336,11 @@ class Program:
         blanks = {id_: Hole(shape, self.dtype, self.device) for id_, shape in shapes.items()}
         return described([(call, _rule(call)) for call in calls], shapes, blanks, rows)
 
-    def frame(
-        self,
-        call: Call,
-        rows: int,
-        trail: Trail,
-        *,
-        owned: bool = False,
-        measure: bool = False,
-    ) -> Frame:
+    def frame(self, call: Call, rows: int, trail: Trail, *, owned: bool = False) -> Frame:
         """What a rule may know of a call in a run of that many rows along a trail."""
         decisions, gates = trail.decisions.get(call.site), trail.gates.get(call.site)
         shape = self.shapes(rows)[call.id]
-        return Frame(
-            call, rows, shape, self._prepared, decisions, gates, owned=owned, measure=measure
-        )
+        return Frame(call, rows, shape, self._prepared, decisions, gates, owned=owned)
 
 
 def _kept(known: dict[int, Kept], rows: int, make: Callable[[], Kept]) -> Kept:

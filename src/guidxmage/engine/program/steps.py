@@ -51,17 +51,12 @@ class Pulled:
 
 @dataclass
 class Step:
-    """One call of a run: its rule, its output's shape, its arguments with holes for active inputs.
-
-    In a pull, `wanted` tells that the call which computed the input has use for the sums and norms
-    of what this one sends back.
-    """
+    """One call of a run: its rule, its output's shape, its arguments with holes for active ones."""
 
     call: Call
     rule: Rule
     shape: tuple[int, ...]
     holes: list[Any]
-    wanted: bool = False
     _constants: list[Constant] | None = None
     _noise: Noise | None = None
 
@@ -109,8 +104,8 @@ class Recorded:
     """One call of the recorded run, and what is to be noted and forgotten with it.
 
     rule: None for what only a branch depends on. owned: its input may be overwritten. measured: its
-    output's norms are taken; measures: it takes those of its input, value number `measures`, on the
-    way. expired: values not needed any more. branch: what Python was told by the call.
+    output's norms are taken. expired: values not needed any more. branch: what Python was told by
+    the call.
     """
 
     call: Call
@@ -118,7 +113,6 @@ class Recorded:
     convention: str
     owned: bool
     measured: bool
-    measures: int | None
     expired: tuple[int, ...]
     branch: Branch | None = None
 
@@ -138,7 +132,7 @@ def recorded_run(  # noqa: PLR0917
     """
     run = [one.call if isinstance(one, Branch) else one for one in order]
     uses: Counter[int | None] = Counter(id_ for call in run for id_ in call.inputs)
-    steps, on_the_way = [], set()
+    steps = []
     for one, call, expired in zip(order, run, last_uses(run, result), strict=True):
         branch = one if isinstance(one, Branch) else None
         rule = rules.get(call.id) if branch is None else None
@@ -146,12 +140,10 @@ def recorded_run(  # noqa: PLR0917
         first = call.args[0] if call.args else None
         source = first.id if isinstance(first, Ref) else None
         owned = source in fresh and uses[source] == 1
-        measures = source if owned and rule and rule.measures and source in measured else None
-        on_the_way.add(measures)
         convention = conventions.get(rule.family, "") if rule else ""
-        steps.append(Recorded(call, rule, convention, owned, False, measures, expired, branch))
-    left = measured - on_the_way
-    return tuple(replace(step, measured=step.call.id in left) for step in steps)
+        needed = call.id in measured
+        steps.append(Recorded(call, rule, convention, owned, needed, expired, branch))
+    return tuple(steps)
 
 
 def described(
@@ -161,18 +153,7 @@ def described(
     rows: int,
 ) -> list[Step]:
     """The steps of calls in order of execution; shapes and holes are those of all values."""
-    steps: list[Step] = []
-    summed: set[int] = set()  # values of whose cotangents sums or norms are wanted
-    for call, rule in calls:
-        wanted = rule.measures and not summed.isdisjoint(call.inputs)
-        steps.append(Step(call, rule, shapes[call.id], call.arguments(blanks, rows), wanted))
-        if call.op == "aten.add.Tensor":  # a constant's share, or what it passes on to its inputs
-            own = len(call.inputs) == 1 or not summed.isdisjoint(call.inputs)
-        else:
-            own = bool(call.offsets) or rule.terms is not None
-        if own:
-            summed.add(call.id)
-    return steps
+    return [Step(call, rule, shapes[call.id], call.arguments(blanks, rows)) for call, rule in calls]
 
 
 def constants_of(frame: Frame, rule: Rule, holes: list[Any]) -> list[Constant]:

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.calls.call import Call, Frame, Hole, Noted, Sent, is_active
-from guidxmage.engine.kernels.reductions import row_norms
+from guidxmage.engine.calls.call import Call, Frame, Hole, Noted, is_active
 from guidxmage.engine.rules import breakpoints as crossing
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import largest
@@ -26,16 +25,16 @@ aten = torch.ops.aten
 # --- two pieces: on or off -----------------------------------------------------------------------
 
 
-def _slopes(on: Callable[..., Any], off: Callable[..., Any]) -> Callable[..., Sent]:
+def _slopes(on: Callable[..., Any], off: Callable[..., Any]) -> Callable[..., Tensor]:
     """v ↦ v·(on-slope where on, off-slope elsewhere), for both directions and cotangents."""
 
-    def scaled(f: Frame, v: Tensor, *args: Any) -> Sent:
+    def scaled(f: Frame, v: Tensor, *args: Any) -> Tensor:
         low, high = off(*args), on(*args)
         if isinstance(low, int | float) and low == 0:
-            return f.switched_off(v) if high == 1 else Sent([f.switched(v) * high])
+            return f.switched(v) if high == 1 else f.switched(v) * high
         bits = f.plane(v)
         # low + (high − low)·bit, exactly `high` or `low` because a product with 0 or 1 is exact.
-        return Sent([f.gate(v * high, bits) + f.gate(v * low, 1 - bits)])
+        return f.gate(v * high, bits) + f.gate(v * low, 1 - bits)
 
     return scaled
 
@@ -68,8 +67,8 @@ def _two_pieces(
 
     return Rule(
         "decision",
-        push=lambda f, x, *args: scaled(f, x, *args).cotangents[0],
-        pull=lambda f, g, x, *args: scaled(f, g, *args),
+        push=scaled,
+        pull=lambda f, g, x, *args: [scaled(f, g, *args)],
         record=record,
         constant=constant if off_value else None,
         refuse=refuse,
@@ -95,15 +94,15 @@ def _threshold_crossings(f: Frame, x: Tensor, limit: Any = 0) -> Crossings:
 
 
 def _record_relu(f: Frame, x: Tensor) -> Noted:
-    decisions, done, norms = f.decided(x, 0)
+    decisions, done = f.decided(x, 0)
     if not done:
         x = x.relu_() if f.owned else f.call.run(x)
-    return Noted(x, decisions, norms)
+    return Noted(x, decisions)
 
 
 register(
     "aten.relu.default",
-    replace(_two_pieces(lambda x, y: y > 0), record=_record_relu, measures=True),
+    replace(_two_pieces(lambda x, y: y > 0), record=_record_relu),
     traits=Traits(residues="nothing", moves=True),
 )
 
@@ -227,7 +226,7 @@ def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
     return Rule(
         "decision",
         push=lambda f, x, *args: f.switched(x),
-        pull=lambda f, g, x, *args: f.switched_off(g),
+        pull=lambda f, g, x, *args: [f.switched(g)],
         record=record,
         constant=constant,
         crossings=crossings,
@@ -259,20 +258,19 @@ def _refuse_active_bounds(call: Call) -> str | None:
 
 def _record_hardtanh(f: Frame, x: Tensor, low: float = -1, high: float = 1) -> Noted:
     if low == high:  # a constant: every output is on the upper bound
-        norms = row_norms(x, f.rows) if f.measure else None
         value = f.call.run(x, low, high)
-        return Noted(value, Decisions.from_interval(value, low, high), norms)
-    decisions, done, norms = f.decided(x, low, high)
+        return Noted(value, Decisions.from_interval(value, low, high))
+    decisions, done = f.decided(x, low, high)
     if not done:
         clamp_ = torch.nn.functional.hardtanh_
         x = clamp_(x, low, high) if f.owned else f.call.run(x, low, high)
-    return Noted(x, decisions, norms)
+    return Noted(x, decisions)
 
 
 # PyTorch's derivative on the bound itself: 0 for hardtanh and relu6, 1 for clamp.
 register(
     "aten.hardtanh.default",
-    replace(_three_pieces(_hardtanh_bounds, closed=False), record=_record_hardtanh, measures=True),
+    replace(_three_pieces(_hardtanh_bounds, closed=False), record=_record_hardtanh),
 )
 register("aten.relu6.default", _three_pieces(lambda: (0, 6), closed=False))
 register(

@@ -44,7 +44,7 @@ def _reads_few_rows(g: Tensor, weight: Tensor) -> bool:
     if not usual or weight.numel() < _LARGE_WEIGHT or g.numel() > 64 * len(weight):
         return False
     # How much slower picking rows reads a weight than a product does.
-    slower = 4 / 3 if loops.available() is not None else 3
+    slower = 4 / 3 if loops.compiled() is not None else 3
     return int(torch.count_nonzero(g)) * slower <= len(weight)
 
 

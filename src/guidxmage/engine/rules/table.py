@@ -73,11 +73,10 @@ class Rule:
     decision may choose, by number; where it is empty the choice is a position. `jumps` tells
     whether a call's value jumps where its decision flips. `family`: of smooth operators that share
     a convention; `pull` may give None for an input that the convention freezes. `switched` gives a
-    plane of decisions and a number where the constant is just their product. `measures`: asked
-    for it by the frame, `record` leaves its input's norms there, and `pull` the sums and norms of
-    what it sends back. `rows` tells of a call whether it keeps the images of a batch apart; where
-    it is None, nothing is known and images are run one by one. `choice`: what a decision operator
-    chooses between. `traits`: all else that is to be known.
+    plane of decisions and a number where the constant is just their product. `rows` tells of a call
+    whether it keeps the images of a batch apart; where it is None, nothing is known and images are
+    run one by one. `choice`: what a decision operator chooses between. `traits`: all else that is
+    to be known.
     """
 
     kind: str
@@ -95,7 +94,6 @@ class Rule:
     jumps: Callable[[Call], bool] | None = None
     family: str = ""
     switched: Callable[..., tuple[int, float] | None] | None = None
-    measures: bool = False
     rows: RowTest | None = None
     choice: Choice | None = None
     traits: Traits = Traits()

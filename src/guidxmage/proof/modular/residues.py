@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from guidxmage.engine.calls.call import Call, Frame, Sent
+from guidxmage.engine.calls.call import Call, Frame
 from guidxmage.engine.calls.constants import Constant, Switched
 from guidxmage.engine.program.bias import Biases, by_row
 from guidxmage.engine.program.program import Program
@@ -188,7 +188,9 @@ class ResidueProgram(Program):
         assert self.field is not None
         return self.field
 
-    def pull_call(self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]) -> Sent:
+    def pull_call(
+        self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]
+    ) -> Sequence[Tensor | None]:
         """One call transposed, and what comes out of it reduced."""
         if not multiplies(frame.call):
             return super().pull_call(rule, frame, g, holes)
@@ -197,9 +199,9 @@ class ResidueProgram(Program):
             g = self._field.reduce(g)
         if common > 1:
             g = self._field.reduce(g * self._field.inverse(common)) * common
-        pulled = super().pull_call(rule, frame, g, holes).cotangents
+        pulled = super().pull_call(rule, frame, g, holes)
         whole = (None if v is None else v.round() if common > 1 else v for v in pulled)
-        return Sent([None if v is None else self._field.reduce(v) for v in whole])
+        return [None if v is None else self._field.reduce(v) for v in whole]
 
 
 def norm_residues(call: Call, field: Field) -> tuple[Tensor, Tensor]:

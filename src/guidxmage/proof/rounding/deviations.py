@@ -108,7 +108,7 @@ class RoundingModel:
         assert self._squares is not None
         frame = self._squares.frame(call, 1, trail)
         sent = self._squares.pull_call(rule, frame, arrived, self._holes(call))
-        return [part.abs() for part in sent.cotangents if part is not None]
+        return [part.abs() for part in sent if part is not None]
 
     def _holes(self, call: Call) -> list[Any]:
         wide, shapes = self._wide, self._wide.shapes(1)

@@ -2,7 +2,6 @@
 
 from guidxmage.engine.kernels.compiled.gating import (
     gate,
-    gate_and_measure,
     gate_channels_last,
     sums_and_norms,
     sums_where,
@@ -20,7 +19,6 @@ from guidxmage.engine.kernels.compiled.smooth import secants
 __all__ = [
     "add_at_maxima",
     "gate",
-    "gate_and_measure",
     "gate_channels_last",
     "norms",
     "pack_above",

@@ -8,29 +8,38 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import prange
 
-from guidxmage.engine.kernels.compiled.machine_code import BLOCK, SPREAD, Array, compiled
+from guidxmage.engine.kernels.compiled.machine_code import (
+    BLOCK,
+    SPREAD,
+    Array,
+    compiled,
+    shared,
+)
 
 _ONES = np.uint64(0x0101010101010101)
 _LAST = np.uint64(7)
 _FEW = 16  # one byte in so many has a bit set
+_GROUPS = 16  # of eight positions: what one thread gates at once
 _ROWS = 32  # summed in the values' own precision before they are added to a total in float64
 
 
-@compiled
+@shared
 def gate(g: Array, packed: Array) -> None:
     """Set g (R, n) to 0 where the bits (B, bytes) are not set."""
-    kept = np.empty(BLOCK, np.uint8)
-    words = kept.view(np.uint64)
-    for row in range(len(g)):
+    blocks = (g.shape[1] + BLOCK - 1) // BLOCK
+    for unit in prange(len(g) * blocks):
+        row, start = unit // blocks, unit % blocks * BLOCK
+        kept = np.empty(BLOCK, np.uint8)
+        words = kept.view(np.uint64)
         own = packed[row % len(packed)]
-        for start in range(0, g.shape[1], BLOCK):
-            part, bits = g[row, start : start + BLOCK], own[start // 8 : (start + BLOCK) // 8]
-            for i in range(len(bits)):
-                words[i] = ((np.uint64(bits[i]) * SPREAD) >> _LAST) & _ONES
-            for i in range(len(part)):
-                value = part[i]  # read in any case, or the loop is not vectorised
-                part[i] = value if kept[i] != 0 else np.float32(0)
+        part, bits = g[row, start : start + BLOCK], own[start // 8 : (start + BLOCK) // 8]
+        for i in range(len(bits)):
+            words[i] = ((np.uint64(bits[i]) * SPREAD) >> _LAST) & _ONES
+        for i in range(len(part)):
+            value = part[i]  # read in any case, or the loop is not vectorised
+            part[i] = value if kept[i] != 0 else np.float32(0)
 
 
 @compiled
@@ -41,12 +50,12 @@ def _gate_channels(g: Array, kept: Array, bit: Any) -> None:
 
 
 @compiled
-def spread_group(bits: Array, positions: int, group: int, kept: Array) -> None:
-    """The bits of eight positions as a byte for each channel."""
+def spread_group(bits: Array, positions: int, group: int, kept: Array, first: int = 0) -> None:
+    """The bits of eight positions as a byte for each of the channels from `first` on."""
     # Unsigned numbers need no check for indices below zero, which count from the end.
     eight, seven, three = np.uint64(8), np.uint64(7), np.uint64(3)
     step, end = np.uint64(positions), np.uint64(len(bits) - 1)
-    start = np.uint64(8 * group)
+    start = np.uint64(8 * group + first * positions)
     if positions % 8 == 0:
         for n in range(len(kept)):
             kept[n] = bits[start >> three]
@@ -60,34 +69,47 @@ def spread_group(bits: Array, positions: int, group: int, kept: Array) -> None:
 
 
 @compiled
+def _gate_group(g: Array, bits: Array, group: int, kept: Array) -> None:
+    """Gate the positions of one group of eight of g (positions, channels)."""
+    positions, place = len(g), 8 * group
+    spread_group(bits, positions, group, kept)
+    if place + 8 <= positions:
+        for n in range(8):
+            _gate_channels(g[place + n], kept, np.uint8(128 >> n))
+    else:
+        for n in range(positions - place):
+            _gate_channels(g[place + n], kept, np.uint8(128 >> n))
+
+
+@shared
 def gate_channels_last(g: Array, packed: Array) -> None:
     """`gate` for g (R, positions, channels)."""
     positions, channels = g.shape[1:]
-    units = (positions + 7) // 8
-    kept = np.empty(channels, np.uint8)
-    for unit in range(len(g) * units):
-        row, group = unit // units, unit % units
-        spread_group(packed[row % len(packed)], positions, group, kept)
-        place = 8 * group
-        if place + 8 <= positions:
-            for n in range(8):
-                _gate_channels(g[row, place + n], kept, np.uint8(128 >> n))
-        else:
-            for n in range(positions - place):
-                _gate_channels(g[row, place + n], kept, np.uint8(128 >> n))
+    groups = (positions + 7) // 8
+    units = (groups + _GROUPS - 1) // _GROUPS
+    for unit in prange(len(g) * units):
+        row, first = unit // units, unit % units * _GROUPS
+        kept = np.empty(channels, np.uint8)
+        for group in range(first, min(first + _GROUPS, groups)):
+            _gate_group(g[row], packed[row % len(packed)], group, kept)
 
 
 @compiled
+def _sum_of_bits(g: Array, bits: Array) -> float:
+    total = 0.0
+    for byte in range(len(bits)):
+        if bits[byte] != 0:
+            for n in range(8):
+                if bits[byte] & (128 >> n):
+                    total += g[8 * byte + n]
+    return total
+
+
+@shared
 def sums_where(g: Array, packed: Array, sums: Array) -> None:
     """Sum g (R, n) where the bits (B, bytes) are set into sums (R,) float64."""
-    for row in range(len(g)):
-        bits, total = packed[row % len(packed)], 0.0
-        for byte in range(len(bits)):
-            if bits[byte] != 0:
-                for n in range(8):
-                    if bits[byte] & (128 >> n):
-                        total += g[row, 8 * byte + n]
-        sums[row] = total
+    for row in prange(len(g)):
+        sums[row] = _sum_of_bits(g[row], packed[row % len(packed)])
 
 
 @compiled
@@ -106,11 +128,10 @@ def _sum_of_few(g: Array, bits: Array) -> float:
 @compiled
 def _pick_eight(g: Array, bits: Array, part: Array) -> None:
     """Add g (8 positions, channels) to part where the bits are set."""
-    zero = g.dtype.type(0)
     for channel in range(len(bits)):
-        own, added = bits[channel], zero
+        own, added = bits[channel], 0.0
         for n in range(8):
-            added += g[n, channel] if (own & np.uint8(128 >> n)) != 0 else zero
+            added += g[n, channel] if (own & np.uint8(128 >> n)) != 0 else 0.0
         part[channel] += added
 
 
@@ -139,10 +160,10 @@ def _sum_of_many(g: Array, bits: Array) -> float:
     return chosen.sum()
 
 
-@compiled
+@shared
 def sums_where_channels_last(g: Array, packed: Array, sums: Array) -> None:
     """`sums_where` for g (R, positions, channels)."""
-    for row in range(len(g)):
+    for row in prange(len(g)):
         bits, taken = packed[row % len(packed)], 0
         for byte in range(len(bits)):
             taken += bits[byte] != 0
@@ -157,75 +178,26 @@ def _measure_channels(values: Array, part: Array, squares: Array) -> None:
         squares[channel] += values[channel] * values[channel]
 
 
-@compiled
-def _add_up(part: Array, squares: Array, sums: Array) -> float:
-    """Move part (channels,) to sums in float64, and return the sum of squares; both start anew."""
-    total = 0.0
-    for channel in range(len(part)):
-        sums[channel] += part[channel]
-        total += squares[channel]
-        part[channel] = 0
-        squares[channel] = 0
-    return total
-
-
-@compiled
+@shared
 def sums_and_norms(g: Array, first: int, sums: Array, norms: Array) -> None:
     """Float64 sums over positions (R, n) and 2-norms (R,) of n channels of g from `first` on.
 
     g is (R, positions, channels).
     """
     positions, count = g.shape[1], sums.shape[1]
-    part, squares = np.zeros(count, g.dtype), np.zeros(count, g.dtype)
-    for row in range(len(g)):
+    units = (positions + _ROWS - 1) // _ROWS
+    parts = np.empty((len(g) * units, 2, count), g.dtype)
+    for unit in prange(len(g) * units):
+        row, start = unit // units, unit % units * _ROWS
+        parts[unit] = 0
+        for place in range(start, min(start + _ROWS, positions)):
+            own = g[row, place, first : first + count]
+            _measure_channels(own, parts[unit, 0], parts[unit, 1])
+    for row in prange(len(g)):
         total = 0.0
         sums[row] = 0
-        for start in range(0, positions, _ROWS):
-            for place in range(start, min(start + _ROWS, positions)):
-                _measure_channels(g[row, place, first : first + count], part, squares)
-            total += _add_up(part, squares, sums[row])
+        for unit in range(row * units, (row + 1) * units):
+            for channel in range(count):
+                sums[row, channel] += parts[unit, 0, channel]
+                total += parts[unit, 1, channel]
         norms[row] = np.sqrt(total)
-
-
-@compiled
-def _measure_eight(g: Array, kept: Array, part: Array, squares: Array) -> None:
-    """Gate g (8 positions, channels), and add up what is left for each channel."""
-    zero = g.dtype.type(0)
-    for channel in range(len(kept)):
-        bits, added, squared = kept[channel], zero, zero
-        for n in range(8):  # unrolled, so that channels are vectorised
-            value = g[n, channel]
-            value = value if (bits & np.uint8(128 >> n)) != 0 else zero
-            g[n, channel] = value
-            added += value
-            squared += value * value
-        part[channel] += added
-        squares[channel] += squared
-
-
-@compiled
-def _gate_and_measure(g: Array, kept: Array, part: Array, squares: Array) -> None:
-    """Gate g (n ≤ 8 positions, channels), and add up what is left for each channel."""
-    if len(g) == 8:
-        _measure_eight(g, kept, part, squares)
-        return
-    for n in range(len(g)):
-        _gate_channels(g[n], kept, np.uint8(128 >> n))
-        _measure_channels(g[n], part, squares)
-
-
-@compiled
-def gate_and_measure(g: Array, packed: Array, sums: Array, norms: Array) -> None:
-    """`gate_channels_last`, then `sums_and_norms` of all channels, reading g once."""
-    positions, channels = g.shape[1:]
-    kept = np.empty(channels, np.uint8)
-    part, squares = np.zeros(channels, g.dtype), np.zeros(channels, g.dtype)
-    for row in range(len(g)):
-        image, total = row % len(packed), 0.0
-        sums[row] = 0
-        for place in range(0, positions, 8):
-            spread_group(packed[image], positions, place // 8, kept)
-            _gate_and_measure(g[row, place : place + 8], kept, part, squares)
-            if place % _ROWS == _ROWS - 8:
-                total += _add_up(part, squares, sums[row])
-        norms[row] = np.sqrt(total + _add_up(part, squares, sums[row]))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import prange
 
 from guidxmage.engine.kernels.compiled.gating import spread_group
-from guidxmage.engine.kernels.compiled.machine_code import Array, compiled
+from guidxmage.engine.kernels.compiled.machine_code import Array, compiled, shared
 
 _COLUMNS = 2048  # of a weight that are summed at once
+_CHANNELS = 32  # that one thread looks at
 
 
 @compiled
@@ -30,34 +32,45 @@ def _numbers(kept: Array, shift: Any, numbers: Array) -> None:
 
 
 @compiled
+def _add_row(g: Array, digits: Array, places: Any, channels: Any, out: Array) -> None:
+    """`add_at_maxima` of some channels, from the first to the last, of one image."""
+    (base, offsets), (first, last) = places, channels
+    windows = len(g)
+    kept = np.empty((len(digits), last - first), np.uint8)
+    numbers = np.empty(last - first, np.uint8)
+    for window in range(windows):
+        shift = 7 - window % 8
+        if shift == 7:
+            for digit in range(len(digits)):
+                spread_group(digits[digit], windows, window // 8, kept[digit], first)
+        _numbers(kept, np.uint8(shift), numbers)
+        for n in range(len(offsets)):
+            place = base[window] + offsets[n]
+            if 0 <= place < len(out):
+                _add_where(g[window, first:last], numbers, np.uint8(n), out[place, first:last])
+
+
+@shared
 def add_at_maxima(g: Array, digits: Array, base: Array, offsets: Array, out: Array) -> None:
     """Add g (R, windows, channels) to out (R, positions, channels) where the maxima were.
 
     digits (digits, B, bytes) number the position within the window: number n of window w is
     base[w] + offsets[n] of the plane, where that is in the plane.
     """
-    windows, channels = g.shape[1:]
-    kept = np.empty((len(digits), channels), np.uint8)
-    numbers = np.empty(channels, np.uint8)
-    for row in range(len(g)):
-        image = row % digits.shape[1]
-        for window in range(windows):
-            shift = 7 - window % 8
-            if shift == 7:
-                for digit in range(len(digits)):
-                    spread_group(digits[digit, image], windows, window // 8, kept[digit])
-            _numbers(kept, np.uint8(shift), numbers)
-            for n in range(len(offsets)):
-                place = base[window] + offsets[n]
-                if 0 <= place < out.shape[1]:
-                    _add_where(g[row, window], numbers, np.uint8(n), out[row, place])
+    units = (g.shape[2] + _CHANNELS - 1) // _CHANNELS
+    for unit in prange(len(g) * units):  # windows overlap, channels do not
+        row, first = unit // units, unit % units * _CHANNELS
+        channels = (first, min(first + _CHANNELS, g.shape[2]))
+        own = digits[:, row % digits.shape[1]]
+        _add_row(g[row], own, (base, offsets), channels, out[row])
 
 
-@compiled
+@shared
 def sum_of_rows(weight: Array, picked: Array, factors: Array, out: Array) -> None:
     """Sum the picked rows of a weight (n, m), each times its factor, into out (m,)."""
     whole = len(picked) // 4 * 4
-    for start in range(0, len(out), _COLUMNS):
+    for block in prange((len(out) + _COLUMNS - 1) // _COLUMNS):
+        start = block * _COLUMNS
         part = out[start : start + _COLUMNS]
         stop = start + len(part)
         part[:] = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import prange
 
 from guidxmage.engine.kernels.compiled.machine_code import (
     BLOCK,
@@ -12,6 +13,7 @@ from guidxmage.engine.kernels.compiled.machine_code import (
     Array,
     compiled,
     reassociated,
+    shared,
 )
 
 _TOP = np.uint64(56)
@@ -25,13 +27,18 @@ def _sum_of_squares(part: Array) -> Any:
     return total
 
 
-@compiled
+@shared
 def norms(values: Array, out: Array) -> None:
     """The 2-norms (R,) of values (R, n)."""
+    blocks = (values.shape[1] + BLOCK - 1) // BLOCK
+    parts = np.empty((len(values), blocks))
+    for unit in prange(len(values) * blocks):
+        row, block = unit // blocks, unit % blocks
+        parts[row, block] = _sum_of_squares(values[row, block * BLOCK : (block + 1) * BLOCK])
     for row in range(len(values)):
         total = 0.0
-        for start in range(0, values.shape[1], BLOCK):
-            total += _sum_of_squares(values[row, start : start + BLOCK])
+        for block in range(blocks):
+            total += parts[row, block]
         out[row] = np.sqrt(total)
 
 
@@ -54,55 +61,48 @@ def _pack(kept: Array, size: int, out: Array) -> None:
         out[i] = (words[i] * SPREAD) >> _TOP
 
 
-@compiled
-def pack_above(
-    values: Array, limit: Any, closed: bool, clamp: bool, packed: Array, squares: Array
-) -> None:
+@shared
+def pack_above(values: Array, limit: Any, closed: bool, clamp: bool, packed: Array) -> None:
     """Pack values (B, n) > limit, or ≥, into (B, bytes).
 
-    If `squares` (B,) are given, they are summed there. With `clamp` values are then raised to the
-    limit.
+    With `clamp` values are then raised to the limit.
     """
-    kept = np.empty(BLOCK, np.uint8)
-    for row in range(len(values)):
-        for start in range(0, values.shape[1], BLOCK):
-            part = values[row, start : start + BLOCK]
-            if len(squares) > 0:
-                squares[row] += _sum_of_squares(part)
-            if closed:
-                for i in range(len(part)):
-                    kept[i] = np.uint8(part[i] >= limit)
-            else:
-                for i in range(len(part)):
-                    kept[i] = np.uint8(part[i] > limit)
-            if clamp:
-                _clamp(part, limit, part.dtype.type(np.inf))
-            _pack(kept, len(part), packed[row, start // 8 : (start + BLOCK) // 8])
+    blocks = (values.shape[1] + BLOCK - 1) // BLOCK
+    for unit in prange(len(values) * blocks):
+        row, start = unit // blocks, unit % blocks * BLOCK
+        kept = np.empty(BLOCK, np.uint8)
+        part = values[row, start : start + BLOCK]
+        if closed:
+            for i in range(len(part)):
+                kept[i] = np.uint8(part[i] >= limit)
+        else:
+            for i in range(len(part)):
+                kept[i] = np.uint8(part[i] > limit)
+        if clamp:
+            _clamp(part, limit, part.dtype.type(np.inf))
+        _pack(kept, len(part), packed[row, start // 8 : (start + BLOCK) // 8])
 
 
-@compiled
-def pack_interval(
-    values: Array, bounds: Any, clamp: bool, inside: Array, above: Array, squares: Array
-) -> None:
+@shared
+def pack_interval(values: Array, bounds: Any, clamp: bool, inside: Array, above: Array) -> None:
     """Pack low < values (B, n) < high, and values ≥ high; the rest as in `pack_above`."""
     low, high = bounds
-    between, beyond = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
-    for row in range(len(values)):
-        for start in range(0, values.shape[1], BLOCK):
-            part = values[row, start : start + BLOCK]
-            if len(squares) > 0:
-                squares[row] += _sum_of_squares(part)
-            for i in range(len(part)):
-                between[i] = np.uint8((part[i] > low) & (part[i] < high))
-                beyond[i] = np.uint8(part[i] >= high)
-            if clamp:
-                _clamp(part, low, high)
-            bytes_ = slice(start // 8, (start + BLOCK) // 8)
-            _pack(between, len(part), inside[row, bytes_])
-            _pack(beyond, len(part), above[row, bytes_])
+    blocks = (values.shape[1] + BLOCK - 1) // BLOCK
+    for unit in prange(len(values) * blocks):
+        row, start = unit // blocks, unit % blocks * BLOCK
+        between, beyond = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
+        part = values[row, start : start + BLOCK]
+        for i in range(len(part)):
+            between[i] = np.uint8((part[i] > low) & (part[i] < high))
+            beyond[i] = np.uint8(part[i] >= high)
+        if clamp:
+            _clamp(part, low, high)
+        bytes_ = slice(start // 8, (start + BLOCK) // 8)
+        _pack(between, len(part), inside[row, bytes_])
+        _pack(beyond, len(part), above[row, bytes_])
 
 
-@compiled
+@shared
 def pack_positions(taken: Array, base: Array, positions: Array, digits: Array) -> None:
     """Pack the binary digits (digits, B, bytes) of where in its window each maximum was taken.
 
@@ -111,15 +111,18 @@ def pack_positions(taken: Array, base: Array, positions: Array, digits: Array) -
     """
     channels, windows = taken.shape[1:]
     count = channels * windows
-    numbers, kept = np.empty(count, np.uint8), np.empty(BLOCK, np.uint8)
-    for row in range(len(taken)):
-        for channel in range(channels):
-            own = numbers[channel * windows : (channel + 1) * windows]
-            for window in range(windows):
-                own[window] = positions[np.uint64(taken[row, channel, window] - base[window])]
-        for start in range(0, count, BLOCK):
-            part = numbers[start : start + BLOCK]
-            for digit in range(len(digits)):
-                for i in range(len(part)):
-                    kept[i] = (part[i] >> np.uint8(digit)) & np.uint8(1)
-                _pack(kept, len(part), digits[digit, row, start // 8 : (start + BLOCK) // 8])
+    numbers = np.empty((len(taken), count), np.uint8)
+    for unit in prange(len(taken) * channels):
+        row, channel = unit // channels, unit % channels
+        own = numbers[row, channel * windows : (channel + 1) * windows]
+        for window in range(windows):
+            own[window] = positions[np.uint64(taken[row, channel, window] - base[window])]
+    blocks = (count + BLOCK - 1) // BLOCK
+    for unit in prange(len(taken) * blocks):
+        row, start = unit // blocks, unit % blocks * BLOCK
+        kept = np.empty(BLOCK, np.uint8)
+        part = numbers[row, start : start + BLOCK]
+        for digit in range(len(digits)):
+            for i in range(len(part)):
+                kept[i] = (part[i] >> np.uint8(digit)) & np.uint8(1)
+            _pack(kept, len(part), digits[digit, row, start // 8 : (start + BLOCK) // 8])
