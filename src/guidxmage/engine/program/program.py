@@ -229,7 +229,7 @@ class Program:
         """
         rows = len(direction)
         values: dict[int, Tensor] = {0: direction}
-        holes = {step.call.id: step.holes for step in self._steps(rows)}
+        holes = {step.call.id: step.holes for step in self.steps(rows)}
         for call, expired in zip(self.symbolic_calls, self._expired_symbolic, strict=True):
             frame = self.frame(call, rows, trail)
             value = _rule(call).push(frame, *call.arguments(values, rows), **call.kwargs)
@@ -278,7 +278,7 @@ class Program:
         bias, rounding = self._new_biases(), Rounding(self._prepared)
         bias_maps: dict[str, Tensor] = {}
         measure = norms is not None and not maps  # maps need cotangents as they were
-        for step in self._steps(rows):
+        for step in self.steps(rows):
             call = step.call
             arrived = pending.pop(call.id)
             if arrived is None:
@@ -332,7 +332,7 @@ class Program:
         """The user's own calls forwards, with what a run of that many rows knows of inputs."""
         return _kept(self._own_step_lists, rows, lambda: self._described(self.calls, rows))
 
-    def _steps(self, rows: int) -> list[Step]:
+    def steps(self, rows: int) -> list[Step]:
         """The symbolic calls backwards, with what a pull of that many rows knows of inputs."""
         backwards = self._step_lists
         return _kept(backwards, rows, lambda: self._described(self.symbolic_calls, rows)[::-1])
