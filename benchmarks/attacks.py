@@ -9,7 +9,6 @@ the network itself, and its norm is computed here. See the README for what the c
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import result_table
 import torch
 from attack_table import OURS, SUMMARY, TABLES, insert, markdown, summary
 from competitors import NORMS, competitors, versions
@@ -77,21 +77,15 @@ def read(file: Path | None) -> dict[str, Any]:
     """What an earlier run has written, or the empty start of it."""
     if file is None or not file.is_file():
         return {"conditions": {}, "networks": {}, "rows": []}
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    content["rows"] = [Row(**row) for row in content["rows"]]
-    return content
+    conditions, rows = result_table.read(file)
+    networks = conditions.pop("networks")
+    return {"conditions": conditions, "networks": networks, "rows": [Row(**row) for row in rows]}
 
 
 def write(file: Path, content: dict[str, Any]) -> None:
-    """JSON with a line for each row."""
-    rows = [_dumped(_rounded(asdict(row))) for row in content["rows"]]
-    head = _dumped({"conditions": content["conditions"], "networks": content["networks"]}, 2)
-    body = ",\n    ".join(rows)
-    file.write_text(f'{head[:-2]},\n  "rows": [\n    {body}\n  ]\n}}\n', encoding="utf-8")
-
-
-def _dumped(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    """The rows, to seven digits, and which images they are about."""
+    conditions = {**content["conditions"], "networks": content["networks"]}
+    result_table.write(file, conditions, [_rounded(asdict(row)) for row in content["rows"]])
 
 
 def _rounded(value: Any) -> Any:

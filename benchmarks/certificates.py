@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import result_table
 import torch
 
 from guidxmage import Explainer, Explanation
@@ -130,8 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "machine": platform.machine(),
             "repeats": arguments.repeats,
         }
-        content = {"conditions": conditions, "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        result_table.write(arguments.json, conditions, map(asdict, rows))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Networks are trained here on scikit-learn's handwritten digits (8 × 8 pixels, i
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+import result_table
 import torch
 from torch import Tensor, nn
 
@@ -111,7 +111,7 @@ def markdown(rows: Sequence[Row]) -> str:
         "| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
-        gap = round(row.gap, 5) + 0.0  # no minus before zero
+        gap = round(row.gap, 4) + 0.0  # no minus before zero
         lower = "" if row.lower is None else f"{row.lower:.2f}"
         lines.append(
             f"| {row.relus} | {row.accuracy:.1%} | {row.norm} | {row.closed:.0%} | {lower} | "
@@ -147,8 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "machine": platform.machine(),
             "seconds": arguments.seconds,
         }
-        content = {"conditions": conditions, "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        result_table.write(arguments.json, conditions, map(asdict, rows))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ process's own and the system's on its behalf, so that other jobs on the machine 
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
+import result_table
 import torch
 from peers import conditions
 
@@ -88,9 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table(seconds))
     print("\n" + ", ".join(f"{name} {value}" for name, value in stated.items()))
     if arguments.json:
-        written = {"conditions": stated, "seconds": seconds}
-        text = json.dumps(written, indent=1, ensure_ascii=False)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+        rows = [{"process": name, "seconds": times} for name, times in seconds.items()]
+        result_table.write(arguments.json, stated, rows)
 
 
 if __name__ == "__main__":

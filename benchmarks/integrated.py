@@ -1,6 +1,6 @@
 """Integrated gradients: the exact sum over regions against Captum's sums over samples.
 
-    python benchmarks/integrated.py [--images 8] [--json benchmarks/results/integrated-cpu.json]
+    python benchmarks/integrated.py [--images 8] [--json benchmarks/results/integrated-cpu.jsonl]
                                     [--figure docs/images/integrated.png]
 
 The network is `plain` of benchmarks/nets, in float64, the baseline black, the target the label.
@@ -9,7 +9,6 @@ The network is `plain` of benchmarks/nets, in float64, the baseline black, the t
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import result_table
 import torch
 from captum.attr import IntegratedGradients as CaptumGradients
 from subjects import subject
@@ -156,8 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "machine": platform.machine(),
             "images": len(images),
         }
-        content = {"conditions": conditions, "rows": [asdict(one) for one in rows]}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        result_table.write(arguments.json, conditions, map(asdict, rows))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time and memory of an explanation beside those of other libraries, in one run.
 
-    python benchmarks/peers.py --networks resnet50 --batches 1,8 --json peers.json --plot peers.png
+    python benchmarks/peers.py --networks resnet50 --batches 1,8 --json peers.jsonl --plot peers.png
 
 All are given the same float32 images (3 × 224 × 224) and the same classes, and run in turns:
 A B C, then in another order. What takes much longer than ours takes part in fewer rounds.
@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import copy
 import gc
-import json
 import os
 import platform
 import random
@@ -25,6 +24,7 @@ from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
+import result_table
 import torch
 from allocations import peak_bytes
 from torch import Tensor, nn
@@ -402,9 +402,7 @@ def plot(lines: Sequence[Line], file: Path) -> None:
 
 def kept(file: Path) -> list[Line]:
     """The lines of a results file; none where it does not exist."""
-    if not file.is_file():
-        return []
-    written = json.loads(file.read_text(encoding="utf-8"))["lines"]
+    _, written = result_table.read(file)
     return [Line(**{**line, "seconds": tuple(line["seconds"])}) for line in written]
 
 
@@ -521,11 +519,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\n" + "\n".join(map(str, changed)))
     print("\n" + ", ".join(f"{name} {value}" for name, value in stated.items()))
     if arguments.json:
-        written = {"conditions": stated, "lines": [asdict(line) for line in lines]}
-        if changed:
-            written["flips"] = [asdict(one) for one in changed]
-        text = json.dumps(written, indent=1, ensure_ascii=False)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+        stated |= {"flips": [asdict(one) for one in changed]} if changed else {}
+        result_table.write(arguments.json, stated, map(asdict, lines))
     if arguments.plot:
         plot(lines, arguments.plot)
 

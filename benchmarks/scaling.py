@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +18,10 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import result_table
 import torch
-from memory import photos
 from peers import conditions
+from PIL import Image
 
 from guidxmage import Explainer, load_model
 from guidxmage.jobs.explain_photos import Job, explain_photos
@@ -98,6 +98,15 @@ def _targets(largest: float) -> Iterator[tuple[float, Callable[[], object]]]:
     return ((count, _explained(NETWORK, targets=count)) for count in TARGETS if count <= largest)
 
 
+def photos(count: int) -> Iterator[Image.Image]:
+    """Different random photos of different sizes, in colour."""
+    generator = np.random.default_rng(0)
+    for _ in range(count):
+        height, width = generator.integers(240, 640, 2)
+        coarse = generator.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+        yield Image.fromarray(coarse).resize((int(width), int(height)), Image.Resampling.BICUBIC)
+
+
 def _photos(largest: float) -> Iterator[tuple[float, Callable[[], object]]]:
     """A folder explained with figures and arrays, as the command line does it."""
     explainer = Explainer.load()
@@ -156,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--largest", type=float, default=float("inf"), help="leave out larger points"
     )
-    parser.add_argument("--json", type=Path, help="write the curves to this file")
+    parser.add_argument("--json", type=Path, help="write the curves; those not measured are kept")
     parser.add_argument("--plot", type=Path, help="draw them into this file")
     arguments = parser.parse_args(argv)
     names = arguments.curves.split(",")
@@ -173,8 +182,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{one.name}: time grows with the power {one.exponent:.2f} of the {one.unit}")
     print(", ".join(f"{name} {value}" for name, value in stated.items()))
     if arguments.json:
-        written = {"conditions": stated, "curves": [asdict(one) for one in curves]}
-        arguments.json.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        _, before = result_table.read(arguments.json)
+        kept = [row for row in before if row["name"] not in names]
+        result_table.write(arguments.json, stated, [*kept, *map(asdict, curves)])
     if arguments.plot:
         plot(curves, arguments.plot)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -20,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import result_table
 import torch
 from captum.attr import InputXGradient
 from peers import conditions
@@ -160,11 +160,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(table(lines[-1:]).splitlines()[-1], flush=True)
     print(table(lines))
     if arguments.json:
-        told = {
-            "conditions": conditions(torch.device("cpu")),
-            "lines": [{**asdict(line), "limit": line.limit} for line in lines],
-        }
-        arguments.json.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        rows = [{**asdict(line), "limit": line.limit} for line in lines]
+        result_table.write(arguments.json, conditions(torch.device("cpu")), rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How large a network z3 proves an explanation of within a minute: as a chain, as one formula.
 
-    python benchmarks/smt.py [--seconds 60] [--json benchmarks/results/smt-cpu.json]
+    python benchmarks/smt.py [--seconds 60] [--json benchmarks/results/smt-cpu.jsonl]
 
 The networks are Conv 3×3 – ReLU – Conv 3×3, stride 2 – ReLU – Linear with random weights (seed 0)
 and a random image; their sizes are counted in ReLUs.
@@ -9,13 +9,13 @@ and a random image; their sizes are counted in ReLUs.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import result_table
 import torch
 from torch import nn
 
@@ -70,13 +70,13 @@ def measure(size: tuple[int, int, int], one_formula: bool, seconds: float) -> Ro
 def markdown(rows: Sequence[Row]) -> str:
     """The table of docs/smt.md."""
     lines = [
-        "| form | ReLUs | verdict | writing, s | z3, s | MB |",
-        "|---|---:|---|---:|---:|---:|",
+        "| form | ReLUs | verdict | writing (s) | z3 (s) | files (MB) |",
+        "| --- | ---: | --- | ---: | ---: | ---: |",
     ]
     for row in rows:
         lines.append(
             f"| {row.form} | {row.relus:,} | {row.verdict} | {row.writing:.1f} | "
-            f"{row.solving:.1f} | {row.megabytes:.1f} |"
+            f"{row.solving:.2f} | {row.megabytes:.2f} |"
         )
     return "\n".join(lines)
 
@@ -101,8 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "torch": str(torch.__version__),
             "machine": platform.machine(),
         }
-        content = {"conditions": conditions, "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        result_table.write(arguments.json, conditions, map(asdict, rows))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class Oracle(Interpreter):
         )
         shares: dict[str, float] = {}
         for slope, (node, leaf) in zip(slopes, self.leaves, strict=True):
-            shares[node] = shares.get(node, 0.0) + float((slope * leaf).sum())
+            shares[node] = shares.get(node, 0.0) + (slope * leaf).sum().item()
         return weights, shares
 
     def leaf(self, constant: Any, like: Tensor) -> Tensor:

@@ -258,16 +258,16 @@ def test_rows_of_others_are_kept_when_only_ours_runs(
     bench: dict[str, ModuleType], tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("foolbox")
-    file = tmp_path / "attacks.json"
+    file = tmp_path / "attacks.jsonl"
     line = ["--network", "plain", "--norms", "l2", "--json", str(file)]
     bench["attacks"].main([*line, "--attacks", "foolbox DeepFool,foolbox DDN 100"])
     bench["attacks"].main([*line, "--only", "ours"])
-    written = json.loads(file.read_text(encoding="utf-8"))
-    names = [(one["library"], one["attack"]) for one in written["rows"]]
+    head, *rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    names = [(one["library"], one["attack"]) for one in rows]
     assert names[:2] == [("guid-xmage", "6"), ("guid-xmage", "12")]
     assert set(names[2:]) >= {("foolbox", "DeepFool"), ("foolbox", "DDN 100")}
-    assert all(len(one["norms"]) == 3 for one in written["rows"])
-    assert written["conditions"]["torch"] == str(torch.__version__)
+    assert all(len(one["norms"]) == 3 for one in rows)
+    assert head["conditions"]["torch"] == str(torch.__version__)
     assert "| **guid-xmage 12** |" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="other weights or images"):
         bench["attacks"].main([*line, "--samples", "2", "--only", "ours"])

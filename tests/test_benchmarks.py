@@ -5,12 +5,8 @@ from __future__ import annotations
 import doctest
 import importlib.util
 import io
-import json
 import re
-import subprocess
 import sys
-import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -31,8 +27,9 @@ def script(path: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))  # scripts import each other
         # dataclasses look their module up while the script is executed.
-        patch.setitem(__import__("sys").modules, spec.name, module)
+        patch.setitem(sys.modules, spec.name, module)
         spec.loader.exec_module(module)
     return module
 
@@ -48,93 +45,16 @@ def small_network() -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-# --- speed ---------------------------------------------------------------------------------------
-
-
-def test_rounds_interleave_and_every_order_occurs_equally_often() -> None:
-    speed = script("benchmarks/speed.py")
-    ran: list[str] = []
-    candidates = {name: lambda name=name: ran.append(name) for name in "abc"}
-    seconds = speed.measure(candidates, repeats=12, warmup=2)
-    assert ran[:6] == ["a", "b", "c"] * 2
-    rounds = ["".join(ran[6 + 3 * i : 9 + 3 * i]) for i in range(12)]
-    assert Counter(rounds) == dict.fromkeys(("abc", "acb", "bac", "bca", "cab", "cba"), 2)
-    assert {name: len(times) for name, times in seconds.items()} == {"a": 12, "b": 12, "c": 12}
-
-
-def test_times_are_those_of_their_own_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
-    speed = script("benchmarks/speed.py")
-    clock = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-
-    def lasting(seconds: float) -> Any:
-        def run() -> None:
-            clock[0] += seconds
-
-        return run
-
-    seconds = speed.measure({"short": lasting(1.0), "long": lasting(64.0)}, repeats=3)
-    assert seconds == {"short": [1.0] * 3, "long": [64.0] * 3}
-
-
-def test_ratio_above_one_means_ours_is_faster() -> None:
-    speed = script("benchmarks/speed.py")
-    seconds = {"forward": [1.0, 1.0, 1.0], "captum": [3.0, 9.0, 4.0], "ours": [2.0, 3.0, 1.0]}
-    result = speed.summarise("net", 2, 0.0, seconds)
-    assert (result.forward_ms, result.captum_ms, result.ours_ms) == (1000, 4000, 2000)
-    assert result.ratio == 2.0
-    assert result.ratio_quartiles == (2.25, 3.5)  # of 1.5, 3 and 4
-    assert speed.table([result]).splitlines()[1].split() == (
-        ["net", "2", "1000.0", "4000.0", "2000.0", "2.00", "2.25–3.50"]
-    )
-
-
-def test_speed_command_writes_a_table_and_json(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("captum")
-    speed = script("benchmarks/speed.py")
-    network = small_network()
-    monkeypatch.setattr(
-        speed, "load_model", lambda name, weights: type("Loaded", (), {"model": network})
-    )
-    file = tmp_path / "speed.json"
-    speed.main(["--networks", "small", "--batches", "1,2", "--repeats", "2", "--json", str(file)])
-    printed = capsys.readouterr().out
-    assert "threads" in printed
-    assert "captum" in printed
-    written = json.loads(file.read_text(encoding="utf-8"))
-    assert [(one["network"], one["batch"]) for one in written["results"]] == [
-        ("small", 1),
-        ("small", 2),
-    ]
-    assert all(len(one["seconds"]["ours"]) == 2 for one in written["results"])
-    assert all(one["difference"] < 1e-5 for one in written["results"])
-    assert written["conditions"]["torch"] == str(torch.__version__)
-
-
-def test_speed_refuses_to_compare_different_explanations(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("captum")
-    speed = script("benchmarks/speed.py")
-    monkeypatch.setattr(
-        speed, "_input_x_gradient", lambda model: lambda x, target: 1.01 * x * model(x).sum()
-    )
-    with pytest.raises(SystemExit, match="differ"):
-        speed.compare("small", small_network(), torch.rand(1, 3, 24, 24), repeats=1)
-
-
 # --- peers ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def peers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def peers() -> ModuleType:
     pytest.importorskip("captum")
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     return script("benchmarks/peers.py")
 
 
 def test_peak_memory_is_what_is_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     allocations = script("benchmarks/allocations.py")
     assert allocations.highest([3, 4, -3, 2, -6]) == 7
 
@@ -183,11 +103,12 @@ def test_peers_command(peers: ModuleType, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         peers, "load_model", lambda name, weights: type("Loaded", (), {"model": network})
     )
-    file = tmp_path / "peers.json"
+    file = tmp_path / "peers.jsonl"
     methods = f"{peers.OURS},autograd,Captum InputXGradient,pytorch-grad-cam GradCAM"
     arguments = ["--networks", "small", "--batches", "2", "--targets", "3", "--rounds", "2"]
     peers.main([*arguments, "--methods", methods, "--json", str(file)])
-    written = json.loads(file.read_text(encoding="utf-8"))["lines"]
+    conditions, written = script("benchmarks/result_table.py").read(file)
+    assert conditions["torch"] == str(torch.__version__)
     measured = {(one["method"], one["targets"]) for one in written if one["seconds"]}
     assert {(peers.OURS, 1), (peers.OURS, 3), ("autograd", 3)} <= measured
     own = peers._ours(network, torch.rand(1, 3, 24, 24), [torch.tensor([n]) for n in (0, 1, 2)])
@@ -249,7 +170,6 @@ def test_peers_tell_what_tf32_does_to_the_trail(
 
 
 def test_scaling_fits_the_exponent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     scaling = script("benchmarks/scaling.py")
     at = (1.0, 2.0, 4.0)
     square = scaling.Curve("size", "pixels", at, (0.1, 0.4, 1.6), ((0.1, 0.1),) * 3)
@@ -269,7 +189,6 @@ def test_scaling_fits_the_exponent(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_shares_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     shares = script("benchmarks/shares.py")
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
@@ -280,50 +199,56 @@ def test_shares_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| small | 2 |" in shares.table([line])
 
 
-# --- memory --------------------------------------------------------------------------------------
+# --- results -------------------------------------------------------------------------------------
 
 
-# In a process of its own: what other tests free meanwhile would count as falling memory.
-_KEEP = """
-import numpy as np
-import memory
-kept = []
-def steps():
-    for _ in range(6):
-        kept.append(np.ones(64 * memory.MIB // 8))
-        yield
-readings = memory.watch(steps(), every=2)
-assert [reading.explanations for reading in readings] == [2, 4, 6]
-assert all(reading.peak_mib >= reading.resident_mib - 1 for reading in readings)
-print("grew by", memory.growth_mib(readings, lambda reading: reading.resident_mib))
-"""
+def results(name: str) -> list[dict[str, Any]]:
+    """The rows of a table of results."""
+    return script("benchmarks/result_table.py").read(ROOT / "benchmarks/results" / name)[1]
 
 
-def test_memory_that_is_kept_is_seen() -> None:
-    command = [sys.executable, "-c", _KEEP]
-    ran = subprocess.run(
-        command, cwd=ROOT / "benchmarks", capture_output=True, text=True, check=True
-    )
-    assert "6 explanations" in ran.stdout
-    # Four arrays of 64 MiB after the first reading.
-    assert float(ran.stdout.split("grew by")[1]) == pytest.approx(256, abs=8)
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("certify", "benchmarks/README.md"),
+        ("certificates", "benchmarks/README.md"),
+        ("integrated", "benchmarks/README.md"),
+        ("smt", "docs/smt.md"),
+        ("attacks", "benchmarks/README.md"),
+    ],
+)
+def test_pages_show_the_results(name: str, page: str) -> None:
+    """What a benchmark makes of its stored rows stands on the page."""
+    pytest.importorskip("captum")
+    bench = script(f"benchmarks/{name}.py")
+    table = bench.markdown([bench.Row(**row) for row in results(f"{name}-cpu.jsonl")])
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(lines) > 2
+    assert set(lines) <= set((ROOT / page).read_text(encoding="utf-8").splitlines())
 
 
-def test_memory_photos_differ_in_content_and_size() -> None:
-    photos = list(script("benchmarks/memory.py").photos(3))
-    assert len({photo.size for photo in photos}) == 3
-    assert all(photo.mode == "RGB" for photo in photos)
+def test_the_page_on_speed_shows_the_results() -> None:
+    pytest.importorskip("captum")
+    shares = script("benchmarks/shares.py")
+    measured = [
+        shares.Shares(**{name: value for name, value in row.items() if name != "limit"})
+        for row in results("shares-cpu.jsonl")
+    ]
+    page = (ROOT / "docs/speed.md").read_text(encoding="utf-8").splitlines()
+    for line in shares.table(measured).splitlines()[2:]:
+        network, _, *cells = line.strip("| ").split(" | ")  # all of one image
+        assert f"| {' | '.join([network, *cells])} |" in page
 
 
-def test_trail_size_counts_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = script("benchmarks/memory.py")
-    network = small_network()
-    monkeypatch.setattr(
-        memory, "load_model", lambda name, weights: type("Loaded", (), {"model": network})
-    )
-    size = memory.trail_size("small")
-    # One bit for each ReLU: 4 channels of 55 × 55.
-    assert (size.decisions, size.bytes) == (12100, -(-12100 // 8))
+def test_tables_are_written_and_read(tmp_path: Path) -> None:
+    table = script("benchmarks/result_table.py")
+    rows = [{"method": "ours", "seconds": [0.1, 1e-9], "failure": None}, {"method": "χ"}]
+    table.write(tmp_path / "rows.jsonl", {"threads": 1}, rows)
+    assert table.read(tmp_path / "rows.jsonl") == ({"threads": 1}, rows)
+    assert table.read(tmp_path / "none.jsonl") == ({}, [])
+    with pytest.raises(ValueError, match="JSON"):
+        table.write(tmp_path / "rows.jsonl", {}, [{"seconds": float("nan")}])
+    assert len(results("hardening/units.jsonl")) == 108  # 3 networks, 3 seeds, 12 ways
 
 
 # --- documentation -------------------------------------------------------------------------------
@@ -345,9 +270,7 @@ def test_coverage_page_is_up_to_date() -> None:
 
 def test_captum_and_the_exact_sum_are_compared_with_the_exact_sum() -> None:
     pytest.importorskip("captum")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        bench = script("benchmarks/integrated.py")
+    bench = script("benchmarks/integrated.py")
     layers = [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)]
     network = nn.Sequential(*layers).double().eval().requires_grad_(False)
     network[0].bias.copy_(torch.tensor([-0.5, 0.5]))

@@ -39,7 +39,7 @@ def test_what_waits_is_explained_without_a_graph() -> None:
     model, X = ByMask().eval(), torch.rand(3, 16, 16)
     graphed = Explainer(model, device="cuda", cuda_graphs=True)
     state, stream = torch.cuda.get_rng_state(), torch.cuda.current_stream()
-    with pytest.warns(RuntimeWarning, match=r"aten\.index\.Tensor"):
+    with pytest.warns(RuntimeWarning, match="without a CUDA graph"):
         one = graphed.explain(X)
     assert torch.equal(torch.cuda.get_rng_state(), state)
     assert torch.cuda.current_stream() == stream

@@ -20,7 +20,7 @@ from guidxmage.engine.capture.as_found import running
 from guidxmage.engine.capture.checks import refuse_lazy
 from guidxmage.engine.capture.programs import Programs
 from guidxmage.engine.capture.user_model import copied_to, untouched, unwrapped
-from guidxmage.engine.cuda.graphed_program import Graphed, Graphs, refuse_other_than_cuda
+from guidxmage.engine.cuda.graphs import Graphed, Graphs, refuse_other_than_cuda
 from guidxmage.engine.program.footprint import read_budget, row_bytes, rows_within
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.symbolic import Network, pull_targets

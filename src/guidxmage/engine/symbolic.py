@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from guidxmage.engine.capture.programs import Programs
 from guidxmage.engine.capture.user_model import untouched
-from guidxmage.engine.cuda.graphed_program import Graphed
+from guidxmage.engine.cuda.graphs import Graphed
 from guidxmage.engine.linear_regions.walk import Lines, piece
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.program.steps import Pulled, Recording

@@ -226,7 +226,7 @@ class Program:
         """
         rows = len(direction)
         values: dict[int, Tensor] = {0: direction}
-        holes = {step.call.id: step.holes for step in self._steps(rows)}
+        holes = {step.call.id: step.holes for step in self.steps(rows)}
         for call, expired in zip(self.symbolic_calls, self._expired_symbolic, strict=True):
             frame = self.frame(call, rows, trail)
             value = _rule(call).push(frame, *call.arguments(values, rows), **call.kwargs)
@@ -274,7 +274,7 @@ class Program:
         rows, pending = len(cotangent), Cotangents(self.result, cotangent)
         bias, rounding = self._new_biases(), Rounding(self._prepared)
         bias_maps: dict[str, Tensor] = {}
-        for step in self._steps(rows):
+        for step in self.steps(rows):
             call = step.call
             arrived = pending.pop(call.id)
             if arrived is None:
@@ -326,7 +326,7 @@ class Program:
         """The user's own calls forwards, with what a run of that many rows knows of inputs."""
         return _kept(self._own_step_lists, rows, lambda: self._described(self.calls, rows))
 
-    def _steps(self, rows: int) -> list[Step]:
+    def steps(self, rows: int) -> list[Step]:
         """The symbolic calls backwards, with what a pull of that many rows knows of inputs."""
         backwards = self._step_lists
         return _kept(backwards, rows, lambda: self._described(self.symbolic_calls, rows)[::-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -77,11 +77,11 @@ class Trail(Mapping[str, Decisions]):
 
     def image(self, index: int) -> Trail:
         """The trail of one image, as a trail of one row."""
-        return self._with_planes(lambda plane: plane[index : index + 1], rows=1)
+        return self.with_planes(lambda plane: plane[index : index + 1], rows=1)
 
     def take(self, rows: Tensor | slice) -> Trail:
         """The trails of some images, chosen by number, mask or slice."""
-        taken = self._with_planes(lambda plane: plane[rows], rows=0)
+        taken = self.with_planes(lambda plane: plane[rows], rows=0)
         count = len(torch.arange(self.rows)[rows.cpu() if isinstance(rows, Tensor) else rows])
         return replace(taken, rows=count)
 
@@ -117,9 +117,10 @@ class Trail(Mapping[str, Decisions]):
 
     def to(self, device: torch.device | str) -> Trail:
         """The same trail on another device."""
-        return self._with_planes(lambda plane: plane.to(device), rows=self.rows)
+        return self.with_planes(lambda plane: plane.to(device), rows=self.rows)
 
-    def _with_planes(self, change: Any, rows: int) -> Trail:
+    def with_planes(self, change: Callable[[Tensor], Tensor], *, rows: int) -> Trail:
+        """The same sites with every plane changed, those of decisions first; `rows` images."""
         changed = {
             site: entry.with_planes(tuple(change(plane) for plane in entry.planes))
             for site, entry in self.items()
