@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from guidxmage.cli import app
-from tests.results import sign
+from tests.results import forge, sign
 
 MODEL = """
 import torch
@@ -247,6 +250,136 @@ def test_class_names_from_a_file(folder: Path) -> None:
 
 
 # --- many results --------------------------------------------------------------------------------
+
+
+# --- consistent forgeries -------------------------------------------------------------------------
+
+
+def _alias(manifest: dict[str, Any]) -> None:
+    manifest["results[0].score"] = manifest["results"][0]["score"]
+    manifest["results"][0]["score"] = 99.0
+
+
+def test_a_key_that_looks_like_a_way_to_another_is_none(folder: Path) -> None:
+    forge(folder / RESULT, manifest=_alias)
+    result = run("verify", RESULT, "--model", NET)
+    assert result.exit_code == 1
+    assert "results[0].score" in result.stdout
+
+
+CERTIFICATES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "its line": lambda c: c.update(line=c["line"].replace("Δ within", "audited, Δ within")),
+    "a number in its line": lambda c: c.update(
+        line=re.sub(r"Δ within \S+", "Δ within 0", c["line"])
+    ),
+    "numbers": lambda c: c["numeric"].update(weights=0.0),
+    "what is measured": lambda c: c.update(numeric={"weights": 0.0}),
+    "decisions": lambda c: c["trail"].update(decisions=999_999),
+    "its trail": lambda c: c.update(trail="rubbish"),
+    "fractions": lambda c: c.update(rationals=None),
+    "details": lambda c: [one.update(detail="perfect") for one in c["findings"]] and None,
+    "its verdict": lambda c: c["findings"][0].update(passed=None),
+    "its primes": lambda c: c["identity"].update(primes=[]),
+}
+
+
+@pytest.mark.parametrize("change", CERTIFICATES)
+def test_a_forged_certificate_fails(change: str, folder: Path) -> None:
+    path = folder / RESULT / "certificate.json"
+    (certificate,) = json.loads(path.read_text(encoding="utf-8"))
+    CERTIFICATES[change](certificate)
+    path.write_text(json.dumps([certificate]), encoding="utf-8")
+    forge(folder / RESULT, manifest=lambda m: m.update(certificate=[certificate["line"]]))
+    result = run("verify", RESULT, "--model", NET)
+    assert result.exit_code == 1, result.stdout
+    assert "FAIL certificate.json" in result.stdout
+
+
+def test_measured_numbers_of_another_machine_are_no_evidence(folder: Path) -> None:
+    path = folder / RESULT / "certificate.json"
+    (certificate,) = json.loads(path.read_text(encoding="utf-8"))
+    certificate["model"]["threads"] += 3
+    certificate["numeric"]["weights"] *= 100
+    path.write_text(json.dumps([certificate]), encoding="utf-8")
+    forge(folder / RESULT)
+    result = run("verify", RESULT, "--model", NET)
+    assert result.exit_code == 0, result.stdout
+    assert "not evidence: certificate.json (its measured numbers are those of another" in (
+        result.stdout
+    )
+
+
+@pytest.mark.parametrize("name", ["trail.99.0", "trail.0.7", "picture.7", "trail"])
+def test_arrays_that_nobody_reads_fail(name: str, folder: Path) -> None:
+    def change(arrays: dict[str, Any]) -> None:
+        if name == "trail":
+            text = json.loads(arrays["trail"].tobytes())
+            arrays["trail"] = np.frombuffer(
+                json.dumps({**text, "also": 1}).encode(), dtype=np.uint8
+            )
+        else:
+            arrays[name] = np.zeros((1, 3), np.uint8)
+
+    forge(folder / RESULT, change)
+    result = run("verify", RESULT, "--model", NET)
+    assert result.exit_code == 1, result.stdout
+    assert f"{name}: judged by nothing" in result.stdout
+
+
+def test_a_site_that_is_named_twice_is_refused(folder: Path) -> None:
+    def change(arrays: dict[str, Any]) -> None:
+        sites = json.loads(arrays["bias_sites"].tobytes())
+        sites[1] = sites[0]
+        arrays["bias_sites"] = np.frombuffer(json.dumps(sites).encode(), dtype=np.uint8)
+        arrays["bias_values"] = arrays["bias_values"][:-1]
+
+    forge(folder / RESULT, change)
+    result = run("verify", RESULT, "--model", NET)
+    assert result.exit_code == 1
+    assert "has a call site of the bias twice" in result.stdout
+
+
+def test_what_was_not_checked_is_said_of_each_of_many(several: Path, folder: Path) -> None:
+    (folder / "photo.png").unlink()
+    result = run("verify", "explanations", "--model", NET)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert all("(not checked: image: the photo is not at hand" in line for line in lines[:-1])
+    assert lines[-1] == "3 of 3 verified, 3 of them not in every respect"
+
+
+def test_names_of_strangers_stay_on_their_line(folder: Path) -> None:
+    (folder / RESULT / "x\nverified      else").write_bytes(b"")
+    result = run("verify", RESULT, "--model", NET)
+    assert result.exit_code == 1
+    assert not any(line.startswith("verified      ") for line in result.stdout.splitlines())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["explain", "pipe.png", "--model", NET],
+        ["explain", "photo.png", "--model", NET, "--objects", "pipe.png"],
+        ["attack", "pipe.png", "--model", NET],
+        ["evaluate", "pipe.png", "--model", NET, "--out", "made"],
+        ["explain", "photo.png", "--model", NET, "--out", "marked"],
+    ],
+)
+def test_a_pipe_is_no_file(args: list[str], folder: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    (folder / "marked" / "photo").mkdir(parents=True)
+    os.mkfifo(folder / "marked" / "photo" / "manifest.json")
+    result = run(*args)
+    assert result.exit_code == 2, result.stdout
+    assert len(result.stderr.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("target", ["²", "--5", "0,²", "top²"])
+def test_numbers_are_written_in_plain_digits(target: str, folder: Path) -> None:
+    result = run("explain", "photo.png", "--model", NET, f"--target={target}", "--overwrite")
+    assert result.exit_code == 2
+    assert "is a name but no class names are known" in result.stderr
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from guidxmage import Explainer, Explanation, InputError, Preprocessing
 from guidxmage.engine.symbolic import SymbolicModel
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.jobs import verify_result
-from guidxmage.jobs.manifest_check import leaves
+from guidxmage.jobs.manifest_check import leaves, written
 from guidxmage.jobs.verify_result import Verification, verify
 from guidxmage.proof import certificate as certificate_module
 from guidxmage.proof.evidence.judges import JUDGES
@@ -363,7 +363,8 @@ def test_the_result_itself_is_verified(folder: Path, explainer: Explainer) -> No
     assert found.passed, found.checks
     # Nothing is left out in silence: what is no evidence is named, with why.
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    for key, _ in leaves(manifest):
+    for path, _ in leaves(manifest):
+        key = written(path)
         statement = statement_of(Place.MANIFEST, key)
         assert statement is not None, key
         if statement.judgement is Judgement.NOT_EVIDENCE:
@@ -470,7 +471,8 @@ def walk(
     """Changes of a manifest that were not noticed, and the statements that were changed."""
     manifest = json.loads((result / "manifest.json").read_text(encoding="utf-8"))
     silent, walked = [], set()
-    for key, value in leaves(manifest):
+    for path, value in leaves(manifest):
+        key = written(path)
         statement = statement_of(Place.MANIFEST, key)
         assert statement is not None, key
         # One label, hash or site stands for all of them.

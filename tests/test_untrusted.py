@@ -23,7 +23,7 @@ from guidxmage import Explainer, Explanation, GuidXmageError, InputError
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.explanation import JointExplanation
 from guidxmage.files.untrusted import parsed_json, read_arrays, read_json, read_text
-from guidxmage.jobs.manifest_check import leaves
+from guidxmage.jobs.manifest_check import leaves, written
 from guidxmage.jobs.verify_result import check_files, read_manifest, read_source, verify
 from tests.results import sign
 from tests.test_statements import (  # noqa: F401, fixtures among them
@@ -278,7 +278,9 @@ def test_other_types_in_the_manifest_are_one_sentence(
 def with_another_type(document: Any, draw: random.Random, only: str = "") -> Any:
     """A copy with one leaf or top entry replaced by something strange."""
     changed = copy.deepcopy(document)
-    keys = [key for key, _ in leaves(document)] + [key for key in document if key != "digest"]
+    keys = [written(path) for path, _ in leaves(document)] + [
+        key for key in document if key != "digest"
+    ]
     key = draw.choice([key for key in keys if key.startswith(only)])
     if key in changed:
         changed[key] = draw.choice(STRANGE)

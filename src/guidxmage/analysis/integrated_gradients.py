@@ -25,7 +25,7 @@ from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
-from guidxmage.inputs.input_space import Images
+from guidxmage.inputs.input_space import Images, as_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ def integrated_gradients(
 
 
 def _baseline(baseline: Tensor | float | None, X: Tensor) -> Tensor:
-    R = torch.as_tensor(0.0 if baseline is None else baseline).to(X)
+    R = as_numbers(0.0 if baseline is None else baseline, X)
     try:
         R = R.expand(X.shape).contiguous()
     except RuntimeError as error:

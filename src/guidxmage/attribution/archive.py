@@ -25,6 +25,7 @@ from guidxmage.errors import InputError
 from guidxmage.files.atomic import MANIFEST
 from guidxmage.files.result_folder import Kind
 from guidxmage.files.untrusted import (
+    LARGEST_MARK,
     Array,
     checked_array,
     entry,
@@ -173,6 +174,17 @@ def _arrays(explanation: Attribution) -> dict[str, Any]:
     return {**arrays, **explanation.trail.to_arrays()}
 
 
+def unread_arrays(explanation: Attribution, arrays: Mapping[str, Array]) -> list[str]:
+    """The arrays of an archive that an explanation read from it does not hold, and so none judges.
+
+    The trail is one of them where its text says more than was read.
+    """
+    own = _arrays(explanation)
+    extra = [name for name in arrays if name not in own and name != OBJECTS]
+    said, read = (json.loads(bytes(texts["trail"])) for texts in (arrays, own))
+    return [*extra, *([] if said == read else ["trail"])]
+
+
 def _narrow(labels: Array) -> Array:
     """A label map in the narrowest type that holds it."""
     return labels.astype(np.min_scalar_type(int(labels.max())))
@@ -194,7 +206,7 @@ def read_result(
     for name in (MANIFEST, ARRAYS):
         if not (folder / name).exists():
             raise InputError(f"{folder} holds no saved explanation with arrays: no {name}")
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_json(folder / MANIFEST, LARGEST_MARK)
     schema = entry(manifest, "schema", str, str(folder / MANIFEST))
     if schema not in schemas:
         raise InputError(f"{folder} holds {schema!r}, not {schemas[0]!r}")
@@ -308,9 +320,11 @@ class _Sizes:
         text = checked_array(arrays, "bias_sites", "uint8", (None,), self.name).tobytes()
         found = {"sites": parsed_json(text.decode("utf-8", "replace"), self.name)}
         sites = listed(found, "sites", str, self.name)
+        if len(set(sites)) < len(sites):
+            raise InputError(f"{self.name} has a call site of the bias twice")
         if not sites:
             return {}
-        shape = (len(set(sites)), *self.per_target)
+        shape = (len(sites), *self.per_target)
         values = checked_array(arrays, "bias_values", "float64", shape, self.name)
         return {site: torch.from_numpy(np.array(v)) for site, v in zip(sites, values, strict=True)}
 

@@ -105,6 +105,8 @@ class Attribution:
 
     def __getitem__(self, index: int) -> Self:
         """One image of a batch, or one target of a list for a single image."""
+        if not hasattr(index, "__index__"):  # a slice
+            raise InputError(f"an explanation is indexed by a whole number, not by {index!r}")
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)}")
         index %= len(self)

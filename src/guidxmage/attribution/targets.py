@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,11 +76,15 @@ def choose_targets(
     return _of_classes(_class_of(target, logits, labels)[None], logits, several=False)
 
 
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-?[0-9]{1,18}", text) is not None
+
+
 def _normalised(target: Any) -> Any:
     """("contrast", a, b) → Contrast; "top5" → ("top", 5); other sequences → list."""
     if isinstance(target, str):
         digits = target.lower().removeprefix("top").removeprefix("-")
-        if target.lower().startswith("top") and digits.isdigit() and int(digits) != 1:
+        if target.lower().startswith("top") and _is_number(digits) and int(digits) != 1:
             return ("top", int(digits))
         return target
     if not isinstance(target, Sequence):
@@ -133,7 +138,7 @@ def _class_of(target: Any, logits: Tensor, labels: Sequence[str] | None) -> Tens
         ranked = {"top1": 1, "top-1": 1, "top2": 2, "top-2": 2}.get(target.lower())
         if ranked:
             return _best(ranked, logits)[-1]
-        target = int(target) if target.lstrip("-").isdigit() else _named(target, labels)
+        target = int(target) if _is_number(target) else _named(target, labels)
     if isinstance(target, bool) or not isinstance(target, int | np.integer):
         raise InputError(
             f"target {target!r} is not understood; give a class index or name, "

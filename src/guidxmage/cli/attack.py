@@ -87,7 +87,7 @@ def attack(  # noqa: PLR0917
     count_regions: Annotated[
         int, typer.Option(min=0, help="Count the regions on the way, at most this many.")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the restarts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the restarts.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the results, one folder a photo.")] = Path(
         "attacks"
     ),

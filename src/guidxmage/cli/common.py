@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -111,6 +112,16 @@ def complain(sentence: str) -> None:
     typer.echo(f"guid-xmage: {shown(sentence)}", err=True)
 
 
+def print_json(document: Any) -> None:
+    """A JSON document; where names in it are no text of the terminal's, in ASCII with escapes."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(document, indent=2)
+    typer.echo(text)
+
+
 def find_photos(paths: Sequence[Path], out: Path | None = None) -> tuple[list[Path], list[str]]:
     """The photos, and a sentence for each path where there is none.
 
@@ -166,7 +177,7 @@ def tell_outcomes(
             show(outcome)
     if as_json:
         results = [{**o.manifest, "folder": shown(o.folder)} for o in done if o.folder]
-        typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
+        print_json(results)
         if kept := sum(outcome.resumed for outcome in done):
             complain(f"{kept} of {len(done)} results were kept from an earlier run")
     failed = len(problems) + sum(outcome.error is not None for outcome in done)
@@ -230,20 +241,25 @@ def load_explainer(
     return explainer
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number in plain digits, as `-5` is."""
+    return re.fullmatch(r"-?[0-9]{1,18}", text) is not None
+
+
 def target_of(target: str, rather_than: str | None) -> Any:
     """The target specification for --target and --rather-than."""
     if rather_than is not None:
         return ("contrast", class_of(target), class_of(rather_than))
     parts = [part.strip() for part in target.split(",")]
     # Class names such as "Granny Smith, apple" are not in the list; numbers may be listed.
-    if len(parts) > 1 and all(part.lstrip("-").isdigit() for part in parts):
+    if len(parts) > 1 and all(map(is_number, parts)):
         return ("classes", [int(part) for part in parts])
     return class_of(target)
 
 
 def class_of(text: str) -> int | str:
     """A class by its number or its name."""
-    return int(text) if text.lstrip("-").isdigit() else text
+    return int(text) if is_number(text) else text
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +18,7 @@ from guidxmage.cli.common import (
     Weights,
     load_explainer,
     one_sentence,
+    print_json,
     progress_bar,
     target_of,
 )
@@ -96,7 +96,7 @@ def ray(  # noqa: PLR0917
         save_figure(found.figure(ends=(shown(a.name), shown(b.name))), new / PICTURE)
         written = write_mark(new, {**found.to_dict(), PROVENANCE: {PLACES: places}}, NUMBERS)
     if as_json:
-        typer.echo(json.dumps(written, indent=1, ensure_ascii=False))
+        print_json(written)
     else:
         _print(found, a, b, out)
 

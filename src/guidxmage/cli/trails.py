@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +21,7 @@ from guidxmage.cli.common import (
     find_photos,
     load_explainer,
     one_sentence,
+    print_json,
     progress_bar,
 )
 from guidxmage.errors import InputError
@@ -90,7 +90,7 @@ def trails(  # noqa: PLR0917
         save_figure(compared.figure(), new / PICTURE)
         written = write_mark(new, {**compared.to_dict(), PROVENANCE: {PLACES: places}}, NUMBERS)
     if as_json:
-        typer.echo(json.dumps(written, indent=1, ensure_ascii=False))
+        print_json(written)
     else:
         _print(compared, out)
     if problems or len(read) < len(found):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from guidxmage.cli.common import AsJson, Labels, load_explainer, one_sentence, progress_bar
+from guidxmage.cli.common import (
+    AsJson,
+    Labels,
+    load_explainer,
+    one_sentence,
+    print_json,
+    progress_bar,
+)
 from guidxmage.errors import GuidXmageError, InputError
+from guidxmage.files.names import shown
 
 if TYPE_CHECKING:
     from guidxmage.explainer import Explainer
@@ -66,7 +73,7 @@ def verify(  # noqa: PLR0917
         return
     if photo is not None:
         raise InputError(f"--photo goes with a single result; there are {len(folders)}")
-    typer.echo(f"guid-xmage: {len(folders)} results in {result}", err=True)
+    typer.echo(f"guid-xmage: {len(folders)} results in {shown(result)}", err=True)
     outcomes: list[dict[str, Any]] = []
     with progress_bar(len(folders), "verifying") as advance:
         for folder in folders:
@@ -154,9 +161,11 @@ def _end(outcomes: list[dict[str, Any]], as_json: bool) -> None:
             "passed": good == len(outcomes),
             "results": outcomes,
         }
-        typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        print_json(summary)
     else:
-        typer.echo(f"{good} of {len(outcomes)} verified")
+        partly = sum(bool(one["passed"] and _unchecked(one)) for one in outcomes)
+        words = f", {partly} of them not in every respect" if partly else ""
+        typer.echo(f"{good} of {len(outcomes)} verified{words}")
     if good < len(outcomes):
         raise typer.Exit(FAILED)
 
@@ -164,24 +173,35 @@ def _end(outcomes: list[dict[str, Any]], as_json: bool) -> None:
 def _print_line(outcome: dict[str, Any]) -> None:
     """One of several results in a line."""
     if outcome["passed"]:
-        typer.echo(f"verified      {outcome['folder']}")
+        left = [f"{check['name']}: {check['detail']}" for check in _unchecked(outcome)]
+        besides = f" (not checked: {'; '.join(left)})" if left else ""
+        _echo(f"verified      {outcome['folder']}{besides}")
         return
     failed = [check for check in outcome.get("checks", []) if check["passed"] is False]
     words = [outcome["error"]] if "error" in outcome else []
     words += [f"{check['name']}: {check['detail']}" for check in failed]
-    typer.echo(f"NOT verified  {outcome['folder']}: {'; '.join(words)}")
+    _echo(f"NOT verified  {outcome['folder']}: {'; '.join(words)}")
+
+
+def _unchecked(outcome: dict[str, Any]) -> list[dict[str, Any]]:
+    return [check for check in outcome.get("checks", []) if check["passed"] is None]
+
+
+def _echo(line: str) -> None:
+    """A line that holds names from a result: on one line, whatever they are made of."""
+    typer.echo(shown(line))
 
 
 def _print(found: Verification, as_json: bool) -> None:
     """All checks of a single result."""
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        print_json(found.to_json())
         return
     for check in found.checks:
-        typer.echo(f"{_WORDS[check.passed]:<5}{check.name}: {check.detail}")
+        _echo(f"{_WORDS[check.passed]:<5}{check.name}: {check.detail}")
     reasons: dict[str, list[str]] = {}
     for name, why in found.not_evidence.items():
         reasons.setdefault(why, []).append(name)
     for why, names in reasons.items():
-        typer.echo(f"not evidence: {', '.join(names)} ({why})")
+        _echo(f"not evidence: {', '.join(names)} ({why})")
     typer.echo("verified" if found.passed else "NOT verified")

@@ -31,6 +31,7 @@ from guidxmage.files.atomic import (
 )
 from guidxmage.files.locks import held
 from guidxmage.files.names import shown
+from guidxmage.files.untrusted import LARGEST_MARK, read_text
 
 SCHEMAS = "guid-xmage/"
 """How the schemas of all marks begin."""
@@ -79,11 +80,16 @@ def is_result(folder: Path, mark: str = MANIFEST) -> bool:
 def _read(mark: Path) -> dict[str, Any] | None:
     """What a mark of any kind states; None for what is none."""
     try:
-        content = json.loads(mark.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = json.loads(_text_of(mark))
+    except (OSError, ValueError, RecursionError, InputError):
         return None
     ours = isinstance(content, dict) and str(content.get("schema", "")).startswith(SCHEMAS)
     return content if ours and isinstance(content.get("files"), dict) else None
+
+
+def _text_of(mark: Path) -> str:
+    """The text of a mark; a pipe or a device is none. Raises InputError."""
+    return read_text(mark, LARGEST_MARK)
 
 
 def place_of(photo: Path, out: Path) -> str:
@@ -270,7 +276,7 @@ class ResultFolder:
 
     def _changed(self, content: Mapping[str, Any]) -> Iterator[str]:
         """The listed files, and the mark, that are not as they were written."""
-        if not is_sealed((self.place / self.kind.mark).read_text(encoding="utf-8")):
+        if not is_sealed(_text_of(self.place / self.kind.mark)):
             yield self.kind.mark
         for name in _entries(self.place):  # not of the list, which may name whatever it likes
             if name in content["files"]:

@@ -32,6 +32,8 @@ LARGEST_RATIO, SMALL_ARCHIVE = 32, 2**26
 LARGEST_ARCHIVE = 2**36
 MOST_MEMBERS = 100_000
 LARGEST_TEXT = 2**27
+# Of a folder's manifest: a result of a thousand targets has a few hundred bytes for each.
+LARGEST_MARK = 2**25
 # json.loads itself goes down until the interpreter's stack is used up.
 DEEPEST = 64
 LARGEST_INTEGER = 2**64 - 1
@@ -120,9 +122,9 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Any) -> Arra
 # --- JSON ----------------------------------------------------------------------------------------
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | os.PathLike[str], largest: int = LARGEST_TEXT) -> Any:
     """A JSON document in a file. Raises InputError as `parsed_json` and `read_text` do."""
-    return parsed_json(read_text(path), str(path))
+    return parsed_json(read_text(path, largest), str(path))
 
 
 def read_text(path: str | os.PathLike[str], largest: int = LARGEST_TEXT) -> str:

@@ -182,7 +182,7 @@ class InputSpace:
         if reference is None:
             return None
         try:
-            R = torch.as_tensor(reference).to(X)
+            R = as_numbers(reference, X)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"a reference is a number or a tensor, not {type(reference).__name__}"
@@ -211,6 +211,12 @@ def carried_to_pixels(weights: Tensor, preprocessing: Preprocessing) -> tuple[Te
     exact = weights.double()
     shift = -(exact * (mean / std)).flatten(2).sum(2)
     return (exact / std).to(weights.dtype), shift
+
+
+def as_numbers(given: Any, like: Tensor) -> Tensor:
+    """A number or a tensor in the dtype and on the device of another, rounded once at most."""
+    dtype = like.dtype if isinstance(given, int | float) else None
+    return torch.as_tensor(given, dtype=dtype).to(like)
 
 
 def _refuse_strange(tensor: Tensor) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.errors import InputError
+from guidxmage.inputs.input_space import as_numbers
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -98,7 +99,7 @@ def packed_reference(reference: Any, shapes: Shapes, like: Tensor) -> Tensor | N
         raise InputError(f"{len(given)} references were given for {len(shapes)} inputs")
     fitted = []
     for one, shape in zip(given, shapes, strict=True):
-        R = torch.as_tensor(0.0 if one is None else one).to(like)
+        R = as_numbers(0.0 if one is None else one, like)
         try:
             fitted.append(R.expand(len(like), *shape))
         except RuntimeError as error:

@@ -16,6 +16,7 @@ from guidxmage.attribution.archive import OBJECTS
 from guidxmage.errors import InputError, MissingExtraError, UnsupportedOperatorError
 from guidxmage.explanation import Explanation
 from guidxmage.files.untrusted import Array, checked_array, entry, listed, optional, read_json
+from guidxmage.jobs.certificate_check import compared_certificates
 from guidxmage.jobs.drawing import PICTURES, Drawing, draw, drawn_alike
 from guidxmage.jobs.explain_photos import CERTIFICATE, radius_of
 from guidxmage.objects.label_map import LabelMap
@@ -26,10 +27,6 @@ from guidxmage.provenance import fingerprint
 # name, whether it passed (None: no evidence), and a few words.
 Finding = tuple[str, bool | None, str]
 _WHOLE_NUMBERS = "uint8 uint16 uint32 int32"
-# Keys of a certificate that a new one, with other primes, must have alike.
-_SAME = ("schema", "holds", "reasons", "same_trail", "fingerprints")
-_SAME_OF_IDENTITY = ("holds", "reason")
-_SAME_OF_FINDINGS = ("name", "judgement", "passed")
 
 
 @dataclass(frozen=True)
@@ -188,36 +185,18 @@ class Additions:
         return [entry(one, "line", str, CERTIFICATE) for one in self._stored_certificates]
 
     def _certificate_file(self, certificates: Sequence[Certificate]) -> Finding:
-        """Whether stored certificates say what new ones do, but for primes and measured numbers."""
+        """Whether stored certificates say what new ones do, but for their primes."""
         stored, new = self._stored_certificates, [one.to_json() for one in certificates]
         if len(stored) != len(new):
             return CERTIFICATE, False, f"{len(stored)} certificates where there are {len(new)}"
-        for given, wanted in zip(stored, new, strict=True):
-            if given.keys() != wanted.keys():
-                return CERTIFICATE, False, "it has other keys than a certificate"
-            if _core(given) != _core(wanted):
-                return CERTIFICATE, False, "it says otherwise than a new certificate"
+        found = [compared_certificates(*pair) for pair in zip(stored, new, strict=True)]
+        failed = [detail for passed, detail in found if passed is False]
+        unknown = [detail for passed, detail in found if passed is None]
+        if failed:
+            return CERTIFICATE, False, failed[0]
+        if unknown:
+            return CERTIFICATE, None, unknown[0]
         return CERTIFICATE, True, "it says what a new certificate says, with other primes"
-
-
-def _core(certificate: Mapping[str, Any]) -> Any:
-    """What certificates of the same explanation have in common, whatever the primes."""
-    identity, findings = certificate.get("identity"), certificate.get("findings")
-    if not isinstance(identity, Mapping) or not isinstance(findings, list):
-        return None
-    verdict = str(certificate.get("line")).partition(":")[0]
-    rows = [
-        [finding.get(key) for key in _SAME_OF_FINDINGS]
-        for finding in findings
-        if isinstance(finding, Mapping)
-    ]
-    return (
-        [certificate.get(key) for key in _SAME],
-        [identity.get(key) for key in _SAME_OF_IDENTITY],
-        len(identity.get("primes") or ()),
-        verdict,
-        rows,
-    )
 
 
 def _same_picture(stored: Path, drawn: Path) -> bool:

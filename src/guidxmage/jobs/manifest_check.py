@@ -22,6 +22,9 @@ NAMES = ("model.name", "model.weights")
 LABELS = ("model.labels", "model.labels[]")
 
 
+Path = tuple[str | int, ...]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What is wrong in a manifest, a few words each, and what of it is no evidence, with why."""
@@ -50,7 +53,8 @@ def compared(
     sizes = float(explanation.contributions.abs().sum(dtype=torch.float64))
     faults: list[str] = []
     not_evidence: dict[str, str] = {}
-    for key in [*wanted, *(key for key in given if key not in wanted)]:
+    for path in [*wanted, *(path for path in given if path not in wanted)]:
+        key = written(path)
         statement = statement_of(Place.MANIFEST, key)
         if statement is None:
             faults.append(f"{key} is judged by nothing")
@@ -60,25 +64,34 @@ def compared(
             not_evidence[statement.name] = statement.how
         elif statement.name in ("digest", "files.*"):
             continue  # with the files
-        elif key not in given:
+        elif path not in given:
             faults.append(f"{key} is missing")
-        elif key not in wanted:
+        elif path not in wanted:
             faults.append(f"{key} does not belong there")
-        elif not _same(key, given[key], wanted[key], sizes):
-            faults.append(f"{key} is {_shown(given[key])}, where it is {_shown(wanted[key])}")
+        elif not _same(key, given[path], wanted[path], sizes):
+            faults.append(f"{key} is {_shown(given[path])}, where it is {_shown(wanted[path])}")
     return Comparison(tuple(faults), not_evidence)
 
 
-def leaves(document: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no object or list, by its key; empty ones count as values."""
+def leaves(document: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every value that is no object or list, by the way to it; empty ones count as values.
+
+    A way is compared as a whole: a key may look like several, "a.b" or "a[0]".
+    """
     if isinstance(document, Mapping) and document:
         for name, value in document.items():
-            yield from leaves(value, f"{key}.{name}" if key else str(name))
+            yield from leaves(value, (*path, str(name)))
     elif isinstance(document, list | tuple) and document:
         for number, value in enumerate(document):
-            yield from leaves(value, f"{key}[{number}]")
+            yield from leaves(value, (*path, number))
     else:
-        yield key, list(document) if isinstance(document, tuple) else document
+        yield path, list(document) if isinstance(document, tuple) else document
+
+
+def written(path: Path) -> str:
+    """A way to a value as it is printed: "results[0].score"."""
+    parts = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return "".join(parts).removeprefix(".")
 
 
 def _same(key: str, given: Any, wanted: Any, sizes: float) -> bool:

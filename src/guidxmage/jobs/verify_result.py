@@ -10,13 +10,20 @@ from typing import Any
 
 import torch
 
-from guidxmage.attribution.archive import ARRAYS, SCHEMA, is_signed, read_result, restored
+from guidxmage.attribution.archive import (
+    ARRAYS,
+    SCHEMA,
+    is_signed,
+    read_result,
+    restored,
+    unread_arrays,
+)
 from guidxmage.attribution.change_space import with_network
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
 from guidxmage.files.atomic import MANIFEST
-from guidxmage.files.untrusted import Array, entry, optional, parsed_json, read_text
+from guidxmage.files.untrusted import LARGEST_MARK, Array, entry, optional, parsed_json, read_text
 from guidxmage.jobs.additions import Additions
 from guidxmage.jobs.drawing import PICTURES
 from guidxmage.jobs.explain_photos import CERTIFICATE
@@ -108,7 +115,7 @@ def read_manifest_text(folder: Path) -> tuple[dict[str, Any], str]:
     path = folder / MANIFEST
     if not path.exists():
         raise InputError(f"{folder} holds no saved explanation: no {MANIFEST}")
-    text = read_text(path)
+    text = read_text(path, LARGEST_MARK)
     found = parsed_json(text, str(path))
     if not isinstance(found, dict):
         raise InputError(f"{path} is no object")
@@ -263,9 +270,12 @@ class _Result:
         """Everything else that can be checked."""
         not_evidence: dict[str, str] = {}
         found = [*checks, self._image()]
-        unknown = unjudged(Place.ARRAYS, self.arrays)
+        unknown = {
+            *unjudged(Place.ARRAYS, self.arrays),
+            *unread_arrays(self.explanation, self.arrays),
+        }
         if unknown:
-            found.append(Check("arrays", False, f"{', '.join(unknown)}: judged by nothing"))
+            found.append(Check("arrays", False, f"{', '.join(sorted(unknown))}: judged by nothing"))
         certificates = self._certificates()
         if isinstance(certificates, Check):
             return Verification((*found, certificates), not_evidence)

@@ -137,7 +137,7 @@ def _report(
         name: torch.where(success, norms(delta, name), nan) for name in ("l0", "l1", "l2", "linf")
     }
     key = "l0" if problem.norm == "erase" else problem.norm
-    own = target_model.logits(problem.X).argmax(1)
+    own = _classes(target_model, problem.X)
     return AttackResult(
         adversarial=Z,
         original=problem.X,
@@ -147,7 +147,7 @@ def _report(
         success=success,
         already=already,
         from_class=own,
-        to_class=target_model.logits(found.Z).argmax(1),
+        to_class=_classes(target_model, found.Z),
         margin=torch.where(success, margin, nan),
         forwards=forwards,
         backwards=backwards,
@@ -160,6 +160,11 @@ def _report(
         else f"not available: {target_model.reason}",
         notes=_notes(problem, success, already),
     )
+
+
+def _classes(target_model: TargetModel, images: Tensor) -> Tensor:
+    """What the network calls each image alone: in a batch the last bit may be another."""
+    return torch.cat([target_model.logits(image[None]).argmax(1) for image in images])
 
 
 def _flipped(target_model: TargetModel, X: Tensor, Z: Tensor, success: Tensor) -> Tensor | None:

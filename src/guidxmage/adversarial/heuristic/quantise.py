@@ -114,8 +114,8 @@ def take_back(
 ) -> Found:
     """Undo changes that are not needed, those with the least gain for their cost first.
 
-    For each row the largest number of changed entries (pixels for "l0") that can go back to `start`
-    with the image still adversarial is found by bisection.
+    For each row the largest number of changed entries (whole pixels for "l0" and "erase") that can
+    go back to `start` with the image still adversarial is found by bisection.
     """
     best = found
     for _ in range(rounds if problem.norm != "linf" else 0):
@@ -123,7 +123,7 @@ def take_back(
         delta = best.Z - start
         gain = local.normal * delta
         cost = delta.square() if problem.norm == "l2" else delta.abs()
-        if problem.norm == "l0":
+        if problem.norm in ("l0", "erase"):
             gain, cost = gain.sum(1, keepdim=True), (delta != 0).any(1, keepdim=True).to(gain)
         worth = torch.where(cost > 0, gain / cost.clamp_min(1e-30), torch.inf).flatten(1)
         order = worth.argsort(1)

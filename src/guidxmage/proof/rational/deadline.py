@@ -8,6 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# A year: what waits for processes takes no more.
+_FOREVER = 3.2e7
 # Pieces between two looks at the clock.
 _PIECES = 64
 
@@ -20,8 +22,8 @@ class Deadline:
     """So many seconds from now on."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._end = monotonic() + seconds
+        self.seconds = min(seconds, _FOREVER)
+        self._end = monotonic() + self.seconds
 
     @property
     def left(self) -> float:
