@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -484,6 +485,28 @@ def test_the_bootstrap_draws_photos_not_views() -> None:
     assert same is not None
     assert (same.mean, same.low, same.high) == (1, 1, 1)
     assert estimate({"a": []}, 0, "x") is None
+
+
+def test_an_interval_by_hand() -> None:
+    """Of two photos, views 0 and 1, 1, 1: both, or one twice; a quarter of the draws is all 0."""
+    found = estimate({"a": [0.0], "b": [1.0] * 3}, 0, "x")
+    assert found is not None
+    assert (found.mean, found.low, found.high) == (0.75, 0.0, 1.0)
+    alone = estimate({"a": [0.0, 1.0], "b": []}, 0, "x")
+    assert alone is not None
+    assert (alone.mean, alone.low, alone.high, alone.photos) == (0.5, 0.5, 0.5, 1)
+
+
+def test_an_interval_is_that_of_sums_and_counts_drawn_together() -> None:
+    draws = np.random.default_rng(1)
+    photos = {str(n): draws.normal(size=int(draws.integers(1, 9))).tolist() for n in range(12)}
+    found = estimate(photos, 5, "x")
+    assert found is not None
+    generator = np.random.default_rng([5, zlib.crc32(b"x")])
+    means = []
+    for drawn in generator.integers(12, size=(2000, 12)):
+        means.append(np.mean([value for one in drawn for value in photos[str(one)]]))
+    assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=1e-12)
 
 
 def test_intervals_cover() -> None:
