@@ -33,9 +33,8 @@ from guidxmage.evaluation.methods import METHODS, Method
 from guidxmage.evaluation.records import Records, claimed
 from guidxmage.evaluation.report.bootstrap import estimate
 from guidxmage.evaluation.report.figures import rows
-from guidxmage.evaluation.report.page import write_report
 from guidxmage.evaluation.report.publication import publish
-from guidxmage.evaluation.report.table import markdown, paper_table
+from guidxmage.evaluation.report.table import paper_table
 from guidxmage.evaluation.run import Network, read, run
 from guidxmage.evaluation.settings import Settings
 from guidxmage.evaluation.subject import last_feature_map, make_subject
@@ -536,7 +535,7 @@ def test_ours_is_right_and_controls_are_not(tmp_path: Path) -> None:
     for record in records["planted"]:
         change, predicted = record["figures"]["change"], record["figures"]["predicted"]
         assert change == pytest.approx(predicted, abs=1e-6)
-    text = markdown(paper_table(list(found.values())))
+    text = paper_table(list(found.values()))
     assert "| guid-Xmage | 100.0 [100.0, 100.0] |" in text
 
 
@@ -634,13 +633,6 @@ def test_slow_methods_see_fewer_views(tmp_path: Path, monkeypatch: pytest.Monkey
     records = run(settings, [PLANTED], [photo(n) for n in range(3)], "photos", tmp_path / "run")
     counts = {row.method: row.views for row in rows(records, 0)}
     assert counts == {"guid-xmage": 6, "random": 3, "edges": 6}
-
-
-def test_links_lead_from_page_to_page(tmp_path: Path) -> None:
-    write_report(tmp_path, ["# All", "See [part/REPORT.md](part/REPORT.md) and `a[0]`."], [])
-    page = (tmp_path / "report.html").read_text()
-    assert '<p>See <a href="part/report.html">part/report.html</a> and <code>a[0]</code>.' in page
-    assert "[part/REPORT.md](part/REPORT.md)" in (tmp_path / "REPORT.md").read_text()
 
 
 def test_the_page_stands_alone(tmp_path: Path) -> None:
