@@ -88,19 +88,16 @@ def _object(found: Sequence[Evaluation], arm: str) -> str:
     return _said(value, f"{points(value)} at {eps}", value >= 0)
 
 
-def _farther(rival: str, least: float) -> Judge:
-    """How much larger the least l2 perturbation of all pixels is than another arm's."""
+def _beside(
+    rival: str, name: str, least: float, show: Callable[[float], str], ratio: bool = False
+) -> Judge:
+    """A figure beside another arm's, seed by seed: their difference, or their ratio."""
 
     def judge(found: Sequence[Evaluation], arm: str) -> str:
-        value = average(compared(found, arm, rival, "all l2 guid-xmage", ratio=True))
-        return _said(value, times(value), value >= least)
+        value = average(compared(found, arm, rival, name, ratio))
+        return _said(value, show(value), value >= least)
 
     return judge
-
-
-def _clean(found: Sequence[Evaluation], arm: str) -> str:
-    value = average(compared(found, arm, "plain", "clean"))
-    return _said(value, points(value), value >= -0.01)
 
 
 def _cost(found: Sequence[Evaluation], arm: str) -> str:
@@ -129,10 +126,14 @@ _GOALS: dict[str, Judge] = {
     "background alone, PGD l∞: at least 50 % at the least ε where `plain` has at most 5 %": (
         _background
     ),
-    "clean accuracy: at most 1 point below `plain`": _clean,
+    "clean accuracy: at most 1 point below `plain`": _beside("plain", "clean", -0.01, points),
     "gap between backgrounds: at most 2 points": _gap,
-    "least l2 on all pixels, median: at least 1.3 × `plain`": _farther("plain", 1.3),
-    "least l2 on all pixels, median: at least 1.1 × `noise`": _farther("noise", 1.1),
+    "least l2 on all pixels, median: at least 1.3 × `plain`": _beside(
+        "plain", _L2, 1.3, times, ratio=True
+    ),
+    "least l2 on all pixels, median: at least 1.1 × `noise`": _beside(
+        "noise", _L2, 1.1, times, ratio=True
+    ),
     "object alone, PGD l∞: not below `plain`": _object,
     "processor time of both trainings: at most 2 × the first": _cost,
 }
