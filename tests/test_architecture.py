@@ -17,6 +17,7 @@ FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 HOUSE = [
     ["moved", "errors"],
     ["files"],
+    ["reports"],
     ["provenance"],
     ["inputs", "view"],
     ["objects", "models"],

@@ -338,6 +338,123 @@ def test_polygon_covers_the_pixels_whose_centres_it_holds():
     assert fill_polygon(outside, (4, 6)).all()
 
 
+def test_polygon_is_rounded_to_fifths_of_a_pixel():
+    """By hand: columns are passed between the fifths 2 and 3, rows count below the upper one."""
+    below = np.array([[0, 0.49], [6, 0.49], [6, 2.49], [0, 2.49]])  # 0.49 · 5 + ½ = 2.95 → 2
+    assert np.array_equal(fill_polygon(below, (4, 6)), mask_of(slice(0, 2), slice(0, 6)))
+    at = np.array([[0, 0.5], [6, 0.5], [6, 2.5], [0, 2.5]])  # 0.5 · 5 + ½ = 3
+    assert np.array_equal(fill_polygon(at, (4, 6)), mask_of(slice(1, 3), slice(0, 6)))
+
+
+def odd_polygons(seed):
+    """Polygons (N, 2) of many kinds and the sizes of their images, from seeded draws."""
+    rng = np.random.default_rng(seed)
+    size = tuple(rng.integers(1, 60, 2).tolist())
+    n = int(rng.integers(3, 12))
+    around = rng.uniform(-10, 70, (n, 2))
+    line = around.copy()
+    line[:, seed % 2] = rng.uniform(0, 50)
+    far = np.where(rng.random((n, 2)) < 0.3, rng.uniform(-2e4, 2e4, (n, 2)), around)
+    for corners in (
+        around,
+        rng.uniform(0, 3, (n, 2)) + rng.uniform(-3, 60, 2),  # as small as a pixel
+        far,
+        np.round(around),
+        np.round(around, 1),
+        np.floor(around) + 0.5,  # on the middles of pixels
+        np.repeat(around, 2, axis=0),
+        line,
+        around[[0, 0, 0]],
+        around[[0, 1, 0]],
+    ):
+        yield corners, size
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_polygons_are_those_of_pycocotools(seed):
+    """Pixel for pixel, whether they are tiny or huge, partly outside, crossing or flat."""
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    for corners, size in odd_polygons(seed):
+        (runs,) = coco_mask.frPyObjects([corners.ravel().tolist()], *size)
+        assert np.array_equal(fill_polygon(corners, size), coco_mask.decode(runs)), corners
+
+
+def test_a_polygon_of_many_corners_is_filled_in_parts(monkeypatch):
+    corners = np.random.default_rng(0).uniform(-20, 120, (3000, 2))
+    whole = fill_polygon(corners, (90, 100))
+    monkeypatch.setattr("guidxmage.objects.raster._AT_ONCE", 70)  # an edge may pass more columns
+    assert np.array_equal(fill_polygon(corners, (90, 100)), whole)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_parts_and_boxes_are_those_of_pycocotools(tmp_path, seed):
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(seed)
+    parts = [rng.uniform(-5, 45, 2 * int(rng.integers(3, 9))).tolist() for _ in range(3)]
+    box = [*rng.uniform(-5, 20, 2), *rng.uniform(0.3, 30, 2)]
+    file = coco(tmp_path / "a.json", [parts], size=(30, 40))
+    runs = coco_mask.merge(coco_mask.frPyObjects(parts, 30, 40))
+    assert np.array_equal(read_regions(file, image="photo.jpg").labels, coco_mask.decode(runs))
+    file = boxed(tmp_path / "b.json", {"bbox": box}, size=(30, 40))
+    (runs,) = coco_mask.frPyObjects(np.array([box]), 30, 40)
+    assert np.array_equal(read_regions(file, image="photo.jpg").labels, coco_mask.decode(runs))
+
+
+def boxed(path, shape, size=(4, 6)):
+    content = json.loads(coco(path, [None], size=size).read_text())
+    del content["annotations"][0]["segmentation"]
+    content["annotations"][0].update(shape)
+    path.write_text(json.dumps(content))
+    return path
+
+
+BOX = mask_of(slice(1, 3), slice(2, 5))
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask"),
+    [
+        ({"bbox": [2, 1, 3, 2]}, BOX),
+        ({"bbox": [2, 1, 3, 2], "segmentation": []}, BOX),
+        ({"bbox": [2, 1, 3, 2], "segmentation": [[]]}, BOX),
+        ({"bbox": [2, 1, 3, 2], "segmentation": None}, BOX),
+        ({"bbox": [2.4, 0.6, 3.0, 1.9]}, BOX),
+        ({"bbox": [-9, -9, 99, 99]}, mask_of(slice(0, 4), slice(0, 6))),
+        ({"bbox": [2, 1, 0, 2]}, mask_of(slice(0, 0), slice(0, 0))),
+        ({"segmentation": [2, 1, 5, 1, 5, 3, 2, 3]}, BOX),  # without the list around it
+        ({"segmentation": [[2, 1, 5, 3]]}, mask_of(slice(0, 0), slice(0, 0))),
+        ({"segmentation": [[2, 1], [2, 1, 5, 1, 5, 3, 2, 3], []]}, BOX),
+        ({"segmentation": [[2, 1, 5, 1, 3, 1]]}, mask_of(slice(0, 0), slice(0, 0))),
+    ],
+)
+def test_coco_boxes_and_flat_polygons(tmp_path, shape, mask):
+    """A flat polygon has no pixels; a box is the mask only where there is nothing else."""
+    path = boxed(tmp_path / "instances.json", shape)
+    assert np.array_equal(read_regions(path, image="photo.jpg").labels, mask)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({}, "neither polygons nor run lengths, nor is there a box"),
+        ({"segmentation": []}, "nor is there a box"),
+        ({"bbox": [2, 1, 3]}, "four numbers"),
+        ({"bbox": 3}, "four numbers"),
+        ({"bbox": [2, 1, -3, 2]}, "a width or a height below 0"),
+        ({"bbox": "2132"}, "list of numbers"),
+        ({"bbox": [2, 1, 3, float("inf")]}, "finite"),
+        ({"bbox": [2, 1, 3, 1e9]}, "far outside"),
+        ({"segmentation": [2, 1, 5, 1, 5]}, "not an x and a y"),
+        ({"segmentation": [[[2, 1], [5, 1], [5, 3]]]}, "a corner is not a number"),
+        ({"segmentation": [[[2, 1, 5, 1, 5, 3]]]}, "a corner is not a number"),
+    ],
+)
+def test_coco_shapes_that_cannot_be_drawn(tmp_path, shape, message):
+    path = boxed(tmp_path / "instances.json", shape)
+    with pytest.raises(InputError, match=message):
+        read_regions(path, image="photo.jpg")
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_triangles_around_a_point_tile_their_polygon(seed):

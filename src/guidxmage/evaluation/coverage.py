@@ -24,6 +24,7 @@ from guidxmage.files.untrusted import entry, listed, optional, read_json
 from guidxmage.models import load_model
 from guidxmage.models.calibration import natural_like_images
 from guidxmage.provenance.versions import __version__
+from guidxmage.reports import markdown
 
 SCHEMA = "guid-xmage/coverage/1"
 
@@ -185,22 +186,24 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
+    head = ["network", "parameters", "input", "beside affine operators", "exact"]
+    head += ["residual, float64", "residual, float32", "seconds"]
     lines = [
-        "| network | parameters | input | beside affine operators | exact | residual, float64 | "
-        "residual, float32 | seconds |",
-        "| --- | ---: | ---: | --- | --- | ---: | ---: | ---: |",
+        [row.network, "", "", f"**refused**: {row.error}", *[""] * 4]
+        if row.error
+        else [
+            row.network,
+            f"{row.parameters / 1e6:.1f} M",
+            f"{row.size}²",
+            ", ".join(row.kinds) or "none",
+            row.exactness,
+            f"{row.residual64:.0e}",
+            f"{row.residual32:.0e}{'' if row.within else ' **beyond its bound**'}",
+            f"{row.seconds:.2f}",
+        ]
+        for row in rows
     ]
-    for row in rows:
-        if row.error:
-            lines.append(f"| {row.network} | | | **refused**: {row.error} | | | | |")
-            continue
-        lines.append(
-            f"| {row.network} | {row.parameters / 1e6:.1f} M | {row.size}² | "
-            f"{', '.join(row.kinds) or 'none'} | {row.exactness} | {row.residual64:.0e} | "
-            f"{row.residual32:.0e}{'' if row.within else ' **beyond its bound**'} | "
-            f"{row.seconds:.2f} |"
-        )
-    return "\n".join(lines)
+    return markdown.table(head, lines, words=(0, 3, 4))
 
 
 def summary(rows: Sequence[Row]) -> str:

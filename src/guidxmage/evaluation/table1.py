@@ -10,10 +10,9 @@ from guidxmage.errors import InputError
 from guidxmage.evaluation.data.photos import read_photos
 from guidxmage.evaluation.data.views import view_numbers
 from guidxmage.evaluation.report.figures import Row
-from guidxmage.evaluation.report.page import write_report
 from guidxmage.evaluation.report.publication import publish
 from guidxmage.evaluation.report.table import paper_table
-from guidxmage.evaluation.report.text import CARE, PAPER, Piece, seen
+from guidxmage.evaluation.report.text import seen, write_files
 from guidxmage.evaluation.run import Network, Say, run
 from guidxmage.evaluation.settings import Settings, all_measures, all_methods
 
@@ -102,15 +101,14 @@ def evaluate_table1(
     `run` has it.
     """
     rows: list[Row] = []
-    content: list[Piece] = ["# Table 1: interpretive accuracy as directional agreement"]
-    notes = []
+    about, missing = [], []
     for part in chosen:
         networks = []
         for name in part.networks:
             try:
                 networks.append(load(part, name))
             except InputError as error:
-                notes.append(f"`{name}` was not evaluated: {error}.")
+                missing.append((name, error))
         photos = read_photos(part.data, part.limit)
         views = len(view_numbers(photos, part.settings.views)) * len(networks)
         folder = out / part.name
@@ -118,11 +116,6 @@ def evaluate_table1(
         records = run(part.settings, networks, photos, data, folder, started(part, views), say)
         _, found = publish(folder, part.settings, records, photos, part.title)
         rows += found
-        content += [
-            f"## {part.title}",
-            f"{len(photos)} photos, {seen(part.settings.views)}. All figures: "
-            f"[{part.name}/REPORT.md]({part.name}/REPORT.md).",
-            paper_table(found),
-        ]
-    content += ["## The paper", PAPER, *notes, "## Read with care", CARE]
-    return write_report(out, content, rows), rows
+        counts = {"photos": len(photos), "seen": seen(part.settings.views)}
+        about.append({"part": part, "paper": paper_table(found), **counts})
+    return write_files(out, "table1.md", rows, parts=about, missing=missing), rows

@@ -20,7 +20,14 @@ from guidxmage.errors import InputError
 from guidxmage.files.names import brief
 from guidxmage.files.untrusted import read_text
 from guidxmage.inputs.photos import check_pixels
-from guidxmage.objects.raster import Mask, Size, decode_runs, fill_polygon, polygon_corners
+from guidxmage.objects.raster import (
+    Mask,
+    Size,
+    box_corners,
+    decode_runs,
+    fill_polygon,
+    polygon_corners,
+)
 
 # Label images first: where a photo has several annotations, pixels say more than boxes.
 _ANNOTATION_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".xml", ".json")
@@ -28,6 +35,8 @@ _ANNOTATION_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".xml", ".json"
 _LARGEST_JSON, _LARGEST_XML = 2**29, 2**24
 _MOST_OBJECTS = 10_000
 _DEEPEST = 64
+# What stands in the place of a segmentation where there is none.
+_EMPTY: tuple[Any, ...] = (None, [], [[]], {})
 # In either direction; the photo's own size is smaller, and boxes are cut at it.
 _FARTHEST = 2**31
 
@@ -59,14 +68,18 @@ def coco_masks(path: Path, image: Path | str | None) -> tuple[Size, Iterator[tup
     """Size (height, width) and the named masks (H, W) of one image of a COCO instances file.
 
     ``image``: the photo, found by its file name; may be None if the file describes one image.
-    Polygons and run lengths, plain or compressed, are understood. Raises InputError.
+    Polygons and run lengths, plain or compressed, are understood; of an object that has neither the
+    box is the mask. Raises InputError.
     """
     try:
         content = json.loads(read_text(path, _LARGEST_JSON))
         entry = _coco_image(content["images"], image, path)
         categories = {c["id"]: _text(c["name"]) for c in content.get("categories", ())}
         chosen = [a for a in content["annotations"] if a["image_id"] == entry["id"]]
-        segments = [(_category(categories, a["category_id"]), a["segmentation"]) for a in chosen]
+        shapes = [
+            (_category(categories, a["category_id"]), a.get("segmentation"), a.get("bbox"))
+            for a in chosen
+        ]
     except InputError:
         raise
     except RecursionError:
@@ -75,8 +88,8 @@ def coco_masks(path: Path, image: Path | str | None) -> tuple[Size, Iterator[tup
         raise InputError(f"{path} is not a COCO instances file ({brief(repr(error))})") from error
     size = _coco_side(entry, "height", path), _coco_side(entry, "width", path)
     check_pixels(size, f"{path} states a photo that")
-    _check_number(segments, path)
-    return size, ((name, _coco_mask(segment, size, path)) for name, segment in segments)
+    _check_number(shapes, path)
+    return size, ((name, _coco_mask(segment, box, size, path)) for name, segment, box in shapes)
 
 
 def voc_masks(path: Path, size: Size | None) -> tuple[Size, Iterator[tuple[str, Mask]]]:
@@ -163,17 +176,23 @@ def _said(value: Any) -> str:
     return brief(json.dumps(value)) if plain else f"a {type(value).__name__}"
 
 
-def _coco_mask(segment: Any, size: Size, path: Path) -> Mask:
+def _coco_mask(segment: Any, box: Any, size: Size, path: Path) -> Mask:
     try:
-        if isinstance(segment, Mapping):
+        if isinstance(segment, Mapping) and segment:
             if tuple(segment["size"]) != size:
                 stated = ", ".join(map(_said, segment["size"][:3]))
                 raise ValueError(f"run lengths for [{stated}] in an image of {list(size)}")
             return decode_runs(segment["counts"], size)
-        if len(segment) > _MOST_OBJECTS:
+        if segment in _EMPTY:
+            if box is None:
+                raise ValueError("it has neither polygons nor run lengths, nor is there a box")
+            return fill_polygon(box_corners(box), size)
+        if len(segment) > _MOST_OBJECTS and isinstance(segment[0], Sequence):
             raise ValueError(f"it has {len(segment)} polygons")
+        # A single polygon is often written without the list around it.
+        single = isinstance(segment[0], int | float)
         mask = np.zeros(size, dtype=np.bool_)
-        for polygon in segment:
+        for polygon in [segment] if single else segment:
             mask |= fill_polygon(polygon_corners(polygon), size)
         return mask
     except (ValueError, LookupError, TypeError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from html import escape
 from math import floor, log10
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from guidxmage.errors import InputError
 from guidxmage.objects.label_map import IGNORED, LabelMap
+from guidxmage.reports.markdown import html_table
 
 _HEADINGS = ("object", "pixels", "sum", "positive", "negative", "% of +", "% of −")
 
@@ -81,12 +81,7 @@ class ObjectTable:
         return "\n".join("  ".join(text).rstrip() for text in texts)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{escape(heading)}</th>" for heading in _HEADINGS)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>"
-            for line in self._cells()
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return html_table(_HEADINGS, self._cells())
 
     def _cells(self) -> list[tuple[str, ...]]:
         """Texts of the rows, the rest if there is any, and the total."""

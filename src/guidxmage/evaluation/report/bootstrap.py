@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from guidxmage.errors import MissingExtraError
+
 DRAWS = 2000
 LEVEL = 0.95
 
@@ -31,16 +33,27 @@ class Estimate:
 
 def estimate(by_photo: Mapping[str, Sequence[float]], seed: int, name: str) -> Estimate | None:
     """The mean over all views and its interval; None without values. `name` picks the draws."""
+    try:
+        from scipy.stats import bootstrap
+    except ImportError as error:
+        raise MissingExtraError("scipy", "eval") from error
     groups = [values for values in by_photo.values() if len(values)]
     if not groups:
         return None
     sums = np.array([float(np.sum(values)) for values in groups])
     counts = np.array([len(values) for values in groups])
-    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    drawn = generator.integers(len(groups), size=(DRAWS, len(groups)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    mean = float(sums.sum() / counts.sum())
+    mean = low = high = float(sums.sum() / counts.sum())
+    if len(groups) > 1:  # else there is no other photo to draw
+        low, high = bootstrap(
+            (sums, counts),
+            lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
+            paired=True,
+            vectorized=True,
+            n_resamples=DRAWS,
+            confidence_level=LEVEL,
+            method="percentile",
+            rng=np.random.default_rng([seed, zlib.crc32(name.encode())]),
+        ).confidence_interval
     # Rounding may put a quantile of equal numbers beside them.
     low, high = min(float(low), mean), max(float(high), mean)
     return Estimate(mean, low, high, int(counts.sum()), len(groups))

@@ -13,8 +13,7 @@ from guidxmage.evaluation.data.photos import Photo
 from guidxmage.evaluation.methods import METHODS, Map
 from guidxmage.evaluation.records import Record, file_name, numbers
 from guidxmage.evaluation.report.figures import Row, rows
-from guidxmage.evaluation.report.page import FIGURES, write_report
-from guidxmage.evaluation.report.text import pieces
+from guidxmage.evaluation.report.text import write_evaluation
 from guidxmage.evaluation.run import KEPT_MAPS, MAPS, Photos, all_records, in_order
 from guidxmage.evaluation.settings import Settings
 from guidxmage.view import save_figure
@@ -24,14 +23,15 @@ from guidxmage.view.contact import Strip, contact_sheet
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FIGURES = "figures"
 
-def publish(  # noqa: PLR0917
+
+def publish(
     out: Path,
     settings: Settings,
     records: dict[str, list[Record]],
     photos: Sequence[Photo],
     title: str,
-    notes: Sequence[str] = (),
 ) -> tuple[Path, list[Row]]:
     """Write the report of a run into its folder; the Markdown's path and the figures.
 
@@ -43,7 +43,7 @@ def publish(  # noqa: PLR0917
     settings = covering(settings, records)
     found = rows(records, settings.seed)
     (out / FIGURES).mkdir(exist_ok=True)
-    pictures = []
+    pictures: dict[str, list[str]] = {}
     for network in records:
         own = [row for row in found if row.network == network]
         for what, figure in (
@@ -53,9 +53,8 @@ def publish(  # noqa: PLR0917
             if figure is not None:
                 name = f"{FIGURES}/{file_name(network)}-{what}.png"
                 save_figure(figure, out / name)
-                pictures.append(name)
-    content = list(pieces(found, settings, title, notes, pictures))
-    return write_report(out, content, found), found
+                pictures.setdefault(network, []).append(name)
+    return write_evaluation(out, found, settings, title, pictures), found
 
 
 def _curves(found: Sequence[Row], network: str) -> Figure | None:

@@ -1,16 +1,14 @@
-"""Tables of figures: Markdown, HTML, CSV."""
+"""Tables of figures: Markdown and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Sequence
-from html import escape
 
 from guidxmage.evaluation.report.bootstrap import Estimate
 from guidxmage.evaluation.report.figures import COLUMNS, Column, Row
-
-Cells = list[list[str]]
+from guidxmage.reports.markdown import table
 
 
 def cell(column: Column, found: Estimate | None) -> str:
@@ -23,8 +21,8 @@ def cell(column: Column, found: Estimate | None) -> str:
     return f"{column.text(found.mean)} [{low}, {high}]"
 
 
-def network_table(rows: Sequence[Row], group: str) -> Cells:
-    """The heading and a line for each method; empty where nothing was measured.
+def network_table(rows: Sequence[Row], group: str) -> str:
+    """A line for each method; empty where nothing was measured.
 
     The last column has the numbers of views and photos behind the figures of the line.
     """
@@ -34,57 +32,36 @@ def network_table(rows: Sequence[Row], group: str) -> Cells:
         if column.group == group and any(column.key in row.figures for row in rows)
     ]
     if not columns:
-        return []
+        return ""
     titles = [column.title + (f", {column.unit}" if column.unit else "") for column in columns]
-    lines = [["method", *titles, "views (photos)"]]
+    lines = []
     for row in rows:
         found = [row.figures[c.key] for c in columns if c.key in row.figures]
         views, photos = _range([e.views for e in found]), _range([e.photos for e in found])
         count = f"{views} ({photos})" if found else "failed" if row.failures else "–"
         lines.append([row.title, *(cell(c, row.figures.get(c.key)) for c in columns), count])
-    return lines
+    return table(["method", *titles, "views (photos)"], lines)
 
 
 def _range(counts: Sequence[int]) -> str:
     """The least and the largest of some numbers; one where they are equal."""
-    if not counts:
-        return ""
-    low, high = min(counts), max(counts)
+    low, high = min(counts, default=0), max(counts, default=0)
     return str(low) if low == high else f"{low}–{high}"
 
 
-def paper_table(rows: Sequence[Row]) -> Cells:
+def paper_table(rows: Sequence[Row]) -> str:
     """The shape of the paper's Table 1: methods down, networks across, on the path, per cent."""
     networks = list(dict.fromkeys(row.network for row in rows))
-    methods = {row.method: row.title for row in rows}
-    column = COLUMNS[0]
     by_place = {(row.method, row.network): row for row in rows}
-    lines = [["interpretive accuracy, %", *networks]]
-    for method, title in methods.items():
-        cells = []
-        for network in networks:
-            row = by_place.get((method, network))
-            found = row.figures.get(column.key) if row else None
-            failed = row is not None and bool(row.failures) and found is None
-            cells.append("failed" if failed else cell(column, found))
-        lines.append([title, *cells])
-    return lines
 
+    def text(method: str, network: str) -> str:
+        row = by_place.get((method, network))
+        found = row.figures.get(COLUMNS[0].key) if row else None
+        return "failed" if row and row.failures and not found else cell(COLUMNS[0], found)
 
-def markdown(cells: Cells) -> str:
-    """A table in Markdown."""
-    head, *body = ([one.replace("|", "\\|") for one in line] for line in cells)
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
-
-
-def html(cells: Cells) -> str:
-    """A table in HTML."""
-    head, *body = cells
-    parts = ["<table><thead><tr>", *(f"<th>{escape(one)}</th>" for one in head), "</tr></thead>"]
-    for line in body:
-        parts += ["<tr>", *(f"<td>{escape(one)}</td>" for one in line), "</tr>"]
-    return "".join([*parts, "</table>"])
+    titles = {row.method: row.title for row in rows}
+    lines = [[title, *(text(name, one) for one in networks)] for name, title in titles.items()]
+    return table(["interpretive accuracy, %", *networks], lines)
 
 
 def comma_separated(rows: Sequence[Row]) -> str:

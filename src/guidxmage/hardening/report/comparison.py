@@ -3,93 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import nan
 
 from guidxmage.hardening.report.measurements import (
     NONE,
+    SECONDS,
     Evaluation,
-    Figure,
-    bound_name,
     bounds,
-    leaning,
-    leaning_of,
-    least_l2,
+    by,
+    compared,
     of_arm,
-    processor_seconds,
-    robust,
     spread,
+    values,
 )
+from guidxmage.reports.markdown import table
 
-
-@dataclass(frozen=True)
-class Question:
-    """One row of the summary: an arm against another one, by one figure, on the same seed."""
-
-    words: str
-    arm: str
-    rival: str
-    figure: Figure
-    ratio: bool = False
-
-    def values(self, found: Sequence[Evaluation]) -> list[float]:
-        """One value for each seed that has both arms."""
-        own, theirs = _by_seed(found, self.arm), _by_seed(found, self.rival)
-        pairs = [(self.figure(own[s]), self.figure(theirs[s])) for s in own if s in theirs]
-        if self.ratio:
-            return [a / b if b else nan for a, b in pairs]
-        return [a - b for a, b in pairs]
-
-    def text(self, found: Sequence[Evaluation]) -> str:
-        """Points of a hundred, or a ratio."""
-        values = self.values(found)
-        return spread(values, 1, 2) if self.ratio else spread(values, 100, 1, "+")
+PLACES = {"background": "background alone", "object": "object alone", "all": "all pixels"}
 
 
 def summary(found: Sequence[Evaluation]) -> str:
     """The table of all questions that the arms can answer; empty where there is none."""
-    networks = list(dict.fromkeys(one["unit"]["network"] for one in found))
-    each = [[one for one in found if one["unit"]["network"] == name] for name in networks]
+    networks = by(found, "network")
     rows = []
-    for question in _questions(found):
-        arms = f"`{question.arm}` against `{question.rival}`"
-        rows.append([question.words, arms, *map(question.text, each)])
+    for what, unit, arm, rival, name in _questions(found):
+        form = (1, 2, "") if unit == "ratio" else (100, 1, "+")
+        each = [compared(o, arm, rival, name, unit == "ratio") for o in networks.values()]
+        cells = [spread(numbers, *form) for numbers in each]
+        rows.append([f"{what}, {unit}", f"`{arm}` against `{rival}`", *cells])
     for arm in ("plain", "ours", "ours+backgrounds"):
-        gaps = [spread([leaning(o, "gap") for o in of_arm(own, arm)], 100, 1) for own in each]
-        rows.append(["gap between backgrounds, points", f"`{arm}`", *gaps])
+        cells = [spread(values(of_arm(o, arm), "gap"), 100, 1) for o in networks.values()]
+        rows.append(["gap between backgrounds, points", f"`{arm}`", *cells])
     answered = [row for row in rows if any(cell != NONE for cell in row[2:])]
-    if not answered:
-        return ""
-    head = ["", "", *networks], ["---", "---", *["---:"] * len(networks)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (*head, *answered))
+    return table(["", "", *networks], answered, words=(0, 1))
 
 
-def _questions(found: Sequence[Evaluation]) -> Iterator[Question]:
-    yield Question("clean accuracy, points", "ours", "plain", leaning_of("clean"))
-    for name in ("background", "object", "all"):
-        for eps in bounds(found, name, "pgd", "linf"):
-            words = f"{_place(name)}, PGD l∞ {bound_name(eps, 'linf')}, points"
-            yield Question(words, "ours", "plain", robust(name, "pgd", "linf", eps))
-    for name in ("all", "background"):
+def _questions(found: Sequence[Evaluation]) -> Iterator[tuple[str, str, str, str, str]]:
+    """What is asked and in which unit; of which arm, against which other; by which figure."""
+    clean = "clean accuracy", "points"
+    yield *clean, "ours", "plain", "clean"
+    for part, place in PLACES.items():
+        for eps in bounds(found, part, "pgd", "linf"):
+            yield f"{place}, PGD l∞ {eps}", "points", "ours", "plain", f"{part} pgd linf {eps}"
+    for part in ("all", "background"):
         for rival in ("plain", "noise"):
-            words = f"{_place(name)}, median least l2, ratio"
-            yield Question(words, "ours", rival, least_l2(name), ratio=True)
-    yield Question("clean accuracy, points", "ours+backgrounds", "plain", leaning_of("clean"))
-    yield Question("clean accuracy, points", "ours+adversarial", "adversarial", leaning_of("clean"))
+            what = f"{PLACES[part]}, median least l2"
+            yield what, "ratio", "ours", rival, f"{part} l2 guid-xmage"
+    yield *clean, "ours+backgrounds", "plain", "clean"
+    yield *clean, "ours+adversarial", "adversarial", "clean"
     for norm in ("linf", "l2"):
         for eps in bounds(found, "all", "autoattack", norm):
-            figure = robust("all", "autoattack", norm, eps)
-            words = f"all pixels, AutoAttack {norm.replace('inf', '∞')} {bound_name(eps, norm)}, "
-            yield Question(words + "points", "ours", "plain", figure)
-            yield Question(words + "points", "ours+adversarial", "adversarial", figure)
-    yield Question(
-        "processor time of the training, ratio", "ours", "plain", processor_seconds, ratio=True
-    )
-
-
-def _place(name: str) -> str:
-    return {"all": "all pixels", "background": "background alone"}.get(name, "object alone")
-
-
-def _by_seed(found: Sequence[Evaluation], arm: str) -> dict[int, Evaluation]:
-    return {one["unit"]["seed"]: one for one in of_arm(found, arm)}
+            what = f"all pixels, AutoAttack {norm.replace('inf', '∞')} {eps}"
+            for arm, rival in (("ours", "plain"), ("ours+adversarial", "adversarial")):
+                yield what, "points", arm, rival, f"all autoattack {norm} {eps}"
+    yield "processor time of the training", "ratio", "ours", "plain", SECONDS

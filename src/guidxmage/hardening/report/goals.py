@@ -2,76 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from math import isfinite, nan
-from statistics import mean
 
-from guidxmage.hardening.report.comparison import Question
 from guidxmage.hardening.report.measurements import (
     NONE,
+    SECONDS,
     Evaluation,
-    bound_name,
+    average,
     bounds,
-    leaning,
-    leaning_of,
-    least_l2,
+    by,
+    compared,
     of_arm,
-    processor_seconds,
-    robust,
+    values,
 )
 from guidxmage.hardening.report.transfer import kept
+from guidxmage.reports.markdown import table
 
 HARDENED = ("ours", "ours+backgrounds", "series")
 """The arms that are held to the goals; only those that were run are shown."""
 # A network is fooled by an attack that leaves it no more than this accuracy.
 _FOOLED = 0.05
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Of one goal on one network: the value, as text too, and whether it suffices."""
-
-    value: float
-    text: str
-    reached: bool
-
-    def __str__(self) -> str:
-        if not isfinite(self.value):
-            return NONE
-        return f"{self.text}: {'reached' if self.reached else 'missed'}"
-
-
-Judge = Callable[[Sequence[Evaluation], str], Outcome]
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What is aimed for, and how it is judged from the evaluations of one network and an arm."""
-
-    words: str
-    judge: Judge
+_L2 = "all l2 guid-xmage"
+# From the evaluations of one network, and an arm, to what the table says.
+Judge = Callable[[Sequence[Evaluation], str], str]
 
 
 def goals_table(found: Sequence[Evaluation]) -> str:
     """Markdown, a row for each goal and arm; means over seeds; empty where none can be judged."""
-    names = list(dict.fromkeys(one["unit"]["network"] for one in found))
-    groups = [[one for one in found if one["unit"]["network"] == name] for name in names]
+    networks = by(found, "network")
     rows = [
-        (goal.words, f"`{arm}`", *(str(goal.judge(own, arm)) for own in groups))
+        (words, f"`{arm}`", *(judge(own, arm) for own in networks.values()))
         for arm in HARDENED
-        if any(of_arm(own, arm) for own in groups)
-        for goal in _GOALS
+        if any(of_arm(own, arm) for own in networks.values())
+        for words, judge in _GOALS.items()
     ]
-    rows.append((_BOTH.words, "`ours+adversarial`", *(str(_BOTH.judge(o, "")) for o in groups)))
-    transferred = (_least(kept(found, name), 0.8, percent) for name in names)
+    rows.append((_BOTH, "`ours+adversarial`", *map(_with_pgd, networks.values())))
+    shares = (kept(found, name) for name in networks)
     words = "samples of other networks keep at least 80 % of the gain"
-    rows.append((words, "`series`", *map(str, transferred)))
+    rows.append((words, "`series`", *(_said(v, percent(v), v >= 0.8) for v in shares)))
     judged = [row for row in rows if any(cell != NONE for cell in row[2:])]
-    if not judged:
-        return ""
-    head = [("goal", "arm", *names), ("---", "---", *["---:"] * len(names))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (*head, *judged))
+    return table(["goal", "arm", *networks], judged, words=(0, 1))
 
 
 def percent(value: float) -> str:
@@ -89,97 +60,81 @@ def times(value: float) -> str:
     return f"{value:.2f} ×"
 
 
-def _least(value: float, least: float, show: Callable[[float], str]) -> Outcome:
-    return Outcome(value, show(value), value >= least)
+def _said(value: float, text: str, reached: bool) -> str:
+    return f"{text}: {'reached' if reached else 'missed'}" if isfinite(value) else NONE
 
 
-def _most(value: float, most: float, show: Callable[[float], str]) -> Outcome:
-    return Outcome(value, show(value), value <= most)
-
-
-def _average(values: Sequence[float]) -> float:
-    finite = [value for value in values if isfinite(value)]
-    return mean(finite) if finite else nan
-
-
-def _background(found: Sequence[Evaluation], arm: str) -> Outcome:
+def _background(found: Sequence[Evaluation], arm: str) -> str:
     """Accuracy under attack at the smallest ε that leaves the plain network hardly any."""
     for eps in bounds(found, "background", "pgd", "linf"):
-        figure = robust("background", "pgd", "linf", eps)
-        own, plain = (_average([figure(o) for o in of_arm(found, a)]) for a in (arm, "plain"))
+        name = f"background pgd linf {eps}"
+        own, plain = (average(values(of_arm(found, each), name)) for each in (arm, "plain"))
         if plain <= _FOOLED:
-            text = f"{percent(own)} at {bound_name(eps, 'linf')} (plain {percent(plain)})"
-            return Outcome(own, text, own >= 0.5)
-    return Outcome(nan, "", False)
+            return _said(own, f"{percent(own)} at {eps} (plain {percent(plain)})", own >= 0.5)
+    return NONE
 
 
-def _gap(found: Sequence[Evaluation], arm: str) -> Outcome:
-    return _most(_average([leaning(one, "gap") for one in of_arm(found, arm)]), 0.02, points)
+def _gap(found: Sequence[Evaluation], arm: str) -> str:
+    value = average(values(of_arm(found, arm), "gap"))
+    return _said(value, points(value), value <= 0.02)
 
 
-def _clean(found: Sequence[Evaluation], arm: str) -> Outcome:
-    return _least(
-        _average(Question("", arm, "plain", leaning_of("clean")).values(found)), -0.01, points
-    )
-
-
-def _object(found: Sequence[Evaluation], arm: str) -> Outcome:
+def _object(found: Sequence[Evaluation], arm: str) -> str:
     levels = bounds(found, "object", "pgd", "linf")
     if not levels:
-        return Outcome(nan, "", False)
+        return NONE
     eps = levels[len(levels) // 2]
-    question = Question("", arm, "plain", robust("object", "pgd", "linf", eps))
-    value = _average(question.values(found))
-    return Outcome(value, f"{points(value)} at {bound_name(eps, 'linf')}", value >= 0)
+    value = average(compared(found, arm, "plain", f"object pgd linf {eps}"))
+    return _said(value, f"{points(value)} at {eps}", value >= 0)
 
 
-def _farther(rival: str, least: float) -> Judge:
-    """How much larger the least l2 perturbation of all pixels is than another arm's."""
+def _beside(
+    rival: str, name: str, least: float, show: Callable[[float], str], ratio: bool = False
+) -> Judge:
+    """A figure beside another arm's, seed by seed: their difference, or their ratio."""
 
-    def judge(found: Sequence[Evaluation], arm: str) -> Outcome:
-        question = Question("", arm, rival, least_l2("all"), ratio=True)
-        return _least(_average(question.values(found)), least, times)
+    def judge(found: Sequence[Evaluation], arm: str) -> str:
+        value = average(compared(found, arm, rival, name, ratio))
+        return _said(value, show(value), value >= least)
 
     return judge
 
 
-def _cost(found: Sequence[Evaluation], arm: str) -> Outcome:
+def _cost(found: Sequence[Evaluation], arm: str) -> str:
     """Processor time of both trainings over that of the first."""
-    return _most(
-        1 + _average(Question("", arm, "plain", processor_seconds, ratio=True).values(found)),
-        2,
-        times,
-    )
+    value = 1 + average(compared(found, arm, "plain", SECONDS, ratio=True))
+    return _said(value, times(value), value <= 2)
 
 
-def _with_pgd(found: Sequence[Evaluation], _: str) -> Outcome:
+def _with_pgd(found: Sequence[Evaluation]) -> str:
     """What ours adds to PGD training: AutoAttack and clean accuracy on all pixels."""
-    arms = "ours+adversarial", "adversarial"
-    cleaner = _average(Question("", *arms, leaning_of("clean")).values(found))
-    gains = [
-        _average(Question("", *arms, robust("all", "autoattack", norm, eps)).values(found))
+    attacks = [
+        f"all autoattack {norm} {eps}"
         for norm in ("linf", "l2")
         for eps in bounds(found, "all", "autoattack", norm)
     ]
+    cleaner, *gains = (
+        average(compared(found, "ours+adversarial", "adversarial", name))
+        for name in ("clean", *attacks)
+    )
     gain = min(gains, default=nan)
     text = f"AutoAttack {points(gain)}, clean {points(cleaner)}"
-    return Outcome(gain, text, gain >= 0.01 or (gain >= 0 and cleaner >= 0.02))
+    return _said(gain, text, gain >= 0.01 or (gain >= 0 and cleaner >= 0.02))
 
 
-def _goals() -> Iterator[Goal]:
-    yield Goal(
-        "background alone, PGD l∞: at least 50 % at the least ε where `plain` has at most 5 %",
-        _background,
-    )
-    yield Goal("clean accuracy: at most 1 point below `plain`", _clean)
-    yield Goal("gap between backgrounds: at most 2 points", _gap)
-    yield Goal("least l2 on all pixels, median: at least 1.3 × `plain`", _farther("plain", 1.3))
-    yield Goal("least l2 on all pixels, median: at least 1.1 × `noise`", _farther("noise", 1.1))
-    yield Goal("object alone, PGD l∞: not below `plain`", _object)
-    yield Goal("processor time of both trainings: at most 2 × the first", _cost)
-
-
-_GOALS = tuple(_goals())
-_BOTH = Goal(
-    "against `adversarial`: AutoAttack +1 point, or clean +2 with no less AutoAttack", _with_pgd
-)
+_GOALS: dict[str, Judge] = {
+    "background alone, PGD l∞: at least 50 % at the least ε where `plain` has at most 5 %": (
+        _background
+    ),
+    "clean accuracy: at most 1 point below `plain`": _beside("plain", "clean", -0.01, points),
+    "gap between backgrounds: at most 2 points": _gap,
+    "least l2 on all pixels, median: at least 1.3 × `plain`": _beside(
+        "plain", _L2, 1.3, times, ratio=True
+    ),
+    "least l2 on all pixels, median: at least 1.1 × `noise`": _beside(
+        "noise", _L2, 1.1, times, ratio=True
+    ),
+    "object alone, PGD l∞: not below `plain`": _object,
+    "processor time of both trainings: at most 2 × the first": _cost,
+}
+_BOTH = "against `adversarial`: AutoAttack +1 point, or clean +2 with no less AutoAttack"

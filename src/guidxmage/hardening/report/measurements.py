@@ -2,90 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isfinite, nan
 from statistics import mean, stdev
 from typing import Any
 
 # An evaluation as `experiment.run` returns it.
 Evaluation = dict[str, Any]
-Figure = Callable[[Evaluation], float]
 # What a table shows where nothing was measured.
 NONE = "–"
+SECONDS = "processor seconds"
 
 
-def part(found: Evaluation, name: str) -> dict[str, Any]:
-    """What attacks on one part of the image achieved; empty where they were not run."""
-    return next((one for one in found["parts"] if one["part"] == name), {})
+def figures(found: Evaluation) -> dict[str, float]:
+    """Every figure of an evaluation by its name; what was not measured is not there.
 
-
-def robust_accuracy(found: Evaluation, name: str, attack: str, norm: str, eps: float) -> float:
-    """Of one curve at one bound; NaN where it was not measured."""
-    for curve in part(found, name).get("curves", []):
-        if (curve["attack"], curve["norm"]) == (attack, norm):
-            for bound, value in zip(curve["eps"], curve["accuracy"], strict=True):
-                if abs(bound - eps) < 1e-9:
-                    return float(value)
-    return nan
-
-
-def median_size(found: Evaluation, name: str, attack: str) -> float:
-    """The median l2 norm of a minimal attack; NaN where there is none."""
-    value = part(found, name).get("median_l2", {}).get(attack)
-    return nan if value is None else float(value)
-
-
-def leaning(found: Evaluation, name: str) -> float:
-    """One figure of how much a network leans on backgrounds; NaN where it was not measured."""
-    value = found["reliance"][name]
-    return nan if value is None else float(value)
-
-
-def leaning_of(name: str) -> Figure:
-    """That figure of any evaluation."""
-    return lambda found: leaning(found, name)
-
-
-def robust(name: str, attack: str, norm: str, eps: float) -> Figure:
-    """The accuracy of any evaluation that an attack on a part leaves."""
-    return lambda found: robust_accuracy(found, name, attack, norm, eps)
-
-
-def least_l2(name: str, attack: str = "guid-xmage") -> Figure:
-    """The median l2 norm of any evaluation that a minimal attack on a part needs."""
-    return lambda found: median_size(found, name, attack)
-
-
-def processor_seconds(found: Evaluation) -> float:
-    """Of one training, with the making of the samples it began with; NaN where that is unknown."""
+    "clean", "gap" and so on: how the network leans on backgrounds. "background pgd linf 8/255": the
+    accuracy that an attack on a part leaves at a bound. "all l2 ddn": the median l2 norm that a
+    minimal attack on a part needs. "processor seconds" of the training, with the making of the
+    samples it began with.
+    """
+    flat: dict[str, float | None] = dict(found["reliance"])
+    for part in found["parts"]:
+        for curve in part.get("curves", ()):
+            attack, norm = curve["attack"], curve["norm"]
+            for eps, accuracy in zip(curve["eps"], curve["accuracy"], strict=True):
+                flat[f"{part['part']} {attack} {norm} {bound_name(eps, norm)}"] = accuracy
+        for attack, size in part.get("median_l2", {}).items():
+            flat[f"{part['part']} l2 {attack}"] = size
     told = found["training"]
     samples = told.get("samples_processor_seconds")
-    if samples is None:
-        samples = nan if found["unit"]["arm"] == "series" else 0.0
-    return float(told["processor_seconds"]) + float(samples)
+    # A series takes time; where it was not noted, the sum is not known.
+    if samples is not None or found["unit"]["arm"] != "series":
+        flat[SECONDS] = told["processor_seconds"] + (samples or 0)
+    return {name: float(value) for name, value in flat.items() if value is not None}
 
 
-def beside_plain(found: Sequence[Evaluation], figure: Figure) -> Figure:
-    """A figure in times of the plain network's of the same seed; NaN where there is none.
-
-    Seeds may have been run on different machines.
-    """
-    plain = {one["unit"]["seed"]: figure(one) for one in of_arm(found, "plain")}
-
-    def ratio(one: Evaluation) -> float:
-        base = plain.get(one["unit"]["seed"], nan)
-        return figure(one) / base if base else nan
-
-    return ratio
+def values(found: Sequence[Evaluation], name: str) -> list[float]:
+    """One figure of each evaluation; NaN where it was not measured."""
+    return [figures(one).get(name, nan) for one in found]
 
 
-def bounds(found: Sequence[Evaluation], name: str, attack: str, norm: str) -> list[float]:
-    """The ε of an attack on a part, ascending; empty where it was not run."""
-    for one in found:
-        for curve in part(one, name).get("curves", []):
-            if (curve["attack"], curve["norm"]) == (attack, norm):
-                return [float(bound) for bound in curve["eps"]]
-    return []
+def bounds(found: Sequence[Evaluation], part: str, attack: str, norm: str) -> list[str]:
+    """The bounds of an attack on a part, ascending, as figures are named by them."""
+    begin = f"{part} {attack} {norm} "
+    names = (name for one in found for name in figures(one) if name.startswith(begin))
+    return list(dict.fromkeys(name.removeprefix(begin) for name in names))
 
 
 def bound_name(eps: float, norm: str) -> str:
@@ -93,15 +55,39 @@ def bound_name(eps: float, norm: str) -> str:
     return f"{eps * 255:g}/255" if norm == "linf" else f"{eps:g}"
 
 
-def spread(values: Sequence[float], scale: float, digits: int, sign: str = "") -> str:
-    """Mean ± standard deviation of the finite values; a dash where there are none."""
-    finite = [scale * value for value in values if isfinite(value)]
-    if not finite:
-        return NONE
-    around = f" ± {stdev(finite):.{digits}f}" if len(finite) > 1 else ""
-    return f"{mean(finite):{sign}.{digits}f}{around}"
+def by(found: Sequence[Evaluation], key: str) -> dict[str, list[Evaluation]]:
+    """The evaluations by what the unit says under a key: "network", "arm"."""
+    groups: dict[str, list[Evaluation]] = {}
+    for one in found:
+        groups.setdefault(one["unit"][key], []).append(one)
+    return groups
 
 
 def of_arm(found: Sequence[Evaluation], arm: str) -> list[Evaluation]:
     """The evaluations of an arm that had no samples of another network."""
     return [o for o in found if o["unit"]["arm"] == arm and not o["unit"]["source"]]
+
+
+def compared(
+    found: Sequence[Evaluation], arm: str, rival: str, name: str, ratio: bool = False
+) -> list[float]:
+    """An arm's figure less another one's, or over it, for each seed that has both."""
+    own, theirs = ({o["unit"]["seed"]: o for o in of_arm(found, a)} for a in (arm, rival))
+    both = [seed for seed in own if seed in theirs]
+    pairs = zip(*(values([one[seed] for seed in both], name) for one in (own, theirs)), strict=True)
+    return [(a / b if b else nan) if ratio else a - b for a, b in pairs]
+
+
+def average(numbers: Sequence[float]) -> float:
+    """The mean of the finite ones; NaN where there are none."""
+    finite = [number for number in numbers if isfinite(number)]
+    return mean(finite) if finite else nan
+
+
+def spread(numbers: Sequence[float], scale: float, digits: int, sign: str = "") -> str:
+    """Mean ± standard deviation of the finite ones; a dash where there are none."""
+    finite = [scale * number for number in numbers if isfinite(number)]
+    if not finite:
+        return NONE
+    around = f" ± {stdev(finite):.{digits}f}" if len(finite) > 1 else ""
+    return f"{mean(finite):{sign}.{digits}f}{around}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from guidxmage.explainer import Explainer
-from guidxmage.hardening.report.measurements import Evaluation, bounds, robust_accuracy
+from guidxmage.hardening.report.measurements import Evaluation, bounds, by, values
 from guidxmage.hardening.samples.series import Series
 from guidxmage.view.curves import Line, curves_figure
 from guidxmage.view.samples import Sample, samples_figure
@@ -56,14 +56,11 @@ def picture_curves(found: Sequence[Evaluation], title: str) -> Figure:
     return curves_figure(plots, title, "ε of PGD in l∞, of 255")
 
 
-def _lines(found: Sequence[Evaluation], part: str, levels: Sequence[float]) -> list[Line]:
-    arms: dict[str, list[Evaluation]] = {}
-    for one in found:
-        arms.setdefault(one["unit"]["arm"], []).append(one)
+def _lines(found: Sequence[Evaluation], part: str, levels: Sequence[str]) -> list[Line]:
     lines = []
-    for arm, own in arms.items():
-        at = [[robust_accuracy(one, part, "pgd", "linf", eps) for one in own] for eps in levels]
-        spreads = tuple(stdev(values) if len(values) > 1 else 0.0 for values in at)
-        accuracy = tuple(mean(values) for values in at)
-        lines.append(Line(arm, tuple(255 * eps for eps in levels), accuracy, spreads))
+    for arm, own in by(found, "arm").items():
+        at = [values(own, f"{part} pgd linf {eps}") for eps in levels]
+        spreads = tuple(stdev(each) if len(each) > 1 else 0.0 for each in at)
+        of_255 = tuple(float(eps.removesuffix("/255")) for eps in levels)
+        lines.append(Line(arm, of_255, tuple(map(mean, at)), spreads))
     return lines

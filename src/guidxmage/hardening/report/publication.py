@@ -13,7 +13,7 @@ from guidxmage.files.atomic import write_atomically
 from guidxmage.hardening.data.splits import Splits
 from guidxmage.hardening.experiment import Work, first_images
 from guidxmage.hardening.ownership import whole
-from guidxmage.hardening.report.measurements import Evaluation
+from guidxmage.hardening.report.measurements import Evaluation, by, of_arm
 from guidxmage.hardening.report.model_card import model_card
 from guidxmage.hardening.report.pictures import picture_curves, picture_samples
 from guidxmage.hardening.report.text import report
@@ -36,22 +36,17 @@ def publish(
     """
     (out / FIGURES).mkdir(exist_ok=True)
     experiment = whole(experiment, out)
-    files = []
-    for network in experiment.networks:
-        own = [one for one in found if one["unit"]["network"] == network]
-        if not own:  # another run is still at it
-            continue
-        direct = [one for one in own if not one["unit"]["source"]]
-        name = f"{FIGURES}/{file_name(network)}"
-        save_figure(
-            picture_curves(direct, f"{network}: robust accuracy"), out / f"{name}-curves.png"
-        )
-        files.append(f"{name}-curves.png")
-        plain = (one["unit"] for one in direct if one["unit"]["arm"] == "plain")
-        if first := next(plain, None):
+    files: dict[str, list[str]] = {}
+    direct = [one for one in found if not one["unit"]["source"]]
+    for network, own in by(direct, "network").items():
+        curves = f"{FIGURES}/{file_name(network)}-curves.png"
+        save_figure(picture_curves(own, f"{network}: robust accuracy"), out / curves)
+        files[network] = [curves]
+        if plain := of_arm(own, "plain"):
+            samples = f"{FIGURES}/{file_name(network)}-samples.png"
             work = Work(experiment, data, out, lambda _: None, first=True)
-            _samples(work, Unit(**first), out / f"{name}-samples.png")
-            files.append(f"{name}-samples.png")
+            _samples(work, Unit(**plain[0]["unit"]), out / samples)
+            files[network].append(samples)
     text = report(found, title, files, model_card(experiment, data, found))
     write_atomically(out / REPORT, text.encode())
     return out / REPORT

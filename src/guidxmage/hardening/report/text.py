@@ -2,161 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from guidxmage.hardening.report.comparison import summary
+from guidxmage.hardening.report.comparison import PLACES, summary
 from guidxmage.hardening.report.goals import goals_table
 from guidxmage.hardening.report.measurements import (
+    SECONDS,
     Evaluation,
-    Figure,
-    beside_plain,
-    bound_name,
     bounds,
-    leaning_of,
-    least_l2,
-    processor_seconds,
-    robust,
+    by,
+    compared,
     spread,
+    values,
 )
 from guidxmage.hardening.report.transfer import transfer_table
-from guidxmage.hardening.training.networks import file_name
+from guidxmage.reports.markdown import rendered, table
 
-
-@dataclass(frozen=True)
-class Column:
-    """One figure of the tables; `share` is shown in per cent."""
-
-    title: str
-    figure: Figure
-    share: bool = True
-
-    def text(self, found: Sequence[Evaluation]) -> str:
-        """Mean ± standard deviation over seeds."""
-        scale, digits = (100, 1) if self.share else (1, 3)
-        return spread([self.figure(one) for one in found], scale, digits)
-
-
-LEANING = (
-    Column("clean", leaning_of("clean")),
-    Column("mixed same", leaning_of("mixed_same")),
-    Column("mixed random", leaning_of("mixed_random")),
-    Column("gap", leaning_of("gap")),
-    Column("background's share of Σ\\|A\\|", leaning_of("share_ours")),
-    Column("… of integrated gradients", leaning_of("share_gradients")),
-)
+LEANING = {
+    "clean": "clean",
+    "mixed same": "mixed_same",
+    "mixed random": "mixed_random",
+    "gap": "gap",
+    "background's share of Σ|A|": "share_ours",
+    "… of integrated gradients": "share_gradients",
+}
+ATTACKS = {"pgd": "PGD", "autoattack": "AutoAttack"}
+SMALLEST = {"guid-xmage": "ours", "ddn": "DDN", "cw": "C&W"}
+# A column from the evaluations of an arm; mean ± standard deviation over seeds.
+Column = Callable[[Sequence[Evaluation]], str]
 
 
 def report(
     found: Sequence[Evaluation],
     title: str = "Hardening",
-    figures: Sequence[str] = (),
+    figures: Mapping[str, Sequence[str]] | None = None,
     card: str = "",
 ) -> str:
     """The whole report in Markdown.
 
-    figures: files named <network>-<what it shows>.png; card: what was run, for the end.
+    figures: of each network, files below the report's folder; card: what was run, as `model_card`
+    has it.
     """
-    sections = [f"# {title}", _introduction(found)]
-    if aimed := goals_table(found):
-        sections += ["## Goals", aimed]
-    if short := summary(found):
-        sections += ["## In short", short]
-    for network in dict.fromkeys(one["unit"]["network"] for one in found):
-        own = [one for one in found if one["unit"]["network"] == network]
-        direct = [one for one in own if not one["unit"]["source"]]
-        sections += [f"## {network}", *_pictures(network, figures), *_network(direct)]
-    if any(one["unit"]["source"] for one in found):
-        sections += ["## Samples from other networks", transfer_table(found)]
-    if card:
-        sections += ["## What was run", card]
-    return "\n\n".join(sections) + "\n"
-
-
-def _pictures(network: str, figures: Sequence[str]) -> Iterator[str]:
-    for file in figures:
-        name = file.rsplit("/", 1)[-1]
-        if name.startswith(f"{file_name(network)}-"):
-            yield f"![{name.removesuffix('.png')}]({file})"
-
-
-def _introduction(found: Sequence[Evaluation]) -> str:
-    seeds = sorted({one["unit"]["seed"] for one in found})
-    images = sorted({c["images"] for one in found for p in one["parts"] for c in p["curves"]})
-    attacked = " and ".join(str(count) for count in images)
-    listed = ", ".join(map(str, seeds))
-    over = f"Mean ± standard deviation over seeds {listed}" if len(seeds) > 1 else f"Seed {listed}"
-    return (
-        f"{over}; {attacked} test "
-        "images are attacked. Accuracies and shares in per cent, norms of pixels in [0, 1]. All "
-        "arms begin with the network `plain` and run the same number of optimiser steps.\n\n"
-        "- `longer`: plain training; `noise`: the background's pixels moved as far as ours, with "
-        "random signs; `object`: the object changed instead of the background; `backgrounds`: "
-        "objects before other images' backgrounds; `adversarial`: PGD training on all pixels; "
-        "`ours`: the background's contribution suppressed, samples made anew at each step; "
-        "`ours+adversarial`, `ours+backgrounds`: both; `series`: samples made once, before the "
-        "retraining; `ours-grown`, `ours-shrunk`, `ours-displaced`: ours with masks that are two "
-        "pixels too large, too small, or four pixels off."
+    direct = [one for one in found if not one["unit"]["source"]]
+    return rendered(
+        __package__,
+        "hardening.md",
+        title=title,
+        seeds=sorted({one["unit"]["seed"] for one in found}),
+        attacked=sorted({c["images"] for one in found for p in one["parts"] for c in p["curves"]}),
+        goals=goals_table(found),
+        summary=summary(found),
+        networks=[
+            {"name": name, "figures": (figures or {}).get(name, ()), **_network(own)}
+            for name, own in by(direct, "network").items()
+        ],
+        transferred=len(direct) < len(found),
+        transfer=transfer_table(found),
+        card=card,
     )
 
 
-def _network(found: Sequence[Evaluation]) -> Iterator[str]:
-    cost = Column("processor time, × plain", beside_plain(found, processor_seconds), share=False)
-    columns = [*LEANING, cost]
-    yield "### Accuracy, and how much the background counts\n\n" + _table(found, columns)
-    for name in ("background", "object", "all"):
-        columns = [
-            Column(f"{label} {norm} {bound_name(eps, norm)}", robust(name, attack, norm, eps))
-            for attack, label in (("pgd", "PGD"), ("autoattack", "AutoAttack"))
-            for norm in ("linf", "l2")
-            for eps in bounds(found, name, attack, norm)
-        ]
-        columns += [
-            Column(f"median l2, {label}", least_l2(name, attack), share=False)
-            for attack, label in (("guid-xmage", "ours"), ("ddn", "DDN"), ("cw", "C&W"))
-        ]
-        what = {"all": "all pixels", "background": "the background alone"}.get(
-            name, "the object alone"
-        )
-        yield f"### Attacks on {what}\n\n" + _table(found, columns)
-    yield "### Checks for masked gradients\n\n" + _masking(found)
+def _network(found: Sequence[Evaluation]) -> dict[str, Any]:
+    """The tables of one network."""
+
+    def cost(own: Sequence[Evaluation]) -> str:
+        # Beside the plain network's of the same seed: seeds may have been run on other machines.
+        arm = own[0]["unit"]["arm"]
+        return spread(compared(found, arm, "plain", SECONDS, ratio=True), 1, 3)
+
+    leaning = {title: _column(name, 100, 1) for title, name in LEANING.items()}
+    return {
+        "leaning": _table(found, {**leaning, "processor time, × plain": cost}),
+        "attacks": {
+            place if part == "all" else f"the {place}": _table(found, _attacked(found, part))
+            for part, place in PLACES.items()
+        },
+        "masking": _masking(found),
+    }
 
 
-def _arms(found: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
-    arms: dict[str, list[Evaluation]] = {}
-    for one in found:
-        arms.setdefault(one["unit"]["arm"], []).append(one)
-    return arms
+def _attacked(found: Sequence[Evaluation], part: str) -> dict[str, Column]:
+    """Accuracies under attacks on a part, and the norms that attacks need."""
+    accuracies = {
+        f"{label} {norm} {eps}": _column(f"{part} {attack} {norm} {eps}", 100, 1)
+        for attack, label in ATTACKS.items()
+        for norm in ("linf", "l2")
+        for eps in bounds(found, part, attack, norm)
+    }
+    norms = {
+        f"median l2, {label}": _column(f"{part} l2 {attack}", 1, 3)
+        for attack, label in SMALLEST.items()
+    }
+    return accuracies | norms
 
 
-def _table(found: Sequence[Evaluation], columns: Sequence[Column]) -> str:
-    head = "| arm | " + " | ".join(column.title for column in columns) + " |"
-    rule = "| --- |" + " ---: |" * len(columns)
-    rows = [
-        f"| {arm} | " + " | ".join(column.text(own) for column in columns) + " |"
-        for arm, own in _arms(found).items()
-    ]
-    return "\n".join([head, rule, *rows])
+def _column(name: str, scale: float, digits: int) -> Column:
+    return lambda own: spread(values(own, name), scale, digits)
+
+
+def _table(found: Sequence[Evaluation], columns: Mapping[str, Column]) -> str:
+    """A row for each arm."""
+    arms = by(found, "arm").items()
+    rows = [[arm, *(column(own) for column in columns.values())] for arm, own in arms]
+    return table(["arm", *columns], rows)
 
 
 def _masking(found: Sequence[Evaluation]) -> str:
-    lines = [
-        "| arm | accuracy left with ε = 1 | curves fall | PGD | Square | zero gradients | passed |",
-        "| --- | ---: | --- | ---: | ---: | ---: | --- |",
-    ]
-    for arm, own in _arms(found).items():
+    rows = []
+    for arm, own in by(found, "arm").items():
         checks = [one["masking"] for one in own]
-        lines.append(
-            f"| {arm} | {_average(checks, 'accuracy_unbounded')} "
-            f"| {'yes' if all(check['monotone'] for check in checks) else 'no'} "
-            f"| {_average(checks, 'white_box')} | {_average(checks, 'black_box')} "
-            f"| {_average(checks, 'zero_gradients')} "
-            f"| {sum(check['passed'] for check in checks)} of {len(checks)} |"
+        left, pgd, square, zero = (
+            f"{100 * mean(check[name] for check in checks):.1f}"
+            for name in ("accuracy_unbounded", "white_box", "black_box", "zero_gradients")
         )
-    return "\n".join(lines)
-
-
-def _average(checks: Sequence[dict[str, Any]], name: str) -> str:
-    return f"{100 * mean(check[name] for check in checks):.1f}"
+        falls = "yes" if all(check["monotone"] for check in checks) else "no"
+        passed = f"{sum(check['passed'] for check in checks)} of {len(checks)}"
+        rows.append([arm, left, falls, pgd, square, zero, passed])
+    head = ["accuracy left with ε = 1", "curves fall", "PGD", "Square", "zero gradients", "passed"]
+    return table(["arm", *head], rows, words=(0, 2, 6))

@@ -9,41 +9,31 @@ from statistics import mean
 from guidxmage.hardening.report.measurements import (
     NONE,
     Evaluation,
-    Figure,
-    bound_name,
     bounds,
+    by,
     of_arm,
-    robust,
     spread,
+    values,
 )
+from guidxmage.reports.markdown import table
 
 
 def transfer_table(found: Sequence[Evaluation]) -> str:
-    """Markdown: accuracy under attacks on the background, by network and by whose series."""
-    names = _networks(found)
-    judged = {name: _judged_by(found, name) for name in names}
-    if not any(judged.values()):
-        return "No attack on the background was run."
-    lines = [
-        "Robust accuracy, PGD linf on the background alone, at the ε where a network's own samples "
-        "gain most. Rows: the network that is retrained; columns: without samples, then the "
-        "network that made them. Kept: the gain over `longer` with the samples of others, as a "
-        "share of the gain with its own.",
-        "",
-        "| retrained | ε | plain | longer | " + " | ".join(names) + " | kept |",
-        "| --- |" + " ---: |" * (4 + len(names)),
-    ]
-    for target, by in judged.items():
-        if by is None:
+    """Accuracy under attacks on the background, by network and by whose series.
+
+    Empty where no such attack was run.
+    """
+    networks = by(found, "network")
+    rows = []
+    for target, own in networks.items():
+        bound = _judged_at(own, target)
+        if bound is None:
             continue
-        figure, bound = by
-        own = [one for one in found if one["unit"]["network"] == target]
-        groups = [of_arm(own, "plain"), of_arm(own, "longer"), *(_from(own, n) for n in names)]
-        cells = [bound, *(spread([figure(one) for one in group], 100, 1) for group in groups)]
+        groups = [of_arm(own, "plain"), of_arm(own, "longer"), *(_from(own, n) for n in networks)]
+        cells = [spread(values(group, _attack(bound)), 100, 1) for group in groups]
         share = kept(found, target)
-        cells.append(f"{100 * share:.0f} %" if isfinite(share) else NONE)
-        lines.append(f"| {target} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([target, bound, *cells, f"{100 * share:.0f} %" if isfinite(share) else NONE])
+    return table(["retrained", "ε", "plain", "longer", *networks, "kept"], rows)
 
 
 def kept(found: Sequence[Evaluation], network: str) -> float:
@@ -51,43 +41,38 @@ def kept(found: Sequence[Evaluation], network: str) -> float:
 
     NaN where either was not measured, or its own samples gain nothing.
     """
-    judged = _judged_by(found, network)
-    if judged is None:
+    networks = by(found, "network")
+    own = networks[network]
+    bound = _judged_at(own, network)
+    if bound is None:
         return nan
-    own = [one for one in found if one["unit"]["network"] == network]
-    others = [one for n in _networks(found) if n != network for one in _from(own, n)]
+    others = [one for name in networks if name != network for one in _from(own, name)]
     groups = [_from(own, network), others, of_arm(own, "longer")]
-    values = [[judged[0](one) for one in group] for group in groups]
-    if not all(values):
+    if not all(groups):
         return nan
-    best, foreign, without = map(mean, values)
+    best, foreign, without = (mean(values(group, _attack(bound))) for group in groups)
     return (foreign - without) / (best - without) if best > without else nan
 
 
-def _judged_by(found: Sequence[Evaluation], network: str) -> tuple[Figure, str] | None:
-    """PGD on the background alone, at the bound where the network's own samples gain most.
+def _attack(bound: str) -> str:
+    return f"background pgd linf {bound}"
+
+
+def _judged_at(own: Sequence[Evaluation], network: str) -> str | None:
+    """The bound where the network's own samples gain most against PGD on the background alone.
 
     What other networks' samples do there has no say in the choice. None where there is no such
     attack.
     """
-    own = [one for one in found if one["unit"]["network"] == network]
     with_own, without = _from(own, network), of_arm(own, "longer") or of_arm(own, "plain")
-    if not with_own or not without:
-        return None
-
-    def gain(eps: float) -> float:
-        figure = robust("background", "pgd", "linf", eps)
-        return mean(map(figure, with_own)) - mean(map(figure, without))
-
     levels = bounds(own, "background", "pgd", "linf")
-    if not levels:
+    if not with_own or not without or not levels:
         return None
-    best = max(levels, key=gain)
-    return robust("background", "pgd", "linf", best), bound_name(best, "linf")
 
+    def gain(bound: str) -> float:
+        return mean(values(with_own, _attack(bound))) - mean(values(without, _attack(bound)))
 
-def _networks(found: Sequence[Evaluation]) -> list[str]:
-    return list(dict.fromkeys(one["unit"]["network"] for one in found))
+    return max(levels, key=gain)
 
 
 def _from(own: Sequence[Evaluation], source: str) -> list[Evaluation]:
