@@ -28,9 +28,8 @@ def state_of(model: nn.Module) -> tuple[Any, ...]:
         seen.add(id(module))
         attributes = tuple(module.__dict__.values())
         found += (type(module), attributes)
-        for value in attributes:
-            if type(value) in MUTABLE and value:
-                found.append(tuple(value.values() if isinstance(value, dict) else value))
+        for value in [one for one in attributes if type(one) in MUTABLE and one]:
+            found.append(tuple(value.values() if isinstance(value, dict) else value))
         for tensors in (module._parameters, module._buffers):
             for tensor in tensors.values():
                 if tensor is not None:

@@ -56,6 +56,7 @@ class Programs:
         self._changed = changed
         self._known: dict[tuple[int, ...], _Shape] = {}
         self._state: tuple[Any, ...] = ()
+        self._ran = False
         self._lock = threading.RLock()
 
     def of(self, images: Tensor) -> Program:
@@ -65,7 +66,7 @@ class Programs:
         Raises InputError and UnsupportedOperatorError as `capture` does.
         """
         with self._asked(images) as shape:
-            rows, own = len(images), _OwnScores(self.model, images)
+            rows, own = len(images), _OwnScores(self._plain_run, images)
             together = rows > 1 and rows not in shape.singly
             for one in shape.programs:
                 if (one.program.batched or not together) and self._serves(one, images, own):
@@ -79,9 +80,9 @@ class Programs:
             return found.program
 
     def serves(self, program: Program, images: Tensor) -> bool:
-        """Whether a program is the network's run on images (B, …)."""
-        with self._asked(images) as shape:
-            own = _OwnScores(self.model, images)
+        """Whether a program, which `of` has just given, is the network's run on images (B, …)."""
+        with self._asked(images, unchanged=True) as shape:
+            own = _OwnScores(self._plain_run, images)
             known = [one for one in shape.programs if one.program is program]
             return any(self._serves(one, images, own) for one in known)
 
@@ -104,9 +105,8 @@ class Programs:
             one = next((k for k in shape.programs if k.program is program), None)
             if one is not None and len(images) in one.equal and not program.branches:
                 return
-            try:
-                together = plain_run(self.model, images, program.writes)
-            except InputError:  # it takes one image only
+            together = self._plain_run(images, program)
+            if isinstance(together, tuple) and not together:  # it takes one image only
                 return
             alike = isinstance(together, Tensor) and together.shape == scores.shape
             if not alike or bool(((together - scores).abs().amax(1) > 4 * rounding).any()):
@@ -119,16 +119,27 @@ class Programs:
                 one.equal.add(len(images))
 
     @contextmanager
-    def _asked(self, images: Tensor) -> Iterator[_Shape]:
-        """One thread at a time; a model that writes to itself was given back what it held."""
+    def _asked(self, images: Tensor, *, unchanged: bool = False) -> Iterator[_Shape]:
+        """One thread at a time. unchanged: whether the model was just found to be as it was."""
         with self._lock:
+            shape = self._of_shape(images, unchanged=unchanged)
+            self._ran = False
             try:
-                yield self._of_shape(images)
+                yield shape
             finally:
-                self._state = state_of(self.model)
+                if self._ran:  # a model that writes to itself was given back what it held
+                    self._state = state_of(self.model)
 
-    def _of_shape(self, images: Tensor) -> _Shape:
-        state = state_of(self.model)
+    def _plain_run(self, images: Tensor, program: Program) -> Any:
+        """What the model itself gives; () where it takes one image only."""
+        self._ran = True
+        try:
+            return plain_run(self.model, images, program.writes)
+        except InputError:
+            return ()
+
+    def _of_shape(self, images: Tensor, *, unchanged: bool) -> _Shape:
+        state = self._state if unchanged else state_of(self.model)
         if not is_same_state(state, self._state):  # trained on, moved or otherwise changed
             self._known.clear()
             self._state = state
@@ -158,6 +169,7 @@ class Programs:
 
     def _captured(self, images: Tensor, own: _OwnScores) -> _Known:
         """From a few of the images; from all, where the network runs otherwise on many."""
+        self._ran = True
         for count in sorted({min(len(images), 2), len(images)}):
             program = capture(self.model, images[:count], self._conventions)
             if program.batched and own.are_those_of(program):
@@ -170,17 +182,14 @@ class Programs:
 class _OwnScores:
     """What the network itself gives for images, once it is needed."""
 
-    def __init__(self, model: nn.Module, images: Tensor) -> None:
-        self._model, self._images = model, images
+    def __init__(self, run: Callable[[Tensor, Program], Any], images: Tensor) -> None:
+        self._run, self._images = run, images
         self._scores: Any = None
 
     def are_those_of(self, program: Program) -> bool:
         """Whether a program gives the same, bit for bit."""
         if self._scores is None:
-            try:
-                self._scores = plain_run(self._model, self._images, program.writes)
-            except InputError:
-                self._scores = ()
+            self._scores = self._run(self._images, program)
         if not isinstance(self._scores, Tensor):
             return False
         try:
