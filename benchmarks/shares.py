@@ -26,7 +26,7 @@ from peers import conditions
 from torch import Tensor, nn
 
 from guidxmage import Explainer, load_model
-from guidxmage.engine.calls.call import Frame, Sent
+from guidxmage.engine.calls.call import Frame
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.rules.convolution import PADDED
 from guidxmage.engine.rules.table import Rule
@@ -77,7 +77,9 @@ class TimedProgram(Program):
         )
         return found
 
-    def pull_call(self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]) -> Sent:
+    def pull_call(
+        self, rule: Rule, frame: Frame, g: Tensor, holes: list[Any]
+    ) -> Sequence[Tensor | None]:
         start = time.process_time()
         pulled = super().pull_call(rule, frame, g, holes)
         kind = "decisions" if rule.kind == "decision" else "rest"
