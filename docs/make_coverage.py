@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from guidxmage.evaluation.coverage import Row, read_rows, summary, table
+from guidxmage.evaluation.coverage import CoverageRow, read_rows, summary, table
 from guidxmage.models import available_models
 from guidxmage.models.timm_models import PREFIX, REPRESENTATIVES
 
@@ -41,7 +41,7 @@ One network, mostly the smallest, of each of timm's {families} model modules.
 """
 
 
-def section(rows: Sequence[Row], expected: Sequence[str]) -> str:
+def section(rows: Sequence[CoverageRow], expected: Sequence[str]) -> str:
     """How many networks there are, what was refused, what was not run, and the table."""
     parts = [f"**{summary(rows)}.**"]
     refused = [row for row in rows if not row.covered]

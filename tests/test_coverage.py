@@ -12,7 +12,14 @@ from typer.testing import CliRunner
 
 from guidxmage.cli import app
 from guidxmage.errors import InputError
-from guidxmage.evaluation.coverage import Row, check_network, read_rows, summary, survey, table
+from guidxmage.evaluation.coverage import (
+    CoverageRow,
+    check_network,
+    read_rows,
+    summary,
+    survey,
+    table,
+)
 from guidxmage.models import load_model
 
 SPREAD = {
@@ -49,10 +56,10 @@ def test_rows_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "rows.json"
     made = []
 
-    def check(name: str) -> Row:
+    def check(name: str) -> CoverageRow:
         made.append(name)
         error = "refused" if name == "b" else ""
-        return Row(name, exactness="on region", within=True, error=error)
+        return CoverageRow(name, exactness="on region", within=True, error=error)
 
     monkeypatch.setattr("guidxmage.evaluation.coverage.check_network", check)
     survey(["a", "b"], out)
@@ -97,10 +104,10 @@ def test_rows_of_another_run_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Two checks into one file: neither takes away what the other has found meanwhile."""
     out = tmp_path / "rows.json"
 
-    def checked(name: str) -> Row:
+    def checked(name: str) -> CoverageRow:
         if name == "first":
             survey(["other"], out)
-        return Row(name, within=True)
+        return CoverageRow(name, within=True)
 
     monkeypatch.setattr("guidxmage.evaluation.coverage.check_network", checked)
     survey(["first", "second"], out)

@@ -35,16 +35,16 @@ from guidxmage.evaluation.report.bootstrap import estimate
 from guidxmage.evaluation.report.figures import rows
 from guidxmage.evaluation.report.publication import publish
 from guidxmage.evaluation.report.table import paper_table
-from guidxmage.evaluation.run import Network, read, run
+from guidxmage.evaluation.run import EvaluatedNetwork, read, run
 from guidxmage.evaluation.settings import Settings
 from guidxmage.evaluation.subject import last_feature_map, make_subject
-from guidxmage.evaluation.table1 import Part, evaluate_table1, parts
+from guidxmage.evaluation.table1 import TablePart, evaluate_table1, parts
 from guidxmage.hardening.training import networks
 from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.models import load_model
 from tests.evaluated import SIDE, Planted, case, explained, loaded, photo, truth
 
-PLANTED = Network("planted", loaded)
+PLANTED = EvaluatedNetwork("planted", loaded)
 FEW = Settings(methods=("guid-xmage", "random", "edges"), measures=("directional", "objects"))
 
 NETWORK = """
@@ -353,7 +353,7 @@ def test_the_report_does_not_shrink(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     photos = [photo(n) for n in range(2)]
     linear = nn.Sequential(nn.Flatten(), nn.Linear(432, 3))
-    other = Network("other", lambda: loaded(linear))
+    other = EvaluatedNetwork("other", lambda: loaded(linear))
     more = replace(FEW, views=2)
     whole = run(more, [PLANTED, other], photos, "photos", tmp_path)
     publish(tmp_path, more, whole, photos, "All")
@@ -391,14 +391,14 @@ def test_two_runs_share_a_folder_without_double_records(tmp_path: Path) -> None:
     loads: list[str] = []
     ready = threading.Barrier(2, timeout=30)
 
-    def network(name: str) -> Network:
+    def network(name: str) -> EvaluatedNetwork:
         def load() -> object:
             loads.append(name)
             if len(loads) <= 2:
                 ready.wait()
             return replace(loaded(), name=name)
 
-        return Network(name, load)
+        return EvaluatedNetwork(name, load)
 
     networks = [network("one"), network("two")]
     found: dict[int, object] = {}
@@ -437,7 +437,13 @@ def test_other_code_data_or_versions_need_another_folder(
             return 2 * super().forward(x)
 
     with pytest.raises(InputError, match="other weights, or with other code"):
-        run(FEW, [Network("planted", lambda: loaded(Changed()))], [photo()], "photos", tmp_path)
+        run(
+            FEW,
+            [EvaluatedNetwork("planted", lambda: loaded(Changed()))],
+            [photo()],
+            "photos",
+            tmp_path,
+        )
     with pytest.raises(InputError, match="another data"):
         run(FEW, [PLANTED], [photo()], "others", tmp_path)
     with monkeypatch.context() as patch:
@@ -547,7 +553,7 @@ def test_ours_is_right_on_every_small_network(name: str, tmp_path: Path) -> None
     draws = np.random.default_rng(5).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     photos = [Photo(str(n), partial(Image.fromarray, draws[n])) for n in range(3)]
     settings = replace(FEW, methods=("guid-xmage",), measures=("directional", "completeness"))
-    records = run(settings, [Network(name, load)], photos, "noise", tmp_path / "run")
+    records = run(settings, [EvaluatedNetwork(name, load)], photos, "noise", tmp_path / "run")
     (row,) = rows(records, 0)
     assert row.figures["path"].mean == row.figures["path_negative"].mean == 1
     assert row.figures["gap"].mean < 1e-4
@@ -593,7 +599,7 @@ def test_what_is_there_is_not_measured_again(
     other = Planted()
     with torch.no_grad():
         other.head.bias[0] += 1
-    changed = Network("planted", lambda: loaded(other))
+    changed = EvaluatedNetwork("planted", lambda: loaded(other))
     with pytest.raises(InputError, match="other weights"):
         run(FEW, [changed], [photo()], "photos", tmp_path / "run")
     with pytest.raises(InputError, match="two networks have the same name"):
@@ -655,13 +661,13 @@ def test_the_preset_says_what_it_could_not_have(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("foolbox")
 
-    def load(_: Part, name: str) -> Network:
+    def load(_: TablePart, name: str) -> EvaluatedNetwork:
         if name == "absent":
             raise InputError("its weights could not be downloaded")
         colours = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 3))
-        return Network(name, lambda: loaded(colours))
+        return EvaluatedNetwork(name, lambda: loaded(colours))
 
-    part = Part("small", "Small ones", ("one", "absent"), "cifar10", 2, FEW)
+    part = TablePart("small", "Small ones", ("one", "absent"), "cifar10", 2, FEW)
     report, found = evaluate_table1([part], load, tmp_path, lambda *_: lambda: None)
     text = report.read_text()
     assert "`absent` was not evaluated: its weights could not be downloaded." in text
@@ -802,7 +808,13 @@ def test_the_users_network_is_left_alone(tmp_path: Path) -> None:
     settings = replace(FEW, methods=("guid-xmage", "input-x-gradient", "grad-cam"))
     for package in ("captum", "cv2"):
         pytest.importorskip(package)
-    run(settings, [Network("planted", lambda: loaded(network))], [photo()], "x", tmp_path / "run")
+    run(
+        settings,
+        [EvaluatedNetwork("planted", lambda: loaded(network))],
+        [photo()],
+        "x",
+        tmp_path / "run",
+    )
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
     assert not any(m._forward_hooks or m._backward_hooks for m in network.modules())
@@ -813,7 +825,11 @@ def test_a_network_without_convolutions_has_no_cam(tmp_path: Path) -> None:
     linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 3))
     settings = replace(FEW, methods=("guid-xmage", "grad-cam"))
     found = run(
-        settings, [Network("linear", lambda: loaded(linear))], [photo()], "x", tmp_path / "r"
+        settings,
+        [EvaluatedNetwork("linear", lambda: loaded(linear))],
+        [photo()],
+        "x",
+        tmp_path / "r",
     )
     assert found["linear"][0]["figures"]["path"] is True
     assert "no convolution" in found["linear"][1]["failed"]

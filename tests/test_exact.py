@@ -13,7 +13,7 @@ from scipy.optimize import linprog, nnls
 from torch import Tensor, nn
 
 from guidxmage import Explainer, InputError, UnsupportedOperatorError
-from guidxmage.adversarial import Certificate, certify
+from guidxmage.adversarial import CertifiedMinimum, certify
 from guidxmage.adversarial.certified.enclosure import Enclosure
 from guidxmage.adversarial.certified.nearest_point import Box, length, nearest
 from tests.blobs import trained_on_blobs
@@ -108,7 +108,7 @@ def brute_force(
     return min(sizes)
 
 
-def check(certificate: Certificate, model: nn.Module, X: Tensor, expected: float) -> None:
+def check(certificate: CertifiedMinimum, model: nn.Module, X: Tensor, expected: float) -> None:
     assert certificate.proved
     assert certificate.reason == ""
     assert certificate.lower_bound <= certificate.upper_bound

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from guidxmage.cli import app
 from guidxmage.errors import InputError
-from guidxmage.hardening.data.dataset import Batch, InMemory
+from guidxmage.hardening.data.dataset import InMemory, LabelledBatch
 from guidxmage.hardening.data.splits import Splits, load_splits
 from guidxmage.hardening.experiment import Experiment, Unit, first_images, run, units
 from guidxmage.hardening.report.comparison import summary
@@ -83,7 +83,7 @@ def data() -> Splits:
 
 
 @pytest.fixture(scope="module")
-def batch(data: Splits) -> Batch:
+def batch(data: Splits) -> LabelledBatch:
     return first_images(data.test, 24, 0)
 
 
@@ -108,7 +108,7 @@ MINIATURE = Experiment(
 
 
 @pytest.mark.parametrize("arm", [name for name in ARMS if lesson(name, ArmConfig())])
-def test_arms_change_what_they_say(arm: str, batch: Batch, untrained: nn.Module) -> None:
+def test_arms_change_what_they_say(arm: str, batch: LabelledBatch, untrained: nn.Module) -> None:
     config = ArmConfig(strengths=(8 / 255,), eps=4 / 255, share=0.5)
     learn = lesson(arm, config)
     assert learn is not None
@@ -138,7 +138,9 @@ def test_arms_change_what_they_say(arm: str, batch: Batch, untrained: nn.Module)
     assert found.images.max() <= 1
 
 
-def test_noise_is_as_large_as_ours_pixel_by_pixel(batch: Batch, untrained: nn.Module) -> None:
+def test_noise_is_as_large_as_ours_pixel_by_pixel(
+    batch: LabelledBatch, untrained: nn.Module
+) -> None:
     config = ArmConfig(strengths=(8 / 255,))
     sizes = []
     for arm in ("ours", "noise"):
@@ -187,11 +189,11 @@ class Threshold(nn.Module):
         return torch.stack([mean, 0.5 + 0 * mean], 1)
 
 
-def grey(level: float, object_rows: int) -> Batch:
+def grey(level: float, object_rows: int) -> LabelledBatch:
     images = torch.full((2, 3, 8, 8), level)
     masks = torch.zeros(2, 8, 8, dtype=torch.bool)
     masks[:, :object_rows] = True
-    return Batch(images, torch.zeros(2, dtype=torch.long), masks, torch.arange(2))
+    return LabelledBatch(images, torch.zeros(2, dtype=torch.long), masks, torch.arange(2))
 
 
 def test_attacks_on_parts_find_the_known_sizes() -> None:
@@ -228,7 +230,7 @@ def test_carlini_wagner_runs_where_it_is_asked_for() -> None:
     assert 0 < found["object"].median("cw") < inf
 
 
-def test_other_libraries_only_reach_the_part(batch: Batch, untrained: nn.Module) -> None:
+def test_other_libraries_only_reach_the_part(batch: LabelledBatch, untrained: nn.Module) -> None:
     pytest.importorskip("pyautoattack")
     labels = untrained(batch.images).argmax(1)
     for part in PARTS:
@@ -282,7 +284,7 @@ def test_efforts_that_make_no_sense() -> None:
 # --- reliance ------------------------------------------------------------------------------------
 
 
-def test_shares_and_the_gap(data: Splits, batch: Batch, untrained: nn.Module) -> None:
+def test_shares_and_the_gap(data: Splits, batch: LabelledBatch, untrained: nn.Module) -> None:
     pytest.importorskip("captum")
     A = torch.zeros(1, 3, 4, 4)
     A[0, :, 0], A[0, 0, 1, 0] = -1.0, 4.0
@@ -400,7 +402,7 @@ def test_two_processes_train_together(tmp_path: Path) -> None:
 
 
 def test_the_enlarged_data_hold_images_and_samples(
-    data: Splits, batch: Batch, untrained: nn.Module
+    data: Splits, batch: LabelledBatch, untrained: nn.Module
 ) -> None:
     from guidxmage import Explainer
     from guidxmage.hardening.samples.suppression import suppress

@@ -68,3 +68,12 @@ def test_what_never_was_is_not_found() -> None:
         import_module("guidxmage.elsewhere")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = import_module("guidxmage.objects").nothing
+
+
+def test_certified_minima_are_found_by_their_old_name() -> None:
+    from guidxmage import adversarial
+
+    with pytest.warns(DeprecationWarning, match="is CertifiedMinimum now"):
+        assert adversarial.Certificate is adversarial.CertifiedMinimum
+    with pytest.raises(AttributeError, match="no attribute 'Certifcate'"):
+        _ = adversarial.Certifcate

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from guidxmage.errors import InputError, MissingExtraError
-from guidxmage.hardening.data.dataset import Batch, InMemory
+from guidxmage.hardening.data.dataset import InMemory, LabelledBatch
 from guidxmage.hardening.robustness.pgd import PGD
 from guidxmage.hardening.training import checkpoint
 from guidxmage.hardening.training.batches import Shuffled, augmented
@@ -38,7 +38,7 @@ class StoppedError(Exception):
 class Stopping(Shuffled):
     """Raises before one step, as Ctrl-C would."""
 
-    def batch(self, step: int, rank: int, world: int, generator: torch.Generator) -> Batch:
+    def batch(self, step: int, rank: int, world: int, generator: torch.Generator) -> LabelledBatch:
         if step == self.stop:
             raise StoppedError
         return super().batch(step, rank, world, generator)
@@ -276,7 +276,7 @@ def test_an_epoch_has_every_image_once() -> None:
 def test_crops_and_flips() -> None:
     images = torch.arange(1.0, 1 + 40 * 3 * 6 * 8).view(40, 3, 6, 8)
     masks = images[:, 0] % 5 == 0
-    batch = Batch(images, torch.arange(40), masks, torch.arange(40))
+    batch = LabelledBatch(images, torch.arange(40), masks, torch.arange(40))
     moved = augmented(batch, 2, True, stream(0, "test"))
     found = moved.images
     # A mask moves along with its image; what comes in from outside is background.
@@ -329,7 +329,9 @@ def test_the_network_learns_from_the_moved_images_in_training_mode(tmp_path: Pat
 
     told = []
 
-    def white(net: nn.Module, batch: Batch, draw: torch.Generator, progress: float) -> Batch:
+    def white(
+        net: nn.Module, batch: LabelledBatch, draw: torch.Generator, progress: float
+    ) -> LabelledBatch:
         net(batch.images)
         told.append(progress)
         return batch._replace(images=torch.ones_like(batch.images))
@@ -443,7 +445,7 @@ def test_schedules() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_image_says_so(tmp_path: Path, workers: int) -> None:
     class Damaged(InMemory):
-        def __getitems__(self, indices: Any) -> Batch:
+        def __getitems__(self, indices: Any) -> LabelledBatch:
             if 17 in indices:
                 raise InputError("image 17 is damaged; remove it")
             return super().__getitems__(indices)
@@ -458,7 +460,7 @@ def test_a_damaged_image_says_so(tmp_path: Path, workers: int) -> None:
 
 def test_a_killed_worker_says_so(tmp_path: Path) -> None:
     class Deadly(InMemory):
-        def __getitems__(self, indices: Any) -> Batch:
+        def __getitems__(self, indices: Any) -> LabelledBatch:
             if torch.utils.data.get_worker_info() is not None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().__getitems__(indices)
@@ -472,7 +474,7 @@ def test_a_killed_worker_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite(tmp_path: Path, value: float) -> None:
     class Spoiled(Shuffled):
-        def batch(self, step: int, *rest: Any) -> Batch:
+        def batch(self, step: int, *rest: Any) -> LabelledBatch:
             batch = super().batch(step, *rest)
             return batch._replace(images=batch.images * (value if step == 5 else 1))
 
@@ -516,7 +518,7 @@ def test_a_full_disk(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     class Filling(Stopping):
-        def batch(self, step: int, *rest: Any) -> Batch:
+        def batch(self, step: int, *rest: Any) -> LabelledBatch:
             if step == 6:
                 monkeypatch.setattr(where, full)
             return super().batch(step, *rest)
@@ -545,7 +547,7 @@ def test_a_full_disk(
 )
 def test_wrong_labels(tmp_path: Path, labels: Tensor, sentence: str) -> None:
     class Wrong(Shuffled):
-        def batch(self, *place: Any) -> Batch:
+        def batch(self, *place: Any) -> LabelledBatch:
             return super().batch(*place)._replace(labels=labels)
 
     with pytest.raises(InputError, match=sentence):

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from guidxmage.errors import InputError
-from guidxmage.files.pickles import Call, followed
+from guidxmage.files.pickles import PickledCall, followed
 from guidxmage.models import load_model, read_weights
 from guidxmage.models.weights import head_classes
 from tests.reading import refusal
@@ -318,6 +318,6 @@ def test_pickles_are_followed_and_nothing_is_called(tmp_path: Path) -> None:
         content = pickle.dumps({"a": [1, 2.5, "x", None, True], "b": Writes()}, protocol)
         found, notes = followed(io.BytesIO(content), InputError)
         assert found["a"] == [1, 2.5, "x", None, True]
-        assert isinstance(found["b"], Call)
+        assert isinstance(found["b"], PickledCall)
         assert notes.calls
     assert not (tmp_path / "ran").exists()

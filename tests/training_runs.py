@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from guidxmage.hardening.data.dataset import Batch, InMemory
+from guidxmage.hardening.data.dataset import InMemory, LabelledBatch
 from guidxmage.hardening.robustness.pgd import PGD
 from guidxmage.hardening.training.batches import Shuffled
 from guidxmage.hardening.training.loop import TrainingResult, train
@@ -64,7 +64,7 @@ class Dying(Shuffled):
         super().__init__(*args, **options)
         self.place, self.mark = (rank, step), mark
 
-    def batch(self, step: int, rank: int, world: int, generator: torch.Generator) -> Batch:
+    def batch(self, step: int, rank: int, world: int, generator: torch.Generator) -> LabelledBatch:
         if (rank, step) == self.place and not self.mark.exists():
             self.mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)

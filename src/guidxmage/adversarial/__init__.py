@@ -1,7 +1,20 @@
 """Minimal adversarial samples, guided by the symbolic model."""
 
-from guidxmage.adversarial.certified.certify import Certificate, certify
+import warnings
+from typing import Any
+
+from guidxmage.adversarial.certified.certify import CertifiedMinimum, certify
 from guidxmage.adversarial.heuristic.attack import NORMS, attack
 from guidxmage.adversarial.heuristic.result import AttackResult, Optimality
 
-__all__ = ["NORMS", "AttackResult", "Certificate", "Optimality", "attack", "certify"]
+__all__ = ["NORMS", "AttackResult", "CertifiedMinimum", "Optimality", "attack", "certify"]
+
+
+def __getattr__(name: str) -> Any:
+    """The name that certified minima had before, for one more release."""
+    if name == "Certificate":
+        warnings.warn(
+            "guidxmage.adversarial.Certificate is CertifiedMinimum now", DeprecationWarning, 2
+        )
+        return CertifiedMinimum
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ from guidxmage.cli.common import AsJson, complain, naming_options, one_sentence,
 from guidxmage.errors import InputError
 
 if TYPE_CHECKING:
-    from guidxmage.evaluation.run import Network
+    from guidxmage.evaluation.run import EvaluatedNetwork
     from guidxmage.evaluation.settings import Settings
 
 EXAMPLES = """**Examples**
@@ -128,7 +128,7 @@ def _check_together(context: typer.Context, preset: str | None) -> None:
 
 def _one(  # noqa: PLR0917
     settings: Settings,
-    networks: list[Network],
+    networks: list[EvaluatedNetwork],
     data: str,
     limit: int | None,
     masks: Path | None,
@@ -161,7 +161,7 @@ def _preset(  # noqa: PLR0917
     """The preset's parts, one after the other."""
     from contextlib import ExitStack
 
-    from guidxmage.evaluation.table1 import PUBLISHED, VIEWS, Part, evaluate_table1, parts
+    from guidxmage.evaluation.table1 import PUBLISHED, VIEWS, TablePart, evaluate_table1, parts
 
     if name != "table1":
         raise InputError(f"there is no preset {name!r}; there is table1")
@@ -178,7 +178,7 @@ def _preset(  # noqa: PLR0917
     if trained is not None and not trained.is_dir():
         raise InputError(f"--trained {trained} is no folder; name what `guid-xmage harden` wrote")
 
-    def load(of: Part, network: str) -> Network:
+    def load(of: TablePart, network: str) -> EvaluatedNetwork:
         if of.name == "garments":
             return network_of(str(Path(trained or "") / f"{network}-0" / "plain"))
         if network in files:
@@ -195,7 +195,7 @@ def _preset(  # noqa: PLR0917
 
     with ExitStack() as stack:
 
-        def started(of: Part, views: int) -> Any:
+        def started(of: TablePart, views: int) -> Any:
             return stack.enter_context(progress_bar(views, of.name))
 
         _say(*evaluate_table1(chosen, load, out, started, complain), as_json)
@@ -217,7 +217,7 @@ def _weight_files(given: list[str], known: set[str]) -> dict[str, str]:
     return files
 
 
-def network_of(text: str) -> Network:
+def network_of(text: str) -> EvaluatedNetwork:
     """The network that --model names, loaded only when its turn comes.
 
     Raises InputError for a folder without a trained network, for a name that nothing has, and for
@@ -225,7 +225,7 @@ def network_of(text: str) -> Network:
     """
     from functools import partial
 
-    from guidxmage.evaluation.run import Network
+    from guidxmage.evaluation.run import EvaluatedNetwork
     from guidxmage.models import load_model, load_python_model
     from guidxmage.models.python_models import check_factory
     from guidxmage.models.registry import check_available
@@ -235,21 +235,21 @@ def network_of(text: str) -> Network:
         from guidxmage.hardening.training.trained import load_trained
 
         loaded = load_trained(text) if Path(text).is_dir() else load_trained(folder, code)
-        return Network(loaded.name, lambda: loaded)
+        return EvaluatedNetwork(loaded.name, lambda: loaded)
     if ":" in text and not text.startswith("timm:"):
         check_factory(text)
-        return Network(text.rpartition(":")[2], partial(load_python_model, text))
+        return EvaluatedNetwork(text.rpartition(":")[2], partial(load_python_model, text))
     name, _, weights = text.partition("=")
     check_available(name, weights or "default")
-    return Network(name, partial(load_model, name, weights=weights or "default"))
+    return EvaluatedNetwork(name, partial(load_model, name, weights=weights or "default"))
 
 
-def checked(network: Network) -> Network:
+def checked(network: EvaluatedNetwork) -> EvaluatedNetwork:
     """The network, loaded now. Raises InputError where its weights cannot be had."""
-    from guidxmage.evaluation.run import Network
+    from guidxmage.evaluation.run import EvaluatedNetwork
 
     loaded = network.load()
-    return Network(network.name, lambda: loaded)
+    return EvaluatedNetwork(network.name, lambda: loaded)
 
 
 def _say(report: Path, rows: list[Any], as_json: bool) -> None:

@@ -42,7 +42,7 @@ class Style(str, Enum):
     continuous = "continuous"
 
 
-class Method(str, Enum):
+class MethodName(str, Enum):
     """What is attributed to the pixels."""
 
     contributions = "contributions"
@@ -122,12 +122,12 @@ def explain(  # noqa: PLR0917
     device: Device = "cpu",
     gates: Gates = GateConvention.secant,
     method: Annotated[
-        Method,
+        MethodName,
         typer.Option(
             help="contributions: of this image. exact-ig: integrated gradients from the regions of "
             "the line from --baseline, for small networks; adaptive-ig: sampled."
         ),
-    ] = Method.contributions,
+    ] = MethodName.contributions,
     baseline: Annotated[
         float | None, typer.Option(help="exact-ig, adaptive-ig: the line's start; default 0.")
     ] = None,
@@ -156,7 +156,7 @@ def explain(  # noqa: PLR0917
     found, problems = find_photos(photos, out)
     _check_method(method, certify or radius, baseline, pieces)
     # Where regions end is lost in float32.
-    precision = "float64" if method is Method.exact_ig else dtype.value
+    precision = "float64" if method is MethodName.exact_ig else dtype.value
     explainer = load_explainer(model, weights, labels, precision, device, gates=gates.value)
     job = Job(
         target=target_of(target, rather_than),
@@ -198,9 +198,9 @@ def _end_if_not_exact(done: list[Outcome]) -> None:
 
 
 def _check_method(
-    method: Method, about_region: bool, baseline: float | None, pieces: int | None
+    method: MethodName, about_region: bool, baseline: float | None, pieces: int | None
 ) -> None:
-    if method is Method.contributions:
+    if method is MethodName.contributions:
         if baseline is not None or pieces is not None:
             raise InputError("--baseline and --pieces go with --method exact-ig or adaptive-ig")
     elif about_region:

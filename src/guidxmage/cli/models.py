@@ -14,7 +14,7 @@ from guidxmage.cli.common import AsJson, one_sentence, progress_bar
 from guidxmage.errors import InputError
 
 if TYPE_CHECKING:
-    from guidxmage.evaluation.coverage import Row
+    from guidxmage.evaluation.coverage import CoverageRow
 
 EXAMPLES = """**Examples**
 
@@ -89,7 +89,7 @@ def _check(names: list[str], out: Path | None, as_json: bool) -> None:
 
     with progress_bar(len(names), "checking") as advance:
 
-        def told(row: Row) -> None:
+        def told(row: CoverageRow) -> None:
             advance()
             if not as_json:
                 typer.echo(_line(row))
@@ -100,7 +100,7 @@ def _check(names: list[str], out: Path | None, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _line(row: Row) -> str:
+def _line(row: CoverageRow) -> str:
     from guidxmage.attribution.exactness import in_words
 
     if row.error:

@@ -30,7 +30,7 @@ SCHEMA = "guid-xmage/coverage/1"
 
 
 @dataclass(frozen=True)
-class Row:
+class CoverageRow:
     """What explaining one network gave.
 
     kinds: what occurs in it beside affine operators. residual32, residual64: |score − ΣA − b| over
@@ -55,7 +55,7 @@ class Row:
         return not self.error and self.within
 
 
-def check_network(name: str, *, seed: int = 0) -> Row:
+def check_network(name: str, *, seed: int = 0) -> CoverageRow:
     """Explain one image by a network with random weights, in float32 and in float64."""
     try:
         loaded = load_model(name, weights="none", seed=seed)
@@ -76,11 +76,11 @@ def check_network(name: str, *, seed: int = 0) -> Row:
         del program
         exact = wide.explain(pixels.double(), int(first.target))
     except GuidXmageError as error:
-        return Row(name, error=str(error))
+        return CoverageRow(name, error=str(error))
     except Exception as error:  # a network that cannot even be built says why in its own words
         reason = (str(error).strip().splitlines() or [""])[0]
-        return Row(name, error=f"{type(error).__name__}: {reason}")
-    return Row(
+        return CoverageRow(name, error=f"{type(error).__name__}: {reason}")
+    return CoverageRow(
         network=name,
         parameters=parameters,
         size=size,
@@ -121,8 +121,10 @@ def kinds_of(program: Program) -> tuple[str, ...]:
 
 
 def survey(
-    names: Sequence[str], out: Path | None = None, told: Callable[[Row], None] = lambda _: None
-) -> list[Row]:
+    names: Sequence[str],
+    out: Path | None = None,
+    told: Callable[[CoverageRow], None] = lambda _: None,
+) -> list[CoverageRow]:
     """One row for each network; those that `out` has from this version are not made again.
 
     Refused ones are tried again, where they are named. The file is written after every row. Raises
@@ -140,14 +142,14 @@ def survey(
     return rows
 
 
-def _add(row: Row, out: Path) -> None:
+def _add(row: CoverageRow, out: Path) -> None:
     """Write a row, beside those that another run has written meanwhile."""
     with alone(out):
         rows = {**{one.network: one for one in read_rows(out)}, row.network: row}
         _write(out, list(rows.values()))
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[CoverageRow]:
     """The rows of a file that `survey` wrote; none of another version's, or where there is no file.
 
     Raises InputError where it holds something else.
@@ -165,26 +167,26 @@ def read_rows(path: Path) -> list[Row]:
     return rows if current else []
 
 
-def _row(values: dict[str, Any], name: str) -> Row:
+def _row(values: dict[str, Any], name: str) -> CoverageRow:
     """A row as `survey` wrote it. Raises InputError, and TypeError for what no row has."""
     kinds = {"parameters": int, "size": int, "within": bool, "network": str, "exactness": str}
     for key, kind in {**kinds, "error": str}.items():
         entry(values, key, kind, name)
     for key in ("residual64", "residual32", "seconds"):
         optional(values, key, float, name)
-    return Row(**{**values, "kinds": tuple(listed(values, "kinds", str, name))})
+    return CoverageRow(**{**values, "kinds": tuple(listed(values, "kinds", str, name))})
 
 
 def _versions() -> dict[str, str]:
     return {"guid-xmage": __version__, "torch": str(torch.__version__)}
 
 
-def _write(path: Path, rows: Sequence[Row]) -> None:
+def _write(path: Path, rows: Sequence[CoverageRow]) -> None:
     content = {"schema": SCHEMA, "versions": _versions(), "rows": [asdict(row) for row in rows]}
     write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[CoverageRow]) -> str:
     """The rows as a Markdown table."""
     head = ["network", "parameters", "input", "beside affine operators", "exact"]
     head += ["residual, float64", "residual, float32", "seconds"]
@@ -206,7 +208,7 @@ def table(rows: Sequence[Row]) -> str:
     return markdown.table(head, lines, words=(0, 3, 4))
 
 
-def summary(rows: Sequence[Row]) -> str:
+def summary(rows: Sequence[CoverageRow]) -> str:
     """How many were explained, in one line."""
     covered = sum(row.covered for row in rows)
     share = 100 * covered / len(rows) if rows else 0

@@ -45,7 +45,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Network:
+class EvaluatedNetwork:
     """A network to evaluate: its name in the report, and what loads it when its turn comes."""
 
     name: str
@@ -54,7 +54,7 @@ class Network:
 
 def run(  # noqa: PLR0917
     settings: Settings,
-    networks: Sequence[Network],
+    networks: Sequence[EvaluatedNetwork],
     photos: Sequence[Photo],
     data: str,
     out: Path,
@@ -134,7 +134,7 @@ class _Evaluation:
     out: Path
     say: Say
 
-    def measure(self, network: Network, advance: Callable[[], None], wait: bool) -> None:
+    def measure(self, network: EvaluatedNetwork, advance: Callable[[], None], wait: bool) -> None:
         """Measure what is missing of a network. Raises BusyError where another run is at it."""
         place = self.out / FOLDER / file_name(network.name)
         told = f"waiting for another run, which evaluates {network.name}"

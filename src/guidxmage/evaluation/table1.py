@@ -13,7 +13,7 @@ from guidxmage.evaluation.report.figures import Row
 from guidxmage.evaluation.report.publication import publish
 from guidxmage.evaluation.report.table import paper_table
 from guidxmage.evaluation.report.text import seen, write_files
-from guidxmage.evaluation.run import Network, Say, run
+from guidxmage.evaluation.run import EvaluatedNetwork, Say, run
 from guidxmage.evaluation.settings import Settings, all_measures, all_methods
 
 COMPARED = (
@@ -35,7 +35,7 @@ TRAINED = ("alexnet", "vgg8", "resnet20")
 
 
 @dataclass(frozen=True)
-class Part:
+class TablePart:
     """Networks that are evaluated on the same photos with the same settings."""
 
     name: str
@@ -46,13 +46,13 @@ class Part:
     settings: Settings
 
 
-def parts(garments: Path | None, views: int = VIEWS) -> list[Part]:
+def parts(garments: Path | None, views: int = VIEWS) -> list[TablePart]:
     """The parts of the preset; the small networks' only with the garments to show them.
 
     views: of each ImageNet photo.
     """
     found = [
-        Part(
+        TablePart(
             "imagenet",
             "ImageNet photos, all measures",
             ("efficientnet_lite0", *PUBLISHED),
@@ -67,7 +67,7 @@ def parts(garments: Path | None, views: int = VIEWS) -> list[Part]:
                 pixels=4_000_000_000,
             ),
         ),
-        Part(
+        TablePart(
             "imagenet-more",
             "ImageNet photos, further networks",
             ("efficientnet_lite1", "efficientnet_lite2"),
@@ -83,15 +83,15 @@ def parts(garments: Path | None, views: int = VIEWS) -> list[Part]:
     if garments is not None:
         settings = Settings(all_methods(), all_measures(), deep=60, costs=10)
         title = "Garments, true masks, all measures"
-        found.append(Part("garments", title, TRAINED, str(garments), 200, settings))
+        found.append(TablePart("garments", title, TRAINED, str(garments), 200, settings))
     return found
 
 
 def evaluate_table1(
-    chosen: Sequence[Part],
-    load: Callable[[Part, str], Network],
+    chosen: Sequence[TablePart],
+    load: Callable[[TablePart, str], EvaluatedNetwork],
     out: Path,
-    started: Callable[[Part, int], Callable[[], None]],
+    started: Callable[[TablePart, int], Callable[[], None]],
     say: Say = lambda _: None,
 ) -> tuple[Path, list[Row]]:
     """Run parts into subfolders and write the table over all of them; its path and the figures.

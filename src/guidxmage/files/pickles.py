@@ -1,8 +1,8 @@
 """Pickles of others as data: what would be called is noted, and nothing is.
 
 A pickle is a little program that may call any function and ask for any amount of memory. Here it is
-only followed: classes and functions become `Named`, calls of them `Call`, references to data that
-lie outside `Outside`.
+only followed: classes and functions become `Named`, calls of them `PickledCall`, references to
+data that lie outside `Outside`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Named:
     def __init__(self, name: str, notes: Notes) -> None:
         self.name, self._notes = name, notes
 
-    def __call__(self, *arguments: Any) -> Call:
+    def __call__(self, *arguments: Any) -> PickledCall:
         """Note a call."""
         return self._notes.called(self.name, arguments)
 
@@ -30,7 +30,7 @@ class Named:
         raise pickle.UnpicklingError("a class or function is written to")
 
 
-class Call:
+class PickledCall:
     """What a call would have returned: its function and arguments, and what was done to it."""
 
     def __init__(self, name: str, arguments: tuple[Any, ...], notes: Notes) -> None:
@@ -39,7 +39,7 @@ class Call:
         self.items: dict[Any, Any] = {}
         self.members: list[Any] = []
 
-    def __call__(self, *arguments: Any) -> Call:
+    def __call__(self, *arguments: Any) -> PickledCall:
         """Note a call of what the call returned."""
         return self._notes.called(f"{self.name}()", arguments)
 
@@ -122,12 +122,12 @@ class Notes(pickle._Unpickler):
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__(stream, encoding="latin1")
-        self.calls: list[Call] = []
+        self.calls: list[PickledCall] = []
         self.outside: list[Outside] = []
 
-    def called(self, name: str, arguments: tuple[Any, ...]) -> Call:
+    def called(self, name: str, arguments: tuple[Any, ...]) -> PickledCall:
         """A note of a call, which is kept."""
-        self.calls.append(Call(name, arguments, self))
+        self.calls.append(PickledCall(name, arguments, self))
         return self.calls[-1]
 
     def find_class(self, module: str, name: str) -> Any:

@@ -22,7 +22,7 @@ from guidxmage.explainer import Explainer
 from guidxmage.files.atomic import alone, read_sealed, sha256_of, write_sealed
 from guidxmage.files.locks import BusyError, Turns
 from guidxmage.files.result_folder import held_folder
-from guidxmage.hardening.data.dataset import Batch, ImageDataset
+from guidxmage.hardening.data.dataset import ImageDataset, LabelledBatch
 from guidxmage.hardening.data.splits import Splits
 from guidxmage.hardening.ownership import claimed, whole
 from guidxmage.hardening.readiness import check_fit
@@ -291,10 +291,10 @@ def _weights(folder: Path) -> str | None:
         return None
 
 
-def first_images(data: ImageDataset, count: int, seed: int) -> Batch:
+def first_images(data: ImageDataset, count: int, seed: int) -> LabelledBatch:
     """Some images, drawn once and for all; those without an object or a background are left out."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     batch = data.__getitems__(order[: 2 * count].tolist())
     share = batch.masks.flatten(1).float().mean(1)
     rows = ((share > 0) & (share < 1)).nonzero()[:count, 0]
-    return Batch(*(part[rows] for part in batch))
+    return LabelledBatch(*(part[rows] for part in batch))

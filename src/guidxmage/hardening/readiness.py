@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from guidxmage.errors import InputError, MissingExtraError, SettingError
-from guidxmage.hardening.data.dataset import Batch, ImageDataset
+from guidxmage.hardening.data.dataset import ImageDataset, LabelledBatch
 from guidxmage.hardening.data.splits import Splits
 from guidxmage.hardening.training import networks
 from guidxmage.hardening.units import Experiment
@@ -76,7 +76,9 @@ def _has_parts(data: ImageDataset) -> bool:
     return False
 
 
-def _check_network(key: str, name: str, experiment: Experiment, batch: Batch, classes: int) -> None:
+def _check_network(
+    key: str, name: str, experiment: Experiment, batch: LabelledBatch, classes: int
+) -> None:
     """Whether an untrained network turns some images into one score for each class."""
     network = networks.build(name, classes, width=experiment.width_of(name), seed=0).eval()
     if not any(parameter.requires_grad for parameter in network.parameters()):
@@ -99,6 +101,6 @@ def _check_network(key: str, name: str, experiment: Experiment, batch: Batch, cl
         )
 
 
-def _scores(network: nn.Module, batch: Batch) -> object:
+def _scores(network: nn.Module, batch: LabelledBatch) -> object:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         return network(batch.images)

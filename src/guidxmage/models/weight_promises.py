@@ -17,7 +17,7 @@ from typing import IO
 
 from guidxmage.errors import InputError
 from guidxmage.files.names import brief
-from guidxmage.files.pickles import Call, Named, Notes, Outside, followed
+from guidxmage.files.pickles import Named, Notes, Outside, PickledCall, followed
 
 _ZIP = b"PK\x03\x04"
 # The number with which PyTorch's older format, several pickles in a row, begins.
@@ -130,7 +130,7 @@ def _check_pickles(stream: IO[bytes], file: Path, size: int) -> None:
         raise damaged(file, f"it promises {needed} bytes, but has {size}")
 
 
-def _check_calls(calls: Iterable[Call], file: Path) -> None:
+def _check_calls(calls: Iterable[PickledCall], file: Path) -> None:
     for call in calls:
         name = call.name
         if name == _ANY_TENSOR and call.arguments and isinstance(call.arguments[0], Named):

@@ -17,7 +17,7 @@ MARKERS = "osD^vP*X<>"
 
 
 @dataclass(frozen=True)
-class Line:
+class MeanCurve:
     """Accuracies in 0–1 at rising ε, the first of them often 0; spreads: ± over seeds."""
 
     name: str
@@ -26,7 +26,9 @@ class Line:
     spreads: tuple[float, ...]
 
 
-def curves_figure(plots: Sequence[tuple[str, Sequence[Line]]], title: str, axis: str) -> Figure:
+def curves_figure(
+    plots: Sequence[tuple[str, Sequence[MeanCurve]]], title: str, axis: str
+) -> Figure:
     """Plots side by side on the same axes; `axis` says what ε is measured in."""
     width = LEFT + len(plots) * (WIDTH + GAP) + NAMES
     canvas = Canvas(width, TOP + HEIGHT + FOOT)

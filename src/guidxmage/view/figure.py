@@ -42,7 +42,7 @@ class Scales(NamedTuple):
     smooth: float
 
     @classmethod
-    def of(cls, rows: Sequence[Row], pixels: float | None, smooth: float | None) -> Scales:
+    def of(cls, rows: Sequence[FigureRow], pixels: float | None, smooth: float | None) -> Scales:
         """The given scales, or those that no row saturates."""
         return cls(
             shared_scale(row.values for row in rows) if pixels is None else check_scale(pixels),
@@ -51,7 +51,7 @@ class Scales(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class FigureRow:
     """A panel with what is computed for it once."""
 
     panel: Panel
@@ -60,7 +60,7 @@ class Row:
     sigma: float
 
     @classmethod
-    def of(cls, panel: Panel) -> Row:
+    def of(cls, panel: Panel) -> FigureRow:
         """The row of a panel, smoothed at the default width."""
         values = panel.pixels()
         sigma = default_sigma(values.shape)
@@ -118,7 +118,7 @@ def figure(
     """
     if not panels:
         raise InputError("a figure needs at least one panel; none was given.")
-    rows = [Row.of(panel) for panel in panels]
+    rows = [FigureRow.of(panel) for panel in panels]
     scales = Scales.of(rows, scale, saliency_scale)
     top = TITLE if title else MARGIN
     canvas = Canvas(WIDTH, top + sum(row.height for row in rows) + LEGEND_HEIGHT)
@@ -138,7 +138,7 @@ def _legend(canvas: Canvas, left: int, top: int, scale: float, given: float | No
     return Legend(canvas, left, top, BOX, scale, given is not None)
 
 
-def _draw_header(canvas: Canvas, row: Row, top: int) -> None:
+def _draw_header(canvas: Canvas, row: FigureRow, top: int) -> None:
     if top > MARGIN:
         canvas.rule(MARGIN, top, WIDTH - 2 * MARGIN)
     canvas.text(MARGIN, top + 12, row.panel.heading(), size=11.5, weight="bold")
@@ -155,7 +155,7 @@ def _draw_header(canvas: Canvas, row: Row, top: int) -> None:
         canvas.text(left + 36, top + HEADER + 6, caption)
 
 
-def _draw_maps(canvas: Canvas, row: Row, top: int, scales: Scales, *, style: Style) -> None:
+def _draw_maps(canvas: Canvas, row: FigureRow, top: int, scales: Scales, *, style: Style) -> None:
     """Input, distribution map and saliency map, each in the middle of its column."""
     height, width = row.display
     inset = (BOX - width) // 2
@@ -173,7 +173,7 @@ def _draw_maps(canvas: Canvas, row: Row, top: int, scales: Scales, *, style: Sty
     draw_names(canvas, row.panel, names, (COLUMNS[0] + inset, top, height, width))
 
 
-def _photo(row: Row, shape: tuple[int, ...]) -> RGB | None:
+def _photo(row: FigureRow, shape: tuple[int, ...]) -> RGB | None:
     """The panel's photograph at a shape (H, W) that is not larger than it; None without one."""
     image = row.panel.image
     if image is None:

@@ -61,7 +61,7 @@ class Cuts:
 
 
 @dataclass
-class Branch:
+class Node:
     """A part of the search: constraints ≥ 0 that its samples satisfy, and what is known of them.
 
     The constraints are the form's heads (the first `goals` say that the class changes) and the
@@ -82,7 +82,7 @@ class Branch:
     loose: Array = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
-    def root(cls, form: ReluForm, bounds: Bounds, goals: Array) -> Branch:
+    def root(cls, form: ReluForm, bounds: Bounds, goals: Array) -> Node:
         """The whole network; goals (G, 1 + n + N) are not negative where the class changes."""
         folded, kept = form.folded(bounds.on, bounds.off, goals)
         return cls(folded, len(goals), bounds.take(kept), Cuts.none(form.inputs, len(goals)))
@@ -92,7 +92,7 @@ class Branch:
         decided = [self.form.rows[k] if on else -self.form.rows[k] for k, on in self.splits]
         return np.concatenate([self.form.heads, *(row[None] for row in decided)])
 
-    def children(self) -> tuple[Branch, ...]:
+    def children(self) -> tuple[Node, ...]:
         """Both ways to decide the ReLU that loosens the relaxation most; none where all are."""
         open_ = np.flatnonzero(self.bounds.open)
         if not len(open_):
@@ -148,7 +148,7 @@ class Bounder:
         """A branch whose samples are all at least this large is done with."""
         return self.radius * (1 - self.tolerance / 2) if self.best < inf else self.radius * 1.0001
 
-    def raise_size(self, branch: Branch) -> None:
+    def raise_size(self, branch: Node) -> None:
         """Cut and tighten while it pays."""
         while not branch.closed and not self.late():
             self._cut(branch)
@@ -157,7 +157,7 @@ class Bounder:
             if branch.closed or not self._tighten(branch):
                 return
 
-    def _cut(self, branch: Branch) -> None:
+    def _cut(self, branch: Node) -> None:
         """Half-spaces at the nearest point so far, until it stays or moves on too slowly."""
         constraints = branch.constraints()
         for number in range(300):
@@ -186,7 +186,7 @@ class Bounder:
                 return
             branch.cuts = branch.cuts.add(functions[new], shares[new])
 
-    def _try(self, branch: Branch) -> None:
+    def _try(self, branch: Node) -> None:
         """Offer the nearest point, and points a hair inside the cuts: on their edge it may tie."""
         self.best = self.offer(branch.delta)
         branch.closed = branch.size >= self.enough
@@ -206,7 +206,7 @@ class Bounder:
         self.passes += 1
         return nearest(C, d, self.box, self.norm, beta=beta, most=most)
 
-    def _violated(self, branch: Branch, values: Array) -> Array:
+    def _violated(self, branch: Node, values: Array) -> Array:
         """Weights (R, m) of the constraints to bound: the last multipliers', and failing ones."""
         failing = np.flatnonzero(values < 0)
         failing = failing[np.argsort(values[failing])][:8]
@@ -216,7 +216,7 @@ class Bounder:
             shares = np.concatenate([together[None] / together.max(), shares])
         return shares
 
-    def _tighten(self, branch: Branch) -> bool:
+    def _tighten(self, branch: Node) -> bool:
         """New bounds where the enclosure has shrunk; whether they are worth another round."""
         share = min(branch.size / self.radius, 1.0)
         room = sqrt(1 - share * share) if self.norm == "l2" else 1 - share

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from guidxmage.adversarial.certified.branch import Bounder, Branch
+from guidxmage.adversarial.certified.branch import Bounder, Node
 from guidxmage.adversarial.certified.enclosure import Enclosure
 from guidxmage.adversarial.certified.nearest_point import Box, length
 from guidxmage.adversarial.certified.relaxation import Bounds, tightened
@@ -34,7 +34,7 @@ _ATTACK = 40
 
 
 @dataclass(frozen=True)
-class Certificate:
+class CertifiedMinimum:
     """The smallest adversarial perturbation of one image, as far as it is known.
 
     lower_bound ≤ the least size ≤ upper_bound, which is the size of `adversarial` (C, H, W;
@@ -84,7 +84,7 @@ def certify(
     tolerance: float = 1e-6,
     upper: Tensor | None = None,
     progress: Progress | None = None,
-) -> Certificate:
+) -> CertifiedMinimum:
     """The certified smallest perturbation of an image in [0, 1] that changes the answer.
 
     For small networks: some hundred ReLUs whose decision a perturbation of this size can change.
@@ -216,7 +216,7 @@ class _Search:
         self.best: Tensor | None = None
         self.upper, self.floor = inf, inf
         self.lower = 0.0
-        self.waiting: list[tuple[float, int, Branch]] = []
+        self.waiting: list[tuple[float, int, Node]] = []
         self.number = count()
         self.nodes = self.relus = self.undecided = 0
         self.history: list[tuple[int, float, float]] = []
@@ -281,9 +281,9 @@ class _Search:
         bounds = tightened(form, Bounds.unknown(len(form)), enclosure)
         self.undecided = int(bounds.open.sum())
         for goals in self.case.goals(form):
-            self._bound(Branch.root(form, bounds, goals))
+            self._bound(Node.root(form, bounds, goals))
 
-    def _bound(self, branch: Branch) -> None:
+    def _bound(self, branch: Node) -> None:
         self.nodes += 1
         self.bounder.raise_size(branch)
         if branch.closed:
@@ -305,13 +305,15 @@ class _Search:
             return not self.waiting and not isfinite(self.lower)
         return self.upper - self.lower <= self.tolerance * self.upper
 
-    def certificate(self, reason: str, attacked: float, *, unchanged: bool = False) -> Certificate:
+    def certificate(
+        self, reason: str, attacked: float, *, unchanged: bool = False
+    ) -> CertifiedMinimum:
         """What was found and proved; `unchanged` where the image itself reaches the goal."""
         if unchanged:
             self.best, self.upper = self.case.X[0].clone(), 0.0
         own = int(self.case.logits(self.case.X).argmax())
         Z = self.best
-        return Certificate(
+        return CertifiedMinimum(
             adversarial=Z,
             norm_name=self.case.norm,
             lower_bound=self.lower,

@@ -15,7 +15,7 @@ from guidxmage.engine.capture.user_model import untouched
 from guidxmage.provenance.model_state import MUTABLE
 
 
-class Found:
+class StateBefore:
     """What a model held before a run; `drawn()` tells whether the run drew random numbers.
 
     Only NumPy's and Python's own are meant: PyTorch's are seen as operators.
@@ -45,13 +45,13 @@ class Found:
 
 
 @contextmanager
-def as_found(model: nn.Module, written: Sequence[Tensor] = ()) -> Iterator[Found]:
+def as_found(model: nn.Module, written: Sequence[Tensor] = ()) -> Iterator[StateBefore]:
     """Run a model inside; afterwards it is as it was, and random states are.
 
     written: tensors that the run may write to, whose values are kept. Of others only what holds
     them is: writes in place are undone by those who saw them.
     """
-    found = Found(model, written)
+    found = StateBefore(model, written)
     with random_state_kept() as found.drawn:
         try:
             yield found

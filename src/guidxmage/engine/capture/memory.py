@@ -74,21 +74,21 @@ class Memory:
 
 
 @dataclass(eq=False)
-class Place:
+class PlaceInMemory:
     """Where a tensor lies: `path` leads from the whole of a memory to it. value: if active."""
 
     memory: Memory
-    path: tuple[Step, ...] = ()
+    path: tuple[ViewStep, ...] = ()
     value: Ref | None = None
     version: int = 0
 
-    def viewed(self, step: Step, value: Ref | None) -> Place:
+    def viewed(self, step: ViewStep, value: Ref | None) -> PlaceInMemory:
         """The place of a view."""
-        return Place(self.memory, (*self.path, step), value, self.memory.version)
+        return PlaceInMemory(self.memory, (*self.path, step), value, self.memory.version)
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class ViewStep:
     """One view: an operator, its arguments after the viewed tensor, and which of its outputs.
 
     shape: of the view; whole: of what is viewed. offset: where a part begins along its dimension.
@@ -120,7 +120,7 @@ def view_step(  # noqa: PLR0917
     base: Tensor,
     result: Tensor,
     number: int | None,
-) -> Step:
+) -> ViewStep:
     """How a result looks at the tensor that it is a view of."""
     rest = [arg for arg in args if arg is not base]
     names = [a.name for a in func._schema.arguments if not a.kwarg_only]
@@ -132,7 +132,7 @@ def view_step(  # noqa: PLR0917
     stride = base.stride(dim) if base.ndim and dim < base.ndim else 0
     moved = result.storage_offset() - base.storage_offset()
     offset = moved // stride if stride else 0
-    return Step(func, tuple(rest), number, tuple(result.shape), tuple(base.shape), offset)
+    return ViewStep(func, tuple(rest), number, tuple(result.shape), tuple(base.shape), offset)
 
 
 def _dim(func: OpOverload, rest: list[Any], ndim: int) -> int:
@@ -143,17 +143,17 @@ def _dim(func: OpOverload, rest: list[Any], ndim: int) -> int:
     return dim % ndim if ndim else 0
 
 
-def _reshaped(step: Step, part: Any) -> Any:
+def _reshaped(step: ViewStep, part: Any) -> Any:
     return aten.reshape.default, (part, list(step.whole)), step.whole
 
 
-def _selected(step: Step, base: Any, part: Any) -> Any:
+def _selected(step: ViewStep, base: Any, part: Any) -> Any:
     dim = _dim(step.target, list(step.rest), len(step.whole))
     place = step.offset if step.number is None else step.number
     return aten.select_scatter.default, (base, part, dim, place), step.whole
 
 
-def _sliced(step: Step, base: Any, part: Any) -> Any:
+def _sliced(step: ViewStep, base: Any, part: Any) -> Any:
     dim = _dim(step.target, list(step.rest), len(step.whole))
     stride = step.rest[3] if step.target is aten.slice.Tensor and len(step.rest) > 3 else 1
     end = step.offset + (step.shape[dim] - 1) * stride + 1
@@ -161,25 +161,25 @@ def _sliced(step: Step, base: Any, part: Any) -> Any:
     return aten.slice_scatter.default, place, step.whole
 
 
-def _transposed(step: Step, part: Any) -> Any:
+def _transposed(step: ViewStep, part: Any) -> Any:
     return aten.transpose.int, (part, *step.rest), step.whole
 
 
-def _permuted(step: Step, part: Any) -> Any:
+def _permuted(step: ViewStep, part: Any) -> Any:
     order = [dim % len(step.whole) for dim in step.rest[0]]
     return aten.permute.default, (part, [order.index(n) for n in range(len(order))]), step.whole
 
 
-def _flipped(step: Step, part: Any) -> Any:
+def _flipped(step: ViewStep, part: Any) -> Any:
     return aten.t.default, (part,), step.whole
 
 
-def _same(step: Step, part: Any) -> Any:
+def _same(step: ViewStep, part: Any) -> Any:
     return _reshaped(step, part) if step.shape == step.whole else None
 
 
 # Views of all of a value, and of a part of it.
-_WHOLE: dict[str, Callable[[Step, Any], Any]] = {
+_WHOLE: dict[str, Callable[[ViewStep, Any], Any]] = {
     **dict.fromkeys(
         ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze",
          "view_as", "reshape_as"),
@@ -190,7 +190,7 @@ _WHOLE: dict[str, Callable[[Step, Any], Any]] = {
     "t": _flipped,
     **dict.fromkeys(("alias", "detach", "contiguous", "expand", "expand_as", "to"), _same),
 }  # fmt: skip
-_PARTIAL: dict[str, Callable[[Step, Any, Any], Any]] = {
+_PARTIAL: dict[str, Callable[[ViewStep, Any, Any], Any]] = {
     **dict.fromkeys(("select", "unbind"), _selected),
     **dict.fromkeys(("slice", "narrow", "split", "split_with_sizes", "chunk"), _sliced),
 }

@@ -24,7 +24,7 @@ from guidxmage.engine.calls.call import Ref, leaves
 from guidxmage.engine.capture.memory import (
     Held,
     Memory,
-    Place,
+    PlaceInMemory,
     functional,
     one_storage,
     one_view,
@@ -268,15 +268,15 @@ class Recorder(SchemaCheckMode):
         """Whether a tensor was computed from the images."""
         return isinstance(tensor, Tensor) and isinstance(self.found(tensor), Ref)
 
-    def _place(self, tensor: Tensor) -> Place:
+    def _place(self, tensor: Tensor) -> PlaceInMemory:
         if tensor not in self._places:
             same = None if id(tensor) in self._own else self._in_the_same_memory(tensor)
             # What is not from this run is the user's own: a weight, a buffer.
-            self._places[tensor] = same or Place(Memory(foreign=True, tensor=tensor))
-        found: Place = self._places[tensor]
+            self._places[tensor] = same or PlaceInMemory(Memory(foreign=True, tensor=tensor))
+        found: PlaceInMemory = self._places[tensor]
         return found
 
-    def _in_the_same_memory(self, tensor: Tensor) -> Place | None:
+    def _in_the_same_memory(self, tensor: Tensor) -> PlaceInMemory | None:
         """The place of a tensor that PyTorch has made anew over memory that is followed."""
         for other, place in list(self._places.items()):
             if one_storage(other, tensor):
@@ -292,7 +292,7 @@ class Recorder(SchemaCheckMode):
     def _follow(self, tensor: Tensor, value: Ref | None) -> None:
         """A tensor in memory of its own."""
         memory = Memory(value=value, tensor=None if value is not None else tensor)
-        self._places[tensor] = Place(memory, value=value)
+        self._places[tensor] = PlaceInMemory(memory, value=value)
 
     def _argued(self, given: Any) -> Any:
         """Arguments with a Ref or a Held for every tensor."""

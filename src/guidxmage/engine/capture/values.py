@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from guidxmage.engine.calls.call import Ref, leaves
-from guidxmage.engine.capture.memory import Held, Place, Step
+from guidxmage.engine.capture.memory import Held, PlaceInMemory, ViewStep
 from guidxmage.engine.capture.tape import Operation, Tape
 from guidxmage.errors import UnsupportedOperatorError
 
@@ -52,7 +52,7 @@ class Values:
         self._note(target, args, (value,), (tuple(like.shape),), kwargs=given)
         return Ref(value)
 
-    def through(self, step: Step, base: Ref | Held) -> Ref | Held:
+    def through(self, step: ViewStep, base: Ref | Held) -> Ref | Held:
         """A view of a value."""
         if isinstance(base, Held):
             found = step.target(*step.args(base.tensor))
@@ -64,7 +64,7 @@ class Values:
         self._note(step.target, step.args(base), outputs, shapes, several=several)
         return Ref(value)
 
-    def spread(self, place: Place, value: Ref | Held) -> None:
+    def spread(self, place: PlaceInMemory, value: Ref | Held) -> None:
         """Write a value into the whole that a place is a part of."""
         memory = place.memory
         bases: list[Ref | Held] = []
@@ -85,7 +85,7 @@ class Values:
         place.value = value if isinstance(value, Ref) else None
         place.version = memory.version
 
-    def refresh(self, place: Place) -> None:
+    def refresh(self, place: PlaceInMemory) -> None:
         """What a view stands for after its whole was written over."""
         place.version = place.memory.version
         if place.memory.value is None and place.memory.base is None:

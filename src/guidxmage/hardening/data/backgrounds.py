@@ -36,7 +36,7 @@ _SKIMAGE = (
 
 
 @dataclass(frozen=True, eq=False)
-class Photo:
+class Backdrop:
     """A photo (its two parts, each (H, W, 3)) and its file, told by name and SHA-256."""
 
     name: str
@@ -48,7 +48,7 @@ class Photo:
 class Scenery:
     """Photos, dealt out to the classes in turn: photo k belongs to class k modulo `classes`."""
 
-    def __init__(self, photos: Sequence[Photo], classes: int) -> None:
+    def __init__(self, photos: Sequence[Backdrop], classes: int) -> None:
         if len(photos) < PER_CLASS * classes:
             raise InputError(
                 f"{len(photos)} photos are too few for {classes} classes; give "
@@ -86,7 +86,7 @@ class Scenery:
         return crops, corners
 
 
-def read_photo(file: Path) -> Photo:
+def read_photo(file: Path) -> Backdrop:
     """A photo cut in two, then scaled; InputError for one of less than 128 pixels a side.
 
     It is cut first because scaling mixes neighbouring pixels.
@@ -100,7 +100,7 @@ def read_photo(file: Path) -> Photo:
     middle = round(image.width * LEFT)
     left = _scaled(image, (0, middle))
     right = _scaled(image, (middle, image.width))
-    return Photo(file.name, sha256(file), left, right)
+    return Backdrop(file.name, sha256(file), left, right)
 
 
 def _scaled(image: Image.Image, columns: tuple[int, int]) -> Array:

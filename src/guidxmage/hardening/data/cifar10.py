@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guidxmage.errors import InputError
 from guidxmage.files.names import brief
-from guidxmage.files.pickles import Call, followed
+from guidxmage.files.pickles import PickledCall, followed
 from guidxmage.files.untrusted import read_arrays
 from guidxmage.hardening.data.dataset import InMemory, MaskMaker
 from guidxmage.models.labels import CIFAR10_LABELS
@@ -150,9 +150,9 @@ def _pickled_records(file: Path) -> NDArray[np.uint8]:
 def _array_bytes(pickled: Any) -> bytes | None:
     """The bytes of a pickled NumPy array of unsigned bytes in C order; None for anything else."""
     match pickled:
-        case Call(state=(int(), tuple(), Call(arguments=("u1", *_)), False, content)):
+        case PickledCall(state=(int(), tuple(), PickledCall(arguments=("u1", *_)), False, content)):
             # Python 2 wrote bytes as text, and Python 3 may write how to make them of text.
-            if isinstance(content, Call) and content.name == "_codecs.encode":
+            if isinstance(content, PickledCall) and content.name == "_codecs.encode":
                 content = content.arguments[0] if content.arguments else None
             if isinstance(content, str) and max(content, default="") <= "\xff":
                 return content.encode("latin1")

@@ -17,7 +17,7 @@ from guidxmage.provenance import fingerprint
 MaskMaker = Callable[[Tensor, Tensor], Tensor]
 
 
-class Batch(NamedTuple):
+class LabelledBatch(NamedTuple):
     """Some samples of a dataset.
 
     images (B, C, H, W) float32 in [0, 1]; labels (B,) int64; masks (B, H, W) bool, True on the
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-class ImageDataset(Dataset[Batch]):
+class ImageDataset(Dataset[LabelledBatch]):
     """Images of one size with a class and an object mask each.
 
     `__getitems__` takes several numbers at once, so `DataLoader(dataset, batch_size,
@@ -43,13 +43,13 @@ class ImageDataset(Dataset[Batch]):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
+    def __getitems__(self, indices: Sequence[int]) -> LabelledBatch: ...
 
     @abstractmethod
     def name(self, index: int) -> str:
         """What to call an image in reports and files."""
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> LabelledBatch:
         return self.__getitems__([index])
 
     def fingerprint(self) -> str:
@@ -85,9 +85,11 @@ class InMemory(ImageDataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int]) -> LabelledBatch:
         rows = torch.as_tensor(indices, dtype=torch.long)
-        return Batch(self.images[rows].float() / 255, self.labels[rows], self.masks[rows], rows)
+        return LabelledBatch(
+            self.images[rows].float() / 255, self.labels[rows], self.masks[rows], rows
+        )
 
     def _digests(self) -> Iterator[str]:
         """Of the tensors as they are held."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from guidxmage.errors import InputError
-from guidxmage.hardening.data.dataset import Batch, ImageDataset
+from guidxmage.hardening.data.dataset import ImageDataset, LabelledBatch
 from guidxmage.inputs.photos import IMAGE_SUFFIXES, load_image, open_image, read_image
 from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.objects.annotations import annotation_of, find_annotation
@@ -52,12 +52,12 @@ class ImageFolder(ImageDataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int]) -> LabelledBatch:
         rows = torch.as_tensor(indices, dtype=torch.long)
         images, masks = zip(*(self._read(int(row)) for row in rows), strict=True)
         labels = torch.tensor([self.files[int(row)][1] for row in rows])
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().float() / 255
-        return Batch(pixels, labels, torch.from_numpy(np.stack(masks)), rows)
+        return LabelledBatch(pixels, labels, torch.from_numpy(np.stack(masks)), rows)
 
     def name(self, index: int) -> str:
         """The file below the root."""

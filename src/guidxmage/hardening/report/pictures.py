@@ -11,7 +11,7 @@ import torch
 from guidxmage.explainer import Explainer
 from guidxmage.hardening.report.measurements import Evaluation, bounds, by, values
 from guidxmage.hardening.samples.series import Series
-from guidxmage.view.curves import Line, curves_figure
+from guidxmage.view.curves import MeanCurve, curves_figure
 from guidxmage.view.samples import Sample, samples_figure
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ def picture_curves(found: Sequence[Evaluation], title: str) -> Figure:
     return curves_figure(plots, title, "ε of PGD in l∞, of 255")
 
 
-def _lines(found: Sequence[Evaluation], part: str, levels: Sequence[str]) -> list[Line]:
+def _lines(found: Sequence[Evaluation], part: str, levels: Sequence[str]) -> list[MeanCurve]:
     lines = []
     for arm, own in by(found, "arm").items():
         at = [values(own, f"{part} pgd linf {eps}") for eps in levels]
         spreads = tuple(stdev(each) if len(each) > 1 else 0.0 for each in at)
         of_255 = tuple(float(eps.removesuffix("/255")) for eps in levels)
-        lines.append(Line(arm, of_255, tuple(map(mean, at)), spreads))
+        lines.append(MeanCurve(arm, of_255, tuple(map(mean, at)), spreads))
     return lines

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from guidxmage.errors import MissingExtraError
 from guidxmage.explainer import Explainer
-from guidxmage.hardening.data.dataset import Batch, ImageDataset
+from guidxmage.hardening.data.dataset import ImageDataset, LabelledBatch
 
 _ROWS = 256
 
@@ -58,7 +58,7 @@ def reliance(
     test: ImageDataset,
     same: ImageDataset | None,
     mixed: ImageDataset | None,
-    explained: Batch,
+    explained: LabelledBatch,
 ) -> Reliance:
     """Measure a model in eval mode; shares of |A| are those of the images `explained`."""
     ours = Explainer(model).explain(explained.images, torch.as_tensor(explained.labels))
@@ -78,7 +78,7 @@ def background_share(A: Tensor, masks: Tensor) -> float:
     return float(((size * ~masks).flatten(1).sum(1) / whole).mean())
 
 
-def _gradients_share(model: nn.Module, explained: Batch) -> float:
+def _gradients_share(model: nn.Module, explained: LabelledBatch) -> float:
     try:
         from captum.attr import IntegratedGradients
     except ImportError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from guidxmage.hardening.data.dataset import Batch
+from guidxmage.hardening.data.dataset import LabelledBatch
 from guidxmage.hardening.robustness import attacks
 from guidxmage.hardening.robustness.attacks import Target
 from guidxmage.hardening.robustness.measure import Effort, PartResult
@@ -48,7 +48,7 @@ class MaskingChecks:
 
 
 def masking_checks(
-    model: nn.Module, batch: Batch, results: tuple[PartResult, ...], effort: Effort
+    model: nn.Module, batch: LabelledBatch, results: tuple[PartResult, ...], effort: Effort
 ) -> MaskingChecks:
     """Run the checks on whole images; `results` are those of the same effort."""
     count = min(effort.images, max(effort.auto_images, 1))

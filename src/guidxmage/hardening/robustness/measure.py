@@ -23,7 +23,7 @@ from guidxmage.files.schema import (
     some_of,
     whole,
 )
-from guidxmage.hardening.data.dataset import Batch
+from guidxmage.hardening.data.dataset import LabelledBatch
 from guidxmage.hardening.robustness import attacks
 from guidxmage.hardening.robustness.attacks import PARTS, Norm, Part, Target
 
@@ -132,7 +132,7 @@ class PartResult:
         }
 
 
-def attack_part(model: nn.Module, batch: Batch, part: Part, effort: Effort) -> PartResult:
+def attack_part(model: nn.Module, batch: LabelledBatch, part: Part, effort: Effort) -> PartResult:
     """All attacks of an effort on one part of some images; the model has to be in eval mode."""
     target = _target(model, batch, part, effort.images)
     curves = [_pgd_curve(target, "linf", effort), _pgd_curve(target, "l2", effort)]
@@ -144,7 +144,7 @@ def attack_part(model: nn.Module, batch: Batch, part: Part, effort: Effort) -> P
     return PartResult(part, tuple(curve for curve in curves if curve.accuracy), sizes)
 
 
-def _target(model: nn.Module, batch: Batch, part: Part, count: int) -> Target:
+def _target(model: nn.Module, batch: LabelledBatch, part: Part, count: int) -> Target:
     return Target(model, batch.images[:count], batch.labels[:count], batch.masks[:count], part)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.errors import InputError
-from guidxmage.hardening.data.dataset import Batch
+from guidxmage.hardening.data.dataset import LabelledBatch
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,12 @@ class PGD:
             raise InputError("the step size of PGD is positive")
 
     def __call__(
-        self, network: nn.Module, batch: Batch, generator: torch.Generator, progress: float = 0.0
-    ) -> Batch:
+        self,
+        network: nn.Module,
+        batch: LabelledBatch,
+        generator: torch.Generator,
+        progress: float = 0.0,
+    ) -> LabelledBatch:
         """The batch with its images moved; the generator, on the CPU, draws the start.
 
         A lesson for `train`; how far the training is makes no difference.

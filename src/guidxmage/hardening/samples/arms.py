@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from guidxmage.errors import InputError
 from guidxmage.files.schema import Pixel, Pixels, PositiveShare, Rounds, Share, check
-from guidxmage.hardening.data.dataset import Batch, ImageDataset, InMemory
+from guidxmage.hardening.data.dataset import ImageDataset, InMemory, LabelledBatch
 from guidxmage.hardening.robustness.pgd import PGD
 from guidxmage.hardening.samples.series import Series
 from guidxmage.hardening.samples.suppression import Guide, Scheme, suppress_by_gradient
 
 # What an arm makes of a batch: (config, network, batch, generator, progress) → batch.
-_Learn = Callable[["ArmConfig", nn.Module, Batch, torch.Generator, float], Batch]
+_Learn = Callable[["ArmConfig", nn.Module, LabelledBatch, torch.Generator, float], LabelledBatch]
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class ArmLesson:
     config: ArmConfig
 
     def __call__(
-        self, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-    ) -> Batch:
+        self, network: nn.Module, batch: LabelledBatch, draw: torch.Generator, progress: float
+    ) -> LabelledBatch:
         """The batch that the network, in eval mode, is to learn from; labels stay."""
         return _LESSONS[self.arm](self.config, network, batch, draw, progress)
 
@@ -94,7 +94,7 @@ def _bytes(images: Tensor) -> Tensor:
     return (images * 255).round().to(torch.uint8)
 
 
-def suppressed(network: nn.Module, batch: Batch, scheme: Scheme) -> Tensor:
+def suppressed(network: nn.Module, batch: LabelledBatch, scheme: Scheme) -> Tensor:
     """The images with their background's contribution lowered; those without a part stay."""
     images = batch.images.clone()
     share = batch.masks.flatten(1).float().mean(1)
@@ -107,27 +107,35 @@ def suppressed(network: nn.Module, batch: Batch, scheme: Scheme) -> Tensor:
     return images
 
 
-def _chosen(batch: Batch, config: ArmConfig) -> Batch:
+def _chosen(batch: LabelledBatch, config: ArmConfig) -> LabelledBatch:
     """The first images of a batch, which is in random order, that samples take the place of."""
     count = max(1, round(config.share * len(batch.labels)))
-    return Batch(*(part[:count] for part in batch))
+    return LabelledBatch(*(part[:count] for part in batch))
 
 
-def _with(batch: Batch, samples: Tensor) -> Batch:
+def _with(batch: LabelledBatch, samples: Tensor) -> LabelledBatch:
     return batch._replace(images=torch.cat([samples, batch.images[len(samples) :]]))
 
 
 def _ours(
-    config: ArmConfig, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-) -> Batch:
+    config: ArmConfig,
+    network: nn.Module,
+    batch: LabelledBatch,
+    draw: torch.Generator,
+    progress: float,
+) -> LabelledBatch:
     """Samples of the network as it is at this step: fresh ones, nothing stored."""
     part = _chosen(batch, config)
     return _with(batch, suppressed(network, part, config.scheme(progress, draw)))
 
 
 def _noise(
-    config: ArmConfig, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-) -> Batch:
+    config: ArmConfig,
+    network: nn.Module,
+    batch: LabelledBatch,
+    draw: torch.Generator,
+    progress: float,
+) -> LabelledBatch:
     """The same sizes at the same pixels as ours, with random signs."""
     part = _chosen(batch, config)
     delta = suppressed(network, part, config.scheme(progress, draw)) - part.images
@@ -136,8 +144,12 @@ def _noise(
 
 
 def _object(
-    config: ArmConfig, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-) -> Batch:
+    config: ArmConfig,
+    network: nn.Module,
+    batch: LabelledBatch,
+    draw: torch.Generator,
+    progress: float,
+) -> LabelledBatch:
     """The same perturbation on the object instead of the background."""
     part = _chosen(batch, config)
     turned = part._replace(masks=~part.masks)
@@ -145,15 +157,19 @@ def _object(
 
 
 def _backgrounds(
-    config: ArmConfig, _: nn.Module, batch: Batch, draw: torch.Generator, __: float
-) -> Batch:
+    config: ArmConfig, _: nn.Module, batch: LabelledBatch, draw: torch.Generator, __: float
+) -> LabelledBatch:
     """Objects before the backgrounds of other images of the batch."""
     return _with(batch, composited(batch, len(_chosen(batch, config).labels), draw))
 
 
 def _ours_elsewhere(
-    config: ArmConfig, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-) -> Batch:
+    config: ArmConfig,
+    network: nn.Module,
+    batch: LabelledBatch,
+    draw: torch.Generator,
+    progress: float,
+) -> LabelledBatch:
     """Objects before other backgrounds, which are then suppressed."""
     part = _chosen(batch, config)
     part = part._replace(images=composited(batch, len(part.labels), draw))
@@ -179,15 +195,19 @@ def _ours_by(change: Callable[[Tensor], Tensor]) -> _Learn:
     """Ours with wrong masks."""
 
     def learn(
-        config: ArmConfig, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-    ) -> Batch:
+        config: ArmConfig,
+        network: nn.Module,
+        batch: LabelledBatch,
+        draw: torch.Generator,
+        progress: float,
+    ) -> LabelledBatch:
         wrong = batch._replace(masks=change(batch.masks))
         return _ours(config, network, wrong, draw, progress)._replace(masks=batch.masks)
 
     return learn
 
 
-def composited(batch: Batch, count: int, draw: torch.Generator) -> Tensor:
+def composited(batch: LabelledBatch, count: int, draw: torch.Generator) -> Tensor:
     """The first objects of a batch before the emptied backgrounds of others, (count, C, H, W)."""
     offset = int(torch.randint(1, max(2, len(batch.labels)), (1,), generator=draw))
     scenery = emptied(batch.images.roll(offset, 0), batch.masks.roll(offset, 0))
@@ -202,15 +222,23 @@ def emptied(images: Tensor, masks: Tensor) -> Tensor:
 
 
 def _adversarial(
-    config: ArmConfig, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-) -> Batch:
+    config: ArmConfig,
+    network: nn.Module,
+    batch: LabelledBatch,
+    draw: torch.Generator,
+    progress: float,
+) -> LabelledBatch:
     """PGD adversarial training on all pixels (Madry et al. 2018)."""
     return PGD("linf", config.eps, config.pgd_steps)(network, batch, draw, progress)
 
 
 def _both(
-    config: ArmConfig, network: nn.Module, batch: Batch, draw: torch.Generator, progress: float
-) -> Batch:
+    config: ArmConfig,
+    network: nn.Module,
+    batch: LabelledBatch,
+    draw: torch.Generator,
+    progress: float,
+) -> LabelledBatch:
     """PGD adversarial training on a batch part of which is ours."""
     return _adversarial(
         config, network, _ours(config, network, batch, draw, progress), draw, progress

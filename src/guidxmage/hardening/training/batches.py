@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from guidxmage.errors import InputError
-from guidxmage.hardening.data.dataset import Batch, ImageDataset, as_it_is
+from guidxmage.hardening.data.dataset import ImageDataset, LabelledBatch, as_it_is
 from guidxmage.hardening.training.random_streams import stream
 
 # (network in evaluation mode, batch, generator, how much of the training is over, 0–1) → batch
-Lesson = Callable[[nn.Module, Batch, torch.Generator, float], Batch]
+Lesson = Callable[[nn.Module, LabelledBatch, torch.Generator, float], LabelledBatch]
 
 
 class Recipe(Protocol):
@@ -35,7 +35,7 @@ class Recipe(Protocol):
         """What changes the batches, or None."""
         ...
 
-    def batch(self, step: int, rank: int, world: int, generator: torch.Generator) -> Batch:
+    def batch(self, step: int, rank: int, world: int, generator: torch.Generator) -> LabelledBatch:
         """Images in [0, 1], labels and masks for one of `world` processes.
 
         The generator is seeded by the run's seed, the step and the rank.
@@ -103,7 +103,7 @@ class Shuffled:
             "lesson": None if self._lesson is None else repr(self._lesson),
         }
 
-    def batch(self, step: int, rank: int, world: int, generator: torch.Generator) -> Batch:
+    def batch(self, step: int, rank: int, world: int, generator: torch.Generator) -> LabelledBatch:
         """A process's share of the step's batch, cropped and flipped.
 
         Raises InputError for an image that cannot be read, and where the processes cannot share the
@@ -118,10 +118,10 @@ class Shuffled:
         """The numbers of the images that a process learns from in a step."""
         return self._order.rows(step, rank, world)
 
-    def _read(self, step: int, rank: int, world: int) -> Batch:
+    def _read(self, step: int, rank: int, world: int) -> LabelledBatch:
         return self.dataset.__getitems__(self.rows(step, rank, world))
 
-    def _read_ahead(self, step: int, rank: int, world: int) -> Batch:
+    def _read_ahead(self, step: int, rank: int, world: int) -> LabelledBatch:
         """The batch from the workers, who are set anew where the steps do not follow each other."""
         here = (step, rank, world)
         if self._ahead is None or self._ahead[0] != here:
@@ -136,7 +136,7 @@ class Shuffled:
         if isinstance(read, _Refusal):
             raise InputError(read.sentence)
         self._ahead = (step + 1, rank, world), following
-        assert isinstance(read, Batch)
+        assert isinstance(read, LabelledBatch)
         return read
 
     def _loader(self, step: int, rank: int, world: int) -> DataLoader[Any]:
@@ -150,7 +150,9 @@ class Shuffled:
         )
 
 
-def augmented(batch: Batch, crop: int, flip: bool, generator: torch.Generator) -> Batch:
+def augmented(
+    batch: LabelledBatch, crop: int, flip: bool, generator: torch.Generator
+) -> LabelledBatch:
     """Crops of the padded images, some of them mirrored; masks move along."""
     images, masks = batch.images, batch.masks
     count, _, height, width = images.shape
@@ -179,7 +181,7 @@ class _Guarded(Dataset[Any]):
     def __init__(self, dataset: ImageDataset) -> None:
         self.dataset = dataset
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch | _Refusal:
+    def __getitems__(self, indices: Sequence[int]) -> LabelledBatch | _Refusal:
         try:
             return self.dataset.__getitems__(indices)
         except InputError as error:

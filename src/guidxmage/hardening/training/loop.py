@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from guidxmage.errors import InputError
 from guidxmage.files.atomic import alone
 from guidxmage.files.result_folder import sweep
-from guidxmage.hardening.data.dataset import Batch
+from guidxmage.hardening.data.dataset import LabelledBatch
 from guidxmage.hardening.training.batches import Recipe
 from guidxmage.hardening.training.checkpoint import (
     check_weights_can_be_saved,
@@ -254,7 +254,7 @@ class _Run:
         )
         _check_batch(read.images, read.labels)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        batch = Batch(*(part.to(team.device) for part in read))
+        batch = LabelledBatch(*(part.to(team.device) for part in read))
         with self._autocast():
             if self.recipe.lesson is not None:
                 self.network.eval()

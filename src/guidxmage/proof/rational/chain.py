@@ -23,7 +23,7 @@ from guidxmage.proof.rational.network import Choices, Layer, Rational
 
 
 @dataclass(frozen=True)
-class Step:
+class ChainStep:
     """One identity: its name for a file, and the SMT-LIB text that is to be unsatisfiable."""
 
     name: str
@@ -49,11 +49,11 @@ def chain(
     cotangent: Sequence[Fraction],
     claim: Line,
     deadline: Deadline = NEVER,
-) -> list[Step]:
+) -> list[ChainStep]:
     """All steps of the proof that the target is `claim` for every Z that follows the trail."""
     names = Names(network.inputs)
     state = _start(network, cotangent)
-    steps: list[Step] = []
+    steps: list[ChainStep] = []
     for layer in reversed(network.layers):
         lines = network.decided(layer, choices)
         after = _replaced(state, layer, lines, deadline)
@@ -93,7 +93,7 @@ def _step(
     states: tuple[Line, Line],
     names: Names,
     deadline: Deadline,
-) -> Step:
+) -> ChainStep:
     (layer, lines), (before, after) = replaced, states
     weights = _outputs(before, layer, len(lines))
     used = {n: lines[n - layer.first] for n in weights}
@@ -111,10 +111,10 @@ def _step(
         "v and x: the layer's inputs, any numbers; the defined values are its outputs.",
         "unsat: the weights on the right are those on the left carried through the layer.",
     ]
-    return Step(_file_name(number, layer.site), script(comments, commands))
+    return ChainStep(_file_name(number, layer.site), script(comments, commands))
 
 
-def _last(number: int, state: Line, claim: Line, names: Names) -> Step:
+def _last(number: int, state: Line, claim: Line, names: Names) -> ChainStep:
     inputs = sorted({*state.row, *claim.row})
     commands = [f"(declare-fun {names[n]} () Real)" for n in inputs]
     commands.append(f"(assert (not (= {term(state, names)} {term(claim, names)})))")
@@ -122,7 +122,7 @@ def _last(number: int, state: Line, claim: Line, names: Names) -> Step:
         f"Step {number}: what is left of the network is the claim <Delta, Z> + b.",
         f"b = {rational(claim.constant)}",
     ]
-    return Step(_file_name(number, "claim"), script(comments, commands))
+    return ChainStep(_file_name(number, "claim"), script(comments, commands))
 
 
 def _of(row: Mapping[int, Fraction], numbers: Sequence[int]) -> dict[int, Fraction]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
-from guidxmage.proof.rational.chain import Step, chain, exact_model
+from guidxmage.proof.rational.chain import ChainStep, chain, exact_model
 from guidxmage.proof.rational.deadline import NEVER, Deadline, OutOfTimeError
 from guidxmage.proof.rational.formula import Line
 from guidxmage.proof.rational.network import Choices, Rational, choices_of, rational_network
@@ -37,7 +37,7 @@ class Claim:
     exact: Line
     model: Line
 
-    def steps(self, deadline: Deadline = NEVER) -> list[Step]:
+    def steps(self, deadline: Deadline = NEVER) -> list[ChainStep]:
         """The proof as a chain: one file for each layer."""
         return chain(self.network, self.choices, self.cotangent, self.model, deadline)
 
