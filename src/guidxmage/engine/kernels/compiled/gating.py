@@ -22,6 +22,7 @@ _ONES = np.uint64(0x0101010101010101)
 _LAST = np.uint64(7)
 _FEW = 16  # one byte in so many has a bit set
 _GROUPS = 16  # of eight positions: what one thread gates at once
+_POSITIONS = 512  # that one thread measures at once
 _ROWS = 32  # summed in the values' own precision before they are added to a total in float64
 
 
@@ -178,6 +179,18 @@ def _measure_channels(values: Array, part: Array, squares: Array) -> None:
         squares[channel] += values[channel] * values[channel]
 
 
+@compiled
+def _add_up(part: Array, squares: Array, sums: Array) -> float:
+    """Move part (channels,) to sums in float64, and return the sum of squares; both start anew."""
+    total = 0.0
+    for channel in range(len(part)):
+        sums[channel] += part[channel]
+        total += squares[channel]
+        part[channel] = 0
+        squares[channel] = 0
+    return total
+
+
 @shared
 def sums_and_norms(g: Array, first: int, sums: Array, norms: Array) -> None:
     """Float64 sums over positions (R, n) and 2-norms (R,) of n channels of g from `first` on.
@@ -185,19 +198,19 @@ def sums_and_norms(g: Array, first: int, sums: Array, norms: Array) -> None:
     g is (R, positions, channels).
     """
     positions, count = g.shape[1], sums.shape[1]
-    units = (positions + _ROWS - 1) // _ROWS
-    parts = np.empty((len(g) * units, 2, count), g.dtype)
+    units = (positions + _POSITIONS - 1) // _POSITIONS
+    parts, totals = np.zeros((len(g) * units, count)), np.zeros(len(g) * units)
     for unit in prange(len(g) * units):
-        row, start = unit // units, unit % units * _ROWS
-        parts[unit] = 0
-        for place in range(start, min(start + _ROWS, positions)):
-            own = g[row, place, first : first + count]
-            _measure_channels(own, parts[unit, 0], parts[unit, 1])
-    for row in prange(len(g)):
+        row, start = unit // units, unit % units * _POSITIONS
+        part, squares = np.zeros(count, g.dtype), np.zeros(count, g.dtype)
+        for block in range(start, min(start + _POSITIONS, positions), _ROWS):
+            for place in range(block, min(block + _ROWS, positions)):
+                _measure_channels(g[row, place, first : first + count], part, squares)
+            totals[unit] += _add_up(part, squares, parts[unit])
+    for row in range(len(g)):
         total = 0.0
         sums[row] = 0
         for unit in range(row * units, (row + 1) * units):
-            for channel in range(count):
-                sums[row, channel] += parts[unit, 0, channel]
-                total += parts[unit, 1, channel]
+            sums[row] += parts[unit]
+            total += totals[unit]
         norms[row] = np.sqrt(total)
