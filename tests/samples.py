@@ -204,8 +204,8 @@ def idx(shape: tuple[int, ...], content: bytes, *, kind: int = 8, packed: bool =
 def rows(file: Path) -> Path:
     from guidxmage.evaluation import coverage
 
-    made = [coverage.Row("alexnet", 5, 32, ("decisions",), "exact", 1e-9, 1e-6, True, 0.5)]
-    coverage._write(file, [*made, coverage.Row("other", error="no rule")])
+    made = [coverage.CoverageRow("alexnet", 5, 32, ("decisions",), "exact", 1e-9, 1e-6, True, 0.5)]
+    coverage._write(file, [*made, coverage.CoverageRow("other", error="no rule")])
     return file
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -137,6 +138,35 @@ def test_network_images_and_random_states_stay(habit: str, use: str) -> None:
     assert torch.equal(images, photos(2))
     if use == "certificate":
         assert all(one.holds for one in found)
+
+
+def test_numbers_that_other_threads_draw_are_left_to_them() -> None:
+    """They would draw the same ones again."""
+    started, done = threading.Event(), threading.Event()
+
+    def forward(s: Net, x: Tensor) -> Tensor:
+        started.set()
+        done.wait(5)
+        return s.plain(x)
+
+    drawn = []
+
+    def other() -> None:
+        started.wait(5)
+        drawn.append(random.random())
+        done.set()
+        finished.wait(5)
+
+    finished = threading.Event()
+    thread = threading.Thread(target=other)
+    random.seed(4)
+    expected = [random.random(), random.random()]
+    random.seed(4)
+    thread.start()
+    Explainer(net(forward)).explain(photos(1))
+    assert [*drawn, random.random()] == expected
+    finished.set()
+    thread.join()
 
 
 # --- what becomes of a network between two explanations -------------------------------------------

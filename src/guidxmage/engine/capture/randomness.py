@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +37,7 @@ _QUIET: dict[str, tuple[str, Any]] = {
 def random_state_kept() -> Iterator[Callable[[], bool]]:
     """Random numbers go on as if what happens inside had not happened.
 
+    Where other threads are at work, which may have drawn numbers meanwhile, only if it fails.
     Yields a function that tells whether Python's or NumPy's generator has moved since.
     """
     torch_state, gpus = torch.get_rng_state(), _gpu_states()
@@ -46,9 +48,7 @@ def random_state_kept() -> Iterator[Callable[[], bool]]:
         same = all(np.array_equal(a, b) for a, b in zip(numpy_state, now, strict=True))
         return not same or random.getstate() != python_state
 
-    try:
-        yield drawn
-    finally:
+    def put_back() -> None:
         if not torch.equal(torch.get_rng_state(), torch_state):
             torch.set_rng_state(torch_state)
         if gpus:
@@ -56,6 +56,20 @@ def random_state_kept() -> Iterator[Callable[[], bool]]:
         if drawn():
             np.random.set_state(numpy_state)
             random.setstate(python_state)
+
+    try:
+        yield drawn
+    except BaseException:
+        put_back()
+        raise
+    if not _others_at_work():
+        put_back()
+
+
+def _others_at_work() -> bool:
+    """Whether there are other threads than this one and those that serve in the background."""
+    own = threading.current_thread()
+    return any(not one.daemon for one in threading.enumerate() if one is not own)
 
 
 def _gpu_states() -> list[torch.Tensor]:

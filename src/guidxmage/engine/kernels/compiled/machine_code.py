@@ -57,6 +57,9 @@ def shared(loop: Callable[..., Any]) -> Callable[..., Any]:
             alone(first, *rest)
             return
         before = numba.get_num_threads()
+        if before == threads:  # most often: numba, too, has all cores
+            together(first, *rest)
+            return
         numba.set_num_threads(threads)
         try:
             together(first, *rest)
