@@ -712,3 +712,23 @@ def test_weights_may_be_standardised_by_batch_norm() -> None:
         return s.tail(F.relu(F.conv2d(x, rows.reshape_as(weight), s.trunk[0].bias)))
 
     explained_right(net(forward), photos(2))
+
+
+def test_threads_with_explainers_of_their_own() -> None:
+    """A run is recorded by one thread at a time, whoever's network it is."""
+    forwards = [SEVERAL["halves"], BRANCHES["any pixel"], lambda s, x: s.plain(x)] * 4
+    models = [net(forward) for forward in forwards]
+    expected = [Explainer(model).explain(photos(2), 1) for model in models]
+    found: dict[int, Any] = {}
+    start = threading.Barrier(len(models))
+
+    def work(number: int) -> None:
+        start.wait()
+        found[number] = Explainer(models[number]).explain(photos(2), 1)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(models))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(found[n].weights, one.weights) for n, one in enumerate(expected))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidxmage.engine.capture.randomness import random_state_kept
+from guidxmage.engine.capture.randomness import others_at_work, random_state_kept
 from guidxmage.engine.capture.user_model import untouched
 from guidxmage.provenance.model_state import MUTABLE
 
@@ -31,7 +31,16 @@ class StateBefore:
         self._values = [(tensor, tensor.detach().clone()) for tensor in written]
 
     def restore(self) -> None:
-        """Modules, their attributes, hooks and modes, and tensors are what they were."""
+        """Modules, their attributes, hooks and modes, and tensors are what they were.
+
+        Where other threads are at work, only what the run wrote into tensors is undone: the rest
+        may be theirs.
+        """
+        if not others_at_work():
+            self._put_back()
+        restored(self._values)
+
+    def _put_back(self) -> None:
         for attributes in self._modules:
             attributes.restore()
         for tensor, values, requires_grad, grad in self._tensors:
@@ -41,7 +50,6 @@ class StateBefore:
                 tensor.requires_grad_(requires_grad)
             if grad is None and tensor.grad is not None:
                 tensor.grad = None
-        restored(self._values)
 
 
 @contextmanager

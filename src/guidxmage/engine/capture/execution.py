@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,6 +19,10 @@ from guidxmage.engine.capture.user_model import untouched
 from guidxmage.errors import InputError
 
 
+# PyTorch has one place for all threads where a recorder can stand.
+_ONE_AT_A_TIME = threading.RLock()
+
+
 def taped(model: nn.Module, images: Tensor) -> Tape:
     """Run a model on images (B, …) and note what happened; the model is left as it was.
 
@@ -25,7 +30,7 @@ def taped(model: nn.Module, images: Tensor) -> Tape:
     numbers or hands active values to code that cannot be followed.
     """
     tape = Tape(len(images))
-    with untouched(model), _uncompiled(), as_found(model) as found:
+    with _ONE_AT_A_TIME, untouched(model), _uncompiled(), as_found(model) as found:
         given = images.detach().clone()  # the model may write over it
         recorder = Recorder(tape, given, model)
         try:

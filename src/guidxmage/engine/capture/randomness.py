@@ -62,11 +62,11 @@ def random_state_kept() -> Iterator[Callable[[], bool]]:
     except BaseException:
         put_back()
         raise
-    if not _others_at_work():
+    if not others_at_work():
         put_back()
 
 
-def _others_at_work() -> bool:
+def others_at_work() -> bool:
     """Whether there are other threads than this one and those that serve in the background."""
     own = threading.current_thread()
     return any(not one.daemon for one in threading.enumerate() if one is not own)
