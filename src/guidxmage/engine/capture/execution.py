@@ -18,7 +18,6 @@ from guidxmage.engine.capture.tape import Tape
 from guidxmage.engine.capture.user_model import untouched
 from guidxmage.errors import InputError
 
-
 # PyTorch has one place for all threads where a recorder can stand.
 _ONE_AT_A_TIME = threading.RLock()
 
