@@ -22,7 +22,7 @@ BLOCK = 4096  # decisions that are spread to bytes at once: well within the firs
 # Multiplied by eight bytes of 0 or 1, it gathers them in the highest byte, the first one foremost;
 # multiplied by a byte, it lays its bits out one byte apart, the highest one in the lowest byte.
 SPREAD = np.uint64(0x8040201008040201)
-# Numbers from which on it is worth waking other threads: 5 % of an explanation of eight images.
+# Numbers from which on it is worth waking other threads; below, it takes as long as it saves.
 _WORTH_WAKING = 1 << 18
 _PARALLEL = dict.fromkeys(
     ("reduction", "fusion", "inplace_binop", "comprehension", "setitem", "stencil", "numpy"), False
