@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import fields
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
+from guidxmage.engine.capture.capture import capture
 from guidxmage.engine.rules import PRODUCTS, RULES
 from guidxmage.engine.rules.table import FOLDED, Rule, Traits, register
+from guidxmage.proof.rational.operators import decisions_of
 
 ROOT = Path(__file__).parent.parent
 RULES_FOLDER = ROOT / "src" / "guidxmage" / "engine" / "rules"
@@ -77,3 +83,39 @@ def test_the_example_of_the_guide_is_the_rule_itself() -> None:
     sources = [path.read_text(encoding="utf-8") for path in RULES_FOLDER.glob("*.py")]
     assert sum(example in source for source in sources) == 1
     assert sum(f'"{name}' in source for source in sources) == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "bounds"),
+    [
+        (lambda x: torch.nn.functional.hardtanh(x, -0.5, 0.75), (-0.5, 0.75)),
+        (torch.nn.functional.relu6, (0.0, 6.0)),
+        (lambda x: x.clamp(-0.5, 0.75), (-0.5, 0.75)),
+        (lambda x: x.clamp_min(0.25), (0.25, 0.25)),
+        (torch.relu, (0.0, 0.0)),
+        (torch.abs, (0.0, 0.0)),
+    ],
+)
+def test_what_lies_on_a_limit_is_chosen_as_the_recorded_run_does(
+    function: Callable[[Tensor], Tensor], bounds: tuple[float, float]
+) -> None:
+    """The choice that is said once must be the operator's own, also where values are equal."""
+
+    class Limits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("none", torch.zeros((), dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x) + self.none
+
+    values = [bounds[0], bounds[1], bounds[0] - 1, bounds[1] + 1]
+    image = torch.tensor([values], dtype=torch.float64)
+    program = capture(Limits().eval(), image)
+    call = next(c for c in program.calls if (RULES[c.op]).kind == "decision")
+    recorded = program.record(image).trail[call.site]
+    planes = [recorded.plane(n)[0].tolist() for n in range(len(recorded.planes))]
+    taken = [sum(int(bit) << n for n, bit in enumerate(own)) for own in zip(*planes, strict=True)]
+    exact = [Fraction(value) for value in values]
+    found = [one.choose(exact) for one in decisions_of(call, program, [0])]
+    assert found == taken
