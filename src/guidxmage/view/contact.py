@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BOX, GAP, MARGIN, TITLE, CAPTION, FOOT = 150, 8, 24, 128, 26, 16
+NARROWEST = 760  # that title and line fit into, however few the methods
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def contact_sheet(
     (0) to dark (1).
     """
     scales = [_scale(strips, column) for column in range(len(methods))]
-    width = 2 * MARGIN + BOX + len(methods) * (BOX + GAP)
+    width = max(NARROWEST, 2 * MARGIN + BOX + len(methods) * (BOX + GAP))
     canvas = Canvas(width, TITLE + len(strips) * (BOX + CAPTION) + FOOT)
     canvas.text(MARGIN, 18, shorten(title, 110), size=13, weight="bold")
     canvas.text(MARGIN, 50, line, size=8, color=FAINT_INK)
