@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isnan
 from typing import Any, NamedTuple
@@ -28,6 +28,17 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 @dataclass(frozen=True)
 class Ref:
     """An active input of a call: the value that call number `id` computed (0 is the image)."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An argument that changes by steps only: a mask, an index, a rounded number.
+
+    It is computed from the image, by call number `id`, but along a trail it is a constant, which
+    the trail keeps.
+    """
 
     id: int
 
@@ -101,6 +112,21 @@ class Call:
     def inputs(self) -> tuple[int, ...]:
         """Ids of the active inputs in order of appearance; repeated where used twice."""
         return tuple(one.id for one in leaves(self.args) if isinstance(one, Ref))
+
+    @cached_property
+    def keeps(self) -> tuple[int, ...]:
+        """Ids of the inputs that the trail keeps, each once."""
+        found = (one.id for one in leaves(self.args) if isinstance(one, Kept))
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def reads(self) -> tuple[int, ...]:
+        """Ids of all values that a run of it needs."""
+        return (*self.inputs, *self.keeps)
+
+    def bound(self, kept: Mapping[int, Any]) -> Call:
+        """With the values that a trail keeps in their places."""
+        return replace(self, args=_bound(self.args, kept)) if self.keeps else self
 
     def sizes(self, rows: int) -> tuple[int, ...]:
         """The output's shape in a run with that many rows."""
@@ -281,6 +307,11 @@ def is_active(arg: Any) -> bool:
     return isinstance(arg, Ref)
 
 
+def is_source(call: Call) -> bool:
+    """Whether a call computes a constant that depends on the number of images alone."""
+    return not call.reads
+
+
 def _times(g: Tensor, bits: Tensor, *, in_place: bool) -> Tensor:
     """g ⊙ bits.
 
@@ -296,11 +327,19 @@ def _times(g: Tensor, bits: Tensor, *, in_place: bool) -> Tensor:
 
 
 def _changes(arg: Any) -> bool:
-    return any(isinstance(one, Ref | BatchSize) for one in leaves(arg))
+    return any(isinstance(one, Ref | Kept | BatchSize) for one in leaves(arg))
+
+
+def _bound(arg: Any, kept: Mapping[int, Any]) -> Any:
+    if isinstance(arg, Kept):
+        return kept[arg.id]
+    if isinstance(arg, list | tuple):
+        return type(arg)(_bound(item, kept) for item in arg)
+    return arg
 
 
 def _resolved(arg: Any, values: Mapping[int, Any], rows: int) -> Any:
-    if isinstance(arg, Ref):
+    if isinstance(arg, Ref | Kept):
         return values[arg.id]
     if isinstance(arg, BatchSize):
         return arg.of_rows(rows)
@@ -311,7 +350,7 @@ def _resolved(arg: Any, values: Mapping[int, Any], rows: int) -> Any:
 
 def last_uses(calls: Sequence[Call], result: int) -> tuple[tuple[int, ...], ...]:
     """For each call the ids of the values that nothing needs after it."""
-    last = {id_: number for number, call in enumerate(calls) for id_ in call.inputs}
+    last = {id_: number for number, call in enumerate(calls) for id_ in call.reads}
     expired: list[list[int]] = [[] for _ in calls]
     for number, call in enumerate(calls):
         if call.id not in last and call.id != result:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from guidxmage.engine.calls.call import BatchSize, Call, leaves
-from guidxmage.engine.rules import rule_of
+from guidxmage.engine.calls.call import BatchSize, Call, is_source, leaves
+from guidxmage.engine.rules import RULES, rule_of
 
 
 def rows_stay_apart(calls: Sequence[Call], input_shape: Sequence[int]) -> bool:
@@ -37,11 +37,12 @@ def _counts_images(shape: Sequence[Any]) -> bool:
 
 
 def _keeps_apart(call: Call, shapes: Mapping[int, tuple[Any, ...]]) -> bool:
-    rule = rule_of(call)
+    # What is computed of masks and indices alone treats them as it would treat numbers.
+    rule = rule_of(call) if call.inputs or not call.keeps else RULES.get(call.op)
     # Elsewhere the number of images is a number like any other: another network for each.
     if rule is None or (not rule.traits.sized and _grows(call)):
         return False
-    if not call.inputs:
+    if is_source(call):
         return True
     test = rule.rows
-    return test is not None and test(call, [shapes[id_] for id_ in call.inputs])
+    return test is not None and test(call, [shapes[id_] for id_ in call.reads])

@@ -134,6 +134,9 @@ def _translated(
         # What it calls on a CPU; without `training` and the wish for cuDNN.
         own = (*args[:_TRAINING], *args[_TRAINING + 1 : _TRAINING + 3])
         return aten._native_batch_norm_legit_no_training.default, own, kwargs, 0
+    if target is aten.instance_norm.default and not args[_TRAINING]:
+        own = (*args[:_TRAINING], *args[_TRAINING + 1 : _TRAINING + 3])  # that is what it is
+        return aten._native_batch_norm_legit_no_training.default, own, kwargs, 0
     return target, args, kwargs, None
 
 

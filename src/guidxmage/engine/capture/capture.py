@@ -17,9 +17,10 @@ from guidxmage.engine.capture.execution import plain_run, runs_in_a_row, taped
 from guidxmage.engine.capture.folding import fold
 from guidxmage.engine.capture.memory import Held
 from guidxmage.engine.capture.merging import Differ, Merger, same_numbers
+from guidxmage.engine.capture.stepwise import linear_calls, with_kept
 from guidxmage.engine.capture.tape import Operation, Tape
 from guidxmage.engine.program.program import OtherBranchError, Program
-from guidxmage.engine.rules import rule_of
+from guidxmage.engine.rules import is_stepwise, rule_of
 from guidxmage.engine.trail.gates import Conventions, conventions
 from guidxmage.errors import InputError, UnsupportedOperatorError
 
@@ -85,7 +86,7 @@ def _of_any_number(
         _refuse_random(model, first, images[:1])
     except (Differ, InputError):  # a model may insist on one image
         return None
-    order = Builder(model).built(operations, _result_id(first))
+    order = with_kept(Builder(model).built(operations, _result_id(first)))
     calls = [one for one in order if isinstance(one, Call)]
     if len(calls) < len(order) or not rows_stay_apart(calls, images.shape[1:]):
         return None
@@ -111,7 +112,7 @@ def _of_one(model: nn.Module, image: Tensor, other: Tensor, chosen: Conventions)
     """The program of one image; `other` is one on which it is tried as well."""
     tape = taped(model, image)
     _refuse_random(model, tape, image)
-    order = Builder(model).built(_needed(tape), _result_id(tape))
+    order = with_kept(Builder(model).built(_needed(tape), _result_id(tape)))
     program = _program(order, tape, image, chosen, batched=False)
     with torch.no_grad():
         try:
@@ -181,7 +182,7 @@ def _program(
     branches = [one for one in order if isinstance(one, Branch)]
     return Program(
         calls=calls,
-        symbolic_calls=fold(calls, result),
+        symbolic_calls=fold(linear_calls(calls, result), result),
         result=result,
         input_shape=tuple(images.shape[1:]),
         classes=classes,
@@ -208,7 +209,7 @@ def _leading_to(order: Sequence[Call | Branch], result: int) -> tuple[Call, ...]
     needed, kept = {result}, []
     for one in reversed(order):
         if isinstance(one, Call) and one.id in needed:
-            needed.update(one.inputs)
+            needed.update(one.reads)
             kept.append(one)
     return tuple(reversed(kept))
 
@@ -241,7 +242,7 @@ def _refuse_unknown(calls: Sequence[Call]) -> None:
             refused.append(f"{call.op} at '{call.site}': {reason}")
         elif tuple(call.sizes(2))[:1] == (0,):
             refused.append(f"{call.op} at '{call.site}' is empty for some numbers of images")
-        elif rule.kind == "decision" and call.shape == ():
+        elif rule.kind == "decision" and call.shape == () and not is_stepwise(call):
             refused.append(f"{call.op} at '{call.site}' decides on a number without dimensions")
     if refused:
         more = f" (and {len(refused) - 1} more call sites)" if len(refused) > 1 else ""

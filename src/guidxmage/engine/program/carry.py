@@ -30,6 +30,7 @@ def carry(
     """
     program.refuse_branches()
     rows = len(start)
+    program = program.bound(trail, rows)
     values: dict[int, Tensor] = {0: torch.cat([start, direction])}
     for step, expired in zip(program.own_steps(rows), program.expired, strict=True):
         call = step.call

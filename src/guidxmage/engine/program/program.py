@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from guidxmage.engine.calls.call import Branch, Call, Frame, Hole, Noted, last_uses
+from guidxmage.engine.calls.call import Branch, Call, Frame, Hole, Noted, is_source, last_uses
 from guidxmage.engine.kernels.reductions import row_norms, sums_and_norms
 from guidxmage.engine.program.bias import Biases, Rounding, by_row, position_map
 from guidxmage.engine.program.cotangents import Cotangents, sent_on
+from guidxmage.engine.program.kept import bound_calls, kept_entry, kept_ids, values_kept
 from guidxmage.engine.program.sizes import Sizes, sizes_needed
 from guidxmage.engine.program.steps import (
     Pulled,
@@ -24,7 +25,7 @@ from guidxmage.engine.program.steps import (
     described,
     recorded_run,
 )
-from guidxmage.engine.rules import rule_of
+from guidxmage.engine.rules import is_stepwise, rule_of
 from guidxmage.engine.rules.table import Rule
 from guidxmage.engine.trail.decisions import Decisions
 from guidxmage.engine.trail.gates import Conventions, Gates
@@ -36,7 +37,7 @@ class OtherBranchError(OffTrailError):
     """An image makes the network take another branch than the one that was captured."""
 
 
-Kept = TypeVar("Kept")
+Known = TypeVar("Known")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Program:
     header: Mapping[str, Any] = field(default_factory=dict)
     order: tuple[Call | Branch, ...] = ()
     writes: tuple[Tensor, ...] = ()
+    # Calls in which values that a trail keeps were put: what is derived from them is not kept.
+    bound_ids: frozenset[int] = frozenset()
 
     @cached_property
     def _prepared(self) -> dict[Any, Any]:
@@ -103,6 +106,27 @@ class Program:
             )
 
     @cached_property
+    def kept(self) -> frozenset[int]:
+        """The values that change by steps only and that a trail keeps."""
+        return kept_ids(self.calls, self.result)
+
+    def bound(self, trail: Trail, rows: int) -> Program:
+        """The program along a trail: what changes by steps only is a constant in it.
+
+        For a run of that many rows, a multiple of the trail's.
+        """
+        if not self.kept:
+            return self
+        kept = values_kept(self.calls, self.kept, trail, rows, self.dtype)
+        calls, symbolic = (
+            bound_calls(own, kept, self.result) for own in (self.calls, self.symbolic_calls)
+        )
+        changed = frozenset(call.id for call in self.calls if call.keeps or call.id in kept)
+        made = replace(self, calls=calls, symbolic_calls=symbolic, order=(), bound_ids=changed)
+        vars(made)["_prepared"] = self._prepared  # what is derived from weights is
+        return made
+
+    @cached_property
     def smooth(self) -> tuple[Call, ...]:
         """Calls that are smooth, or tell Python a number: with any, there are no regions."""
         told = tuple(branch.call for branch in self.branches if not branch.is_decision)
@@ -120,7 +144,8 @@ class Program:
     @cached_property
     def _recorded(self) -> tuple[Recorded, ...]:
         """The recorded run, call by call."""
-        own = {call.id: _rule(call) for call in self.calls}
+        # What changes by steps is run as it is.
+        own = {call.id: _rule(call) for call in self.calls if not is_stepwise(call)}
         fresh = {id_ for id_, rule in own.items() if rule.traits.fresh and id_ != self.result}
         measured = self._sizes.measured
         order = self.order or self.calls
@@ -133,7 +158,7 @@ class Program:
             known = {call.id: call.sizes(rows) for call in self.calls}
             return {0: (rows, *self.input_shape), **known}
 
-        return _kept(self._shapes, rows, make)
+        return _known(self._shapes, rows, make)
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` returns, kept under a name from the first time on."""
@@ -164,7 +189,7 @@ class Program:
             sizes[0] = row_norms(images, rows)
         for step in self._recorded:
             call = step.call
-            noted = self._record_call(step, call.arguments(values, rows), rows)
+            noted = self._record_call(step, values, rows)
             if noted.entry is not None:
                 entries: dict[str, Any] = (
                     trail.gates if isinstance(noted.entry, Gates) else trail.decisions
@@ -172,6 +197,8 @@ class Program:
                 entries[call.site] = noted.entry.per_image(rows)
             if noted.value is not None:
                 values[call.id] = noted.value
+                if call.id in self.kept and not is_source(call):
+                    trail.decisions[call.site] = kept_entry(noted.value, rows)
                 if norms and step.measured:
                     sizes[call.id] = row_norms(noted.value, rows)
                 if visit is not None:
@@ -180,9 +207,10 @@ class Program:
                 values.pop(id_, None)
         return Recording(values[self.result], trail, self._sizes.completed(sizes))
 
-    def _record_call(self, step: Recorded, args: list[Any], rows: int) -> Noted:
+    def _record_call(self, step: Recorded, values: Mapping[int, Tensor], rows: int) -> Noted:
         """One call of the user's, run for real."""
-        call = step.call
+        args = step.call.arguments(values, rows)
+        call = step.call.bound(values)
         if step.branch is not None:
             return Noted(None, self._told(step.branch, args))
         if step.rule is None or step.rule.record is None:
@@ -191,7 +219,7 @@ class Program:
             call,
             rows,
             self.shapes(rows)[call.id],
-            self._prepared,
+            {} if step.call.keeps else self._prepared,
             convention=step.convention,
             owned=step.owned,
         )
@@ -225,6 +253,9 @@ class Program:
         execution of all classes on images Z. Returns (R, classes).
         """
         rows = len(direction)
+        if self.kept:
+            own = self.bound(trail, rows)
+            return own.push(trail, direction, affine=affine, visit=visit)
         values: dict[int, Tensor] = {0: direction}
         holes = {step.call.id: step.holes for step in self.steps(rows)}
         for call, expired in zip(self.symbolic_calls, self._expired_symbolic, strict=True):
@@ -243,6 +274,10 @@ class Program:
     @torch.no_grad()
     def along(self, call: Call, trail: Trail, args: list[Any], rows: int) -> Tensor:
         """One of the user's own calls on inputs at hand, with its decisions taken from a trail."""
+        if self.kept:
+            own = self.bound(trail, rows)
+            call = next(one for one in own.calls if one.id == call.id)
+            return own.along(call, trail, args, rows)
         rule = _rule(call)
         if rule.record is None:
             result: Tensor = call.run(*args)
@@ -272,6 +307,9 @@ class Program:
         `visit` is shown every call with the cotangent of its output.
         """
         rows, pending = len(cotangent), Cotangents(self.result, cotangent)
+        if self.kept:
+            own = self.bound(trail, rows)
+            return own.pull(trail, cotangent, norms, maps=maps, visit=visit)
         bias, rounding = self._new_biases(), Rounding(self._prepared)
         bias_maps: dict[str, Tensor] = {}
         for step in self.steps(rows):
@@ -324,12 +362,12 @@ class Program:
 
     def own_steps(self, rows: int) -> list[Step]:
         """The user's own calls forwards, with what a run of that many rows knows of inputs."""
-        return _kept(self._own_step_lists, rows, lambda: self._described(self.calls, rows))
+        return _known(self._own_step_lists, rows, lambda: self._described(self.calls, rows))
 
     def steps(self, rows: int) -> list[Step]:
         """The symbolic calls backwards, with what a pull of that many rows knows of inputs."""
         backwards = self._step_lists
-        return _kept(backwards, rows, lambda: self._described(self.symbolic_calls, rows)[::-1])
+        return _known(backwards, rows, lambda: self._described(self.symbolic_calls, rows)[::-1])
 
     def _described(self, calls: Sequence[Call], rows: int) -> list[Step]:
         shapes = self.shapes(rows)
@@ -340,10 +378,11 @@ class Program:
         """What a rule may know of a call in a run of that many rows along a trail."""
         decisions, gates = trail.decisions.get(call.site), trail.gates.get(call.site)
         shape = self.shapes(rows)[call.id]
-        return Frame(call, rows, shape, self._prepared, decisions, gates, owned=owned)
+        prepared = {} if call.id in self.bound_ids else self._prepared
+        return Frame(call, rows, shape, prepared, decisions, gates, owned=owned)
 
 
-def _kept(known: dict[int, Kept], rows: int, make: Callable[[], Kept]) -> Kept:
+def _known(known: dict[int, Known], rows: int, make: Callable[[], Known]) -> Known:
     """What is known for a number of rows; of the last few numbers only.
 
     Several threads may ask at once: what one has made is never taken away from it.

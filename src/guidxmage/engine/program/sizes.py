@@ -59,6 +59,8 @@ def sizes_needed(
         call, rule = step.call, step.rule
         if call.id not in needed or call.id in outputs or rule.growth is None or not call.inputs:
             continue
+        if call.keeps:  # by how much they grow is another thing for every image
+            continue
         frame = Frame(call, 1, step.shape, {})
         factor = rule.growth(frame, *step.holes, **call.kwargs)
         if factor is None:

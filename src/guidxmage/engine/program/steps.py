@@ -131,7 +131,7 @@ def recorded_run(  # noqa: PLR0917
     measured: those whose norms are needed.
     """
     run = [one.call if isinstance(one, Branch) else one for one in order]
-    uses: Counter[int | None] = Counter(id_ for call in run for id_ in call.inputs)
+    uses: Counter[int | None] = Counter(id_ for call in run for id_ in call.reads)
     steps = []
     for one, call, expired in zip(order, run, last_uses(run, result), strict=True):
         branch = one if isinstance(one, Branch) else None

@@ -8,13 +8,17 @@ from guidxmage.engine.rules import (
     decisions,
     extremes,
     matrices,
+    moving,
     normalisation,
+    ordering,
+    otherwise,
     padding,
     pooling,
     products,
     shapes,
+    steps,
 )
-from guidxmage.engine.rules.table import PRODUCTS, RULES, has_rule, rule_of, traits_of
+from guidxmage.engine.rules.table import PRODUCTS, RULES, has_rule, is_stepwise, rule_of, traits_of
 
 __all__ = [
     "PRODUCTS",
@@ -26,12 +30,17 @@ __all__ = [
     "decisions",
     "extremes",
     "has_rule",
+    "is_stepwise",
     "matrices",
+    "moving",
     "normalisation",
+    "ordering",
+    "otherwise",
     "padding",
     "pooling",
     "products",
     "rule_of",
     "shapes",
+    "steps",
     "traits_of",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from guidxmage.engine.calls.call import Call, Frame, Hole
+from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
 from guidxmage.engine.kernels import loops
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import leading
@@ -96,6 +97,36 @@ register(
     tangent(family="activations", refuse=_refuse_power_of_image, rows=rows.elementwise),
 )
 
+register(
+    "aten.exp2.default aten.tan.default aten.sinh.default aten.cosh.default aten.asinh.default"
+    " aten.asin.default aten.acos.default aten.acosh.default aten.atanh.default aten.erfc.default"
+    " aten.erfinv.default aten.sinc.default aten.log10.default aten.logit.default"
+    " aten.pow.Scalar aten.pow.Tensor_Tensor aten.logaddexp.default aten.logaddexp2.default"
+    " aten.atan2.default aten.hypot.default aten.addcdiv.default aten.xlogy.Tensor"
+    " aten.nan_to_num.default aten.lgamma.default aten.digamma.default",
+    tangent(family="activations", rows=rows.elementwise),
+)
+
+
+def _with_constants(f: Frame, moving: Sequence[Tensor]) -> list[Any]:
+    """The arguments of a call with these for the active ones."""
+    queue = iter(moving)
+    return [next(queue) if is_active(arg) else arg for arg in f.call.args]
+
+
+def _distances(a: Tensor, b: Tensor, order: float, *_: Any) -> Tensor:
+    return torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), order, dim=-1)
+
+
+# The distances of pairs; their own kernel has no second derivatives.
+register(
+    "aten._cdist_forward.default",
+    tangent(
+        lambda f, *moving: _distances(*_with_constants(f, moving)),
+        rows=None,
+    ),
+)
+
 # Several numbers into one: no convention but the tangent.
 register(
     "aten.softmax.int aten._softmax.default",
@@ -104,9 +135,12 @@ register(
 )
 register(
     "aten.log_softmax.int aten._log_softmax.default"
-    " aten.logsumexp.default aten.var.correction aten.std.correction aten.prod.dim_int",
+    " aten.logsumexp.default aten.cumprod.default aten.logcumsumexp.default"
+    " aten.var_mean.correction aten.std_mean.correction aten.var.correction aten.std.correction"
+    " aten.prod.dim_int",
     tangent(rows=rows.along(1)),
 )
+register("aten.glu.default", tangent(rows=rows.along(1, -1)))
 register(
     "aten.linalg_vector_norm.default aten.norm.ScalarOpt_dim",
     tangent(rows=rows.along(2)),

@@ -35,7 +35,11 @@ def largest_line(weight: Tensor) -> float:
 
 def largest(value: Any) -> float:
     """The largest size of a number or of a tensor's entries."""
-    return float(value.detach().abs().max()) if isinstance(value, Tensor) else abs(float(value))
+    if not isinstance(value, Tensor):
+        return abs(float(value))
+    if value.dtype == torch.bool:
+        return float(value.any())
+    return float(value.detach().abs().max())
 
 
 def spreading(f: Frame, *args: Any) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
+from guidxmage.engine.calls.call import Frame, Hole, is_active
 from guidxmage.engine.rules import breakpoints as crossing
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import leading, spreading
@@ -80,8 +80,8 @@ def _pick(choose_first: Callable[[Tensor, Tensor], Tensor], sign: int) -> Rule:
     )
 
 
-register("aten.maximum.default", _pick(lambda x, y: x >= y, +1))
-register("aten.minimum.default", _pick(lambda x, y: x <= y, -1))
+register("aten.maximum.default aten.fmax.default", _pick(lambda x, y: x >= y, +1))
+register("aten.minimum.default aten.fmin.default", _pick(lambda x, y: x <= y, -1))
 
 
 # --- the largest or smallest along dimensions ----------------------------------------------------
@@ -122,11 +122,6 @@ def _reduction(argument: Callable[[Tensor], Tensor], sign: int) -> Rule:
         order = [(*kept, *reduced).index(d) for d in range(len(x.shape))]
         return [moved.permute(order)]
 
-    def refuse(call: Call) -> str | None:
-        if call.output not in (None, 0):
-            return "its indices are used as numbers"
-        return None
-
     def crossings(f: Frame, x: Tensor, dims: Any = (), *rest: Any) -> Crossings:
         z, dz = (_to_last(part, _reduced_dims(dims, x.ndim)) * sign for part in halves(x))
         index = f.taken().index()[..., None]
@@ -140,7 +135,7 @@ def _reduction(argument: Callable[[Tensor], Tensor], sign: int) -> Rule:
         push,
         pull,
         record=record,
-        refuse=refuse,
+        stepwise=lambda call: call.output == 1,  # where the extreme lies
         crossings=crossings,
         growth=lambda f, *args, **kw: 1,
         rows=rows.along(1),

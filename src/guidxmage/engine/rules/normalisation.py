@@ -133,7 +133,7 @@ def _instance(
 
 
 def _refuse_running(call: Call) -> str | None:
-    return None if call.args[5] else "it uses running statistics; write it as batch-norm"
+    return None if call.args[5] else "it uses running statistics"
 
 
 _LAYER = _rule(_layer, rows.normalised)

@@ -308,8 +308,9 @@ def _overlap(f: Frame, x: Hole, kernel: Any, stride: Any = (), *rest: Any) -> fl
     return float(prod(-(-k // s) for k, s in zip(sizes, steps, strict=True))) ** 0.5
 
 
-def _refuse_positions(call: Call) -> str | None:
-    return "the positions of its maxima are used as values" if call.output else None
+def _gives_positions(call: Call) -> bool:
+    """Whether it is the call that returns where the maxima lie."""
+    return call.output == 1
 
 
 def _scatter_add_2d(g: Tensor, index: Tensor, x: Hole, args: Sequence[Any]) -> Tensor:
@@ -324,7 +325,7 @@ for _dims in (1, 2, 3):
     _strided = getattr(aten, f"max_pool{_dims}d_with_indices").default
     register(
         f"aten.max_pool{_dims}d.default aten.max_pool{_dims}d_with_indices.default",
-        replace(_max_pool(_dims, _strided, strided_windows), refuse=_refuse_positions),
+        replace(_max_pool(_dims, _strided, strided_windows), stepwise=_gives_positions),
     )
     register(
         f"aten.adaptive_max_pool{_dims}d.default",

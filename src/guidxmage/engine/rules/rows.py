@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from guidxmage.engine.calls.call import Call, Ref
+from guidxmage.engine.calls.call import Call, Kept, Ref
 
 Shape = tuple[Any, ...]
 RowTest = Callable[[Call, Sequence[Shape]], bool]
@@ -107,11 +107,22 @@ def swapped(call: Call, shapes: Sequence[Shape]) -> bool:
     return all(dim % ndim != 0 for dim in call.args[1:3])
 
 
+def swapped_away(place: int, first: int = 0, second: int = 1) -> RowTest:
+    """Two dimensions, from argument number `place` on, that are others than the first."""
+
+    def test(call: Call, shapes: Sequence[Shape]) -> bool:
+        dims = [*call.args[place : place + 2], *(first, second)[len(call.args[place:]) :]]
+        ndim = max(len(call.shape), *(len(shape) for shape in shapes))
+        return bool(call.shape) and call.shape[0] == shapes[0][0] and all(d % ndim for d in dims)
+
+    return test
+
+
 def indexed(call: Call, shapes: Sequence[Shape]) -> bool:
     """x[:, index, …]; indices that are not neighbours move to the front."""
     given = call.args[1]
     taken = [n for n, index in enumerate(given) if index is not None]
-    if not taken or taken[0] == 0 or any(isinstance(given[n], Ref) for n in taken):
+    if not taken or taken[0] == 0 or any(isinstance(given[n], Ref | Kept) for n in taken):
         return False
     return taken == list(range(taken[0], taken[-1] + 1))
 

@@ -73,10 +73,11 @@ class Rule:
     decision may choose, by number; where it is empty the choice is a position. `jumps` tells
     whether a call's value jumps where its decision flips. `family`: of smooth operators that share
     a convention; `pull` may give None for an input that the convention freezes. `switched` gives a
-    plane of decisions and a number where the constant is just their product. `rows` tells of a call
-    whether it keeps the images of a batch apart; where it is None, nothing is known and images are
-    run one by one. `choice`: what a decision operator chooses between. `traits`: all else that is
-    to be known.
+    plane of decisions and a number where the constant is just their product. `stepwise` tells
+    whether a call's value changes by steps only, as masks and indices do: along a trail it is a
+    constant. `rows` tells of a call whether it keeps the images of a batch apart; where it is None,
+    nothing is known and images are run one by one. `choice`: what a decision operator chooses
+    between. `traits`: all else that is to be known.
     """
 
     kind: str
@@ -94,6 +95,7 @@ class Rule:
     jumps: Callable[[Call], bool] | None = None
     family: str = ""
     switched: Callable[..., tuple[int, float] | None] | None = None
+    stepwise: Callable[[Call], bool] | None = None
     rows: RowTest | None = None
     choice: Choice | None = None
     traits: Traits = Traits()
@@ -136,13 +138,35 @@ _SOURCE = Rule(
 )
 
 
+def _nothing(*_: Any, **__: Any) -> list[Tensor]:
+    return []
+
+
+# What is computed of masks, indices and the like alone: it has no linear part.
+_STEPWISE = Rule("affine", push=_nothing, pull=_nothing)
+# For operators that have no rule of their own.
+OTHERS: list[Callable[[Call], Rule | None]] = []
+
+
 def rule_of(call: Call) -> Rule | None:
     """The rule for a call, None where its operator has none."""
     if not call.inputs:
-        return _SOURCE
+        return _STEPWISE if call.keeps else _SOURCE
     if call.op in PRODUCTS and _is_product(call):
-        return PRODUCTS[call.op]
-    return RULES.get(call.op) or FOLDED.get(call.op)
+        found = PRODUCTS[call.op]
+    else:
+        found = RULES.get(call.op) or FOLDED.get(call.op)
+    if found is not None and not (found.refuse and found.refuse(call)):
+        return found
+    return next((rule for other in OTHERS if (rule := other(call)) is not None), found)
+
+
+def is_stepwise(call: Call) -> bool:
+    """Whether a call's value changes by steps only."""
+    rule = rule_of(call)
+    if rule is None or rule is _STEPWISE:
+        return rule is not None
+    return rule.stepwise is not None and rule.stepwise(call)
 
 
 # Operators that are captured under the name of another.

@@ -19,14 +19,18 @@ from guidxmage.engine.kernels.bits import (
 )
 from guidxmage.errors import InputError
 
+# Kinds of entries that take eight bytes for every number.
+BYTES = ("told", "whole", "real")
+
 
 @dataclass(frozen=True)
 class Decisions:
     """The decisions taken at one call site on B images.
 
     `kind` is "bits" (one plane: on/off or first/second; two planes: inside, above), "index" (which
-    operand of a window or reduction was taken, one plane per binary digit, lowest first) or "told"
-    (whole numbers that Python was told, eight bytes each, and branched on).
+    operand of a window or reduction was taken, one plane per binary digit, lowest first), "told"
+    (whole numbers that Python was told, eight bytes each, and branched on), or "whole" or "real"
+    (numbers that change by steps only, as they are, eight bytes each).
     `shape` is the shape per image; `planes` holds packed bytes, each (B, ⌈n/8⌉). `merged`: the
     operator has parts of images in its first dimension, and unpacked planes have them there too.
     """
@@ -59,6 +63,20 @@ class Decisions:
         planes = tuple(pack_bits((values >> digit & 1).bool()) for digit in range(digits))
         return cls("index", tuple(index.shape[1:]), planes)
 
+    @classmethod
+    def of_numbers(cls, values: Tensor) -> Decisions:
+        """Store whole or floating numbers (B, …) as they are."""
+        real = values.is_floating_point()
+        wide = values.to(torch.float64 if real else torch.int64).contiguous()
+        stored = wide.reshape(len(wide), -1).view(torch.uint8)
+        return cls("real" if real else "whole", tuple(values.shape[1:]), (stored,))
+
+    def numbers(self) -> Tensor:
+        """What `of_numbers` was given, (B, *shape), int64 or float64."""
+        dtype = torch.float64 if self.kind == "real" else torch.int64
+        values = self.planes[0].contiguous().view(dtype).reshape(self.images, *self.shape)
+        return values.flatten(0, 1) if self.merged else values
+
     @property
     def images(self) -> int:
         """Number of images B."""
@@ -86,6 +104,9 @@ class Decisions:
         if self.images == rows:
             return self
         shape = (self.images // rows, *self.shape)
+        if self.kind in BYTES:
+            stored = tuple(plane.reshape(rows, -1) for plane in self.planes)
+            return Decisions(self.kind, shape, stored, merged=True)
         planes = (unpack_bits(plane, self.shape).reshape(rows, *shape) for plane in self.planes)
         return Decisions(self.kind, shape, tuple(pack_bits(p.bool()) for p in planes), merged=True)
 
@@ -105,8 +126,9 @@ class Decisions:
         """Where two records of the same site decide differently, bool (B, *shape)."""
         if not self.matches(other):
             raise InputError("the two trails come from different networks or image sizes")
-        if self.kind == "told":
-            return (self.planes[0] != other.planes[0]).unflatten(1, (-1, 8)).any(2)
+        if self.kind in BYTES:
+            differ = (self.planes[0] != other.planes[0]).unflatten(1, (-1, 8)).any(2)
+            return differ.reshape(-1, *self.shape)
         pairs = zip(self.planes, other.planes, strict=True)
         packed = reduce(or_, (mine ^ theirs for mine, theirs in pairs))
         return unpack_bits(packed, self.shape).bool()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from guidxmage.engine.trail.decisions import BYTES
 from guidxmage.engine.trail.gates import CONVENTIONS
 from guidxmage.errors import InputError
 from guidxmage.files.untrusted import checked_array, entry, listed, optional, parsed_json, shape_of
@@ -114,11 +115,10 @@ def _site(
 ) -> StoredSite:
     site, kind = (entry(described, key, str, name) for key in ("site", "kind"))
     shape, planes = shape_of(described, "shape", name), entry(described, "planes", int, name)
-    allowed = {"bits": (1, 2), "index": (1, _MOST_DIGITS), "told": (1, 1)}.get(kind)
+    allowed = {"bits": (1, 2), "index": (1, _MOST_DIGITS), **dict.fromkeys(BYTES, (1, 1))}.get(kind)
     if allowed is None or not allowed[0] <= planes <= allowed[1]:
         raise InputError(f"{name}: the site {site!r} is {kind!r} of {planes} planes, which is none")
-    # What Python was told are whole numbers of eight bytes; all else are bits.
-    size = (rows, 8 * prod(shape) if kind == "told" else -(-prod(shape) // 8))
+    size = (rows, 8 * prod(shape) if kind in BYTES else -(-prod(shape) // 8))
     found = (
         checked_array(arrays, f"trail.{number}.{plane}", "uint8", size, name)
         for plane in range(planes)

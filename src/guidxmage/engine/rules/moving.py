@@ -1,0 +1,200 @@
+"""Affine operators without a way of their own: they are run for every loop, or followed by number.
+
+Gathering and scattering by constant positions, sampling at a constant grid, blends, products with
+constant vectors. Positions and grids that change by steps are constants along a trail, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidxmage.engine.calls.call import Call, Frame, Kept, is_active
+from guidxmage.engine.rules import rows
+from guidxmage.engine.rules.smooth import active_values, applied
+from guidxmage.engine.rules.table import Rule, Traits, fill, holes, register
+
+_UNPROVED = Traits(unproved="no independent run of it is written", exact=True)
+
+
+def _refuse_active(places: Sequence[int]) -> Callable[[Call], str | None]:
+    """These arguments must not depend on the image."""
+
+    def refuse(call: Call) -> str | None:
+        given = [call.args[n] for n in places if n < len(call.args)]
+        parts = [one for arg in given for one in (arg if isinstance(arg, list | tuple) else [arg])]
+        if any(map(is_active, parts)):
+            return "what should be constant in it depends on the image"
+        return None
+
+    return refuse
+
+
+def _one_factor(*places: int) -> Callable[[Call], str | None]:
+    """A product of which one factor alone may depend on the image."""
+
+    def refuse(call: Call) -> str | None:
+        active = sum(is_active(call.args[place]) for place in places)
+        return "it multiplies values that depend on the image" if active > 1 else None
+
+    return refuse
+
+
+def _at_zero(f: Frame, args: Sequence[Any]) -> Tensor:
+    """The output where all active inputs, given as holes, are 0."""
+    return f.call.run(*fill(args, [hole.zeros() for hole in holes(args)]))
+
+
+def _linear_part(f: Frame, *args: Any, **_: Any) -> Tensor:
+    moving = active_values(f, args)
+    return applied(f, moving) - applied(f, [torch.zeros_like(part) for part in moving])
+
+
+def _by_derivative(f: Frame, g: Tensor, *args: Any, **_: Any) -> list[Tensor]:
+    with torch.enable_grad():
+        inputs = [hole.zeros().requires_grad_() for hole in holes(args)]
+        return list(torch.autograd.grad(f.call.run(*fill(args, inputs)), inputs, g))
+
+
+def _by_number(f: Frame, g: Tensor, *args: Any, **_: Any) -> list[Tensor]:
+    """Where each number of the output comes from is told by numbering the inputs.
+
+    PyTorch's own derivatives count a number twice that is written twice to one place.
+    """
+    given = holes(args)
+    ends = [0]
+    for hole in given:
+        ends.append(ends[-1] + prod(hole.shape))
+    numbered = [
+        torch.arange(first + 1, last + 1, dtype=torch.float64, device=g.device).reshape(hole.shape)
+        for first, last, hole in zip(ends, ends[1:], given, strict=False)
+    ]
+    constant = [
+        torch.zeros_like(a, dtype=torch.float64)
+        if isinstance(a, Tensor) and a.is_floating_point()
+        else a
+        for a in args
+    ]
+    sources = f.call.run(*fill(constant, numbered)).long()
+    total = g.new_zeros(ends[-1] + 1).index_add_(0, sources.flatten(), g.flatten())[1:]
+    parts = total.split([prod(hole.shape) for hole in given])
+    return [part.reshape(hole.shape) for part, hole in zip(parts, given, strict=True)]
+
+
+def _affine(test: rows.RowTest | None, pull: Any = _by_derivative, **extras: Any) -> Rule:
+    return Rule(
+        "affine",
+        _linear_part,
+        pull,
+        constant=lambda f, *args, **kw: _at_zero(f, args),
+        rows=test,
+        traits=_UNPROVED,
+        **extras,
+    )
+
+
+def _sums(f: Frame, *args: Any, **_: Any) -> int:
+    """As many products as the inputs have numbers for one of the output, at the most."""
+    return 2 + max(prod(hole.shape) for hole in holes(args)) // max(1, f.shape[0] if f.shape else 1)
+
+
+# --- numbers that are moved ----------------------------------------------------------------------
+
+
+def _copied(call: Call, shapes: Sequence[Any]) -> bool:
+    """Each image once, whatever is done to its other dimensions."""
+    repeats = call.args[1]
+    return len(repeats) == len(shapes[0]) and repeats[0] == 1
+
+
+register("aten.repeat.default", _affine(_copied))
+register("aten.rot90.default", _affine(rows.along(2, (0, 1))))
+register("aten.diagonal.default", _affine(rows.swapped_away(2)))
+register("aten.diag_embed.default", _affine(rows.swapped_away(2, -2, -1)))
+register(
+    "aten.gather.default",
+    _affine(rows.along(1), _by_derivative, refuse=_refuse_active([2])),
+)
+register("aten.take.default", _affine(rows.never, refuse=_refuse_active([1])))
+register(
+    "aten.scatter.src aten.scatter.value aten.index_copy.default aten.index_fill.int_Scalar",
+    _affine(rows.along(1), _by_number, refuse=_refuse_active([2])),
+)
+register(
+    "aten.masked_scatter.default",
+    _affine(rows.never, _by_number, refuse=_refuse_active([1])),
+)
+
+
+def _indexed(call: Call, shapes: Sequence[Any]) -> bool:
+    """x[:, index] = …, with positions that are not those of images."""
+    fixed = not any(isinstance(index, Kept) for index in call.args[1])
+    apart = fixed and bool(call.args[1]) and call.args[1][0] is None
+    return apart and rows.elementwise(call, shapes[:1])
+
+
+def _refuse_adding(call: Call) -> str | None:
+    refused = _refuse_active([1])(call)
+    adds = len(call.args) > 3 and bool(call.args[3])
+    return refused or ("it adds where it writes" if adds else None)
+
+
+register(
+    "aten.index_put.default",
+    _affine(_indexed, _by_number, refuse=_refuse_adding),
+)
+for _dims in (2, 3):
+    register(
+        f"aten.max_unpool{_dims}d.default",
+        _affine(rows.spatial, _by_number, refuse=_refuse_active([1])),
+    )
+
+
+# --- numbers that are added up -------------------------------------------------------------------
+
+register(
+    "aten.index_add.default aten.scatter_add.default",
+    _affine(rows.along(1), terms=_sums, refuse=_refuse_active([2])),
+)
+register("aten.trace.default", _affine(rows.never, terms=_sums))
+for _dims in (2, 3):
+    register(
+        f"aten.grid_sampler_{_dims}d.default",
+        _affine(
+            rows.with_dimensions(_dims + 2),
+            terms=lambda f, *args, **kw: 64,
+            refuse=_refuse_active([1]),
+        ),
+    )
+register(
+    "aten.lerp.Scalar",
+    _affine(rows.elementwise, terms=lambda f, *args, **kw: 4),
+)
+register(
+    "aten.lerp.Tensor",
+    _affine(
+        rows.elementwise,
+        terms=lambda f, *args, **kw: 4,
+        refuse=_refuse_active([2]),
+    ),
+)
+register(
+    "aten.baddbmm.default",
+    _affine(rows.elementwise, terms=_sums, refuse=_one_factor(1, 2)),
+)
+register(
+    "aten.addbmm.default aten.addmv.default aten.addr.default",
+    _affine(rows.never, terms=_sums, refuse=_one_factor(1, 2)),
+)
+register(
+    "aten.mv.default aten.dot.default aten.vdot.default aten.ger.default aten.linalg_cross.default",
+    _affine(rows.never, terms=_sums, refuse=_one_factor(0, 1)),
+)
+register(
+    "aten._trilinear.default",
+    _affine(rows.never, terms=_sums, refuse=_one_factor(0, 1, 2)),
+)
