@@ -35,10 +35,10 @@ def test_what_the_certificate_makes_of_an_operator_is_said(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.kind == "decision"])
 def test_what_a_decision_chooses_between_is_said(name: str) -> None:
+    """Or why it is not: then nothing is certified, and no line is walked."""
     rule = RULES[name]
-    assert rule.choice is not None
     assert rule.record is not None
-    assert rule.crossings is not None
+    assert (rule.choice is not None and rule.crossings is not None) or rule.traits.unproved
 
 
 @pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.kind == "affine"])

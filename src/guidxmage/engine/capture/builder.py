@@ -63,17 +63,17 @@ class Builder:
         return self._next - 1
 
     def _call(
-        self, operation: Operation, args: Any, kwargs: Any, id_: int, number: int | None
+        self, operation: Operation, args: Any, kwargs: Any, id_: int, place: int | None
     ) -> Call:
-        target, args, kwargs, output = _translated(operation.target, args, kwargs)
-        number = output if number is None else number
+        target, args, kwargs, number = _translated(operation.target, args, kwargs, place)
+        shape = operation.shapes[place or 0] if operation.shapes else ()
         call = Call(
             id=id_,
             op=str(target) if isinstance(target, OpOverload) else target.__name__,
             target=target,
             args=args,
             site=self._site(operation),
-            shape=operation.shapes[number or 0] if operation.shapes else (),
+            shape=shape,
             kwargs=kwargs,
             output=number,
         )
@@ -124,20 +124,21 @@ class Builder:
 
 
 def _translated(
-    target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], number: int | None
 ) -> tuple[Any, tuple[Any, ...], dict[str, Any], int | None]:
     """A call by the operator that has the rule: operator, arguments, and which output is meant."""
     if not isinstance(target, OpOverload):
-        return target, args, kwargs, None
+        return target, args, kwargs, number
     args, kwargs = _positional(target, args, kwargs)
-    if target is aten.batch_norm.default:
-        # What it calls on a CPU; without `training` and the wish for cuDNN.
+    running = target is aten.instance_norm.default and not args[_TRAINING]
+    if target is aten.batch_norm.default or running:
+        # What they call on a CPU; without `training` and the wish for cuDNN.
         own = (*args[:_TRAINING], *args[_TRAINING + 1 : _TRAINING + 3])
         return aten._native_batch_norm_legit_no_training.default, own, kwargs, 0
-    if target is aten.instance_norm.default and not args[_TRAINING]:
-        own = (*args[:_TRAINING], *args[_TRAINING + 1 : _TRAINING + 3])  # that is what it is
-        return aten._native_batch_norm_legit_no_training.default, own, kwargs, 0
-    return target, args, kwargs, None
+    if target is aten.aminmax.default and kwargs.get("dim") is not None:
+        single = aten.amax.default if number else aten.amin.default
+        return single, (*args, [kwargs["dim"]], kwargs.get("keepdim", False)), {}, None
+    return target, args, kwargs, number
 
 
 def _positional(

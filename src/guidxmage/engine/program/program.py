@@ -118,9 +118,8 @@ class Program:
         if not self.kept:
             return self
         kept = values_kept(self.calls, self.kept, trail, rows, self.dtype)
-        calls, symbolic = (
-            bound_calls(own, kept, self.result) for own in (self.calls, self.symbolic_calls)
-        )
+        calls = bound_calls(self.calls, kept, self.result)
+        symbolic = bound_calls(self.symbolic_calls, kept, self.result)
         changed = frozenset(call.id for call in self.calls if call.keeps or call.id in kept)
         made = replace(self, calls=calls, symbolic_calls=symbolic, order=(), bound_ids=changed)
         vars(made)["_prepared"] = self._prepared  # what is derived from weights is
@@ -254,8 +253,7 @@ class Program:
         """
         rows = len(direction)
         if self.kept:
-            own = self.bound(trail, rows)
-            return own.push(trail, direction, affine=affine, visit=visit)
+            return self.bound(trail, rows).push(trail, direction, affine=affine, visit=visit)
         values: dict[int, Tensor] = {0: direction}
         holes = {step.call.id: step.holes for step in self.steps(rows)}
         for call, expired in zip(self.symbolic_calls, self._expired_symbolic, strict=True):
@@ -308,8 +306,7 @@ class Program:
         """
         rows, pending = len(cotangent), Cotangents(self.result, cotangent)
         if self.kept:
-            own = self.bound(trail, rows)
-            return own.pull(trail, cotangent, norms, maps=maps, visit=visit)
+            return self.bound(trail, rows).pull(trail, cotangent, norms, maps=maps, visit=visit)
         bias, rounding = self._new_biases(), Rounding(self._prepared)
         bias_maps: dict[str, Tensor] = {}
         for step in self.steps(rows):

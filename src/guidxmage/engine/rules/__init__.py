@@ -15,6 +15,7 @@ from guidxmage.engine.rules import (
     padding,
     pooling,
     products,
+    remainders,
     shapes,
     steps,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "padding",
     "pooling",
     "products",
+    "remainders",
     "rule_of",
     "shapes",
     "steps",

@@ -123,7 +123,7 @@ register(
     "aten._cdist_forward.default",
     tangent(
         lambda f, *moving: _distances(*_with_constants(f, moving)),
-        rows=None,
+        rows=rows.never,
     ),
 )
 

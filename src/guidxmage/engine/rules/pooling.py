@@ -301,6 +301,34 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
     )
 
 
+def _fractional(dims: int) -> Rule:
+    """Windows that lie where an argument says; the trail keeps the place of each maximum."""
+
+    def flat(f: Frame) -> Tensor:
+        return f.for_rows(f.taken().numbers()).flatten(-dims)
+
+    def record(f: Frame, x: Tensor, *args: Any) -> tuple[Tensor, Decisions]:
+        value, index = f.call.target(x, *args)
+        return value, Decisions.of_numbers(index)
+
+    def push(f: Frame, x: Tensor, *args: Any) -> Tensor:
+        return x.flatten(-dims).gather(-1, flat(f)).reshape(f.shape)
+
+    def pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
+        spread = x.zeros().flatten(-dims).scatter_add_(-1, flat(f), g.flatten(-dims))
+        return [spread.reshape(x.shape)]
+
+    return Rule(
+        "decision",
+        push,
+        pull,
+        record=record,
+        stepwise=_gives_positions,
+        rows=rows.spatial,
+        traits=Traits(unproved="its windows lie where numbers say"),
+    )
+
+
 def _overlap(f: Frame, x: Hole, kernel: Any, stride: Any = (), *rest: Any) -> float:
     """Every input is the largest of as many windows as it lies in, at most."""
     dims = len(_each(kernel, 1)) if not isinstance(kernel, int) else 1
@@ -331,3 +359,7 @@ for _dims in (1, 2, 3):
         f"aten.adaptive_max_pool{_dims}d.default",
         _max_pool(_dims, _adaptive, adaptive_windows),
     )
+
+
+for _dims in (2, 3):
+    register(f"aten.fractional_max_pool{_dims}d.default", _fractional(_dims))

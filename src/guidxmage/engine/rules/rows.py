@@ -141,7 +141,7 @@ def normalised(call: Call, shapes: Sequence[Shape]) -> bool:
 def multiplied(call: Call, shapes: Sequence[Shape]) -> bool:
     """A matrix product in which rows are a batch, or the lines of the left factor."""
     left, right = (call.args[n] for n in (0, 1))
-    active = [isinstance(factor, Ref) for factor in (left, right)]
+    active = [isinstance(factor, Ref | Kept) for factor in (left, right)]
     if not call.shape or any(shape[0] != call.shape[0] for shape in shapes):
         return False
     if all(active):

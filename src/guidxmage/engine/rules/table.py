@@ -152,10 +152,8 @@ def rule_of(call: Call) -> Rule | None:
     """The rule for a call, None where its operator has none."""
     if not call.inputs:
         return _STEPWISE if call.keeps else _SOURCE
-    if call.op in PRODUCTS and _is_product(call):
-        found = PRODUCTS[call.op]
-    else:
-        found = RULES.get(call.op) or FOLDED.get(call.op)
+    product = call.op in PRODUCTS and _is_several(call)
+    found = PRODUCTS[call.op] if product else RULES.get(call.op) or FOLDED.get(call.op)
     if found is not None and not (found.refuse and found.refuse(call)):
         return found
     return next((rule for other in OTHERS if (rule := other(call)) is not None), found)
@@ -185,9 +183,11 @@ def has_rule(operator: Any) -> bool:
     return RENAMED.get(name, name) in RULES or name in PRODUCTS
 
 
-def _is_product(call: Call) -> bool:
-    """More than one operand depends on the image, or what is divided by does."""
-    return len(call.inputs) > 1 or (".div." in call.op and not isinstance(call.args[0], Ref))
+def _is_several(call: Call) -> bool:
+    """More than one operand depends on the image, or another one than the first alone does."""
+    return len(call.inputs) > 1 or (
+        call.op.startswith(("aten.div.", "aten.clamp.")) and not isinstance(call.args[0], Ref)
+    )
 
 
 def holes(args: Sequence[Any]) -> list[Hole]:

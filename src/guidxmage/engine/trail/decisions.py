@@ -67,8 +67,8 @@ class Decisions:
     def of_numbers(cls, values: Tensor) -> Decisions:
         """Store whole or floating numbers (B, …) as they are."""
         real = values.is_floating_point()
-        wide = values.to(torch.float64 if real else torch.int64).contiguous()
-        stored = wide.reshape(len(wide), -1).view(torch.uint8)
+        wide = values.new_empty(values.shape, dtype=torch.float64 if real else torch.int64)
+        stored = wide.copy_(values).reshape(len(wide), -1).view(torch.uint8)
         return cls("real" if real else "whole", tuple(values.shape[1:]), (stored,))
 
     def numbers(self) -> Tensor:
