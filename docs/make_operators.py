@@ -20,6 +20,10 @@ FAMILIES = {
     "affine": "Weights and arithmetic",
     "decisions": "Decisions by thresholds",
     "extremes": "Maxima and minima",
+    "ordering": "Order and rank",
+    "remainders": "Remainders, shrinking and bounds from the image",
+    "steps": "Comparisons, rounding and positions",
+    "moving": "Gathering, scattering, sampling and blends",
     "activations": "Smooth activations",
     "normalisation": "Normalisation by the image's own statistics",
     "products": "Products of two values that depend on the image",
@@ -31,20 +35,26 @@ INTRODUCTION = """# Operators
 
 <!-- Written by `python docs/make_operators.py`; do not edit. -->
 
-A network is captured as a list of ATen calls. These {count} operators have a rule. A network with
-any other operator is refused, and the message names the operator and the module that calls it.
+A network is captured as a list of ATen calls. These {count} operators have a rule. An operator that
+PyTorch makes of others is taken apart. Any other operator of PyTorch's own that has a derivative is
+expanded to first order at the image: the score is reproduced there, no region is claimed ("at
+input"), and the images of a batch are run one by one. What remains, complex numbers and parts in
+another precision, is refused, and the message names the operator and the module that calls it.
 
 - **kind** – *affine*: the operator is applied as it is, and its constants go to the bias.
   *decision*: what it decided on the image is written into the trail, and what is left is affine.
   *gate*: the operator is smooth; numbers written into the trail make it affine at the image.
+  *step*: the value changes by steps only, as masks, positions and rounded numbers do. Along a trail,
+  which keeps it, it is a constant: `x * (x > 0)` is x times a constant mask.
 - **constant** – whether a call may add something to the bias.
 - **transpose** – *written* by hand, or *derived* from the forward rule as its vector-Jacobian
   product.
-- **refused** – whether some calls are refused, for example active dropout.
+- **other calls** – whether some calls are not treated by this rule: they are expanded instead, where
+  they have a derivative.
 
 Operators in one row share one rule. The rules are in `src/guidxmage/engine/rules/`.
 """
-HEADINGS = ("operator", "kind", "constant", "transpose", "refused")
+HEADINGS = ("operator", "kind", "constant", "transpose", "other calls")
 
 
 def page() -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.rules import RULES
+from tests.brought import ON_REGION, ONE_BY_ONE
 from tests.laws import captured, check_adjoint, check_all, close, random_like
 
 properties = settings(
@@ -310,6 +311,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 # Other spellings of operators in CASES.
+CASES |= {name: (of(function), IMAGE) for name, function in ON_REGION.items()}
 OTHER_SPELLINGS = {
     "aten.view.default",
     "aten.contiguous.default",
@@ -335,6 +337,9 @@ OTHER_SPELLINGS = {
     "aten.add.Scalar",
     "aten.sub.Scalar",
     "aten.div.Scalar",
+    "aten.div.Scalar_mode",
+    "aten.floor_divide.Scalar",
+    "aten.masked_scatter.default",  # in test_brought.py, for one image
     "aten.rsub.Scalar",
     "aten.hardsigmoid.default",  # in test_gates.py: PyTorch's own derivative has few digits
 }
@@ -349,7 +354,8 @@ def test_laws(name: str) -> None:
 
 def test_every_rule_is_reached() -> None:
     reached = set()
-    for make, shape in CASES.values():
+    alone = [(of(function), IMAGE) for function in ONE_BY_ONE.values()]
+    for make, shape in [*CASES.values(), *alone]:
         program, _ = captured(make(), random_like((2, *shape), 0))
         reached |= {call.op for call in program.calls}
     piecewise_linear = {name for name, rule in RULES.items() if rule.kind != "gate"}

@@ -12,14 +12,14 @@ from guidxmage.engine.rules.table import Rule, Traits, register
 from guidxmage.engine.trail.decisions import Decisions
 
 
-def _ranked(place: int, default: int = -1, keyword: str = "dim") -> Rule:
+def _ranked(place: int, default: int = -1) -> Rule:
     """An operator that returns numbers and where they lay along the dimension in argument `place`.
 
     The trail keeps where they lay.
     """
 
     def dimension(f: Frame, args: tuple[Any, ...], kw: Any) -> int:
-        found = args[place - 1] if len(args) >= place else kw.get(keyword, default)
+        found = args[place - 1] if len(args) >= place else kw.get("dim", default)
         return int(found)
 
     def laid_out(f: Frame, args: tuple[Any, ...], kw: Any, ndim: int) -> tuple[int, bool]:
@@ -53,17 +53,19 @@ def _ranked(place: int, default: int = -1, keyword: str = "dim") -> Rule:
         pull,
         record=record,
         stepwise=second,
-        rows=_along(place, default),
+        rows=along_one(place, default),
         traits=Traits(unproved="no independent run of it is written"),
     )
 
 
-def _along(place: int, default: int) -> RowTest:
-    """Not along the first dimension."""
+def along_one(place: int, default: int) -> RowTest:
+    """Along another dimension than the first, which may be given by name."""
     return lambda call, shapes: (
         bool(call.shape)
         and all(shape[0] == call.shape[0] for shape in shapes)
-        and (call.args[place] if len(call.args) > place else default) % len(shapes[0]) != 0
+        and (call.args[place] if len(call.args) > place else call.kwargs.get("dim", default))
+        % len(shapes[0])
+        != 0
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.calls.call import Call, Frame, Hole
+from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
 from guidxmage.engine.kernels import loops
 from guidxmage.engine.kernels.layout import is_channels_last
 from guidxmage.engine.rules import breakpoints as crossing
@@ -324,7 +324,8 @@ def _fractional(dims: int) -> Rule:
         pull,
         record=record,
         stepwise=_gives_positions,
-        rows=rows.spatial,
+        refuse=lambda call: "its windows depend on the image" if is_active(call.args[3]) else None,
+        rows=lambda call, shapes: rows.spatial(call, shapes[:1]),
         traits=Traits(unproved="its windows lie where numbers say"),
     )
 

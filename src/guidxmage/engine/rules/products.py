@@ -243,6 +243,11 @@ def _mask(f: Frame) -> list[None]:
     return [None] * (len(f.call.inputs) - 3)
 
 
+def _flow_to_values(f: Frame, g: Tensor, v: Hole) -> Tensor:
+    """Heads may share their values: what flows to them is added up."""
+    return (f.for_rows(f.numbers()[0]).transpose(-2, -1) @ g).sum_to_size(v.shape)
+
+
 register(
     "aten.scaled_dot_product_attention.default",
     Rule(
@@ -253,7 +258,7 @@ register(
             else _TANGENT_ATTENTION.push(f, q, k, v, *args)
         ),
         pull=lambda f, g, q, k, v, *args, **kw: (
-            [None, None, f.for_rows(f.numbers()[0]).transpose(-2, -1) @ g, *_mask(f)]
+            [None, None, _flow_to_values(f, g, v), *_mask(f)]
             if _frozen(f)
             else _TANGENT_ATTENTION.pull(f, g, q, k, v, *args)
         ),

@@ -6,13 +6,18 @@ constants, which the trail keeps. `x * (x > 0)` is then x times a constant mask.
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from guidxmage.engine.calls.call import Call, is_active
+import torch
+from torch import Tensor
+
+from guidxmage.engine.calls.call import Call, Frame, is_active
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import largest, spreading
+from guidxmage.engine.rules.ordering import along_one
 from guidxmage.engine.rules.rows import RowTest
 from guidxmage.engine.rules.table import Rule, Traits, linear, register
+from guidxmage.errors import UnsupportedOperatorError
 
 
 def _refuse_quotient(call: Call) -> str | None:
@@ -72,14 +77,15 @@ def _is_whole(dtype: torch.dtype | None) -> bool:
     return dtype is not None and not dtype.is_floating_point and not dtype.is_complex
 
 
-def _to_another_precision(call: Call) -> str | None:
-    dtype = call.kwargs.get("dtype")
-    if dtype is None or _is_whole(dtype):
-        return None
-    return (
-        f"it computes a part in {str(dtype).removeprefix('torch.')}; explain the network in that "
-        "precision as a whole"
-    )
+def _in_one_precision(f: Frame, x: Tensor, **_: Any) -> Tensor:
+    value: Tensor = f.call.run(x)
+    if value.dtype != x.dtype and x.is_floating_point():
+        name = str(value.dtype).removeprefix("torch.")
+        raise UnsupportedOperatorError(
+            f"this network cannot be explained: a part of it, at '{f.call.site}', is computed in "
+            f"{name}; bring the whole network into one precision"
+        )
+    return value
 
 
 register(
@@ -87,14 +93,15 @@ register(
     linear(
         lambda f, x, **kw: x,
         pull=lambda f, g, x, **kw: [g],
+        record=_in_one_precision,
         stepwise=lambda call: _is_whole(call.kwargs.get("dtype")),
-        refuse=_to_another_precision,
         rows=rows.elementwise,
     ),
     traits=Traits(unproved="no independent run of it is written", exact=True),
 )
 register(
     "aten.argmax.default aten.argmin.default aten.any.dim aten.any.dims aten.all.dim aten.all.dims"
-    " aten.argsort.default aten.argsort.stable aten.count_nonzero.dim_IntList",
+    " aten.count_nonzero.dim_IntList",
     stepwise(rows.along(1)),
 )
+register("aten.argsort.default aten.argsort.stable", stepwise(along_one(1, -1)))

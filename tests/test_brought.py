@@ -1,0 +1,142 @@
+"""Networks with masks, positions, order and what else users bring, explained as users do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from guidxmage import Explainer, UnsupportedOperatorError
+from tests.brought import EXPANDED, ON_REGION, ONE_BY_ONE, Function
+from tests.laws import close, explained_right, random_like
+from tests.test_laws import IMAGE, Apply
+
+
+def network(function: Function) -> nn.Module:
+    """With a constant behind it, so that there is a bias to be split."""
+    layers = [Apply(function), nn.Flatten(), Apply(lambda m, x: x + 1.0)]
+    return nn.Sequential(*layers).double().eval()
+
+
+@pytest.mark.parametrize("name", [*ON_REGION, *ONE_BY_ONE])
+def test_in_the_region_the_model_is_the_networks_own(name: str) -> None:
+    """All classes of a batch and of each image alone, by autograd's Jacobian."""
+    model = network({**ON_REGION, **ONE_BY_ONE}[name])
+    X = random_like((2, *IMAGE), 20)
+    explained_right(model, X)
+    assert Explainer(model).explain(X, 0).exactness == "on region"
+    assert Explainer(model).network(X).program.batched == (name in ON_REGION)
+
+
+@pytest.mark.parametrize("name", EXPANDED)
+def test_without_a_rule_it_is_the_expansion_at_the_image(name: str) -> None:
+    model, X = network(EXPANDED[name]), random_like((2, *IMAGE), 20)
+    explained_right(model, X)
+    assert Explainer(model).explain(X, 0).exactness == "at input"
+
+
+def test_a_place_that_is_written_twice_is_counted_once() -> None:
+    """PyTorch's own derivative counts it twice; a difference does not."""
+
+    def overlapping(m: nn.Module, x: Tensor) -> Tensor:
+        y, index = F.max_pool2d(x, 2, 1, return_indices=True)
+        return F.max_unpool2d(y, index, 2, 1)
+
+    model, x = network(overlapping), random_like((1, *IMAGE), 20)
+    weights = Explainer(model).explain(x[0], target="all").weights
+    step = 1e-7 * random_like(tuple(x.shape), 21)
+    moved = (model(x + step) - model(x))[0]
+    close((weights * step).flatten(1).sum(1), moved, 1e-7)
+
+
+def test_what_is_detached_is_a_part_of_the_function() -> None:
+    """A straight-through estimator changes the gradient, not what the network computes."""
+    model = network(lambda m, x: x + (torch.round(4 * x) / 4 - x).detach())
+    explanation = Explainer(model).explain(random_like(IMAGE, 20), target=0)
+    assert float(explanation.weights.abs().max()) == 0
+    assert float(explanation.residual.abs()) <= float(explanation.residual_bound)
+
+
+def test_masks_are_kept_in_the_trail() -> None:
+    """Another image follows the trail only where its masks are the same; files keep them."""
+    model = network(lambda m, x: x * (x > 0) + torch.floor(x))
+    explainer, X = Explainer(model), random_like((2, *IMAGE), 20)
+    trail = explainer.trail(X)
+    assert {entry.kind for entry in trail.values()} == {"bits", "real"}
+    again = type(trail).from_arrays(trail.to_arrays())
+    assert bool(again.same(trail).all())
+    assert bool(trail.same(explainer.trail(X + 1e-9)).all())
+    assert not bool(trail.same(explainer.trail(-X)).any())
+    difference = trail.image(0).first_difference(explainer.trail(-X[0]))[0]
+    assert difference is not None
+
+
+def test_a_network_that_ends_in_steps_has_a_bias_alone() -> None:
+    model = nn.Sequential(Apply(lambda m, x: torch.floor(x)), nn.Flatten()).double().eval()
+    X = random_like((2, *IMAGE), 20)
+    explanation = Explainer(model).explain(X, target=0)
+    assert torch.equal(explanation.bias, model(X)[:, 0].double())
+    assert float(explanation.weights.abs().max()) == 0
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_sorting_the_images_of_a_batch_is_refused(dim: int) -> None:
+    model = network(lambda m, x: x.sort(dim=dim, stable=True).values)
+    X = random_like((3, *IMAGE), 20)
+    if dim:
+        explained_right(model, X)
+        return
+    with pytest.raises(UnsupportedOperatorError, match="batch"):
+        Explainer(model).explain(X, target=0)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda m, x: x.float().double(), "float32"),
+        (lambda m, x: torch.fft.rfft2(x).abs(), "other than real"),
+        (lambda m, x: torch.fft.fft2(x.to(torch.complex128)).real, "complex128"),
+        (lambda m, x: torch.linalg.svdvals(x), "derivative"),
+    ],
+)
+def test_what_cannot_be_explained_is_said_in_a_sentence(function: Function, words: str) -> None:
+    with pytest.raises(UnsupportedOperatorError, match=words) as caught:
+        Explainer(network(function)).explain(random_like(IMAGE, 20))
+    assert len(str(caught.value)) < 300
+
+
+def test_recurrent_networks() -> None:
+    """A network of ReLUs is piecewise linear; gates of LSTM and GRU follow the conventions."""
+    X = random_like((2, *IMAGE), 20)
+    for kind, options, exactness in (
+        (nn.RNN, {"nonlinearity": "relu"}, "on region"),
+        (nn.RNN, {}, "at input"),
+        (nn.LSTM, {"num_layers": 2}, "at input"),
+        (nn.GRU, {"bidirectional": True}, "at input"),
+    ):
+        torch.manual_seed(0)
+        layer = kind(18, 5, batch_first=True, **options).double().eval()
+
+        class Recurrent(nn.Module):
+            def __init__(self, layer: nn.Module) -> None:
+                super().__init__()
+                self.layer = layer
+
+            def forward(self, x: Tensor) -> Tensor:
+                found: Tensor = self.layer(x.reshape(len(x), 6, 18))[0][:, -1]
+                return found
+
+        explanation = Explainer(Recurrent(layer).eval()).explain(X, target="all")
+        assert explanation.exactness == exactness
+        assert bool((explanation.residual.abs() <= explanation.residual_bound).all())
+        if exactness == "on region":
+            explained_right(Recurrent(layer).eval(), X)
+
+
+def test_what_is_scattered_by_a_mask_mixes_the_images_of_a_batch() -> None:
+    model = network(lambda m, x: x.masked_scatter(m.square > 0, x.flip(3) * 2))
+    X = random_like((2, *IMAGE), 20)
+    explained_right(model, X[:1])
+    with pytest.raises(UnsupportedOperatorError, match="batch"):
+        Explainer(model).explain(X, target=0)
