@@ -44,13 +44,13 @@ another precision, is refused, and the message names the operator and the module
 - **kind** – *affine*: the operator is applied as it is, and its constants go to the bias.
   *decision*: what it decided on the image is written into the trail, and what is left is affine.
   *gate*: the operator is smooth; numbers written into the trail make it affine at the image.
-  *step*: the value changes by steps only, as masks, positions and rounded numbers do. Along a trail,
-  which keeps it, it is a constant: `x * (x > 0)` is x times a constant mask.
+  *step*: the value changes by steps only, as masks, positions and rounded numbers do. Along a
+  trail, which keeps it, it is a constant: `x * (x > 0)` is x times a constant mask.
 - **constant** – whether a call may add something to the bias.
 - **transpose** – *written* by hand, or *derived* from the forward rule as its vector-Jacobian
   product.
-- **other calls** – whether some calls are not treated by this rule: they are expanded instead, where
-  they have a derivative.
+- **other calls** – whether some calls are not treated by this rule: they are expanded instead,
+  where they have a derivative.
 
 Operators in one row share one rule. The rules are in `src/guidxmage/engine/rules/`.
 """

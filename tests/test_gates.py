@@ -136,7 +136,8 @@ CASES: dict[str, nn.Module] = {
 OTHER_SPELLINGS = {
     "aten._softmax.default", "aten._log_softmax.default", "aten.mm.default",
     "aten.norm.ScalarOpt_dim", "aten.prod.dim_int", "aten.instance_norm.default",
-    "aten._cdist_forward.default",  # it is run one by one: see test_brought.py
+    # Run one by one: see test_brought.py.
+    "aten._cdist_forward.default", "aten.mkldnn_rnn_layer.default",
 }  # fmt: skip
 CASES |= {
     name: of(lambda m, x, f=function: f(m, x.abs() + 0.3)) for name, function in SMOOTH.items()

@@ -16,7 +16,7 @@ from guidxmage.engine.rules.smooth import tangent
 from guidxmage.engine.rules.table import register
 
 
-def _layer(  # noqa: PLR0917
+def _layer(
     x: Tensor,
     w_input: Tensor,
     w_hidden: Tensor,
@@ -43,7 +43,7 @@ def _layer(  # noqa: PLR0917
 
 def _output(f: Frame, *moving: Tensor) -> Tensor:
     queue = iter(moving)
-    args = [next(queue) if is_active(arg) else arg for arg in f.call.args]
+    args: list[Any] = [next(queue) if is_active(arg) else arg for arg in f.call.args]
     return _layer(*args)[f.call.output or 0]
 
 
