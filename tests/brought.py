@@ -241,6 +241,7 @@ SMOOTH: dict[str, Function] = {
     "logcumsumexp": lambda m, x: x.logcumsumexp(2),
     "variance and mean": lambda m, x: sum(torch.var_mean(x, (2, 3))),  # type: ignore[return-value]
     "deviation and mean": lambda m, x: sum(torch.std_mean(x, (2, 3))),  # type: ignore[return-value]
+    "root by power": lambda m, x: (x - 0.5).relu().add(0.1).pow(0.5),
     "glu": lambda m, x: F.glu(torch.cat([x, x.flip(3)], 1), 1),
 }  # fmt: skip
 # Without a rule of their own: expanded at the image, one image at a time.

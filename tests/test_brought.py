@@ -154,3 +154,13 @@ def test_what_is_scattered_by_a_mask_mixes_the_images_of_a_batch() -> None:
     explained_right(model, X[:1])
     with pytest.raises(UnsupportedOperatorError, match="batch"):
         Explainer(model).explain(X, target=0)
+
+
+def test_pools_of_powers_take_windows_of_zeros() -> None:
+    """A root has no slope at 0: by the convention nothing flows there."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.LPPool2d(2, 2), nn.Flatten())
+    model = model.double().eval()
+    X = -random_like((2, *IMAGE), 20).abs() * 0.1
+    explanation = Explainer(model).explain(X, target="all")
+    assert bool((model(X) == 0).any())
+    assert bool((explanation.residual.abs() <= explanation.residual_bound).all())

@@ -92,9 +92,32 @@ register(
     " aten.reciprocal.default",
     tangent(family="activations", rows=rows.elementwise),
 )
+_POWER = tangent(family="activations")
+
+
+def _root_or_power(part: str) -> Any:
+    """Roots have a value at 0 but no slope there: they go by the convention for activations."""
+
+    def of(f: Frame, *args: Any, **kw: Any) -> Any:
+        is_root = 0 < f.call.args[1] < 1
+        return getattr(_ACTIVATION if is_root else _POWER, part)(f, *args, **kw)
+
+    return of
+
+
 register(
     "aten.pow.Tensor_Scalar",
-    tangent(family="activations", refuse=_refuse_power_of_image, rows=rows.elementwise),
+    Rule(
+        "gate",
+        push=_root_or_power("push"),
+        pull=_root_or_power("pull"),
+        record=_root_or_power("record"),
+        constant=_root_or_power("constant"),
+        terms=_ACTIVATION.terms,
+        family="activations",
+        refuse=_refuse_power_of_image,
+        rows=rows.elementwise,
+    ),
 )
 
 register(
