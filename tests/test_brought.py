@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guidxmage import Explainer, UnsupportedOperatorError
+from guidxmage.engine.program.precision import widened
 from tests.brought import EXPANDED, ON_REGION, ONE_BY_ONE, Function
 from tests.laws import close, explained_right, random_like
 from tests.test_laws import IMAGE, Apply
@@ -146,6 +147,8 @@ def test_recurrent_networks(kind: type[nn.Module], options: Any, dtype: torch.dt
         image = X[:1].clone()
         dense = torch.autograd.functional.jacobian(lambda z: model(z)[0], image)[:, 0]
         close(explanation.weights[0], dense, 1e-5)
+        wide = widened(Explainer(model).network(X[:1]).program)
+        close(wide.record(X[:1].double()).logits, model.double()(X[:1].double()).detach(), 1e-6)
 
 
 def test_what_is_scattered_by_a_mask_mixes_the_images_of_a_batch() -> None:

@@ -47,5 +47,9 @@ def _output(f: Frame, *moving: Tensor) -> Tensor:
     return _layer(*args)[f.call.output or 0]
 
 
-# The kernel's own derivative cannot be differentiated again, which its expansion needs.
-register("aten.mkldnn_rnn_layer.default", tangent(_output, rows=rows.never))
+# The kernel's own derivative cannot be differentiated again, which its expansion needs; a program
+# that was captured in single precision may be run in double precision.
+register(
+    "aten.mkldnn_rnn_layer.default",
+    tangent(_output, runs=lambda x: x.dtype == torch.float32, rows=rows.never),
+)

@@ -67,11 +67,16 @@ def transposed(
     return [next(found) if leaf.requires_grad else None for leaf in leaves]
 
 
-def tangent(function: Callable[..., Tensor] | None = None, **extras: Any) -> Rule:
+def tangent(
+    function: Callable[..., Tensor] | None = None,
+    *,
+    runs: Callable[[Tensor], bool] = lambda x: True,
+    **extras: Any,
+) -> Rule:
     """A rule for any smooth operator: its first-order expansion at X, whatever the convention.
 
     function(frame, *active inputs) stands in for the operator where its own kernel has no
-    derivatives; the recorded value is always the operator's.
+    derivatives; the recorded value is the operator's, where its kernel `runs` on such an input.
     """
 
     def of(f: Frame) -> Callable[..., Tensor]:
@@ -92,8 +97,8 @@ def tangent(function: Callable[..., Tensor] | None = None, **extras: Any) -> Rul
         return result
 
     def record(f: Frame, *args: Any, **kw: Any) -> tuple[Tensor, Gates]:
-        value = f.call.run(*args)
         at = [part.clone() for part in active_values(f, args)]
+        value = f.call.run(*args) if runs(at[0]) else of(f)(*at)
         return value, Gates("tangent", (*at, value - slope(f, at, at)))
 
     def push(f: Frame, *args: Any, **kw: Any) -> Tensor:
