@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guidxmage import Explainer, UnsupportedOperatorError
+from guidxmage.adversarial import certify
+from guidxmage.analysis.ray import trace_ray
 from guidxmage.engine.program.precision import widened
+from guidxmage.jobs.verify_result import verify
+from guidxmage.proof.region.radius import validity_radius
 from tests.brought import EXPANDED, ON_REGION, ONE_BY_ONE, Function
 from tests.laws import close, explained_right, random_like
 from tests.test_laws import IMAGE, Apply
@@ -167,3 +172,42 @@ def test_pools_of_powers_take_windows_of_zeros() -> None:
     explanation = Explainer(model).explain(X, target="all")
     assert bool((model(X) == 0).any())
     assert bool((explanation.residual.abs() <= explanation.residual_bound).all())
+
+
+CHECKED: dict[str, Function] = {
+    "mask": lambda m, x: x * (x > 0.1),
+    "where": lambda m, x: torch.where(x > 0.5, x, 0.3 * x),
+    "positions": lambda m, x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+    "order": lambda m, x: x.sort(3).values * m.square,
+    "steps": lambda m, x: x + torch.round(3 * x),
+    "expanded": lambda m, x: torch.cdist(x[:, 0], m.square),
+    "branch": lambda m, x: x if x.mean() > 0 else -x,
+    "powers": lambda m, x: F.lp_pool2d(x, 2, 2),
+}
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_such_explanations_are_certified_and_verified(name: str, tmp_path: Path) -> None:
+    """Alone and out of a batch; what has no counterpart modulo primes is said, not passed over."""
+    model = network(CHECKED[name])
+    explainer, X = Explainer(model), random_like((2, *IMAGE), 20)
+    assert all(one.holds for one in explainer.explain(X, 0).certificate())
+    explainer.explain(X[0], 0).save(tmp_path / "result")
+    found = verify(tmp_path / "result", explainer)
+    assert found.passed, [check for check in found.checks if check.passed is False]
+
+
+@pytest.mark.parametrize("name", ["mask", "where", "steps", "positions", "order", "shrunk"])
+def test_nothing_is_said_of_regions_where_a_mask_may_jump(name: str) -> None:
+    """Where a mask, a position or an order changes along a line is not known."""
+    model = network(CHECKED.get(name, lambda m, x: F.hardshrink(x, 0.3)))
+    explainer, X = Explainer(model), random_like((2, *IMAGE), 20)
+    explanation = explainer.explain(X[0], 0)
+    for ask in (
+        lambda: trace_ray(explainer, X[0], X[1]),
+        lambda: explanation.symbolic_model.step_length(X[1]),
+        lambda: validity_radius(explanation),
+        lambda: certify(model, X[:1].sigmoid()),
+    ):
+        with pytest.raises(UnsupportedOperatorError):
+            ask()

@@ -304,7 +304,8 @@ def pull_targets(
 ) -> Pulled:
     """Pull cotangents (K, B, classes), about `rows` at a time; results have shape (B, K, …)."""
     targets, images, _ = cotangent.shape
-    if images > 1 and not program.batched:
+    # What a trail keeps is another constant for each image: so is what it rounds.
+    if images > 1 and (not program.batched or program.kept):
         return _pulled_one_by_one(program, trail, cotangent, norms, maps=maps)
     chunk = max(1, rows // images) if program.batched else 1
     parts = [

@@ -215,11 +215,10 @@ def _leading_to(order: Sequence[Call | Branch], result: int) -> tuple[Call, ...]
 
 
 def _stated(calls: Sequence[Call], chosen: Conventions) -> dict[str, Any]:
-    """The conventions in use, where there are smooth operators."""
+    """The conventions in use, where there are smooth operators that follow one."""
     rules = [rule for rule in map(rule_of, calls) if rule is not None]
-    if not any(rule.kind == "gate" for rule in rules):
-        return {}
-    return {"gates": {rule.family: chosen[rule.family] for rule in rules if rule.family}}
+    families = [rule.family for rule in rules if rule.kind == "gate" and rule.family]
+    return {"gates": {family: chosen[family] for family in families}} if families else {}
 
 
 def _stated_branch(branch: Branch) -> str:

@@ -48,6 +48,8 @@ class Graphs:
 
     def runner(self, program: Program, images: Tensor) -> Program | Graphed:
         """What runs a program on batches like these images: itself where there is no graph."""
+        if program.kept:  # what a trail keeps is put into the program anew for every run
+            return program
         # A program that is kept here keeps its id.
         key = (id(program), images.shape, images.stride())
         made = partial(_captured_or, program, Graphed, program, images)
@@ -68,6 +70,7 @@ class Graphed:
 
     def __init__(self, program: Program, images: Tensor) -> None:
         self.batched = program.batched
+        self.kept = program.kept
         self._program = program
         self._recorder = _Captured(program.record, images)
         self._latest: Callable[[], Trail | None] = lambda: None

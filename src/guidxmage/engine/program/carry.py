@@ -30,9 +30,12 @@ def carry(
     """
     program.refuse_branches()
     rows = len(start)
+    whole = program.batched  # else points and directions are run one after the other
+    both = program.bound(trail, 2 * rows if whole else rows)
     program = program.bound(trail, rows)
     values: dict[int, Tensor] = {0: torch.cat([start, direction])}
-    for step, expired in zip(program.own_steps(rows), program.expired, strict=True):
+    pushed = both.own_steps(2 * rows if whole else rows)
+    for step, twice, expired in zip(program.own_steps(rows), pushed, program.expired, strict=True):
         call = step.call
         frame = program.frame(call, rows, trail)
         if step.rule.kind == "decision":
@@ -42,7 +45,7 @@ def carry(
                 f"{call.op} at '{call.site}' is not piecewise linear: the network has no "
                 "regions to walk through"
             )
-        value = _push_both(program, step, trail, values, rows)
+        value = _push_both(both, twice, trail, values, rows)
         constants = step.constants(frame)
         if constants:
             points, directions = value.chunk(2)

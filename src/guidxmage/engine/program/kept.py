@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.calls.call import Call, is_source
+from guidxmage.engine.calls.call import Branch, Call, is_source
 from guidxmage.engine.rules import is_stepwise
 from guidxmage.engine.trail.decisions import Decisions
 from guidxmage.engine.trail.trail import Trail
@@ -20,6 +20,14 @@ def kept_ids(calls: Sequence[Call], result: int) -> frozenset[int]:
     stepwise = {call.id for call in calls if is_stepwise(call)}
     read = {id_ for call in calls if call.id not in stepwise for id_ in call.keeps}
     return frozenset(read | ({result} & stepwise))
+
+
+def where_steps_are(branches: Sequence[Branch], calls: Sequence[Call], kept: Set[int]) -> list[str]:
+    """What changes by steps on a way through the images, in words."""
+    steps = [call for call in calls if call.id in kept and not is_source(call)]
+    return [f"the network branches at '{one.site}'" for one in branches] + [
+        f"the network takes a mask or positions at '{call.site}', and may jump," for call in steps
+    ]
 
 
 def values_kept(

@@ -14,7 +14,13 @@ from guidxmage.engine.calls.call import Branch, Call, Frame, Hole, Noted, is_sou
 from guidxmage.engine.kernels.reductions import row_norms, sums_and_norms
 from guidxmage.engine.program.bias import Biases, Rounding, by_row, position_map
 from guidxmage.engine.program.cotangents import Cotangents, sent_on
-from guidxmage.engine.program.kept import bound_calls, kept_entry, kept_ids, values_kept
+from guidxmage.engine.program.kept import (
+    bound_calls,
+    kept_entry,
+    kept_ids,
+    values_kept,
+    where_steps_are,
+)
 from guidxmage.engine.program.sizes import Sizes, sizes_needed
 from guidxmage.engine.program.steps import (
     Pulled,
@@ -24,18 +30,13 @@ from guidxmage.engine.program.steps import (
     constants_of,
     described,
     recorded_run,
+    told,
 )
 from guidxmage.engine.rules import is_stepwise, rule_of
 from guidxmage.engine.rules.table import Rule
-from guidxmage.engine.trail.decisions import Decisions
 from guidxmage.engine.trail.gates import Conventions, Gates
 from guidxmage.engine.trail.trail import Trail
-from guidxmage.errors import InputError, OffTrailError, UnsupportedOperatorError
-
-
-class OtherBranchError(OffTrailError):
-    """An image makes the network take another branch than the one that was captured."""
-
+from guidxmage.errors import InputError, UnsupportedOperatorError
 
 Known = TypeVar("Known")
 
@@ -98,11 +99,11 @@ class Program:
         return tuple(one for one in self.order if isinstance(one, Branch))
 
     def refuse_branches(self) -> None:
-        """Raise UnsupportedOperatorError where the run took branches that the image decides."""
-        for branch in self.branches:
+        """Raise UnsupportedOperatorError where the image decides on branches or masks."""
+        for what in where_steps_are(self.branches, self.calls, self.kept):
             raise UnsupportedOperatorError(
-                f"the network branches at '{branch.site}' on what it computes from the image; "
-                "where that changes is not known, so nothing is said of whole regions"
+                f"{what} on what it computes from the image; where that changes is not known, so "
+                "nothing is said of whole regions"
             )
 
     @cached_property
@@ -211,7 +212,7 @@ class Program:
         args = step.call.arguments(values, rows)
         call = step.call.bound(values)
         if step.branch is not None:
-            return Noted(None, self._told(step.branch, args))
+            return Noted(None, told(step.branch, args))
         if step.rule is None or step.rule.record is None:
             return Noted(call.run(*args))
         frame = Frame(
@@ -226,16 +227,6 @@ class Program:
         if isinstance(found, Noted):
             return found
         return Noted(*found) if isinstance(found, tuple) else Noted(found)
-
-    @staticmethod
-    def _told(branch: Branch, args: list[Any]) -> Decisions | Gates:
-        """The branch that Python takes, which must be the captured one."""
-        if not branch.same(branch.now(args)):
-            raise OtherBranchError(
-                f"an image makes the network take another branch at '{branch.site}' than the image "
-                "that was explained; explain it by itself"
-            )
-        return branch.entry()
 
     @torch.no_grad()
     def push(

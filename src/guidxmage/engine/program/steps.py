@@ -14,7 +14,14 @@ from guidxmage.engine.calls.call import Branch, Call, Frame, Hole, Ref, last_use
 from guidxmage.engine.calls.constants import Constant, Switched
 from guidxmage.engine.program.bias import Noise, spread_of
 from guidxmage.engine.rules.table import Rule
+from guidxmage.engine.trail.decisions import Decisions
+from guidxmage.engine.trail.gates import Gates
 from guidxmage.engine.trail.trail import Trail
+from guidxmage.errors import OffTrailError
+
+
+class OtherBranchError(OffTrailError):
+    """An image makes the network take another branch than the one that was captured."""
 
 
 @dataclass(frozen=True)
@@ -164,3 +171,13 @@ def constants_of(frame: Frame, rule: Rule, holes: list[Any]) -> list[Constant]:
         if value is not None:
             constants.append(Constant(frame.call.site, value, rule.kind != "affine"))
     return constants
+
+
+def told(branch: Branch, args: list[Any]) -> Decisions | Gates:
+    """The branch that Python takes, which must be the captured one."""
+    if not branch.same(branch.now(args)):
+        raise OtherBranchError(
+            f"an image makes the network take another branch at '{branch.site}' than the image "
+            "that was explained; explain it by itself"
+        )
+    return branch.entry()

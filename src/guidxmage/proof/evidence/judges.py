@@ -220,7 +220,7 @@ def _exactness(e: Evidence) -> Verdict:
 def _trail(e: Evidence) -> Verdict:
     if e.trail is not None:
         return False, e.trail
-    for key in ("dtype", "input_shape", "gates"):
+    for key in ("dtype", "input_shape", "gates", "branches"):
         if e.part.trail.header.get(key) != e.header.get(key):
             return False, f"its header states another {key}"
     return True, f"{e.part.trail.count:,} decisions, each as recorded"

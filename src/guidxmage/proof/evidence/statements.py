@@ -134,6 +134,7 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement(_J, "trail.dtype", _RECOMPUTED, "the network's own"),
     Statement(_J, "trail.input_shape[]", _RECOMPUTED, "the network's own"),
     Statement(_J, "trail.gates.*", _RECOMPUTED, "the network's own conventions"),
+    Statement(_J, "trail.branches[]", _RECOMPUTED, "the network's own, in this run"),
     Statement(_J, "trail.device", _NONE, "where it was recorded; numbers are compared here"),
     Statement(_J, "trail.tf32", _NONE, "how it was recorded; numbers are compared here"),
     Statement(_J, "trail.torch", _NONE, "what was installed when it was made"),

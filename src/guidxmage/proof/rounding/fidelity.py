@@ -102,7 +102,7 @@ def model_fidelity(model: nn.Module, program: Program, X: Tensor, logits: Tensor
 
 @dataclass(frozen=True)
 class Run:
-    """One run of an image (1, …): what was recorded, and all values in float64 by call (0: X)."""
+    """One run of an image (1, …): its recording and all values by call (0: X), reals in float64."""
 
     recording: Recording
     values: Mapping[int, Tensor]
@@ -114,7 +114,8 @@ class Run:
         values: dict[int, Tensor] = {0: X.double()}
 
         def keep(call: Call, value: Tensor) -> None:
-            values[call.id] = value.to(torch.float64, copy=True)
+            real = value.is_floating_point()  # else a mask, or positions
+            values[call.id] = value.to(torch.float64, copy=True) if real else value.clone()
 
         return cls(program.record(X, norms=norms, visit=keep), values)
 
