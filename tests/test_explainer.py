@@ -246,8 +246,8 @@ def test_a_batch_of_different_sizes_is_refused(model: nn.Module) -> None:
 # --- models that are no fit ----------------------------------------------------------------------
 
 SENTENCES = {
-    "tuple_output": "returns 2 values where one tensor",
-    "dict_output": "returns 2 values where one tensor",
+    "tuple_output": "returns a tuple of 2 values where one tensor",
+    "dict_output": "returns a dict with .* where one tensor",
     "log_gamma": r"aten\.lgamma\.default at 'lgamma' has no rule",
     "product_of_three": r"aten\.einsum\.default at 'einsum': it multiplies more than two values",
     "output_of_rank_3": r"shape \[batch, 5, 1\] where class scores",
