@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -472,3 +474,22 @@ def test_a_list_of_targets_of_another_length_is_refused() -> None:
     for targets in ([0, 1], (0, 1), torch.tensor([0, 1]), torch.rand(2, 5), [0, 1, 2, 3, 4]):
         with pytest.raises(InputError, match=r"targets were given for 4 images"):
             explainer.explain(torch.rand(4, 3, 2, 2), targets)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_networks_and_explanations_are_freed_with_their_last_reference(batched: bool) -> None:
+    """Not when Python next looks for circles: a network may have gigabytes."""
+    shape = (2, 3, 16, 16) if batched else (3, 16, 16)
+    Explainer(SMALL_NETWORKS["residual"]()).explain(torch.rand(3, 16, 16))  # what is kept is made
+    model = SMALL_NETWORKS["residual"]()
+    explainer = Explainer(model)
+    explained = explainer.explain(torch.rand(shape))
+    held = [model, explainer, explained.weights, explained.symbolic_model.network.program]
+    watched = [weakref.ref(one) for one in held]
+    gc.collect()
+    gc.disable()
+    try:
+        del model, explainer, explained, held
+        assert [one() for one in watched] == [None] * 4
+    finally:
+        gc.enable()

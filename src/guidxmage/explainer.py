@@ -95,7 +95,8 @@ class Explainer:
         self.weights_source = ""
         self.code: tuple[Path, ...] = ()  # the user's own files that made the model
         self._graphs = Graphs()
-        self._programs = Programs(self.model, self.gates, self._forget_graphs)
+        # Not a method of its own: what is explained is freed with the last reference to it.
+        self._programs = Programs(self.model, self.gates, self._graphs.clear)
         self._of_inputs: dict[Shapes, Explainer] = {}
         self._lock = threading.Lock()
 
@@ -343,9 +344,6 @@ class Explainer:
             return
         rounding = found.residual_bound.reshape(len(X), -1).amax(1)
         self._programs.check_together(program, self._space.to_input(X), found.logits, rounding)
-
-    def _forget_graphs(self) -> None:
-        self._graphs.clear()
 
     # --- captured programs -------------------------------------------------------------------
 
