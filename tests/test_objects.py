@@ -595,7 +595,7 @@ def test_coco_sizes_that_are_missing_are_the_photos_own(tmp_path, missing):
     exif[274] = 6
     Image.new("RGB", (4, 6)).save(tmp_path / "photo.jpg", exif=exif)
     assert np.array_equal(read_regions(file, image=tmp_path / "photo.jpg").labels, expected)
-    with pytest.raises(InputError, match="states no height of the photo; .* image= with"):
+    with pytest.raises(InputError, match=r"states no height of the photo; .* image= with"):
         read_regions(file, image="photo.jpg")
 
 

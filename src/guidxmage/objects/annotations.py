@@ -71,8 +71,9 @@ def coco_masks(
 
     ``image``: the photo, found by its file name; may be None if the file describes one image.
     ``size`` (height, width) is used where the file does not say the photo's, else the photo's own
-    is. Numbers and texts of digits are the same as ids. Polygons and run lengths, plain or compressed, are understood; of an object that has neither the
-    box is the mask. Raises InputError.
+    is. Numbers and texts of digits are the same as ids. Polygons and run lengths, plain or
+    compressed, are understood; of an object that has neither the box is the mask. Raises
+    InputError.
     """
     try:
         content = json.loads(read_text(path, _LARGEST_JSON))

@@ -164,12 +164,12 @@ def read_regions(
 
     ``source``: a label image (palette or grey; one that holds only 0 and 1, or only 0 and 255, is
     the mask of a single object, called after the file unless that is called after the photo), a
-    folder of mask images named after their objects, a folder of
-    annotations named after their photos, a COCO instances JSON, a Pascal VOC XML (boxes), an array
-    or tensor (H, W) or (H, W, 1) of labels or (K, H, W) of masks, or a dict of masks by name. ``size``: (height,
-    width) that the regions must have. ``image``: the photo that they are wanted for. ``overlap``:
-    see ``LabelMap.from_masks``; in COCO and VOC files the smaller object always lies on top.
-    Raises InputError.
+    folder of mask images named after their objects, a folder of annotations named after their
+    photos, a COCO instances JSON, a Pascal VOC XML (boxes), an array or tensor (H, W) or (H, W, 1)
+    of labels or (K, H, W) of masks, or a dict of masks by name. ``size``: (height, width) that the
+    regions must have. ``image``: the photo that they are wanted for. ``overlap``: see
+    ``LabelMap.from_masks``; in COCO and VOC files the smaller object always lies on top. Raises
+    InputError.
     """
     if isinstance(source, LabelMap):
         regions = source
