@@ -44,6 +44,8 @@ def taped(model: nn.Module, images: Tensor) -> Tape:
             raise recorder.refusal
         if isinstance(tape.output, Tensor):
             tape.result = recorder.found(tape.output)
+    # It holds all weights, and is in a circle with what numbers its values.
+    vars(recorder).clear()
     return tape
 
 
