@@ -481,16 +481,15 @@ def test_networks_and_explanations_are_freed_with_their_last_reference(batched: 
     """Not when Python next looks for circles: a network may have gigabytes."""
     shape = (2, 3, 16, 16) if batched else (3, 16, 16)
     Explainer(SMALL_NETWORKS["residual"]()).explain(torch.rand(3, 16, 16))  # what is kept is made
-    model = SMALL_NETWORKS["residual"]()
-    explainer = Explainer(model)
-    explained = explainer.explain(torch.rand(shape))
-    held = [model, explainer, explained.weights, explained.symbolic_model.network.program]
-    held += model.parameters()
-    watched = [weakref.ref(one) for one in held]
     gc.collect()
     gc.disable()
     try:
+        model = SMALL_NETWORKS["residual"]()
+        explainer = Explainer(model)
+        explained = explainer.explain(torch.rand(shape))
+        held = [model, explainer, explained.weights, explained.symbolic_model.network.program]
+        watched = [weakref.ref(one) for one in (*held, *model.parameters())]
         del model, explainer, explained, held
-        assert not any(one() is not None for one in watched)
+        assert [one() for one in watched if one() is not None] == []
     finally:
         gc.enable()
