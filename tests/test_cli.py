@@ -222,6 +222,16 @@ def test_help_shows_examples_and_loads_no_torch() -> None:
     assert done.stdout.rstrip().endswith("False")
 
 
+@pytest.mark.parametrize("command", [[], ["explain"], ["attack"], ["models"], ["verify"]])
+def test_options_without_a_value_are_shown_without_one(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "160"})
+    assert result.exit_code == 0
+    assert "--help" in result.stdout
+    assert "bool" not in result.stdout.lower()
+    if command == ["explain"]:
+        assert re.search(r"--target +<?(str|TEXT)>?", result.stdout)
+
+
 def test_the_console_command_itself(folder: Path) -> None:
     command = Path(sys.executable).with_name("guid-xmage")
     arguments: list[Any] = [command, "explain", "missing.png"]

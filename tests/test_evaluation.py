@@ -444,11 +444,11 @@ def test_other_code_data_or_versions_need_another_folder(
             "photos",
             tmp_path,
         )
-    with pytest.raises(InputError, match="another data"):
+    with pytest.raises(InputError, match=r"other settings \(data: "):
         run(FEW, [PLANTED], [photo()], "others", tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("guidxmage.provenance.fingerprint.__version__", "0.0.1")
-        with pytest.raises(InputError, match=r"another versions .*0\.0\.1"):
+        with pytest.raises(InputError, match=r"other settings \(versions: .*0\.0\.1"):
             run(FEW, [PLANTED], [photo()], "photos", tmp_path)
     (tmp_path / "records" / "planted.sha256").unlink()
     with pytest.raises(InputError, match="is missing, which says of which network"):
