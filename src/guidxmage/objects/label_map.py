@@ -24,6 +24,7 @@ from guidxmage.objects.annotations import (
     voc_masks,
 )
 from guidxmage.objects.raster import Mask, Size
+from guidxmage.short_repr import short_repr
 
 BACKGROUND = 0
 """Label of the pixels that belong to no object; they have a row of their own."""
@@ -48,6 +49,8 @@ class LabelMap:
 
     labels: npt.NDArray[np.int32]
     names: Mapping[int, str] = field(default_factory=dict)
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         given = np.asarray(self.labels)

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from textwrap import wrap
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from guidxmage.proof.rounding.fidelity import ModelFidelity, TrailFidelity, fide
 from guidxmage.proof.rounding.numeric import Exact, Numeric, ledger, measured, with_ledger
 from guidxmage.provenance import fingerprint
 from guidxmage.provenance.versions import __version__
+from guidxmage.short_repr import WIDTH
 
 SCHEMA = "guid-xmage/certificate/2"
 # What the exact rationals of a network are found for; more takes minutes.
@@ -91,6 +93,9 @@ class Certificate:
         return (
             f"{verdict}: {self._algebra()}; {self._numbers()}; {self._doubts()}; {self._logits()}"
         )
+
+    def __repr__(self) -> str:
+        return "\n".join(wrap(f"Certificate: {self}", WIDTH, subsequent_indent="  "))
 
     def _algebra(self) -> str:
         if self.identity.holds is None:

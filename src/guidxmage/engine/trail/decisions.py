@@ -18,6 +18,7 @@ from guidxmage.engine.kernels.bits import (
     unpack_channels_last,
 )
 from guidxmage.errors import InputError
+from guidxmage.short_repr import short_repr
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Decisions:
     shape: tuple[int, ...]
     planes: tuple[Tensor, ...]
     merged: bool = False
+
+    __repr__ = short_repr
 
     @classmethod
     def from_bits(cls, *planes: Tensor) -> Decisions:
