@@ -14,7 +14,7 @@ from guidxmage import Explainer
 from guidxmage.adversarial import CertifiedMinimum, attack
 from guidxmage.analysis.integrated_gradients import integrated_gradients
 from guidxmage.models import LoadedModel
-from guidxmage.short_repr import WIDTH, short_repr
+from guidxmage.reports.short_repr import WIDTH, short_repr
 from tests.networks import SMALL_NETWORKS
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()

@@ -26,7 +26,7 @@ from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
 from guidxmage.inputs.input_space import Images, as_numbers
-from guidxmage.short_repr import short_repr
+from guidxmage.reports.short_repr import short_repr
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

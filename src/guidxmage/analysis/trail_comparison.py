@@ -18,7 +18,7 @@ from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.inputs.input_space import displayable
-from guidxmage.short_repr import short_repr
+from guidxmage.reports.short_repr import short_repr
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -28,7 +28,7 @@ from guidxmage.inputs.multi_input import (
     packed_reference,
     unpacked,
 )
-from guidxmage.short_repr import short_repr
+from guidxmage.reports.short_repr import short_repr
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -18,7 +18,7 @@ from guidxmage.engine.program.program import Program
 from guidxmage.engine.program.steps import Pulled, Recording
 from guidxmage.engine.trail.trail import Difference, Trail
 from guidxmage.errors import InputError, OffTrailError
-from guidxmage.short_repr import short_repr
+from guidxmage.reports.short_repr import short_repr
 
 
 @dataclass(frozen=True)

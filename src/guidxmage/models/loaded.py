@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from guidxmage.inputs.preprocessing import Preprocessing
-from guidxmage.short_repr import short_repr
+from guidxmage.reports.short_repr import short_repr
 
 
 @dataclass(frozen=True)

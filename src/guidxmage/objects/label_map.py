@@ -24,7 +24,7 @@ from guidxmage.objects.annotations import (
     voc_masks,
 )
 from guidxmage.objects.raster import Mask, Size
-from guidxmage.short_repr import short_repr
+from guidxmage.reports.short_repr import short_repr
 
 BACKGROUND = 0
 """Label of the pixels that belong to no object; they have a row of their own."""

@@ -27,7 +27,7 @@ from guidxmage.proof.rounding.fidelity import ModelFidelity, TrailFidelity, fide
 from guidxmage.proof.rounding.numeric import Exact, Numeric, ledger, measured, with_ledger
 from guidxmage.provenance import fingerprint
 from guidxmage.provenance.versions import __version__
-from guidxmage.short_repr import WIDTH
+from guidxmage.reports.short_repr import WIDTH
 
 SCHEMA = "guid-xmage/certificate/2"
 # What the exact rationals of a network are found for; more takes minutes.

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guidxmage.errors import InputError
-from guidxmage.short_repr import short_repr
+from guidxmage.reports.short_repr import short_repr
 from guidxmage.view.colors import FloatMap, pixel_contributions
 from guidxmage.view.maps import check_labels, check_size
 

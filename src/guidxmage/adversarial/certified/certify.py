@@ -25,7 +25,7 @@ from guidxmage.engine.linear_regions.relu_form import ReluForm, relu_form
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.inputs.input_space import Images
-from guidxmage.short_repr import short_repr
+from guidxmage.reports.short_repr import short_repr
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, float, float], None]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.short_repr import short_repr
+from guidxmage.reports.short_repr import short_repr
 
 
 @dataclass(frozen=True)

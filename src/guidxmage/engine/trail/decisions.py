@@ -18,7 +18,7 @@ from guidxmage.engine.kernels.bits import (
     unpack_channels_last,
 )
 from guidxmage.errors import InputError
-from guidxmage.short_repr import short_repr
+from guidxmage.reports.short_repr import short_repr
 
 
 @dataclass(frozen=True)

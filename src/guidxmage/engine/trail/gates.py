@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.errors import InputError
-from guidxmage.short_repr import short_repr
+from guidxmage.reports.short_repr import short_repr
 
 # How smooth operators are made affine. "secant": a line through the origin's value, statistics,
 # attention and gating factors frozen at what they are on X. "tangent": the first-order expansion.

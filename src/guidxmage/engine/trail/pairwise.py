@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from guidxmage.short_repr import short_repr
+from guidxmage.reports.short_repr import short_repr
 
 Bytes = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int64]

@@ -19,7 +19,7 @@ from guidxmage.proof.rational.formula import Line
 from guidxmage.proof.rational.network import Choices, Rational, choices_of, rational_network
 from guidxmage.proof.rational.solver import INSTALL, Solver, has_solver
 from guidxmage.proof.rational.whole_formula import whole
-from guidxmage.short_repr import short_repr
+from guidxmage.reports.short_repr import short_repr
 
 
 @dataclass(frozen=True)
