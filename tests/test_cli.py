@@ -296,6 +296,15 @@ def test_a_sum_that_does_not_close_is_said(folder: Path, monkeypatch: pytest.Mon
 # --- what else a result may say ------------------------------------------------------------------
 
 
+def test_the_seconds_of_certifying_are_told(folder: Path) -> None:
+    result = explain("photo.png", "--certify")
+    assert result.exit_code == 0
+    manifest = json.loads((folder / "explanations" / "photo" / "manifest.json").read_text())
+    assert f"certifying took {manifest['certificate_seconds']:.2f} s" in result.stdout
+    (one,) = json.loads((folder / "explanations" / "photo" / "certificate.json").read_text())
+    assert 0 < one["seconds"] <= manifest["certificate_seconds"] + 1e-4
+
+
 def test_radius_is_printed_stored_and_drawn(folder: Path) -> None:
     result = explain("photo.png", "--radius")
     assert result.exit_code == 0, result.stderr
