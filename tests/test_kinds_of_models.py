@@ -192,6 +192,24 @@ def test_a_sentence_names_the_cause_and_the_way_out(kind: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (
+            (IMAGE[None],),
+            "_Two.forward takes left, right, scale and cannot be called with 1 inputs; give",
+        ),
+        (
+            (IMAGE[None], IMAGE[None, :2, :5]),
+            r"_Two could not be run on inputs of 3×8×8 and 2×5×8: .* model\(\*inputs\) runs",
+        ),
+    ],
+)
+def test_tuples_of_inputs_that_do_not_fit(inputs: tuple[Tensor, ...], words: str) -> None:
+    with pytest.raises(GuidXmageError, match=words):
+        Explainer(_Two().eval()).explain(inputs)
+
+
 def test_pytorch_says_nothing_on_stderr() -> None:
     code = (
         "import torch; from torch import nn; from guidxmage import Explainer\n"

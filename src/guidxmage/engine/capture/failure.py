@@ -12,6 +12,7 @@ import re
 from torch import Tensor, nn
 
 from guidxmage.errors import InputError
+from guidxmage.inputs.multi_input import Shapes, Wrapped
 
 _OTHER_CHANNELS = re.compile(r"expected input\[([\d, ]+)\] to have (\d+) channels")
 _OTHER_FEATURES = re.compile(r"mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x")
@@ -23,13 +24,13 @@ _TOO_SMALL = re.compile(
 
 def failure(model: nn.Module, images: Tensor, error: Exception) -> InputError:
     """The sentence for a model that raised `error` on images (B, …)."""
-    name = type(model).__name__
+    if isinstance(model, Wrapped) and model.shapes is not None:
+        return InputError(_of_several(model.model, model.shapes, error))
+    name, reason = type(model).__name__, _reason(error)
     words = _of_signature(model, name) if isinstance(error, TypeError) else ""
     words = words or _of_forward(name, error) or _of_size(name, images, str(error))
     if words:
         return InputError(words)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0].rstrip(".") if lines else type(error).__name__
     count = f"{len(images)} images" if len(images) > 1 else "an image"
     shape = ", ".join(str(size) for size in images.shape)
     return InputError(
@@ -38,12 +39,46 @@ def failure(model: nn.Module, images: Tensor, error: Exception) -> InputError:
     )
 
 
+def _reason(error: Exception) -> str:
+    """The first line of what was said."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _signature(model: nn.Module) -> inspect.Signature | None:
+    """What `forward` takes; None for code that Python cannot look into."""
+    try:
+        return inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return None
+
+
+def _of_several(model: nn.Module, shapes: Shapes, error: Exception) -> str:
+    """What is said of a network that was given a tuple of inputs."""
+    name, count = type(model).__name__, len(shapes)
+    signature = _signature(model)
+    try:
+        if signature is not None:
+            signature.bind(*shapes)
+    except TypeError:
+        takes = ", ".join(signature.parameters) if signature else ""
+        return (
+            f"{name}.forward takes {takes or 'nothing'} and cannot be called with {count} inputs; "
+            "give a tuple with a tensor for each input"
+        )
+    sizes = " and ".join("×".join(map(str, shape)) for shape in shapes)
+    return (
+        f"{name} could not be run on inputs of {sizes}: {_reason(error)}; see that model(*inputs) "
+        "runs by itself"
+    )
+
+
 def _of_signature(model: nn.Module, name: str) -> str:
     """What is said where the images alone are not what `forward` takes."""
-    try:
-        parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):  # code that Python cannot look into
+    signature = _signature(model)
+    if signature is None:
         return ""
+    parameters = signature.parameters.values()
     needed = [one for one in parameters if one.default is one.empty]
     keywords = [one.name for one in needed if one.kind is one.KEYWORD_ONLY]
     places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
