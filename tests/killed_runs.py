@@ -69,7 +69,15 @@ auto_l2 = []
 auto_images = 0
 square_queries = 5
 """
-TIMES = ("seconds", "processor_seconds", "samples_processor_seconds", "digest", "files", "sha256")
+TIMES = (
+    "seconds",
+    "certificate_seconds",
+    "processor_seconds",
+    "samples_processor_seconds",
+    "digest",
+    "files",
+    "sha256",
+)
 TEMPORARY = re.compile(r"^\.|\.tmp$|\.partial$")
 
 

@@ -37,14 +37,23 @@ TORCHVISION_PIECEWISE_LINEAR: dict[str, int] = {
 }
 
 
-@cache
-def _loaded(name: str) -> nn.Module:
-    return load_model(name, weights="none").model
+# A test process goes through all of them, and would end up with every one in memory.
+_KEPT_BYTES = 2**27
+_kept: dict[str, nn.Module] = {}
 
 
 def network(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A fresh copy of a named network with calibrated random weights, in evaluation mode."""
-    return copy.deepcopy(_loaded(name)).to(dtype)
+    """A fresh copy of a named network with calibrated random weights, in evaluation mode.
+
+    Those of moderate size are kept for the next test that asks; larger ones are made again.
+    """
+    if name in _kept:
+        return copy.deepcopy(_kept[name]).to(dtype)
+    model = load_model(name, weights="none").model
+    if sum(parameter.nbytes for parameter in model.parameters()) > _KEPT_BYTES:
+        return model.to(dtype)
+    _kept[name] = model
+    return copy.deepcopy(model).to(dtype)
 
 
 # --- photos --------------------------------------------------------------------------------------

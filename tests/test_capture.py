@@ -615,7 +615,7 @@ def test_nothing_is_left_behind(forward: Forward) -> None:
 def test_a_network_that_fails_says_why_in_one_sentence() -> None:
     before = _traces()
     with pytest.raises(
-        InputError, match=r"_Broken could not be run on an image of 3×4×4: something$"
+        InputError, match=r"_Broken could not be run on an image of 3×4×4: something; see that"
     ):
         Explainer(_Broken().eval()).explain(torch.rand(3, 4, 4).double())
     assert _traces() == before

@@ -33,6 +33,7 @@ from guidxmage.proof.rounding.deviations import DEVIATIONS, SITE_DEVIATIONS, Rou
 from guidxmage.proof.rounding.fidelity import Run, Runs, trail_fidelity, unexplained
 from guidxmage.proof.rounding.numeric import exact_run, ledger
 from tests.laws import random_like
+from tests.networks import SMALL_NETWORKS
 from tests.random_networks import random_network
 
 
@@ -616,3 +617,19 @@ if __name__ == "__main__":
         found = {seed: why_not(seed, kind) for seed in range(int(sys.argv[1]))}
         failed = {seed: reasons for seed, reasons in found.items() if reasons}
         print(f"{kind}: {len(found) - len(failed)} of {len(found)} certified", failed)
+
+
+def test_the_seconds_are_those_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of what the certificates of several images and targets have in common."""
+    model = SMALL_NETWORKS["overlapping_max_pool"]().double()
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2)).double()
+    explained = Explainer(model).explain(images, ("top", 2))
+    now = [0.0]
+
+    def slow(*given: Any) -> Any:
+        now[0] += 8
+        return capture(*given)
+
+    monkeypatch.setattr("guidxmage.proof.certificate.capture", slow)
+    monkeypatch.setattr("guidxmage.proof.certificate.time.perf_counter", lambda: now[0])
+    assert [one.seconds for one in certify(explained, primes=1)] == [2.0] * 4

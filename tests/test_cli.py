@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -220,6 +222,16 @@ def test_help_shows_examples_and_loads_no_torch() -> None:
     assert done.stdout.rstrip().endswith("False")
 
 
+@pytest.mark.parametrize("command", [[], ["explain"], ["attack"], ["models"], ["verify"]])
+def test_options_without_a_value_are_shown_without_one(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "160"})
+    assert result.exit_code == 0
+    assert "--help" in result.stdout
+    assert "bool" not in result.stdout.lower()
+    if command == ["explain"]:
+        assert re.search(r"--target +<?(str|TEXT)>?", result.stdout)
+
+
 def test_the_console_command_itself(folder: Path) -> None:
     command = Path(sys.executable).with_name("guid-xmage")
     arguments: list[Any] = [command, "explain", "missing.png"]
@@ -284,6 +296,15 @@ def test_a_sum_that_does_not_close_is_said(folder: Path, monkeypatch: pytest.Mon
 # --- what else a result may say ------------------------------------------------------------------
 
 
+def test_the_seconds_of_certifying_are_told(folder: Path) -> None:
+    result = explain("photo.png", "--certify")
+    assert result.exit_code == 0
+    manifest = json.loads((folder / "explanations" / "photo" / "manifest.json").read_text())
+    assert f"certifying took {manifest['certificate_seconds']:.2f} s" in result.stdout
+    (one,) = json.loads((folder / "explanations" / "photo" / "certificate.json").read_text())
+    assert 0 < one["seconds"] <= manifest["certificate_seconds"] + 1e-4
+
+
 def test_radius_is_printed_stored_and_drawn(folder: Path) -> None:
     result = explain("photo.png", "--radius")
     assert result.exit_code == 0, result.stderr
@@ -308,3 +329,80 @@ def test_exact_integrals_come_with_their_profile(folder: Path) -> None:
     assert kept["profile"]["scores"][0][-1] == pytest.approx(about["results"][0]["score"])
     with Image.open(folder / about["pictures"]["profile"]) as picture:
         assert picture.size[0] == 1400
+
+
+SHOWING = """
+import sys
+from contextlib import suppress
+from pathlib import Path
+import typer
+from guidxmage.cli.common import progress_bar, tell_outcomes
+from guidxmage.jobs.photo_results import Outcome
+
+def outcomes():
+    for name in ("a", "b"):
+        sys.stdout.flush()
+        yield Outcome(Path(name), Path("out", name), {"result": name})
+    yield Outcome(Path("c"), None, {}, error="c cannot be read")
+
+with suppress(typer.Exit), progress_bar(3) as advance:
+    tell_outcomes(outcomes(), [], lambda one: print("  of", one.photo), False, advance)
+"""
+
+
+def _on_screen(sent: str) -> list[str]:
+    """The lines that a terminal is left with; of its commands it knows those that move or erase."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[[0-9?;]*[a-zA-Z]|\r|\n|[^\x1b\r\n]+", sent):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row == len(lines))
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part == "\x1b[1A":
+            row -= 1
+        elif not part.startswith("\x1b"):
+            old = lines[row].ljust(column)
+            lines[row] = old[:column] + part + old[column + len(part) :]
+            column += len(part)
+    return lines
+
+
+def test_progress_and_results_share_no_line() -> None:
+    pty = pytest.importorskip("pty")
+    screen, end = pty.openpty()
+    command = [sys.executable, "-c", SHOWING]
+    with subprocess.Popen(command, stdin=end, stdout=end, stderr=end) as process:
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux says that nobody writes any more
+            while read := os.read(screen, 65536):
+                shown += read
+    os.close(screen)
+    assert process.returncode == 0
+    assert "━" in shown.decode()
+    assert [line for line in _on_screen(shown.decode()) if line] == [
+        "a → out/a/",
+        "  of a",
+        "b → out/b/",
+        "  of b",
+        "guid-xmage: c cannot be read",
+        "guid-xmage: 1 of 3 photos failed",
+    ]
+
+
+def test_results_go_to_stdout_while_a_bar_is_shown() -> None:
+    pty = pytest.importorskip("pty")
+    screen, end = pty.openpty()
+    command = [sys.executable, "-c", SHOWING]
+    with subprocess.Popen(command, stdin=end, stdout=subprocess.PIPE, stderr=end) as process:
+        os.close(end)
+        with contextlib.suppress(OSError):
+            while os.read(screen, 65536):
+                pass
+        assert process.stdout is not None
+        printed = process.stdout.read().decode()
+    os.close(screen)
+    assert printed == "a → out/a/\n  of a\nb → out/b/\n  of b\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import signal
 import subprocess
@@ -235,13 +236,13 @@ def test_a_folder_belongs_to_one_evaluation(tmp_path: Path) -> None:
 
     with claimed(folder, {"seed": 0}, ["a"]):
         claim(0)
-        with pytest.raises(InputError, match="another seed"):
+        with pytest.raises(InputError, match=r"other settings \(seed: "):
             claim(1)  # while a run is at work there
     claim(1)  # nothing came of the first
     (folder / "records").mkdir()
     (folder / "records" / "net.jsonl").write_text("a record\n")
     claim(1)
-    with pytest.raises(InputError, match="another seed"):
+    with pytest.raises(InputError, match=r"other settings \(seed: "):
         claim(0)
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
     (tmp_path / "else").mkdir()
@@ -444,11 +445,11 @@ def test_other_code_data_or_versions_need_another_folder(
             "photos",
             tmp_path,
         )
-    with pytest.raises(InputError, match="another data"):
+    with pytest.raises(InputError, match=r"other settings \(data: "):
         run(FEW, [PLANTED], [photo()], "others", tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("guidxmage.provenance.fingerprint.__version__", "0.0.1")
-        with pytest.raises(InputError, match=r"another versions .*0\.0\.1"):
+        with pytest.raises(InputError, match=r"other settings \(versions: .*0\.0\.1"):
             run(FEW, [PLANTED], [photo()], "photos", tmp_path)
     (tmp_path / "records" / "planted.sha256").unlink()
     with pytest.raises(InputError, match="is missing, which says of which network"):
@@ -490,6 +491,42 @@ def test_the_bootstrap_draws_photos_not_views() -> None:
     assert same is not None
     assert (same.mean, same.low, same.high) == (1, 1, 1)
     assert estimate({"a": []}, 0, "x") is None
+
+
+def test_shares_on_which_all_photos_agree_have_the_interval_of_wilson() -> None:
+    """n / (n + z²) to 1, with n photos however many views they have."""
+    z = 1.959963984540054
+    for count in (1, 2, 20):
+        own = {str(n): [1.0] * (n + 1) for n in range(count)}
+        found = estimate(own, 0, "x", share=True)
+        assert found is not None
+        assert (found.mean, found.high) == (1, 1)
+        assert math.isclose(found.low, count / (count + z * z), rel_tol=1e-12)
+        none = estimate({name: [0.0] for name in own}, 0, "x", share=True)
+        assert none is not None
+        assert (none.mean, none.low) == (0, 0)
+        assert math.isclose(none.high, z * z / (count + z * z), rel_tol=1e-12)
+    half = estimate({"a": [0.5], "b": [0.5]}, 0, "x", share=True)
+    assert half is not None
+    assert (half.low, half.high) == (0.5, 0.5)
+    mixed = {"a": [1.0, 1.0], "b": [1.0, 0.0]}
+    assert estimate(mixed, 0, "x", share=True) == estimate(mixed, 0, "x")
+
+
+def test_percentages_are_shares() -> None:
+    made = [
+        {
+            "photo": str(n),
+            "view": 0,
+            "method": "guid-xmage",
+            "layer": "",
+            "figures": {"path": True, "spearman": 1.0},
+        }
+        for n in range(4)
+    ]
+    (row,) = rows({"net": made}, 0)
+    assert 0.5 < row.figures["path"].low < 0.6
+    assert row.figures["spearman"].low == 1
 
 
 def test_an_interval_by_hand() -> None:
@@ -604,7 +641,7 @@ def test_what_is_there_is_not_measured_again(
         run(FEW, [changed], [photo()], "photos", tmp_path / "run")
     with pytest.raises(InputError, match="two networks have the same name"):
         run(FEW, [PLANTED, PLANTED], [photo()], "photos", tmp_path / "run")
-    with pytest.raises(InputError, match="another target"):
+    with pytest.raises(InputError, match=r"other settings \(target: "):
         run(replace(FEW, target="label"), [PLANTED], [photo()], "photos", tmp_path / "run")
 
 

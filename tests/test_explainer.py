@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -246,8 +248,8 @@ def test_a_batch_of_different_sizes_is_refused(model: nn.Module) -> None:
 # --- models that are no fit ----------------------------------------------------------------------
 
 SENTENCES = {
-    "tuple_output": "returns 2 values where one tensor",
-    "dict_output": "returns 2 values where one tensor",
+    "tuple_output": "returns a tuple of 2 values where one tensor",
+    "dict_output": "returns a dict with .* where one tensor",
     "log_gamma": r"aten\.lgamma\.default at 'lgamma' has no rule",
     "product_of_three": r"aten\.einsum\.default at 'einsum': it multiplies more than two values",
     "output_of_rank_3": r"shape \[batch, 5, 1\] where class scores",
@@ -472,3 +474,22 @@ def test_a_list_of_targets_of_another_length_is_refused() -> None:
     for targets in ([0, 1], (0, 1), torch.tensor([0, 1]), torch.rand(2, 5), [0, 1, 2, 3, 4]):
         with pytest.raises(InputError, match=r"targets were given for 4 images"):
             explainer.explain(torch.rand(4, 3, 2, 2), targets)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_networks_and_explanations_are_freed_with_their_last_reference(batched: bool) -> None:
+    """Not when Python next looks for circles: a network may have gigabytes."""
+    shape = (2, 3, 16, 16) if batched else (3, 16, 16)
+    Explainer(SMALL_NETWORKS["residual"]()).explain(torch.rand(3, 16, 16))  # what is kept is made
+    gc.collect()
+    gc.disable()
+    try:
+        model = SMALL_NETWORKS["residual"]()
+        explainer = Explainer(model)
+        explained = explainer.explain(torch.rand(shape))
+        held = [model, explainer, explained.weights, explained.symbolic_model.network.program]
+        watched = [weakref.ref(one) for one in (*held, *model.parameters())]
+        del model, explainer, explained, held
+        assert [one() for one in watched if one() is not None] == []
+    finally:
+        gc.enable()

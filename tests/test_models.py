@@ -815,6 +815,28 @@ def test_a_healthy_torchvision_is_not_touched(tmp_path: Path) -> None:
     assert printed == "0 False"
 
 
+@pytest.mark.parametrize("where", ["at its top", "in the function"])
+def test_the_users_own_file_may_import_torchvision(tmp_path: Path, where: str) -> None:
+    line = "import torchvision"
+    code = ["import torch", *([line] if where == "at its top" else []), "def build():"]
+    code += [f"    {line}"] * (where != "at its top")
+    code += ["    assert torchvision.part", "    return torch.nn.Flatten()"]
+    (tmp_path / "mynet.py").write_text("\n".join(code))
+    printed = _import_in_a_fresh_process(
+        """
+import torchvision.part, torch
+if not hasattr(torch.ops.torchvision, "nms"):
+    raise RuntimeError("operator torchvision::nms does not exist")
+""",
+        tmp_path,
+        f"""
+        from guidxmage.models import load_python_model
+        print(type(load_python_model({str(tmp_path / "mynet.py:build")!r}).model).__name__)
+        """,
+    )
+    assert printed == "Flatten"
+
+
 def test_missing_operators_are_declared_and_the_import_repeated(tmp_path: Path) -> None:
     printed = _import_in_a_fresh_process(
         """

@@ -67,7 +67,11 @@ def test_efficientnet_lite0_with_its_real_weights() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["alexnet", "vgg11", "resnet50", "densenet121", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    # AlexNet stands for VGG, whose layers are the same and take three times the memory.
+    "name",
+    ["alexnet", "squeezenet1_1", "resnet50", "densenet121", "mobilenet_v2"],
+)
 def test_float32_residual_lies_within_its_bound(name: str) -> None:
     """Within the bound, and the bound says something: it is no more than 1000 residuals wide."""
     pytest.importorskip("foolbox")

@@ -225,7 +225,12 @@ def test_cropped_regions_follow_the_photo():
     cropped = regions.cropped(Preprocessing(crop=(3, 2)))
     assert cropped.labels.tolist() == [[0, 0], [2, 255], [0, 0]]
     # An object that the crop cuts off keeps its row.
-    assert cropped.names == {0: "background", 1: "cat", 2: "object 2", 4: "object 4"}
+    assert cropped.names == {
+        0: "background",
+        1: "cat (not seen by the network)",
+        2: "object 2",
+        4: "object 4 (not seen by the network)",
+    }
 
 
 # --- mask files --------------------------------------------------------------------------------
@@ -260,6 +265,48 @@ def test_bilevel_and_pillow_masks(tmp_path):
     Image.fromarray(LEFT).save(tmp_path / "mask.png")
     for source in (tmp_path / "mask.png", Image.fromarray(LEFT)):
         assert read_regions(source).names == {0: "background", 1: "object"}
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("dog.png", "dog"),
+        ("cat_mask.png", "cat"),
+        ("Mask-red cup.png", "red cup"),
+        ("masked man.png", "masked man"),
+        ("photo_mask.png", "object"),
+        ("photo.png", "object"),
+        ("masks.png", "object"),
+    ],
+)
+def test_the_object_of_a_mask_file_is_called_after_it(tmp_path, file, name):
+    path = save(tmp_path / file, LEFT * 255)
+    assert read_regions(path, image="photos/photo.jpg").names == {0: "background", 1: name}
+
+
+def test_masks_and_labels_with_a_dimension_for_one_channel():
+    flat, deep = read_regions({"cat": LEFT}), read_regions({"cat": LEFT[..., None]})
+    assert np.array_equal(flat.labels, deep.labels)
+    assert deep.names == {0: "background", 1: "cat"}
+    assert np.array_equal(read_regions(LABELS[..., None]).labels, LABELS)
+    assert np.array_equal(read_regions(torch.from_numpy(LEFT[..., None])).labels, LEFT)
+    assert read_regions(np.ones((1, 3, 3), bool)).labels.shape == (3, 3)  # one mask of a stack
+
+
+def test_the_bad_file_of_a_folder_is_named(tmp_path):
+    save(tmp_path / "cat.png", LEFT)
+    bad = save(tmp_path / "dog.png", LABELS)
+    with pytest.raises(InputError, match=r"dog\.png is not binary"):
+        read_regions(tmp_path)
+    save(bad, LEFT[:, :5])
+    with pytest.raises(InputError, match=r"dog\.png and .*cat\.png differ in size"):
+        read_regions(tmp_path)
+    save(bad, np.arange(36).reshape(3, 4, 3))
+    with pytest.raises(InputError, match=r"dog\.png is a picture of mode RGB"):
+        read_regions(tmp_path)
+    bad.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"dog\.png is not an image"):
+        read_regions(tmp_path)
 
 
 def test_label_images_that_are_none(tmp_path):
@@ -514,6 +561,42 @@ def test_coco_photo_without_objects(tmp_path):
     regions = read_regions(coco(tmp_path / "instances.json", []), image="photo.jpg")
     assert not regions.labels.any()
     assert regions.size == (4, 6)
+
+
+def test_coco_ids_as_numbers_and_as_texts(tmp_path):
+    file = coco(tmp_path / "instances.json", [[[0, 0, 6, 0, 6, 4, 0, 4]]])
+    content = json.loads(file.read_text())
+    content["categories"][0]["id"] = "10"
+    content["annotations"][0]["image_id"] = "7"
+    file.write_text(json.dumps(content))
+    regions = read_regions(file, image="photo.jpg")
+    assert regions.labels.all()
+    assert regions.names[1] == "cat"
+    content["images"][1]["id"] = content["annotations"][0]["image_id"] = "a/photo"
+    file.write_text(json.dumps(content))
+    assert read_regions(file, image="photo.jpg").labels.all()
+    content["annotations"][0]["image_id"] = ["a/photo"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="neither a number nor a text"):
+        read_regions(file, image="photo.jpg")
+
+
+@pytest.mark.parametrize("missing", [("height", "width"), ("height",)])
+def test_coco_sizes_that_are_missing_are_the_photos_own(tmp_path, missing):
+    """A photo on its side is as high as it is shown."""
+    file = coco(tmp_path / "instances.json", [[[0, 0, 6, 0, 6, 2, 0, 2]]])
+    content = json.loads(file.read_text())
+    for key in missing:
+        del content["images"][1][key]
+    file.write_text(json.dumps(content))
+    expected = mask_of(slice(0, 2), slice(0, 6))
+    assert np.array_equal(read_regions(file, image="photo.jpg", size=(4, 6)).labels, expected)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (4, 6)).save(tmp_path / "photo.jpg", exif=exif)
+    assert np.array_equal(read_regions(file, image=tmp_path / "photo.jpg").labels, expected)
+    with pytest.raises(InputError, match=r"states no height of the photo; .* image= with"):
+        read_regions(file, image="photo.jpg")
 
 
 @pytest.mark.parametrize(

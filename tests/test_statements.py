@@ -583,6 +583,7 @@ def drawn_once(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
 ADDED = (
     "photo",
     "seconds",
+    "certificate_seconds",
     "top",
     "objects",
     "pictures",

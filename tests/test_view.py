@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from guidxmage.view import (
     Panel,
     distribution_map,
     figure,
+    glyphs,
     map_image,
     overlay_image,
     panel_html,
@@ -732,3 +734,69 @@ def test_html_is_self_contained_and_escaped():
     assert cells[1] == ""
     assert cells[4] == "6.31"
     assert cells[9] == "281"
+
+
+# --- characters that the usual font lacks ---------------------------------------------------------
+
+
+def named(name: str) -> Panel:
+    return Panel(None, np.ones((1, 4, 4)), name, 0, 1.0, 0.5, 0.0, 0.0, "exact on region")
+
+
+def drawn_texts(panel: Panel) -> tuple[list[Text], list[str]]:
+    """The texts of a figure that was drawn, and what matplotlib warned of."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        made = figure([panel], title=panel.class_name)
+        made.canvas.draw()
+    return made.findobj(Text), [str(one.message) for one in told if "lyph" in str(one.message)]
+
+
+def _only(monkeypatch: pytest.MonkeyPatch, *families: str) -> None:
+    entries = [entry for entry in glyphs.fontManager.ttflist if entry.name in families]
+    assert {entry.name for entry in entries} == set(families)
+    monkeypatch.setattr(glyphs.fontManager, "ttflist", entries)
+    glyphs._family_with.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("猫", "U+732B"),
+        ("猫犬 tabby", "U+732B U+72AC tabby"),
+        ("ねこ", "neko"),
+        ("ネコ (cat)", "neko (cat)"),
+        ("고양이", "goyangi"),
+        ("ｃａｔ", "cat"),
+        ("größer 100 µm", "größer 100 µm"),
+    ],
+)
+def test_names_in_other_scripts_are_transliterated_where_no_font_has_them(
+    name: str, drawn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _only(monkeypatch, "DejaVu Sans")
+    texts, told = drawn_texts(named(name))
+    glyphs._family_with.cache_clear()
+    assert told == []
+    assert any(drawn in text.get_text() for text in texts)
+
+
+def test_names_are_drawn_by_a_font_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A character that one of matplotlib's other fonts has stands for those of other scripts."""
+    paths = {entry.name: entry.fname for entry in glyphs.fontManager.ttflist}
+    usual, other = (
+        set(glyphs.get_font(paths[name]).get_charmap()) for name in ("DejaVu Sans", "STIXGeneral")
+    )
+    rare = next(one for one in map(chr, sorted(other - usual)) if one.isprintable())
+    _only(monkeypatch, "DejaVu Sans", "STIXGeneral")
+    texts, told = drawn_texts(named(f"cat {rare}"))
+    glyphs._family_with.cache_clear()
+    assert told == []
+    found = [text for text in texts if rare in text.get_text()]
+    assert found
+    assert all("STIXGeneral" in text.get_fontfamily() for text in found)
+
+
+def test_figures_can_still_be_pickled() -> None:
+    made = figure([named("猫")])
+    assert type(pickle.loads(pickle.dumps(made))) is type(made)

@@ -10,6 +10,7 @@ from typing import Any, overload
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from guidxmage.attribution.assemble import Chunk, Origin, assembled
 from guidxmage.attribution.attribution import Attribution
@@ -17,9 +18,9 @@ from guidxmage.attribution.change_space import Space, space_change
 from guidxmage.attribution.multi_input import attribute_together, is_several
 from guidxmage.attribution.targets import choose_targets, is_per_image, one_for_each
 from guidxmage.engine.capture.as_found import running
-from guidxmage.engine.capture.checks import refuse_lazy
+from guidxmage.engine.capture.checks import refuse_unusable
 from guidxmage.engine.capture.programs import Programs
-from guidxmage.engine.capture.user_model import copied_to, untouched, unwrapped
+from guidxmage.engine.capture.user_model import copied_to, name_of, untouched, unwrapped
 from guidxmage.engine.cuda.graphs import Graphed, Graphs, refuse_other_than_cuda
 from guidxmage.engine.program.footprint import read_budget, row_bytes, rows_within
 from guidxmage.engine.program.program import Program
@@ -50,10 +51,11 @@ class Explainer:
     """Explains a classifier pixel by pixel and exactly.
 
     model: any nn.Module in evaluation mode that maps (batch, channels, height, width) to class
-    scores (batch, classes); it is never changed. preprocessing: a `Preprocessing`, a torchvision
-    preset, or any callable from a PIL image to a (C, H, W) tensor. With a preprocessing whose
-    normalisation is known, pixels in [0, 1] are explained (`space == "pixels"`), otherwise the
-    network's own input (`space == "input"`). labels: class names. device, dtype: explain a copy of
+    scores (batch, classes), or a program of torch.export; it is never changed. preprocessing: a
+    `Preprocessing`, a torchvision preset, or any callable from a PIL image to a (C, H, W) tensor.
+    With a preprocessing whose normalisation is known, pixels in [0, 1] are explained
+    (`space == "pixels"`), otherwise the network's own input (`space == "input"`). labels: class
+    names. device, dtype: explain a copy of
     the model there; by default the model itself where it is. batch_rows: how many images or
     image-target pairs are run at once at most; memory_budget, in bytes or as "4 GiB": how much a
     run may take beside the weights and the results, where one image alone does not take more.
@@ -65,7 +67,7 @@ class Explainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | ExportedProgram,
         *,
         preprocessing: Preprocessing | Callable[[Image.Image], Tensor] | None = None,
         labels: Sequence[str] | None = None,
@@ -77,12 +79,11 @@ class Explainer:
         gates: str | Mapping[str, str] = "secant",
         cuda_graphs: bool = False,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"a torch.nn.Module is expected, not {type(model).__name__}")
+        network = unwrapped(model)
         _check_arguments(labels, batch_rows)
-        refuse_lazy(model)
-        self.model = copied_to(unwrapped(model), device, dtype)
-        self.name = name or type(unwrapped(model)).__name__
+        refuse_unusable(network)
+        self.model = copied_to(network, device, dtype)
+        self.name = name or name_of(network)
         self.labels = tuple(labels) if labels is not None else None
         self._space = InputSpace(self.model, preprocessing)
         self.batch_rows = batch_rows
@@ -94,7 +95,8 @@ class Explainer:
         self.weights_source = ""
         self.code: tuple[Path, ...] = ()  # the user's own files that made the model
         self._graphs = Graphs()
-        self._programs = Programs(self.model, self.gates, self._forget_graphs)
+        # Not a method of its own: what is explained is freed with the last reference to it.
+        self._programs = Programs(self.model, self.gates, self._graphs.clear)
         self._of_inputs: dict[Shapes, Explainer] = {}
         self._lock = threading.Lock()
 
@@ -342,9 +344,6 @@ class Explainer:
             return
         rounding = found.residual_bound.reshape(len(X), -1).amax(1)
         self._programs.check_together(program, self._space.to_input(X), found.logits, rounding)
-
-    def _forget_graphs(self) -> None:
-        self._graphs.clear()
 
     # --- captured programs -------------------------------------------------------------------
 

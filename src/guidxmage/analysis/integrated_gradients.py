@@ -26,6 +26,7 @@ from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
 from guidxmage.inputs.input_space import Images, as_numbers
+from guidxmage.reports.short_repr import short_repr
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,6 +53,8 @@ class IntegratedGradients:
     gap: Tensor
     knots: Tensor
     scores: Tensor
+
+    __repr__ = short_repr
 
     @property
     def slopes(self) -> Tensor:

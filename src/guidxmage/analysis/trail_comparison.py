@@ -18,6 +18,7 @@ from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.inputs.input_space import displayable
+from guidxmage.reports.short_repr import short_repr
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,6 +62,8 @@ class TrailComparison:
     pictures: tuple[Image.Image | None, ...]
     classes: tuple[str, ...]
     model_name: str
+
+    __repr__ = short_repr
 
     @cached_property
     def pairs(self) -> PairwiseDistances:

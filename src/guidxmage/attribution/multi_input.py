@@ -28,6 +28,7 @@ from guidxmage.inputs.multi_input import (
     packed_reference,
     unpacked,
 )
+from guidxmage.reports.short_repr import short_repr
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,6 +50,8 @@ class JointModel:
 
     whole: Attribution
     shapes: Shapes
+
+    __repr__ = short_repr
 
     @property
     def weights(self) -> Tensors:

@@ -18,9 +18,11 @@ from guidxmage.cli import (
     trails,
     verify,
 )
+from guidxmage.cli.command import Command, Commands
 from guidxmage.provenance.versions import __version__
 
 app = typer.Typer(
+    cls=Commands,
     help="Explains, pixel by pixel and exactly, why a convolutional network gives an image its "
     "class score.",
     no_args_is_help=True,
@@ -46,16 +48,16 @@ def root(
     """Exact pixel-level explanations of convolutional networks."""
 
 
-app.command(epilog=explain.EXAMPLES)(explain.explain)
-app.command(epilog=attack.EXAMPLES)(attack.attack)
-app.command(epilog=ray.EXAMPLES)(ray.ray)
-app.command(epilog=trails.EXAMPLES)(trails.trails)
-app.command(epilog=verify.EXAMPLES)(verify.verify)
-app.command(epilog=prove.EXAMPLES)(prove.prove)
-app.command(epilog=harden.EXAMPLES)(harden.harden)
-app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
-app.command(epilog=garments.EXAMPLES)(garments.garments)
-app.command(epilog=models.EXAMPLES)(models.models)
+app.command(cls=Command, epilog=explain.EXAMPLES)(explain.explain)
+app.command(cls=Command, epilog=attack.EXAMPLES)(attack.attack)
+app.command(cls=Command, epilog=ray.EXAMPLES)(ray.ray)
+app.command(cls=Command, epilog=trails.EXAMPLES)(trails.trails)
+app.command(cls=Command, epilog=verify.EXAMPLES)(verify.verify)
+app.command(cls=Command, epilog=prove.EXAMPLES)(prove.prove)
+app.command(cls=Command, epilog=harden.EXAMPLES)(harden.harden)
+app.command(cls=Command, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command(cls=Command, epilog=garments.EXAMPLES)(garments.garments)
+app.command(cls=Command, epilog=models.EXAMPLES)(models.models)
 
 
 def main() -> None:

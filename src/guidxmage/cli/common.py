@@ -109,7 +109,8 @@ def naming_options(**options: str) -> Iterator[None]:
 
 def complain(sentence: str) -> None:
     """A sentence on standard error, on one line whatever the names in it hold."""
-    typer.echo(f"guid-xmage: {shown(sentence)}", err=True)
+    with above_the_bar():
+        typer.echo(f"guid-xmage: {shown(sentence)}", err=True)
 
 
 def print_json(document: Any) -> None:
@@ -119,7 +120,8 @@ def print_json(document: Any) -> None:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(document, indent=2)
-    typer.echo(text)
+    with above_the_bar():
+        typer.echo(text)
 
 
 def find_photos(paths: Sequence[Path], out: Path | None = None) -> tuple[list[Path], list[str]]:
@@ -173,8 +175,9 @@ def tell_outcomes(
         if outcome.error:
             complain(outcome.error)
         elif not as_json:
-            typer.echo(f"{shown(outcome.photo)} → {shown(outcome.folder)}/{_history(outcome)}")
-            show(outcome)
+            with above_the_bar():
+                typer.echo(f"{shown(outcome.photo)} → {shown(outcome.folder)}/{_history(outcome)}")
+                show(outcome)
     if as_json:
         results = [{**o.manifest, "folder": shown(o.folder)} for o in done if o.folder]
         print_json(results)
@@ -262,9 +265,16 @@ def class_of(text: str) -> int | str:
     return int(text) if is_number(text) else text
 
 
+# Bars that are on the terminal.
+_bars: list[Progress] = []
+
+
 @contextmanager
 def progress_bar(total: int, doing: str = "explaining") -> Iterator[Callable[[], None]]:
-    """A bar on stderr for several steps on a terminal; silent otherwise."""
+    """A bar on stderr for several steps on a terminal; silent otherwise.
+
+    What is printed meanwhile goes through `above_the_bar`.
+    """
     if total < 2 or not sys.stderr.isatty():
         yield lambda: None
         return
@@ -274,6 +284,26 @@ def progress_bar(total: int, doing: str = "explaining") -> Iterator[Callable[[],
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    # Results would be sent to stderr, or be printed behind the bar, if stdout were redirected.
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+    with bar:
         task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
+        _bars.append(bar)
+        try:
+            yield lambda: bar.advance(task)
+        finally:
+            _bars.remove(bar)
+
+
+@contextmanager
+def above_the_bar() -> Iterator[None]:
+    """Take the bar away while something is printed, so that they do not share a line."""
+    here = [bar for bar in _bars if bar.live.is_started]
+    for bar in here:
+        bar.stop()
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        for bar in here:
+            bar.start()

@@ -234,5 +234,7 @@ def _print_outcome(outcome: Outcome) -> None:
             typer.echo(f"    {row['name']:<24} {row['sum']:+10.4f}   {row['pixels']:>8} pixels")
         if lines:
             typer.echo(f"    {lines[number]}")
+    if "certificate_seconds" in manifest:
+        typer.echo(f"  certifying took {manifest['certificate_seconds']:.2f} s")
     for line in manifest.get("radius", {}).get("lines", []):
         typer.echo(f"  {line}")

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from guidxmage.cli.common import AsJson, one_sentence, progress_bar
+from guidxmage.cli.common import AsJson, above_the_bar, one_sentence, progress_bar
 from guidxmage.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def _check(names: list[str], out: Path | None, as_json: bool) -> None:
         def told(row: CoverageRow) -> None:
             advance()
             if not as_json:
-                typer.echo(_line(row))
+                with above_the_bar():
+                    typer.echo(_line(row))
 
         rows = survey(names, out, told)
     typer.echo(json.dumps([asdict(row) for row in rows], indent=1) if as_json else summary(rows))

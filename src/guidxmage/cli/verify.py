@@ -10,6 +10,7 @@ import typer
 from guidxmage.cli.common import (
     AsJson,
     Labels,
+    above_the_bar,
     load_explainer,
     one_sentence,
     print_json,
@@ -80,7 +81,8 @@ def verify(  # noqa: PLR0917
             outcomes.append(_outcome(asked, folder))
             advance()
             if not as_json:
-                _print_line(outcomes[-1])
+                with above_the_bar():
+                    _print_line(outcomes[-1])
     _end(outcomes, as_json)
 
 

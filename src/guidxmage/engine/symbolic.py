@@ -18,6 +18,7 @@ from guidxmage.engine.program.program import Program
 from guidxmage.engine.program.steps import Pulled, Recording
 from guidxmage.engine.trail.trail import Difference, Trail
 from guidxmage.errors import InputError, OffTrailError
+from guidxmage.reports.short_repr import short_repr
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Network:
     to_input: Callable[[Tensor], Tensor]
     model: nn.Module | None = None
     programs: Programs | None = None
+
+    __repr__ = short_repr
 
     def record(self, Z: Tensor) -> tuple[Tensor, Trail]:
         """Logits (n, classes) and trail of images Z (n, C, H, W), a bounded number at a time.
@@ -106,6 +109,8 @@ class Replay:
     distance: dict[str, Tensor]
     first_difference: list[Difference | None]
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class SymbolicModel:
@@ -124,6 +129,8 @@ class SymbolicModel:
     several: bool
     network: Network | None = None
     input: Tensor | None = None
+
+    __repr__ = short_repr
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickling: the network stays behind, as it does when an explanation is saved."""

@@ -171,8 +171,8 @@ def _known(file: Path, own: dict[str, Any]) -> list[str]:
         for name, value in own.items():
             if theirs.get(name) != value:
                 raise InputError(
-                    f"{out} holds an evaluation with another {name} ({theirs.get(name)}, not "
-                    f"{value}); choose another folder"
+                    f"{out} holds an evaluation with other settings ({name}: {theirs.get(name)}, "
+                    f"not {value}); choose another folder"
                 )
         return photos
     if any(not path.name.startswith(HIDDEN) for path in out.iterdir()):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from guidxmage.errors import InputError
 from guidxmage.inputs.photos import read_image
 from guidxmage.inputs.preprocessing import Preprocessing, describe_preprocessing
+from guidxmage.reports.short_repr import short_repr
 
 Photo = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
 Images = Photo | Tensor | Sequence[Photo]
@@ -31,6 +32,8 @@ class Batch:
     pictures: tuple[Image.Image | None, ...]
     photo_sizes: tuple[tuple[int, int], ...]
     batched: bool
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)

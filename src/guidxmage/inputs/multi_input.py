@@ -29,7 +29,7 @@ class Wrapped(nn.Module):
         super().__init__()
         self.training = model.training
         self.model = model
-        self._shapes = shapes
+        self.shapes = shapes
         self._constants = list(constants)
         for number, constant in enumerate(constants):
             if isinstance(constant, Tensor):
@@ -37,7 +37,7 @@ class Wrapped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (B, classes)."""
-        inputs = (x,) if self._shapes is None else unpacked(x, self._shapes)
+        inputs = (x,) if self.shapes is None else unpacked(x, self.shapes)
         constants = [
             getattr(self, f"constant_{number}") if isinstance(constant, Tensor) else constant
             for number, constant in enumerate(self._constants)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from guidxmage.errors import InputError
 from guidxmage.files.names import brief
@@ -101,6 +101,17 @@ def load_image(path: Path) -> Image.Image:
     """The file's image in its own Pillow mode, upright; see ``read_image`` for what is refused."""
     with open_image(path) as opened:
         return _upright(opened, str(path))
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """(Height, width) of the file's image as `load_image` gives it; only the head is read.
+
+    Raises InputError as `open_image` does.
+    """
+    with open_image(path) as opened:
+        width, height = opened.size
+        on_its_side = opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return (width, height) if on_its_side else (height, width)
 
 
 @contextmanager

@@ -49,6 +49,7 @@ class Additions:
             "photo_sha256": self._photo,
             "provenance": self._provenance,
             "seconds": lambda: self.manifest["seconds"],
+            "certificate_seconds": lambda: self.manifest["certificate_seconds"],
             "top": self._top,
             "objects": self._objects,
             "objects_from": lambda: self.manifest["objects_from"],

@@ -146,7 +146,9 @@ def _explain_photo(explainer: Explainer, photo: Path, job: Job) -> Write:
             _draw_profile(integrated, folder)
         own = {"photo_sha256": provenance["photo"], PROVENANCE: dict(provenance)}
         if job.certify:
+            began = time.perf_counter()
             own["certificate"] = _certify(explanation, folder)
+            own["certificate_seconds"] = round(time.perf_counter() - began, 4)
         labels = None if regions is None else regions.labels
         told = {**extra, **own}
         return write_explanation(explanation, folder, told, arrays=job.arrays, objects=labels)

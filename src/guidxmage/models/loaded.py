@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.reports.short_repr import short_repr
 
 
 @dataclass(frozen=True)
@@ -28,3 +29,5 @@ class LoadedModel:
     labels: tuple[str, ...] | None
     weights: str
     code: tuple[Path, ...] = ()
+
+    __repr__ = short_repr

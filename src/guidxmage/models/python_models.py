@@ -6,16 +6,20 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import util
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from guidxmage.errors import InputError
 from guidxmage.inputs.preprocessing import describe_preprocessing
 from guidxmage.models.loaded import LoadedModel
+from guidxmage.models.torchvision_import import import_torchvision, misses_operator
+
+T = TypeVar("T")
 
 
 def load_python_model(spec: str) -> LoadedModel:
@@ -103,10 +107,25 @@ def _module(where: str) -> ModuleType:
     is_file = where.endswith(".py")
     if is_file and not Path(where).is_file():
         raise InputError(f"there is no Python file {where}")
+    load = partial(_run_file, Path(where)) if is_file else partial(importlib.import_module, where)
     try:
-        return _run_file(Path(where)) if is_file else importlib.import_module(where)
+        return _with_torchvision(load)
     except (Exception, SystemExit) as error:  # the user's code raises what it likes
         raise InputError(f"{where} cannot be imported: {_said(error)}") from error
+
+
+def _with_torchvision(run: Callable[[], T]) -> T:
+    """What the user's code gives, run again where only the import of torchvision stopped it.
+
+    Beside a CPU-only torch, the torchvision of PyPI can be imported with help alone.
+    """
+    try:
+        return run()
+    except RuntimeError as error:
+        if not misses_operator(error):
+            raise
+    import_torchvision()
+    return run()
 
 
 def _run_file(file: Path) -> ModuleType:
@@ -140,7 +159,7 @@ def _called(factory: Callable[..., Any], spec: str, *arguments: Any) -> Any:
     if isinstance(factory, nn.Module):
         return factory
     try:
-        return factory(*arguments)
+        return _with_torchvision(partial(factory, *arguments))
     except (Exception, SystemExit) as error:  # the user's code raises what it likes
         raise InputError(f"{spec} failed: {_said(error)}") from error
 

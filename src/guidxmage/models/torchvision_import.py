@@ -32,11 +32,16 @@ def import_torchvision() -> ModuleType:
             raise
         raise MissingExtraError("torchvision", "vision") from None
     except RuntimeError as error:
-        if _MISSING_OPERATOR not in str(error):
+        if not misses_operator(error):
             raise
     _declare_operators()
     _forget_half_imported()
     return importlib.import_module("torchvision")
+
+
+def misses_operator(error: BaseException) -> bool:
+    """Whether an import has failed because torchvision's operators do not fit the torch."""
+    return isinstance(error, RuntimeError) and _MISSING_OPERATOR in str(error)
 
 
 def _declare_operators() -> None:

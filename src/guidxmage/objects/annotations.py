@@ -19,7 +19,7 @@ import numpy as np
 from guidxmage.errors import InputError
 from guidxmage.files.names import brief
 from guidxmage.files.untrusted import read_text
-from guidxmage.inputs.photos import check_pixels
+from guidxmage.inputs.photos import check_pixels, upright_size
 from guidxmage.objects.raster import (
     Mask,
     Size,
@@ -64,18 +64,23 @@ def find_annotation(photo: Path, source: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def coco_masks(path: Path, image: Path | str | None) -> tuple[Size, Iterator[tuple[str, Mask]]]:
+def coco_masks(
+    path: Path, image: Path | str | None, size: Size | None = None
+) -> tuple[Size, Iterator[tuple[str, Mask]]]:
     """Size (height, width) and the named masks (H, W) of one image of a COCO instances file.
 
     ``image``: the photo, found by its file name; may be None if the file describes one image.
-    Polygons and run lengths, plain or compressed, are understood; of an object that has neither the
-    box is the mask. Raises InputError.
+    ``size`` (height, width) is used where the file does not say the photo's, else the photo's own
+    is. Numbers and texts of digits are the same as ids. Polygons and run lengths, plain or
+    compressed, are understood; of an object that has neither the box is the mask. Raises
+    InputError.
     """
     try:
         content = json.loads(read_text(path, _LARGEST_JSON))
         entry = _coco_image(content["images"], image, path)
-        categories = {c["id"]: _text(c["name"]) for c in content.get("categories", ())}
-        chosen = [a for a in content["annotations"] if a["image_id"] == entry["id"]]
+        categories = {_id(c["id"]): _text(c["name"]) for c in content.get("categories", ())}
+        own = _id(entry["id"])
+        chosen = [a for a in content["annotations"] if _id(a["image_id"]) == own]
         shapes = [
             (_category(categories, a["category_id"]), a.get("segmentation"), a.get("bbox"))
             for a in chosen
@@ -86,10 +91,10 @@ def coco_masks(path: Path, image: Path | str | None) -> tuple[Size, Iterator[tup
         raise InputError(f"{path} is not a COCO instances file (nested too deeply)") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a COCO instances file ({brief(repr(error))})") from error
-    size = _coco_side(entry, "height", path), _coco_side(entry, "width", path)
-    check_pixels(size, f"{path} states a photo that")
+    found = _coco_size(entry, image, size, path)
+    check_pixels(found, f"{path} states a photo that")
     _check_number(shapes, path)
-    return size, ((name, _coco_mask(segment, box, size, path)) for name, segment, box in shapes)
+    return found, ((name, _coco_mask(segment, box, found, path)) for name, segment, box in shapes)
 
 
 def voc_masks(path: Path, size: Size | None) -> tuple[Size, Iterator[tuple[str, Mask]]]:
@@ -147,9 +152,16 @@ def _coco_image(
     return matches[0]
 
 
-def _category(names: Mapping[Any, str], number: Any) -> str:
+def _id(given: Any) -> str:
+    """An id as text: one part of a file may have 7 where another has "7"."""
+    if isinstance(given, bool) or not isinstance(given, str | int):
+        raise TypeError("an id is neither a number nor a text")
+    return str(given)
+
+
+def _category(names: Mapping[str, str], number: Any) -> str:
     """The name of a category; one that the file does not name is called by its number."""
-    return names[number] if number in names else _text(f"category {number}")
+    return names.get(_id(number)) or _text(f"category {number}")
 
 
 def _text(name: Any) -> str:
@@ -160,13 +172,28 @@ def _text(name: Any) -> str:
     return str(name)
 
 
-def _coco_side(entry: Mapping[str, Any], key: str, path: Path) -> int:
+def _coco_size(
+    entry: Mapping[str, Any], image: Path | str | None, size: Size | None, path: Path
+) -> Size:
+    """(Height, width) of the photo: what is stated, else `size`, else what its file has."""
+    sides = [entry.get(key) for key in ("height", "width")]
+    if None in sides and size is None and image is not None and Path(image).is_file():
+        size = upright_size(Path(image))
+    if size is not None:
+        sides = [known if side is None else side for side, known in zip(sides, size, strict=True)]
+    height, width = sides
+    return _coco_side(height, "height", path), _coco_side(width, "width", path)
+
+
+def _coco_side(value: Any, key: str, path: Path) -> int:
     """The height or width of the photo, as the file states it."""
-    value: Any = entry.get(key)
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     if not plain or not 1 <= value < _FARTHEST or value != math.floor(value):
         said = "no" if value is None else f"{_said(value)} as the"
-        raise InputError(f"{path} states {said} {key} of the photo; give whole pixels from 1 on")
+        way = ", or image= with the photo's file" if value is None else ""
+        raise InputError(
+            f"{path} states {said} {key} of the photo; give whole pixels from 1 on{way}"
+        )
     return int(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,11 +24,14 @@ from guidxmage.objects.annotations import (
     voc_masks,
 )
 from guidxmage.objects.raster import Mask, Size
+from guidxmage.reports.short_repr import short_repr
 
 BACKGROUND = 0
 """Label of the pixels that belong to no object; they have a row of their own."""
 IGNORED = 255
 """Label of the pixels that are left out of every object, as in Pascal VOC."""
+UNSEEN = "(not seen by the network)"
+"""Behind the name of an object of which the crop and the resizing leave no pixel."""
 
 # As many as 16 bits can tell apart; each gets a name.
 _MOST_LABELS = 2**16
@@ -45,6 +49,8 @@ class LabelMap:
 
     labels: npt.NDArray[np.int32]
     names: Mapping[int, str] = field(default_factory=dict)
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         given = np.asarray(self.labels)
@@ -89,7 +95,7 @@ class LabelMap:
             raise InputError(f"overlap is {overlap!r}; choose 'refuse', 'first' or 'smallest'")
         canvas = None if size is None else _Canvas(size)
         for name, values in masks.items() if isinstance(masks, Mapping) else masks:
-            mask = _as_mask(values, name)
+            mask = _as_mask(values, f"the mask {name}")
             canvas = canvas or _Canvas(mask.shape)
             canvas.paint(str(name), mask, overlap)
         if canvas is None:
@@ -108,8 +114,17 @@ class LabelMap:
         _check_size(self.size, size, "the regions", what)
 
     def cropped(self, preprocessing: Preprocessing) -> LabelMap:
-        """A label map of the original photo → of the part that the network sees, at its size."""
-        return LabelMap(preprocessing.crop_labels(self.labels), self.names)
+        """A label map of the original photo → of the part that the network sees, at its size.
+
+        The name of an object that has no pixel there says so.
+        """
+        cropped = preprocessing.crop_labels(self.labels)
+        lost = set(np.unique(self.labels).tolist()) - set(np.unique(cropped).tolist())
+        names = {
+            label: f"{name} {UNSEEN}" if label in lost - {BACKGROUND} else name
+            for label, name in self.names.items()
+        }
+        return LabelMap(cropped, names)
 
 
 class _Canvas:
@@ -151,12 +166,13 @@ def read_regions(
     """A label map from what people keep masks in.
 
     ``source``: a label image (palette or grey; one that holds only 0 and 1, or only 0 and 255, is
-    the mask of a single "object"), a folder of mask images named after their objects, a folder of
-    annotations named after their photos, a COCO instances JSON, a Pascal VOC XML (boxes), an array
-    or tensor (H, W) of labels or (K, H, W) of masks, or a dict of masks by name. ``size``: (height,
-    width) that the regions must have. ``image``: the photo that they are wanted for. ``overlap``:
-    see ``LabelMap.from_masks``; in COCO and VOC files the smaller object always lies on top.
-    Raises InputError.
+    the mask of a single object, called after the file unless that is called after the photo), a
+    folder of mask images named after their objects, a folder of annotations named after their
+    photos, a COCO instances JSON, a Pascal VOC XML (boxes), an array or tensor (H, W) or (H, W, 1)
+    of labels or (K, H, W) of masks, or a dict of masks by name. ``size``: (height, width) that the
+    regions must have. ``image``: the photo that they are wanted for. ``overlap``: see
+    ``LabelMap.from_masks``; in COCO and VOC files the smaller object always lies on top. Raises
+    InputError.
     """
     if isinstance(source, LabelMap):
         regions = source
@@ -185,10 +201,17 @@ def _from_path(
     if path.suffix.lower() in (".json", ".xml") and not path.is_file():
         raise InputError(f"{path} does not exist or is not a file")
     if path.suffix.lower() == ".json":
-        return _painted(*coco_masks(path, image), size)
+        return _painted(*coco_masks(path, image, size), size)
     if path.suffix.lower() == ".xml":
         return _painted(*voc_masks(path, size), size)
-    return _from_label_map(_label_image(path))
+    return _from_label_map(_label_image(path), _object_name(path, image))
+
+
+def _object_name(path: Path, image: Path | str | None) -> str:
+    """What the only object of a mask file is called: cat_mask.png has a cat."""
+    name = re.sub(r"^masks?[_. -]+|(^|[_. -]+)masks?$", "", path.stem, flags=re.IGNORECASE)
+    photo = "" if image is None else Path(image).stem
+    return name if name not in ("", photo) else "object"
 
 
 def _painted(stated: Size, masks: Iterable[tuple[str, Mask]], wanted: Size | None) -> LabelMap:
@@ -201,10 +224,17 @@ def _from_folder(folder: Path, overlap: Overlap) -> LabelMap:
     files = sorted(p for p in folder.glob("*.png") if not p.name.startswith("."))
     if not files:
         raise InputError(f"{folder} holds no mask images; each object is a PNG named after it")
-    return LabelMap.from_masks(((p.stem, _label_image(p)) for p in files), overlap=overlap)
+    masks: list[tuple[str, Mask]] = []
+    for file in files:
+        mask = _as_mask(_label_image(file), str(file))
+        if masks:
+            _check_size(mask.shape, masks[0][1].shape, str(file), str(files[0]))
+        masks.append((file.stem, mask))
+    return LabelMap.from_masks(masks, overlap=overlap)
 
 
 def _from_array(array: npt.NDArray[Any], overlap: Overlap) -> LabelMap:
+    array = _without_channel(array)
     if array.ndim == 3:
         many = len(array) > 1
         masks = ((f"object {k}" if many else "object", mask) for k, mask in enumerate(array, 1))
@@ -214,9 +244,9 @@ def _from_array(array: npt.NDArray[Any], overlap: Overlap) -> LabelMap:
     return _from_label_map(array)
 
 
-def _from_label_map(labels: npt.NDArray[Any]) -> LabelMap:
+def _from_label_map(labels: npt.NDArray[Any], name: str = "object") -> LabelMap:
     if labels.dtype == np.bool_ or _is_binary(labels):
-        return LabelMap.from_masks({"object": labels})
+        return LabelMap.from_masks({name: labels})
     return LabelMap(labels)
 
 
@@ -262,15 +292,20 @@ def _label_values(image: Image.Image, name: str) -> npt.NDArray[Any]:
     return grey
 
 
-def _as_mask(values: Any, name: str) -> Mask:
-    array = np.asarray(values)
+def _without_channel(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(H, W, 1), as many libraries have masks and labels, as (H, W)."""
+    return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+
+
+def _as_mask(values: Any, what: str) -> Mask:
+    array = _without_channel(np.asarray(values))
     if array.ndim != 2 or array.size == 0:
-        raise InputError(f"the mask {name} is not height×width: its shape is {array.shape}")
+        raise InputError(f"{what} is not height×width: its shape is {array.shape}")
     if array.dtype != np.bool_ and not (
         array.dtype.kind in "iu" and (_is_binary(array) or not array.any())
     ):
         raise InputError(
-            f"the mask {name} is not binary; give booleans or integers that are 0 and 1, or 0 "
+            f"{what} is not binary; give booleans or integers that are 0 and 1, or 0 "
             "and 255 (label maps are integers of shape height×width)"
         )
     return array.astype(np.bool_)

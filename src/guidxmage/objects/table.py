@@ -14,6 +14,8 @@ from guidxmage.errors import InputError
 from guidxmage.objects.label_map import IGNORED, LabelMap
 from guidxmage.reports.markdown import html_table
 
+# Of a table, as Python shows it by itself: one screen.
+_LINES = 20
 _HEADINGS = ("object", "pixels", "sum", "positive", "negative", "% of +", "% of −")
 
 
@@ -79,6 +81,13 @@ class ObjectTable:
             for line in lines
         )
         return "\n".join("  ".join(text).rstrip() for text in texts)
+
+    def __repr__(self) -> str:
+        lines = str(self).splitlines()
+        if len(lines) <= _LINES:
+            return "\n".join(lines)
+        left = len(lines) - _LINES + 1
+        return "\n".join([*lines[: _LINES - 2], f"… {left} more", lines[-1]])
 
     def _repr_html_(self) -> str:
         return html_table(_HEADINGS, self._cells())

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from textwrap import wrap
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from guidxmage.proof.rounding.fidelity import ModelFidelity, TrailFidelity, fide
 from guidxmage.proof.rounding.numeric import Exact, Numeric, ledger, measured, with_ledger
 from guidxmage.provenance import fingerprint
 from guidxmage.provenance.versions import __version__
+from guidxmage.reports.short_repr import WIDTH
 
 SCHEMA = "guid-xmage/certificate/2"
 # What the exact rationals of a network are found for; more takes minutes.
@@ -52,7 +54,8 @@ class Certificate:
     networks with smooth operators; same_trail: whether recording the image again gives the same
     trail, bit for bit; model: whether the captured program is the network; rationals: exact
     fractions of small networks; findings: one for every field of the explanation and of its
-    symbolic model. fingerprints: SHA-256 of model, image and trail.
+    symbolic model. fingerprints: SHA-256 of model, image and trail. seconds: all that it took, with
+    its share of what several images and targets have in common.
     """
 
     identity: Identity
@@ -91,6 +94,9 @@ class Certificate:
         return (
             f"{verdict}: {self._algebra()}; {self._numbers()}; {self._doubts()}; {self._logits()}"
         )
+
+    def __repr__(self) -> str:
+        return "\n".join(wrap(f"Certificate: {self}", WIDTH, subsequent_indent="  "))
 
     def _algebra(self) -> str:
         if self.identity.holds is None:
@@ -188,6 +194,7 @@ class _Witness:
     def __init__(
         self, network: Network, model: nn.Module, given: Tensor, primes: int, seed: int | None
     ) -> None:
+        began = time.perf_counter()
         program = network.program
         self.network, self.model = network, model
         self.fresh = capture(model, given, program.conventions)
@@ -195,6 +202,7 @@ class _Witness:
         self.modular = ModularNetwork(self.fresh, program, primes=primes, seed=seed)
         self.rounding = RoundingModel(self.wide)
         self.fingerprint = fingerprint.of_model(model)
+        self._seconds = (time.perf_counter() - began) / len(given)
 
     def certificates(self, image: Attribution, exactness: str) -> Iterator[Certificate]:
         """One for each target of a single image; exactness is what it must state."""
@@ -203,7 +211,7 @@ class _Witness:
         cotangents = image.symbolic_model.cotangent[:, 0]
         identities = self.modular.identities(remade.trails, cotangents)
         parts = image.split()
-        shared = (time.perf_counter() - began) / len(parts)
+        shared = (self._seconds + time.perf_counter() - began) / len(parts)
         for number, (part, identity) in enumerate(zip(parts, identities, strict=True)):
             began = time.perf_counter()
             found = self._certificate(remade, part, number, identity, exactness)

@@ -27,14 +27,15 @@ class Canvas:
     def __init__(self, width: int, height: int) -> None:
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
+
+            from guidxmage.view.glyphs import DrawableFigure
         except ImportError as error:
             raise MissingExtraError("matplotlib", "view") from error
         if height > TALLEST:
             raise InputError("too many rows for one figure; draw fewer panels in each.")
         self.width, self.height = width, height
         size = (width / DPI, height / DPI)
-        self.figure: Figure = Figure(figsize=size, dpi=DPI, facecolor="white")
+        self.figure: Figure = DrawableFigure(figsize=size, dpi=DPI, facecolor="white")
         self.figure.set_layout_engine("none")
         FigureCanvasAgg(self.figure)
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guidxmage.errors import InputError
+from guidxmage.reports.short_repr import short_repr
 from guidxmage.view.colors import FloatMap, pixel_contributions
 from guidxmage.view.maps import check_labels, check_size
 
@@ -73,6 +74,8 @@ class Panel:
     labels: npt.NDArray[Any] | None = None
     shape: tuple[int, ...] | None = None
     note: str = ""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         shape = self.pixels().shape

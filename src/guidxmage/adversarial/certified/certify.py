@@ -25,6 +25,7 @@ from guidxmage.engine.linear_regions.relu_form import ReluForm, relu_form
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.inputs.input_space import Images
+from guidxmage.reports.short_repr import short_repr
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, float, float], None]
@@ -64,6 +65,8 @@ class CertifiedMinimum:
     solver_passes: int
     history: tuple[tuple[int, float, float], ...]
     reason: str
+
+    __repr__ = short_repr
 
     @property
     def size(self) -> float:

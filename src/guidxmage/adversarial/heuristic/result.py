@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guidxmage.reports.short_repr import short_repr
+
 
 @dataclass(frozen=True)
 class Optimality:
@@ -27,6 +29,8 @@ class Optimality:
     region_size: Tensor
     region_gap: Tensor
     follows: Tensor | None
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class AttackResult:
     quantised: bool
     evidence: str
     notes: dict[int, str]
+
+    __repr__ = short_repr
 
     def placed(self, rows: Tensor, X: Tensor, notes: dict[int, str]) -> AttackResult:
         """The results of some `rows` among all images X; `notes` say why the others failed."""

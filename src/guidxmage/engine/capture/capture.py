@@ -12,7 +12,7 @@ from torch._ops import OpOverload
 from guidxmage.engine.calls.call import BatchSize, Branch, Call, Ref, leaves
 from guidxmage.engine.capture.batch_independence import rows_stay_apart
 from guidxmage.engine.capture.builder import Builder, read_by
-from guidxmage.engine.capture.checks import check_model
+from guidxmage.engine.capture.checks import check_model, scores_of, with_way_out
 from guidxmage.engine.capture.execution import plain_run, runs_in_a_row, taped
 from guidxmage.engine.capture.folding import fold
 from guidxmage.engine.capture.memory import Held
@@ -54,8 +54,11 @@ def capture(
     # Another picture besides, so that what hangs on the picture in a hidden way comes to light.
     other = images[:1].flip(-1)
     more = torch.cat([other, images])
-    together = _of_any_number(model, images, more, chosen) if batched else None
-    return _of_one(model, images[:1], other, chosen) if together is None else together
+    try:
+        together = _of_any_number(model, images, more, chosen) if batched else None
+        return _of_one(model, images[:1], other, chosen) if together is None else together
+    except UnsupportedOperatorError as error:
+        raise with_way_out(model, error) from error
 
 
 def _refuse_random(model: nn.Module, tape: Tape, image: Tensor) -> None:
@@ -130,16 +133,9 @@ def _of_one(model: nn.Module, image: Tensor, other: Tensor, chosen: Conventions)
 
 
 def _result_id(tape: Tape) -> int:
-    if not isinstance(tape.output, Tensor):
-        kind = type(tape.output).__name__
-        if isinstance(tape.output, list | tuple | dict):
-            kind = f"{len(tape.output)} values"
-        raise InputError(
-            f"the model returns {kind} where one tensor of class scores is expected; wrap it in a "
-            "module that returns the scores alone"
-        )
-    if not tape.output.is_floating_point():
-        raise InputError(f"the model returns {tape.output.dtype} where real scores are expected")
+    scores = scores_of(tape.output)
+    if not scores.is_floating_point():
+        raise InputError(f"the model returns {scores.dtype} where real scores are expected")
     if not isinstance(tape.result, Ref) or tape.result.id == 0:
         raise InputError("the model's output does not depend on the image")
     return tape.result.id

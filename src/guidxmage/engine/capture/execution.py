@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.engine.capture.as_found import as_found, restored
+from guidxmage.engine.capture.failure import failure
 from guidxmage.engine.capture.leaving import Leaving
 from guidxmage.engine.capture.recorder import Recorder
 from guidxmage.engine.capture.tape import Tape
 from guidxmage.engine.capture.user_model import untouched
-from guidxmage.errors import InputError
 
 # PyTorch has one place for all threads where a recorder can stand.
 _ONE_AT_A_TIME = threading.RLock()
@@ -44,6 +44,8 @@ def taped(model: nn.Module, images: Tensor) -> Tape:
             raise recorder.refusal
         if isinstance(tape.output, Tensor):
             tape.result = recorder.found(tape.output)
+    # It holds all weights, and is in a circle with what numbers its values.
+    vars(recorder).clear()
     return tape
 
 
@@ -64,15 +66,6 @@ def runs_in_a_row(
             return [model(images.detach().clone()) for _ in range(count)]
         except Exception as error:
             raise failure(model, images, error) from error
-
-
-def failure(model: nn.Module, images: Tensor, error: Exception) -> InputError:
-    """Why a model could not be run, in one sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
-    size = "×".join(str(n) for n in images.shape[1:])
-    count = f"{len(images)} images" if len(images) > 1 else "an image"
-    return InputError(f"{type(model).__name__} could not be run on {count} of {size}: {reason}")
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

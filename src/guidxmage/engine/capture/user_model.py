@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from guidxmage.errors import InputError
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself, out of what torch.compile or data parallelism has put around it."""
+def unwrapped(model: Any) -> nn.Module:
+    """The network itself, out of what PyTorch has put around it.
+
+    That is torch.compile, data parallelism, or torch.export, whose programs hold a network. Raises
+    InputError for what is no network.
+    """
+    if isinstance(model, torch.export.ExportedProgram):
+        return model.module()
+    if not isinstance(model, nn.Module):
+        raise InputError(f"a torch.nn.Module is expected, not {_what(model)}")
     parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
     inside = model.module if parallel else getattr(model, "_orig_mod", None)
     return unwrapped(inside) if isinstance(inside, nn.Module) else model
+
+
+def _what(given: Any) -> str:
+    """What was given instead of a network, and the way from there to one."""
+    if isinstance(given, type) and issubclass(given, nn.Module):
+        return f"the class {given.__name__}; make one of it first"
+    if isinstance(given, Mapping) and any(isinstance(one, Tensor) for one in given.values()):
+        return "weights alone; build the network and give it them with load_state_dict"
+    name = type(given).__name__
+    if isinstance(given, str | os.PathLike):
+        return f"{name}; load a network by name or from a file with Explainer.load"
+    return name
+
+
+def name_of(model: nn.Module) -> str:
+    """What a network is called: by its class, in TorchScript too."""
+    scripted = isinstance(model, torch.jit.ScriptModule)
+    return str(model.original_name) if scripted else type(model).__name__
 
 
 def copied_to(

@@ -18,6 +18,7 @@ from guidxmage.engine.kernels.bits import (
     unpack_channels_last,
 )
 from guidxmage.errors import InputError
+from guidxmage.reports.short_repr import short_repr
 
 # Kinds of entries that take eight bytes for every number.
 BYTES = ("told", "whole", "real")
@@ -39,6 +40,8 @@ class Decisions:
     shape: tuple[int, ...]
     planes: tuple[Tensor, ...]
     merged: bool = False
+
+    __repr__ = short_repr
 
     @classmethod
     def from_bits(cls, *planes: Tensor) -> Decisions:

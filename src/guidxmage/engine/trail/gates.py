@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.errors import InputError
+from guidxmage.reports.short_repr import short_repr
 
 # How smooth operators are made affine. "secant": a line through the origin's value, statistics,
 # attention and gating factors frozen at what they are on X. "tangent": the first-order expansion.
@@ -47,6 +48,8 @@ class Gates:
     convention: str
     planes: tuple[Tensor, ...]
     merged: bool = False
+
+    __repr__ = short_repr
 
     @property
     def images(self) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from guidxmage.reports.short_repr import short_repr
+
 Bytes = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int64]
 
@@ -30,6 +32,8 @@ class PairwiseDistances:
     shared: dict[str, int]
     decisions: dict[str, int]
     rows: int
+
+    __repr__ = short_repr
 
     @classmethod
     def of(

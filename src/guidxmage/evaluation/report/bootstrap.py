@@ -21,7 +21,9 @@ LEVEL = 0.95
 class Estimate:
     """A mean over views with the 95 % interval of the bootstrap over photos.
 
-    low and high are equal where all photos agree: no resampling can then show a width.
+    Where all photos agree no resampling can show a width. Shares of 0 and of 1 then have the
+    interval of Wilson (1927), for as many independent cases as there are photos; of other means low
+    and high are equal.
     """
 
     mean: float
@@ -31,10 +33,15 @@ class Estimate:
     photos: int
 
 
-def estimate(by_photo: Mapping[str, Sequence[float]], seed: int, name: str) -> Estimate | None:
-    """The mean over all views and its interval; None without values. `name` picks the draws."""
+def estimate(
+    by_photo: Mapping[str, Sequence[float]], seed: int, name: str, *, share: bool = False
+) -> Estimate | None:
+    """The mean over all views and its interval; None without values. `name` picks the draws.
+
+    share: the values are from 0 to 1 and say how often something is so.
+    """
     try:
-        from scipy.stats import bootstrap
+        from scipy.stats import binomtest, bootstrap
     except ImportError as error:
         raise MissingExtraError("scipy", "eval") from error
     groups = [values for values in by_photo.values() if len(values)]
@@ -43,7 +50,10 @@ def estimate(by_photo: Mapping[str, Sequence[float]], seed: int, name: str) -> E
     sums = np.array([float(np.sum(values)) for values in groups])
     counts = np.array([len(values) for values in groups])
     mean = low = high = float(sums.sum() / counts.sum())
-    if len(groups) > 1:  # else there is no other photo to draw
+    if share and all(value == low for values in groups for value in values) and low in (0, 1):
+        cases = binomtest(len(groups) * int(low), len(groups))
+        low, high = cases.proportion_ci(LEVEL, method="wilson")
+    elif len(groups) > 1:  # else there is no other photo to draw
         low, high = bootstrap(
             (sums, counts),
             lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),

@@ -116,7 +116,7 @@ def _row(network: str, method: str, records: Sequence[Record], seed: int) -> Row
     estimates = {
         column.key: found
         for column in COLUMNS
-        if (found := _estimate(done, column.key, seed)) is not None
+        if (found := _estimate(done, column, seed)) is not None
     }
     return Row(
         network=network,
@@ -137,13 +137,13 @@ def _values(records: Iterable[Record], key: str) -> list[float]:
     return [float(value) for value in found if value is not None]
 
 
-def _estimate(records: Sequence[Record], key: str, seed: int) -> Estimate | None:
+def _estimate(records: Sequence[Record], column: Column, seed: int) -> Estimate | None:
     by_photo: dict[str, list[float]] = {}
     for record in records:
-        value = record["figures"].get(key)
+        value = record["figures"].get(column.key)
         if value is not None and isfinite(value):
             by_photo.setdefault(record["photo"], []).append(float(value))
-    return estimate(by_photo, seed, key)
+    return estimate(by_photo, seed, column.key, share=column.unit == "%")
 
 
 def _curve(records: Sequence[Record], key: str, seed: int) -> list[Estimate]:

@@ -159,6 +159,7 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement(_J, "provenance.photo", _DERIVED, "the photo's SHA-256"),
     Statement(_J, "provenance.*", _NONE, "how a later run knows that it can be kept"),
     Statement(_J, "seconds", _NONE, "how long it took"),
+    Statement(_J, "certificate_seconds", _NONE, "how long it took to certify it"),
     Statement(_J, "top[].*", _DERIVED, "the largest logits and the labels"),
     Statement(_J, "objects[].*", _DERIVED, "contributions and label map"),
     Statement(_J, "objects_from", _NONE, "where the masks were; the label map is what counts"),

@@ -19,6 +19,7 @@ from guidxmage.proof.rational.formula import Line
 from guidxmage.proof.rational.network import Choices, Rational, choices_of, rational_network
 from guidxmage.proof.rational.solver import INSTALL, Solver, has_solver
 from guidxmage.proof.rational.whole_formula import whole
+from guidxmage.reports.short_repr import short_repr
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class Proof:
     decisions: int | None
     contains_photo: bool | None
     witness: Witness | None = field(default=None)
+
+    __repr__ = short_repr
 
 
 def claim_of(
