@@ -129,7 +129,9 @@ def hooked() -> nn.Module:
 
 
 def exported() -> nn.Module:
-    return torch.export.export(plain(), (images(),)).module()
+    many = {0: torch.export.Dim("images", min=1, max=64)}
+    found: nn.Module = torch.export.export(plain(), (images(),), dynamic_shapes=(many,)).module()
+    return found
 
 
 ENCODER = {"d_model": 6, "nhead": 2, "dim_feedforward": 12, "batch_first": True}

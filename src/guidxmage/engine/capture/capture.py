@@ -19,7 +19,8 @@ from guidxmage.engine.capture.memory import Held
 from guidxmage.engine.capture.merging import Differ, Merger, same_numbers
 from guidxmage.engine.capture.stepwise import linear_calls, with_kept
 from guidxmage.engine.capture.tape import Operation, Tape
-from guidxmage.engine.program.program import OtherBranchError, Program
+from guidxmage.engine.program.program import Program
+from guidxmage.engine.program.steps import OtherBranchError
 from guidxmage.engine.rules import is_stepwise, rule_of
 from guidxmage.engine.trail.gates import Conventions, conventions
 from guidxmage.errors import InputError, UnsupportedOperatorError

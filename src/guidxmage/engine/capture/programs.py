@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from guidxmage.engine.capture.capture import capture
 from guidxmage.engine.capture.execution import plain_run
 from guidxmage.engine.capture.merging import same_numbers
-from guidxmage.engine.program.program import OtherBranchError, Program
+from guidxmage.engine.program.program import Program
+from guidxmage.engine.program.steps import OtherBranchError
 from guidxmage.engine.trail.gates import Conventions
 from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.provenance.model_state import is_same_state, state_of

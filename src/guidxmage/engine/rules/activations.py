@@ -92,27 +92,25 @@ register(
     " aten.reciprocal.default",
     tangent(family="activations", rows=rows.elementwise),
 )
-_POWER = tangent(family="activations")
 
 
-def _root_or_power(part: str) -> Any:
-    """Roots have a value at 0 but no slope there: they go by the convention for activations."""
-
-    def of(f: Frame, *args: Any, **kw: Any) -> Any:
-        is_root = 0 < f.call.args[1] < 1
-        return getattr(_ACTIVATION if is_root else _POWER, part)(f, *args, **kw)
-
-    return of
+def _record_power(f: Frame, x: Tensor, exponent: float) -> tuple[Tensor, Gates]:
+    """A root has no slope at 0: nothing flows there."""
+    value = f.call.run(x, exponent)
+    slope = _slope(f, x, exponent)
+    if 0 < exponent < 1:
+        slope = slope.masked_fill(x == 0, 0)
+    return value, Gates("tangent", (slope, value - slope * x))
 
 
 register(
     "aten.pow.Tensor_Scalar",
     Rule(
         "gate",
-        push=_root_or_power("push"),
-        pull=_root_or_power("pull"),
-        record=_root_or_power("record"),
-        constant=_root_or_power("constant"),
+        push=_ACTIVATION.push,
+        pull=_ACTIVATION.pull,
+        record=_record_power,
+        constant=lambda f, x, exponent: f.for_rows(f.numbers()[1]),
         terms=_ACTIVATION.terms,
         family="activations",
         refuse=_refuse_power_of_image,
