@@ -168,6 +168,12 @@ PIECES: dict[str, Function] = {
     "upper bound from the image": lambda m, x: x.clamp(max=x.flip(3) / 2),
     "bounds from the image": lambda m, x: x.clamp(x.flip(3) / 2 - 0.3, x.flip(3) / 2),
     "a constant within bounds": lambda m, x: m.c.clamp(x - 0.3, x + 0.2),
+    "bounds that are none": lambda m, x: x.clamp(
+        torch.where(m.square > 0, m.square, -torch.inf), torch.tensor(torch.inf).double()
+    ),
+    "no bound beside one from the image": lambda m, x: x.clamp(
+        torch.tensor(-torch.inf).double(), x.flip(3) / 2
+    ),
     "lower bounds": lambda m, x: torch.clamp_min(x, m.c),
     "upper bounds": lambda m, x: torch.clamp_max(x, m.c),
     "fractional pool": lambda m, x: fractional(x, 2),

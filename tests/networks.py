@@ -640,8 +640,11 @@ def _bad(name: str, make: Callable[[], nn.Module], *, training: bool = False) ->
 
 _bad("tuple_output", lambda: _Wrapped(lambda y: (y, y)))
 _bad("dict_output", lambda: _Wrapped(lambda y: {"scores": y, "features": y}))
-_bad("log_gamma", lambda: _Wrapped(torch.lgamma))
-_bad("product_of_three", lambda: _Wrapped(lambda y: torch.einsum("bi,bi,bi->bi", y, y, y)))
+_bad(
+    "no_derivative",
+    lambda: _Wrapped(lambda y: torch.linalg.svdvals(y[:, :, None] * y[:, None])),
+)
+_bad("complex_numbers", lambda: _Wrapped(lambda y: torch.fft.rfft(y).abs()))
 _bad("output_of_rank_3", lambda: _Wrapped(lambda y: y.unsqueeze(2)))
 _bad("output_of_rank_1", lambda: _Wrapped(lambda y: y.sum(1)))
 _bad("mixes_the_batch", lambda: _Wrapped(lambda y: y - y.mean(0, keepdim=True)))

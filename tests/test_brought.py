@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from guidxmage import Explainer, UnsupportedOperatorError
+from guidxmage import Explainer, InputError, UnsupportedOperatorError
 from guidxmage.adversarial import certify
 from guidxmage.analysis.ray import trace_ray
 from guidxmage.engine.program.precision import widened
@@ -211,3 +211,17 @@ def test_nothing_is_said_of_regions_where_a_mask_may_jump(name: str) -> None:
     ):
         with pytest.raises(UnsupportedOperatorError):
             ask()
+
+
+def test_a_mask_of_infinities_may_be_kept_as_buffer() -> None:
+    def attended(m: nn.Module, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x, attn_mask=m.causal)
+
+    layer = Apply(attended)
+    layer.register_buffer("causal", torch.full((6, 6), -torch.inf).triu(1))
+    model = nn.Sequential(layer, nn.Flatten()).double().eval()
+    explanation = Explainer(model).explain(random_like((2, *IMAGE), 20), target="all")
+    assert bool((explanation.residual.abs() <= explanation.residual_bound).all())
+    layer.causal[0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"NaN or Inf in '0.causal'"):
+        Explainer(model).explain(random_like((2, *IMAGE), 20))

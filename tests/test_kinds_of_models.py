@@ -42,6 +42,7 @@ WRAPPED: dict[str, Callable[[], Any]] = {
     "exported_module": lambda: _exported(2).module(),
     "part_of_another": lambda: nn.Sequential(_exported(2).module(), nn.Identity()),
     "scripted": lambda: torch.jit.script(plain()),
+    "traced": lambda: torch.jit.trace(plain(), IMAGE[None]),
     "symbolically_traced": lambda: torch.fx.symbolic_trace(plain()),
 }
 
@@ -144,11 +145,6 @@ def _narrow_inside() -> nn.Module:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], Tensor, str]] = {
-    "traced": (
-        lambda: torch.jit.trace(plain(), IMAGE[None]),
-        IMAGE,
-        "has no rule; it is TorchScript, so explain the nn.Module that it was made from",
-    ),
     "quantised": (_quantised, IMAGE, "quantised at '5'.* explain the model in float32"),
     "lazy": (
         lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(5)).eval(),

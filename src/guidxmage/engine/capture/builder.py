@@ -135,6 +135,9 @@ def _translated(
         # What they call on a CPU; without `training` and the wish for cuDNN.
         own = (*args[:_TRAINING], *args[_TRAINING + 1 : _TRAINING + 3])
         return aten._native_batch_norm_legit_no_training.default, own, kwargs, 0
+    if target is aten._convolution.default and not args[6]:  # as TorchScript calls it
+        of_dims = {1: aten.conv1d, 2: aten.conv2d, 3: aten.conv3d}[len(args[3])]
+        return of_dims.default, (*args[:6], args[8]), {}, None
     if target is aten.aminmax.default and kwargs.get("dim") is not None:
         single = aten.amax.default if number else aten.amin.default
         return single, (*args, [kwargs["dim"]], kwargs.get("keepdim", False)), {}, None

@@ -104,7 +104,9 @@ def check_model(model: nn.Module) -> tuple[torch.dtype, torch.device]:
             f"the model computes in {dtype}, too coarse for an exact explanation; "
             "pass dtype=torch.float32 to explain a float32 copy of it"
         )
+    weights = dict(model.named_parameters())
     for name, tensor in floating.items():
-        if not torch.isfinite(tensor).all():
+        # A buffer may be a mask of −∞, or a bound that is none.
+        if tensor.isnan().any() or (name in weights and tensor.isinf().any()):
             raise InputError(f"the model's weights hold NaN or Inf in {name!r}")
     return dtype, device

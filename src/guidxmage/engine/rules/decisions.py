@@ -198,7 +198,8 @@ def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
         inside, above = (f.taken().plane(number).to(x.dtype) for number in (0, 1))
         for bound, where in ((low, 1 - inside - above), (high, above)):
             if isinstance(bound, Tensor) or bound not in (0, -inf, inf):
-                part = where * bound
+                # An infinite bound among others is never taken.
+                part = torch.where(where.bool(), torch.as_tensor(bound, dtype=where.dtype), 0)
                 result = part if result is None else result + part
         return None if result is None else f.for_rows(result)
 

@@ -155,7 +155,7 @@ def _bounded_constant(f: Frame, *args: Any) -> Tensor | None:
     found = None
     for part, mask in zip(_ordered(f, args), _masks(f), strict=True):
         if isinstance(part, Tensor):
-            own = f.for_rows(mask).to(part.dtype) * part
+            own = torch.where(f.for_rows(mask).bool(), part, 0)  # an infinite one is never taken
             found = own if found is None else found + own
     return found
 
