@@ -142,6 +142,46 @@ def test_the_8_bit_grid(norm: str, network: nn.Module, samples: tuple[Tensor, Te
     assert float((result.norm / free.norm).median()) < 1.25
 
 
+@pytest.mark.parametrize("norm", ["l2", "linf", "l1", "l0"])
+def test_what_the_mask_keeps_is_not_rounded_to_the_grid(
+    norm: str, network: nn.Module, samples: tuple[Tensor, Tensor]
+) -> None:
+    x = samples[0] * 0.97 + 0.0012  # hardly a pixel is a whole grey level
+    mask = torch.zeros(12, 12, dtype=torch.bool)
+    mask[:, :8] = True
+    result = attack(network, x, norm=norm, mask=mask, budget=60, quantise=True)
+    assert result.success.sum() > 4
+    good = result.success
+    assert torch.equal(result.adversarial[good][..., 8:], x[good][..., 8:])
+    moved = result.adversarial[good][..., :8]
+    if norm != "l0":  # which leaves pixels alone
+        assert torch.allclose(moved * 255, (moved * 255).round(), atol=1e-4)
+
+
+def test_a_single_logit_is_told() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 1)).eval()
+    with pytest.raises(InputError, match="single logit, that is one class"):
+        attack(model, torch.rand(2, 1, 4, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [200.0, 2000.0])
+def test_a_saturated_softmax_is_told(dtype: torch.dtype, scale: float) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)
+    logits = nn.Sequential(*layers).to(dtype)
+    with torch.no_grad():
+        logits[3].weight.mul_(scale)
+    x = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    result = attack(nn.Sequential(*layers, nn.Softmax(1)).eval(), x, budget=20)
+    for row in (~result.success).nonzero()[:, 0].tolist():
+        assert "saturated" in result.notes[row]
+        assert "before the softmax" in result.notes[row]
+    assert attack(logits.eval(), x, budget=20).success.sum() >= 3
+    assert not result.success.all()
+
+
 def test_more_budget_is_not_worse_and_runs_repeat(
     network: nn.Module, samples: tuple[Tensor, Tensor]
 ) -> None:

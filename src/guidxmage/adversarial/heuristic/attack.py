@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.adversarial.heuristic.budget import spend
+from guidxmage.adversarial.heuristic.notes import notes_for
 from guidxmage.adversarial.heuristic.problem import Problem, norms, pose, spread
 from guidxmage.adversarial.heuristic.quantise import on_grid
 from guidxmage.adversarial.heuristic.quantise import quantise as quantise_found
@@ -106,7 +107,7 @@ def _search(
 def _quantise_pixels(target_model: TargetModel, problem: Problem, found: Found) -> Found:
     """Pixels at the ends of the box lie on the grid already; the others go to the nearer level."""
     changed = (found.Z != problem.X).any(1, keepdim=True)
-    Z = torch.where(changed, on_grid(found.Z), problem.X)
+    Z = problem.on_free(torch.where(changed, on_grid(found.Z), problem.X), problem.X)
     ok = problem.goal.margin(target_model.logits(Z)) > 0
     return Found(Z, torch.where(ok, found.size, torch.inf))
 
@@ -158,7 +159,7 @@ def _report(
         evidence="region"
         if target_model.piecewise_linear
         else f"not available: {target_model.reason}",
-        notes=_notes(problem, success, already),
+        notes=notes_for(target_model, problem, success, already),
     )
 
 
@@ -225,14 +226,3 @@ def _optimality(
         nan.index_copy(0, index, part.size(Z) / least.clamp_min(1e-30) - 1),
         follows,
     )
-
-
-def _notes(problem: Problem, success: Tensor, already: Tensor) -> dict[int, str]:
-    notes = {}
-    for row in range(len(success)):
-        if bool(already[row]):
-            reached = "is classified as the target" if problem.goal.targeted else "is misclassified"
-            notes[row] = f"the image {reached} already; nothing was changed"
-        elif not bool(success[row]):
-            notes[row] = "no adversarial sample was found within the budget"
-    return notes

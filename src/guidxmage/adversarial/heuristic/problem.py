@@ -38,6 +38,10 @@ class Problem:
         """w (n, C, H, W) where entries may change, 0 elsewhere."""
         return w if self.mask is None else w * self.mask
 
+    def on_free(self, moved: Tensor, kept: Tensor) -> Tensor:
+        """`moved` where entries may change, `kept` elsewhere; both (n, C, H, W)."""
+        return moved if self.mask is None else torch.where(self.mask, moved, kept)
+
     def size(self, Z: Tensor) -> Tensor:
         """The norm of Z − X, (n,)."""
         return norms(Z - self.X, self.norm)
@@ -65,6 +69,11 @@ def pose(
         "normalisation into the model",
     )
     logits = target_model.logits(X)
+    if logits.shape[1] < 2:
+        raise InputError(
+            "the network gives a single logit, that is one class: there is no other to change to; "
+            "add a second score, for example 0 where the logit is compared with 0"
+        )
     refuse((~torch.isfinite(logits)).any(1), "the network returns NaN or Inf for the image")
     logits = logits.nan_to_num()
     own = logits.argmax(1)

@@ -51,9 +51,8 @@ def _rounded(target_model: TargetModel, problem: Problem, found: Found) -> Found
     best = Found.nothing(problem)
     for number in range(12):
         factor = (low + high) / 2 if number else low
-        Z = on_grid(problem.X + spread(factor, found.Z) * (found.Z - problem.X)).clamp(
-            problem.low, problem.high
-        )
+        Z = on_grid(problem.X + spread(factor, found.Z) * (found.Z - problem.X))
+        Z = problem.on_free(Z.clamp(problem.low, problem.high), problem.X)
         beyond = (problem.goal.margin(target_model.logits(Z)) > 0) & torch.isfinite(found.size)
         best = best.better(Found(Z, torch.where(beyond, problem.size(Z), torch.inf)))
         high = torch.where(beyond, factor, high)
@@ -63,18 +62,18 @@ def _rounded(target_model: TargetModel, problem: Problem, found: Found) -> Found
 
 @dataclass(frozen=True)
 class _Grid:
-    """The images of whole grey levels around X."""
+    """The images around X whose free entries are whole grey levels; the others stay as they are."""
 
     problem: Problem
     start: Tensor
 
     @classmethod
     def of(cls, problem: Problem) -> _Grid:
-        return cls(problem, on_grid(problem.X))
+        return cls(problem, problem.on_free(on_grid(problem.X), problem.X))
 
     def closest(self, local: Local, at: Tensor, push: Tensor) -> Tensor:
         """The closest grid image that the region model at `at` puts beyond the boundary."""
-        w = local.normal if self.problem.mask is None else local.normal * self.problem.mask
+        w = self.problem.free(local.normal)
         room = torch.where(w > 0, self.problem.high - self.start, self.start - self.problem.low)
         room = (room.clamp(min=0) * LEVELS + 1e-6).floor()
         gain = w.abs() / LEVELS
