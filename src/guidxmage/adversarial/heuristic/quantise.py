@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.adversarial.heuristic.problem import Problem, norms, spread
-from guidxmage.adversarial.heuristic.search import Found
+from guidxmage.adversarial.heuristic.found import Found
 from guidxmage.adversarial.heuristic.target_model import Local, TargetModel
 
 LEVELS = 255

@@ -10,7 +10,7 @@ from torch import Tensor
 from guidxmage.adversarial.heuristic.budget import candidates, spend
 from guidxmage.adversarial.heuristic.problem import Problem
 from guidxmage.adversarial.heuristic.quantise import take_back
-from guidxmage.adversarial.heuristic.search import Found
+from guidxmage.adversarial.heuristic.found import Found
 from guidxmage.adversarial.heuristic.target_model import TargetModel
 
 # Gradients of one round: the model at the new point, and two rounds of putting pixels back.
