@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.adversarial.heuristic.found import Found
-from guidxmage.adversarial.heuristic.problem import Problem
+from guidxmage.adversarial.heuristic.problem import Problem, norms
 from guidxmage.adversarial.heuristic.target_model import Goal, Local, TargetModel
 
 # Samples kept for each image: where rounding costs the smallest its place, the next one has it.
@@ -34,6 +34,7 @@ class Account:
         self.target_model, self.left = target_model, budget
         self.problem = replace(problem, index=None)
         self.best = Found.nothing(problem)
+        self._least = self.best.size.double()
         self._kept: list[list[tuple[float, Tensor]]] = [[] for _ in problem.X]
 
     def pay(self, gradients: int = 1) -> None:
@@ -67,16 +68,16 @@ class Account:
     def offer(self, part: Problem, found: Found) -> None:
         """Samples for the rows of a problem; they are kept where they are smaller."""
         rows = self.problem.numbers if part.index is None else part.index
-        size = torch.where(
-            torch.isfinite(found.size), self.problem.rows(rows).size(found.Z), torch.inf
-        )
-        smaller = (size < self.best.size[rows]).nonzero()[:, 0]
+        # In float64, so that no sample is taken for smaller by rounding.
+        delta = found.Z.double() - self.problem.X[rows].double()
+        size = norms(delta, self.problem.norm)
+        size = torch.where(torch.isfinite(found.size), size, torch.inf)
+        smaller = (size < self._least[rows]).nonzero()[:, 0]
         if not len(smaller):
             return
         where, Z, sizes = rows[smaller], found.Z[smaller], size[smaller]
-        self.best = Found(
-            self.best.Z.index_copy(0, where, Z), self.best.size.index_copy(0, where, sizes)
-        )
+        self._least = self._least.index_copy(0, where, sizes)
+        self.best = Found(self.best.Z.index_copy(0, where, Z), self._least.to(Z))
         for row, one, sample in zip(where.tolist(), sizes.tolist(), Z, strict=True):
             self._kept[row] = [*self._kept[row][1 - _KEPT :], (one, sample)]
 

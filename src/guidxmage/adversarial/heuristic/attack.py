@@ -113,9 +113,10 @@ def _report(
     failed = spread(~success, found.Z)
     nan = float("nan")
     Z = torch.where(failed, torch.full_like(found.Z, nan), found.Z)
-    delta = Z - problem.X
+    delta = Z.double() - problem.X.double()
     measured = {
-        name: torch.where(success, norms(delta, name), nan) for name in ("l0", "l1", "l2", "linf")
+        name: torch.where(success, norms(delta, name), nan).to(Z)
+        for name in ("l0", "l1", "l2", "linf")
     }
     key = "l0" if problem.norm == "erase" else problem.norm
     own = _classes(target_model, problem.X)

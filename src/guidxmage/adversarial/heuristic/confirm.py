@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.adversarial.heuristic.found import Found
-from guidxmage.adversarial.heuristic.problem import Problem
+from guidxmage.adversarial.heuristic.problem import Problem, norms
 from guidxmage.adversarial.heuristic.target_model import TargetModel
 
 # Shares of its perturbation by which a sample on the boundary is moved beyond it.
@@ -39,8 +39,11 @@ def confirm(
             if least >= size:
                 break
             found = _confirmed(target_model, exact, one, sample[None], shares)
-            if found is not None and float(one.size(found[0])) < size:
-                (best, margin), size = found, float(one.size(found[0]))
+            if found is None:
+                continue
+            delta = found[0].double() - one.X.double()
+            if float(norms(delta, one.norm)) < size:
+                (best, margin), size = found, float(norms(delta, one.norm))
         points.append(best)
         margins.append(margin)
         sizes.append(size)

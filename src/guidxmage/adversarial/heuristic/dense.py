@@ -116,11 +116,11 @@ def search_dense(account: Account, problem: Problem, seed: int) -> None:
         one.jump(16)
     else:
         one.ways.rank(2)
-        one.sweep(8)
-        one.sweep(8)
-    one.settle(5)
+        one.sweep(7)
+        one.sweep(6)
+    one.settle(8)
     one.finish(3)
-    one.rescue(24)
+    one.rescue(60)
     one.recall()
     one.ways.rank(4)
     for place in range(2):

@@ -13,10 +13,12 @@ from guidxmage.adversarial.heuristic.problem import Problem, spread
 _FORCES = tuple(1.5**n for n in range(1, 26))
 _POINTS, _HALVINGS = 48, 12
 # Climbs for a class, one after the other; shares of the way to the corner that a model wants.
-_EACH, _CLASSES = 6, 5
+_EACH, _CLASSES = 3, 5
 _CLIMB = (1.0, 0.5, 0.25, 0.1, 0.04)
-# So many random entries are moved one at a time in each climb.
-_ENTRIES = 48
+# So many random entries are moved one at a time in each climb, and how often.
+_ENTRIES, _PASSES = 48, 3
+# The share of entries that is drawn anew around the best point.
+_STIRRED = 0.3
 
 
 def ask_for_more(account: Account, part: Problem, normal: Tensor, need: Tensor) -> Found:
@@ -49,15 +51,23 @@ def rescue(account: Account, problem: Problem, generator: Generator, climbs: int
     part = problem.rows(rows)
     classes = account.logits(part.X).argsort(1, descending=True)
     Z, reached = part.X, torch.zeros_like(rows).bool()
+    tops = [Z] * _CLASSES
+    values = [torch.full_like(Z[:, 0, 0, 0], -torch.inf)] * _CLASSES
     try:
         for number in range(climbs):
             if number % _EACH == 0:
                 turn, which = divmod(number // _EACH, min(_CLASSES, classes.shape[1] - 1))
                 via = classes[:, 1 + which]
                 at, value = part.X, _value(account, part, part.X, via)
-                if turn:
+                if turn % 2:
+                    at = _stirred(part, tops[which], generator)
+                    value = _value(account, part, at, via)
+                elif turn:
                     at, value = _random_points(account, part, via, generator)
             at, value = _climbed(account, part, via, (at, value), generator)
+            higher = value > values[which]
+            tops[which] = torch.where(spread(higher, Z), at, tops[which])
+            values[which] = values[which].maximum(value)
             beyond = account.reached(part, at) & ~reached
             Z, reached = torch.where(spread(beyond, Z), at, Z), reached | beyond
             if bool(reached.all()):
@@ -105,7 +115,7 @@ def _entry_by_entry(
     chosen = torch.rand(size, generator=generator, device=Z.device).argsort()[:_ENTRIES]
     rows = part.numbers.repeat_interleave(len(chosen))
     many, entries = part.rows(rows), chosen.repeat(count)[:, None]
-    for level in (part.low, part.high, None):
+    for level in (part.low, part.high, None) * _PASSES:
         before = Z.flatten(1)[rows]
         draw = torch.rand(entries.shape, generator=generator, dtype=Z.dtype, device=Z.device)
         moved = before.scatter(1, entries, draw if level is None else torch.full_like(draw, level))
@@ -121,6 +131,12 @@ def _entry_by_entry(
             Q = Q.view_as(Z)
             Z, value = _higher(Z, value, Q, _value(account, part, Q, via))
     return Z, value
+
+
+def _stirred(part: Problem, Z: Tensor, generator: Generator) -> Tensor:
+    """A point with some of its entries drawn anew."""
+    drawn = part.low + (part.high - part.low) * _uniform(Z, generator)
+    return part.on_free(torch.where(_uniform(Z, generator) < _STIRRED, drawn, Z), part.X)
 
 
 def _random_points(
