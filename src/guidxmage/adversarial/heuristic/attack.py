@@ -17,6 +17,7 @@ from guidxmage.adversarial.heuristic.notes import notes_for
 from guidxmage.adversarial.heuristic.problem import Problem, norms, pose, spread
 from guidxmage.adversarial.heuristic.result import AttackResult, Optimality
 from guidxmage.adversarial.heuristic.target_model import TargetModel, as_explainer
+from guidxmage.adversarial.heuristic.sparse import search_l1, search_pixels
 from guidxmage.engine.capture.as_found import running
 from guidxmage.engine.linear_regions.walk import walk
 from guidxmage.errors import InputError
@@ -25,6 +26,7 @@ from guidxmage.inputs.input_space import Images
 
 NORMS = ("l2", "linf", "l1", "l0", "erase")
 _COUNTING = ("l0", "erase")
+_WAYS = {"l1": search_l1, "l0": search_pixels, "erase": search_pixels}
 _DUAL = {"l2": "l2", "linf": "l1", "l1": "linf"}
 
 
@@ -88,7 +90,8 @@ def _search(
 ) -> Account:
     account = Account(target_model, problem, budget)
     with suppress(SpentError):
-        search_dense(account, account.problem, seed)
+        way = _WAYS.get(problem.norm, search_dense)
+        way(account, account.problem, seed)
     return account
 
 

@@ -64,8 +64,7 @@ class Dense:
 
     def jump(self, steps: int = _JUMP_STEPS) -> None:
         """Search from a random point near the best."""
-        start = self._jump(_JUMPS[self.jumps % len(_JUMPS)])
-        self.jumps += 1
+        start = self.near(self.found)
         found = search(self.account, self.problem, Schedule(steps), start, self.rival)
         self.found = self.found.better(found)
 
@@ -80,14 +79,16 @@ class Dense:
         size = self.problem.size(best.Z).where(torch.isfinite(best.size) & lost, torch.inf)
         self.found = self.found.better(Found(best.Z.where(spread(lost, best.Z), best.Z), size))
 
-    def _jump(self, size: float) -> Tensor:
-        found, problem = self.found, self.problem
+    def near(self, found: Found) -> Tensor:
+        """Random points near those found, at the next of a few distances."""
+        problem, size = self.problem, _JUMPS[self.jumps % len(_JUMPS)]
+        self.jumps += 1
         noise = torch.randn(
             found.Z.shape, generator=self.generator, dtype=found.Z.dtype, device=found.Z.device
         )
         noise = problem.free(noise)
         far = norms(problem.X, problem.norm)
-        reach = torch.where(torch.isfinite(found.size), found.size, far)
+        reach = torch.where(torch.isfinite(found.size), problem.size(found.Z), far)
         length = size * reach / norms(noise, problem.norm).clamp_min(1e-30)
         return (found.Z + spread(length, noise) * noise).clamp(problem.low, problem.high)
 

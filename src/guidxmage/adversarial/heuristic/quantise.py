@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from guidxmage.adversarial.heuristic.problem import Problem, norms, spread
+from guidxmage.adversarial.heuristic.account import Account
 from guidxmage.adversarial.heuristic.found import Found
-from guidxmage.adversarial.heuristic.target_model import Local, TargetModel
+from guidxmage.adversarial.heuristic.target_model import Local
 
 LEVELS = 255
 
@@ -19,7 +20,7 @@ def on_grid(X: Tensor) -> Tensor:
     return (X * LEVELS).round() / LEVELS
 
 
-def quantise(target_model: TargetModel, problem: Problem, found: Found, budget: int) -> Found:
+def quantise(account: Account, problem: Problem, found: Found, budget: int) -> Found:
     """The smallest perturbation found whose image lies on the 8-bit grid and is still adversarial.
 
     Rounding a perturbation below one level would undo it. Instead the integer problem of the local
@@ -31,21 +32,21 @@ def quantise(target_model: TargetModel, problem: Problem, found: Found, budget: 
     rounds = min(3, budget // 4)
     grid = _Grid.of(problem)
     Z = found.Z
-    best = _rounded(target_model, problem, found)
+    best = _rounded(account, problem, found)
     push = torch.full_like(found.size, 0.02)
     for _ in range(budget - rounds):
-        local = target_model.local(Z, problem.goal)
+        local = account.local(Z, problem.goal)
         Z = grid.closest(local, Z, push)
-        beyond = problem.goal.margin(target_model.logits(Z)) > 0
+        beyond = problem.goal.margin(account.logits(Z)) > 0
         size = torch.where(beyond, norms(Z - problem.X, problem.norm), torch.inf)
         best = best.better(Found(Z, size))
         push = torch.where(beyond, push * 0.5, push * 1.8 + 0.01).clamp(1e-3, 30.0)
         # From the boundary the next region model is the one that matters.
         Z = torch.where(spread(torch.isfinite(best.size), Z), best.Z, Z)
-    return take_back(target_model, problem, best, grid.start, rounds)
+    return take_back(account, problem, best, grid.start, rounds)
 
 
-def _rounded(target_model: TargetModel, problem: Problem, found: Found) -> Found:
+def _rounded(account: Account, problem: Problem, found: Found) -> Found:
     """The perturbation lengthened as little as lets it survive rounding, by bisection."""
     low, high = torch.ones_like(found.size), torch.full_like(found.size, 3.0)
     best = Found.nothing(problem)
@@ -53,7 +54,7 @@ def _rounded(target_model: TargetModel, problem: Problem, found: Found) -> Found
         factor = (low + high) / 2 if number else low
         Z = on_grid(problem.X + spread(factor, found.Z) * (found.Z - problem.X))
         Z = problem.on_free(Z.clamp(problem.low, problem.high), problem.X)
-        beyond = (problem.goal.margin(target_model.logits(Z)) > 0) & torch.isfinite(found.size)
+        beyond = (problem.goal.margin(account.logits(Z)) > 0) & torch.isfinite(found.size)
         best = best.better(Found(Z, torch.where(beyond, problem.size(Z), torch.inf)))
         high = torch.where(beyond, factor, high)
         low = torch.where(beyond, low, factor)
@@ -109,7 +110,7 @@ def _largest_threshold(gain: Tensor, norm: str) -> Tensor:
 
 
 def take_back(
-    target_model: TargetModel, problem: Problem, found: Found, start: Tensor, rounds: int
+    account: Account, problem: Problem, found: Found, start: Tensor, rounds: int
 ) -> Found:
     """Undo changes that are not needed, those with the least gain for their cost first.
 
@@ -118,7 +119,7 @@ def take_back(
     """
     best = found
     for _ in range(rounds if problem.norm != "linf" else 0):
-        local = target_model.local(best.Z, problem.goal)
+        local = account.local(best.Z, problem.goal)
         delta = best.Z - start
         gain = local.normal * delta
         cost = delta.square() if problem.norm == "l2" else delta.abs()
@@ -134,13 +135,13 @@ def take_back(
         for _ in range(16):
             middle = (low + high + 1) // 2
             back = (rank < middle[:, None]).view(cost.shape)
-            ok = problem.goal.margin(target_model.logits(torch.where(back, start, best.Z))) > 0
+            ok = problem.goal.margin(account.logits(torch.where(back, start, best.Z))) > 0
             low, high = torch.where(ok, middle, low), torch.where(ok, high, middle - 1)
             if bool((low >= high).all()):
                 break
         back = (rank < low[:, None]).view(cost.shape)
         Z = torch.where(back, start, best.Z)
-        reached = torch.isfinite(best.size) & (problem.goal.margin(target_model.logits(Z)) > 0)
+        reached = torch.isfinite(best.size) & (problem.goal.margin(account.logits(Z)) > 0)
         better = best.better(Found(Z, torch.where(reached, problem.size(Z), torch.inf)))
         if bool((better.size >= best.size).all()):
             return better

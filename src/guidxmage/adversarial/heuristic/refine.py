@@ -58,7 +58,7 @@ def shorten(account: Account, problem: Problem, found: Found) -> Found:
         P = part.X + spread((share * (1 + beyond)).clamp(max=1), Z) * (Z - part.X)
         reached = part.goal.margin(account.logits(P)) > 0
         size = torch.where(reached, part.size(P), torch.inf)
-        kept = found.better(_at(found, rows, P, size))
+        kept = found.better(in_place(found, rows, P, size))
         found = kept
         if bool(reached.all()):
             break
@@ -85,6 +85,11 @@ _PLACES = 6
 _FEW = 512
 
 
+def beyond_rounding(need: Tensor) -> Tensor:
+    """A little more than what is needed, so that rounding does not undo a step."""
+    return need + _ROUNDING.get(need.dtype, 1e-3) * need.abs()
+
+
 def _takes_planes(problem: Problem) -> bool:
     """Whether the models of several regions are met together."""
     return problem.norm == "l2" or (problem.norm == "linf" and problem.X[0].numel() <= _FEW)
@@ -107,10 +112,10 @@ def polish(account: Account, problem: Problem, found: Found, steps: int) -> Foun
     for _ in range(steps):
         local = account.local(Z, part.goal)
         need = dot(local.normal, Z - part.X) - local.value
-        need = need + _ROUNDING.get(Z.dtype, 1e-3) * need.abs()
+        need = beyond_rounding(need)
         planes = planes.add(_free(part, local.normal), need)
         closest = _closest(part, planes, (local.normal, need), best)
-        before, best, reached = best, *_approach(account, part, best, closest)
+        before, best, reached = best, *approach(account, part, best, closest)
         account.offer(part, best)
         improved = best.size < before.size * (1 - 1e-9)
         # Models that do not bound the norm from below, or nothing but the last digits: begin anew.
@@ -120,7 +125,7 @@ def polish(account: Account, problem: Problem, found: Found, steps: int) -> Foun
         stale = torch.where(improved, 0, stale + (again | (not together)))
         if bool((stale > together).all()):
             break
-    return found.better(_at(found, rows, best.Z, best.size))
+    return found.better(in_place(found, rows, best.Z, best.size))
 
 
 def _closest(
@@ -138,7 +143,7 @@ def _closest(
     return (X + delta).to(part.X).clamp(part.low, part.high)
 
 
-def _approach(
+def approach(
     account: Account, part: Problem, best: Found, closest: Tensor
 ) -> tuple[Found, Tensor]:
     """As far from the best points towards others as the network confirms; whether all the way."""
@@ -155,7 +160,7 @@ def _approach(
     return best, all_the_way
 
 
-def _at(found: Found, rows: Tensor, Z: Tensor, size: Tensor) -> Found:
+def in_place(found: Found, rows: Tensor, Z: Tensor, size: Tensor) -> Found:
     """Points for some rows only, as if the others had found nothing."""
     nothing = torch.full_like(found.size, torch.inf)
     return Found(found.Z.index_copy(0, rows, Z), nothing.index_copy(0, rows, size))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from guidxmage.adversarial.heuristic.account import Account
 from guidxmage.adversarial.heuristic.found import Found
-from guidxmage.adversarial.heuristic.problem import Problem, dot, norms, spread
-from guidxmage.adversarial.heuristic.projection import nearby_l1
+from guidxmage.adversarial.heuristic.problem import Problem, dot, spread
 from guidxmage.adversarial.heuristic.rescue import ask_for_more
 from guidxmage.adversarial.heuristic.target_model import Local
 
@@ -30,8 +29,14 @@ class Schedule:
 
 
 # The push beyond the boundary grows while a row has not crossed it and shrinks while it has.
-_PUSH_START, _PUSH_AGAIN, _PUSH_LEAST, _PUSH_MOST = 0.02, 0.1, 1e-4, 3.0
+PUSH_START, _PUSH_AGAIN, _PUSH_LEAST, _PUSH_MOST = 0.02, 0.1, 1e-4, 3.0
 _PUSH_UP, _PUSH_DOWN = 1.6, 0.6
+
+
+def pushed(push: Tensor, beyond: Tensor) -> Tensor:
+    """The next push of each row, (n,)."""
+    push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
+    return push.clamp(_PUSH_LEAST, _PUSH_MOST)
 
 
 # So many steps later, rows without a sample are asked for more than the models say.
@@ -57,17 +62,16 @@ def search(  # noqa: PLR0917
     FAB (Croce & Hein 2020) are its relatives.
     """
     Z, found = start, Found.nothing(problem)
-    push = torch.full_like(found.size, _PUSH_START)
+    push = torch.full_like(found.size, PUSH_START)
     # Where an earlier search got stuck on the near side, a stronger push is due.
     push = torch.where((start != problem.X).flatten(1).any(1), _PUSH_AGAIN, push)
     for number in range(schedule.steps):
         known = first if number == 0 else None
         local = known or account.local(Z, problem.goal, via)
         beyond = problem.goal.margin(local.logits) > 0
-        found = _tighten(account, problem, found, Z, local)
+        found = tighten(account, problem, found, Z, local)
         account.offer(problem, found)
-        push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
-        push = push.clamp(_PUSH_LEAST, _PUSH_MOST)
+        push = pushed(push, beyond)
         need = dot(local.normal, Z - problem.X) - local.value
         if number == _PATIENCE:
             _force(account, problem, found, local.normal, need)
@@ -104,7 +108,7 @@ def stroll(account: Account, problem: Problem, steps: int) -> tuple[Tensor, Foun
     stride = torch.zeros_like(found.size)
     for number in range(steps):
         local = account.local(Z, problem.goal, rival)
-        found = _tighten(account, problem, found, Z, local)
+        found = tighten(account, problem, found, Z, local)
         account.offer(problem, found)
         margin = problem.goal.margin(local.logits)
         uphill = problem.free(local.normal)
@@ -117,43 +121,7 @@ def stroll(account: Account, problem: Problem, steps: int) -> tuple[Tensor, Foun
     return Z, found
 
 
-# Threshold of the proximal steps, in units of the perturbation's typical entry.
-_THRESHOLD = Schedule(0, 2.0, 0.1)
-
-
-def thin_out(account: Account, problem: Problem, found: Found, steps: int) -> Found:
-    """Sparse points of small l1 norm from the dense ones of a search for l2.
-
-    The closest point for l1 of one region puts everything into a few entries, where large networks
-    have long left the region. Proximal steps (Parikh & Boyd 2014) go there little by little: each
-    shrinks all entries by a threshold and makes up for it where the region's model gains most.
-    """
-    Z, thresholds = found.Z, replace(_THRESHOLD, steps=steps)
-    found = Found(Z, torch.where(torch.isfinite(found.size), problem.size(Z), torch.inf))
-    rival = torch.full_like(problem.goal.classes, -1)
-    push = torch.full_like(found.size, _PUSH_START)
-    for number in range(steps):
-        local = account.local(Z, problem.goal, rival)
-        beyond = problem.goal.margin(local.logits) > 0
-        found = _tighten(account, problem, found, Z, local)
-        account.offer(problem, found)
-        push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
-        push = push.clamp(_PUSH_LEAST, _PUSH_MOST)
-        delta = Z - problem.X
-        need = dot(local.normal, delta) - local.value
-        typical = dot(delta, delta) / norms(delta, "l1").clamp_min(1e-30)
-        moved = nearby_l1(
-            problem.X,
-            delta,
-            (problem.free(local.normal), need + push * need.abs()),
-            typical * thresholds.fraction(number),
-            (problem.low, problem.high),
-        )
-        Z = (problem.X + moved).clamp(problem.low, problem.high)
-    return found
-
-
-def _tighten(
+def tighten(
     account: Account, problem: Problem, found: Found, Z: Tensor, local: Local
 ) -> Found:
     """Draw points beyond the boundary back towards X, as far as their region's model says."""
