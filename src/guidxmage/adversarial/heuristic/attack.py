@@ -13,6 +13,7 @@ from guidxmage.adversarial.heuristic.account import Account, SpentError
 from guidxmage.adversarial.heuristic.confirm import Samples, confirm
 from guidxmage.adversarial.heuristic.dense import search_dense
 from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.grid_account import COUNTING, GridAccount
 from guidxmage.adversarial.heuristic.notes import notes_for
 from guidxmage.adversarial.heuristic.problem import Problem, norms, pose, spread
 from guidxmage.adversarial.heuristic.result import AttackResult, Optimality
@@ -25,8 +26,9 @@ from guidxmage.explainer import Explainer
 from guidxmage.inputs.input_space import Images
 
 NORMS = ("l2", "linf", "l1", "l0", "erase")
-_COUNTING = ("l0", "erase")
 _WAYS = {"l1": search_l1, "l0": search_pixels, "erase": search_pixels}
+# An entry as near to a limit of the box is held by it: the last digits are rounding.
+_AT_LIMIT = 1e-6
 _DUAL = {"l2": "l2", "linf": "l1", "l1": "linf"}
 
 
@@ -88,7 +90,7 @@ def attack(
 def _search(
     target_model: TargetModel, problem: Problem, budget: int, quantise: bool, seed: int
 ) -> Account:
-    account = Account(target_model, problem, budget)
+    account = (GridAccount if quantise else Account)(target_model, problem, budget)
     with suppress(SpentError):
         way = _WAYS.get(problem.norm, search_dense)
         way(account, account.problem, seed)
@@ -110,7 +112,7 @@ def _report(
         target_model.forwards / len(samples),
         target_model.backwards / len(samples),
     )
-    fixed = already | torch.full_like(already, quantised or problem.norm in _COUNTING)
+    fixed = already | torch.full_like(already, quantised or problem.norm in COUNTING)
     found, margin = confirm(target_model, problem, samples, fixed)
     success = torch.isfinite(found.size)
     failed = spread(~success, found.Z)
@@ -189,7 +191,7 @@ def _optimality(
     part, Z = problem.rows(index), found.Z[index]
     local = target_model.local(Z, part.goal)
     delta = Z - part.X
-    at_low, at_high = part.low >= Z, part.high <= Z
+    at_low, at_high = part.low + _AT_LIMIT >= Z, part.high - _AT_LIMIT <= Z
     held = (at_low & (local.normal < 0)) | (at_high & (local.normal > 0))
     free = ~held if part.mask is None else ~held & part.mask
     w, d = local.normal * free, delta * free

@@ -33,6 +33,7 @@ def quantise(account: Account, problem: Problem, found: Found, budget: int) -> F
     grid = _Grid.of(problem)
     Z = found.Z
     best = _rounded(account, problem, found)
+    account.offer(problem, best)
     push = torch.full_like(found.size, 0.02)
     for _ in range(budget - rounds):
         local = account.local(Z, problem.goal)
@@ -40,10 +41,13 @@ def quantise(account: Account, problem: Problem, found: Found, budget: int) -> F
         beyond = problem.goal.margin(account.logits(Z)) > 0
         size = torch.where(beyond, norms(Z - problem.X, problem.norm), torch.inf)
         best = best.better(Found(Z, size))
+        account.offer(problem, best)
         push = torch.where(beyond, push * 0.5, push * 1.8 + 0.01).clamp(1e-3, 30.0)
         # From the boundary the next region model is the one that matters.
         Z = torch.where(spread(torch.isfinite(best.size), Z), best.Z, Z)
-    return take_back(account, problem, best, grid.start, rounds)
+    best = take_back(account, problem, best, grid.start, rounds)
+    account.offer(problem, best)
+    return best
 
 
 def _rounded(account: Account, problem: Problem, found: Found) -> Found:

@@ -12,6 +12,7 @@ from guidxmage.adversarial.heuristic.dense import Dense
 from guidxmage.adversarial.heuristic.found import Found
 from guidxmage.adversarial.heuristic.problem import Problem
 from guidxmage.adversarial.heuristic.proximal import descend_l1, thin_out
+from guidxmage.adversarial.heuristic.refine import polish
 from guidxmage.adversarial.heuristic.search import Schedule, search
 
 
@@ -76,7 +77,8 @@ class Slim:
             self.thin(5, self.dense.found)
         else:
             self.dense.ways.rank(3)
-            self.through(6, 8)
+            self.through(6, 7)
+        self.keep(polish(self.account, self.problem, self.found, 1))
         self.dense.rescue(12)
         yield
         self.through(5, 8)
@@ -85,14 +87,14 @@ class Slim:
         self.dense.rescue(60)
         self.recall()
         yield
-        self.dense.ways.rank(4)
-        self.through(5, 7)
-        self.through(6, 8)
-        self.walk(12)
-        self.thin(12)
-        self.descend(9)
-        yield
         self.dense.ways.rank(2)
+        for _ in range(3):
+            self.through(5, 7)
+        self.walk(10)
+        self.thin(8)
+        self.descend(7)
+        yield
+        self.dense.ways.rank(4)
         while True:
             if sparser is not None:
                 found = sparser(self.found)

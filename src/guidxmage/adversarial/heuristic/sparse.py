@@ -107,7 +107,8 @@ class Sparse:
         account.offer(problem, found)
         found = take_back(account, problem, found, problem.X, rounds)
         account.offer(problem, found)
-        rows = (found.size <= _SINGLE).nonzero()[:, 0]
+        near = found.size <= (account.best.size + 1).clamp(max=_SINGLE)
+        rows = near.nonzero()[:, 0]
         if not len(rows):
             return found
         fewer = _one_by_one(account, problem.rows(rows), Found(found.Z[rows], found.size[rows]))
@@ -175,21 +176,24 @@ def search_l1(account: Account, problem: Problem, seed: int) -> None:
 
 
 def _one_by_one(account: Account, part: Problem, found: Found) -> Found:
-    """Put single pixels back as long as the goal stays reached, the surest first."""
-    while True:
-        changed = (found.Z != part.X).any(1)
-        rows, *place = changed.nonzero().unbind(1)
+    """Put single pixels back as long as the goal stays reached, the surest first.
+
+    A pixel that could not be put back once is not tried again: fewer pixels leave less room.
+    """
+    open_ = (found.Z != part.X).any(1)
+    while bool(open_.any()):
+        rows, *place = open_.nonzero().unbind(1)
         many, Z = part.rows(rows), found.Z[rows].clone()
         number = torch.arange(len(rows), device=rows.device)
         Z[number, :, place[0], place[1]] = part.X[rows, :, place[0], place[1]]
         margin = many.goal.margin(account.logits(Z))
         best = torch.full_like(found.size, -torch.inf).scatter_reduce(0, rows, margin, "amax")
         kept = number[(margin > 0) & (margin == best[rows])]
-        if not len(kept):
-            return found
         where, nothing = rows[kept], torch.full_like(found.size, torch.inf)
         fewer = nothing.index_copy(0, where, many.rows(kept).size(Z[kept]))
         found = found.better(Found(found.Z.index_copy(0, where, Z[kept]), fewer))
+        open_ = open_.index_put((rows, *place), margin > 0) & (found.Z != part.X).any(1)
+    return found
 
 
 def _shortest_prefix(
