@@ -181,13 +181,37 @@ def test_a_saturated_softmax_is_told(dtype: torch.dtype, scale: float) -> None:
     assert scale < 1000 or not result.success.all()
 
 
-def test_more_budget_is_not_worse_and_runs_repeat(
-    network: nn.Module, samples: tuple[Tensor, Tensor]
+BUDGETS = (1, 7, 15, 16, 23, 40, 41, 77, 100, 170)
+
+
+@pytest.mark.parametrize("norm", [*NORMS, "masked", "targeted", "grid"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_larger_budget_never_gives_a_larger_norm(
+    norm: str, seed: int, network: nn.Module, samples: tuple[Tensor, Tensor]
 ) -> None:
-    x, y = samples
-    small, large = (attack(network, x, y, budget=b) for b in (24, 160))
-    assert float(large.norm.mean()) <= float(small.norm.mean()) * 1.001
-    assert torch.equal(attack(network, x, y, budget=24).adversarial, small.adversarial)
+    """By construction: a budget begins with all steps of a smaller one."""
+    x, y = samples[0][:3], samples[1][:3]
+    options: dict = {"norm": norm if norm in NORMS else "l2", "seed": seed}
+    if norm == "masked":
+        options["mask"] = torch.arange(12) < 7
+        options["mask"] = options["mask"].expand(12, 12)
+    if norm == "targeted":
+        options["targets"] = (y + 1) % CLASSES
+    if norm == "grid":
+        options["quantise"] = True
+    before = torch.full((3,), torch.inf)
+    for budget in BUDGETS:
+        result = attack(network, x, y, budget=budget, **options)
+        assert result.backwards <= budget
+        size = result.norm.nan_to_num(torch.inf)
+        assert bool((size <= before).all()), (budget, size, before)
+        before = size
+    assert torch.isfinite(before).any()
+
+
+def test_runs_repeat(network: nn.Module, samples: tuple[Tensor, Tensor]) -> None:
+    first, again = (attack(network, *samples, budget=24) for _ in range(2))
+    assert torch.equal(first.adversarial, again.adversarial)
 
 
 def test_misclassified_images_have_norm_zero(

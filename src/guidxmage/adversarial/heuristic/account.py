@@ -1,8 +1,8 @@
 """The gradients that are left, and the samples that were found with those already spent.
 
-An attack is one sequence of steps, whatever its budget: a larger budget takes the steps of a smaller
-one first, and then goes on. Samples are offered at fixed places of the sequence, and the smallest
-offered is the result, so that a larger budget never ends with a larger norm.
+An attack is one sequence of steps, whatever its budget: a larger budget takes the steps of a
+smaller one first, and then goes on. Samples are offered at fixed places of the sequence, and the
+smallest offered is the result, so that a larger budget never ends with a larger norm.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from guidxmage.adversarial.heuristic.grid_account import COUNTING, GridAccount
 from guidxmage.adversarial.heuristic.notes import notes_for
 from guidxmage.adversarial.heuristic.problem import Problem, norms, pose, spread
 from guidxmage.adversarial.heuristic.result import AttackResult, Optimality
-from guidxmage.adversarial.heuristic.target_model import TargetModel, as_explainer
 from guidxmage.adversarial.heuristic.sparse import search_l1, search_pixels
+from guidxmage.adversarial.heuristic.target_model import TargetModel, as_explainer
 from guidxmage.engine.capture.as_found import running
 from guidxmage.engine.linear_regions.walk import walk
 from guidxmage.errors import InputError

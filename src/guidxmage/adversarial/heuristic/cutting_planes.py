@@ -21,17 +21,20 @@ class _Shape:
 
     low: Tensor
     high: Tensor
-    tau: Tensor | float
+    tau: Tensor | None
 
     def point(self, raw: Tensor) -> Tensor:
         """δ (n, D)."""
-        return (raw - raw.clamp(-self.tau, self.tau)).clamp(self.low, self.high)
+        return self._shrunk(raw).clamp(self.low, self.high)
 
     def free(self, raw: Tensor) -> Tensor:
         """Where δ moves with `raw`."""
-        shrunk = raw - raw.clamp(-self.tau, self.tau)
+        shrunk = self._shrunk(raw)
         moves = (shrunk > self.low) & (shrunk < self.high)
-        return moves if isinstance(self.tau, float) else moves & (shrunk != 0)
+        return moves if self.tau is None else moves & (shrunk != 0)
+
+    def _shrunk(self, raw: Tensor) -> Tensor:
+        return raw if self.tau is None else raw - raw.clamp(-self.tau, self.tau)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class CuttingPlanes:
         return (known + within(large)[0]).clamp(low, high)
 
     def _nearest(
-        self, low: Tensor, high: Tensor, centre: Tensor | float = 0.0, tau: Tensor | float = 0.0
+        self, low: Tensor, high: Tensor, centre: Tensor | float = 0.0, tau: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """δ of least ‖δ − centre‖² / 2 + τ‖δ‖₁; also whether all half-spaces are reached, (n,).
 
@@ -108,7 +111,8 @@ class CuttingPlanes:
         beta = torch.zeros_like(d)
         slack = 1e-11 * (1 + d.abs())
         most = torch.maximum((low - centre).square(), (high - centre).square()).sum(1) / 2
-        most = most + (torch.maximum(-low, high) * tau).sum(1)
+        shrinks = 0.0 if tau is None else tau
+        most = most + (torch.maximum(-low, high) * shrinks).sum(1)
         for _ in range(_NEWTON):
             raw = centre + torch.einsum("nk,nkd->nd", beta, self.W)
             delta = shape.point(raw)
@@ -116,7 +120,7 @@ class CuttingPlanes:
             active = used & ((beta > 0) | (lacks > 0))
             settled = ((lacks.abs() <= slack) | ~active).all(1)
             # A dual value above that of any point in the box: nothing reaches all.
-            dual = ((delta - centre).square() / 2 + delta.abs() * tau).sum(1)
+            dual = ((delta - centre).square() / 2 + delta.abs() * shrinks).sum(1)
             dual = dual + (beta * lacks).sum(1)
             if bool((settled | (dual > most)).all()):
                 break

@@ -1,4 +1,4 @@
-"""The sequence of steps for l2 and linf: which classes are tried, for how long, and the restarts."""
+"""The sequence of steps for l2 and linf: which classes are tried, how long, and the restarts."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from guidxmage.adversarial.heuristic.account import Account
 from guidxmage.adversarial.heuristic.cutting_planes import CuttingPlanes

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.heuristic.problem import Problem, norms, spread
 from guidxmage.adversarial.heuristic.account import Account
 from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.problem import Problem, norms, spread
 from guidxmage.adversarial.heuristic.target_model import Local
 
 LEVELS = 255
@@ -92,7 +92,8 @@ class _Grid:
             high = torch.where(reached, high, middle)
             low = torch.where(reached, middle, low)
         levels = self._levels(gain, room, low)
-        return self.start + levels * w.sign() / LEVELS
+        moved = on_grid(self.start + levels * w.sign() / LEVELS)
+        return self.problem.on_free(moved, self.start)
 
     def _levels(self, gain: Tensor, room: Tensor, threshold: Tensor) -> Tensor:
         """How many levels each entry moves when a level must gain `threshold` for its cost."""

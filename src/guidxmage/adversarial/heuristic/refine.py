@@ -7,12 +7,13 @@ from torch import Tensor
 
 from guidxmage.adversarial.heuristic.account import Account
 from guidxmage.adversarial.heuristic.cutting_planes import CuttingPlanes
-from guidxmage.adversarial.heuristic.problem import Problem, dot, spread
 from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.problem import Problem, dot, spread
 from guidxmage.engine.linear_regions.boundary import cross_boundary
 from guidxmage.engine.linear_regions.walk import Lines
 
 _HALVINGS = 16
+
 
 def _free(part: Problem, normal: Tensor) -> Tensor:
     return normal if part.mask is None else normal * part.mask
@@ -143,9 +144,7 @@ def _closest(
     return (X + delta).to(part.X).clamp(part.low, part.high)
 
 
-def approach(
-    account: Account, part: Problem, best: Found, closest: Tensor
-) -> tuple[Found, Tensor]:
+def approach(account: Account, part: Problem, best: Found, closest: Tensor) -> tuple[Found, Tensor]:
     """As far from the best points towards others as the network confirms; whether all the way."""
     start, open_ = best.Z, torch.ones_like(best.size).bool()
     all_the_way = ~open_

@@ -128,8 +128,8 @@ def _entry_by_entry(
         together[:, chosen] = torch.where(gain > 0, taken, kept)
         top = gain.argmax(1)
         for Q in (P[part.numbers, top], together):
-            Q = Q.view_as(Z)
-            Z, value = _higher(Z, value, Q, _value(account, part, Q, via))
+            points = Q.view_as(Z)
+            Z, value = _higher(Z, value, points, _value(account, part, points, via))
     return Z, value
 
 

@@ -81,9 +81,7 @@ def search(  # noqa: PLR0917
     return Found(torch.where(reached, found.Z, Z), found.size)
 
 
-def _force(
-    account: Account, problem: Problem, found: Found, normal: Tensor, need: Tensor
-) -> None:
+def _force(account: Account, problem: Problem, found: Found, normal: Tensor, need: Tensor) -> None:
     """Offer samples at any price for rows of which nobody has one; the search goes on without."""
     lacking = ~torch.isfinite(account.sizes(problem)) & ~torch.isfinite(found.size)
     rows = lacking.nonzero()[:, 0]
@@ -121,9 +119,7 @@ def stroll(account: Account, problem: Problem, steps: int) -> tuple[Tensor, Foun
     return Z, found
 
 
-def tighten(
-    account: Account, problem: Problem, found: Found, Z: Tensor, local: Local
-) -> Found:
+def tighten(account: Account, problem: Problem, found: Found, Z: Tensor, local: Local) -> Found:
     """Draw points beyond the boundary back towards X, as far as their region's model says."""
     slope = dot(local.normal, Z - problem.X).clamp_min(1e-30)
     share = (1 - local.value / slope).clamp(0, 1)

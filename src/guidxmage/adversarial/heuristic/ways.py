@@ -45,8 +45,10 @@ class Ways:
         many = problem.rows(problem.numbers.repeat_interleave(more))
         local = self.account.rivals(problem.X, problem.goal, classes)
         value = local.value - (local.normal * many.X).flatten(1).sum(1)
-        box = {"low": problem.low, "high": problem.high, "mask": many.mask}
-        closest = project(many.X, local.normal, value, problem.norm, **box)
+        low, high = problem.low, problem.high
+        closest = project(
+            many.X, local.normal, value, problem.norm, low=low, high=high, mask=many.mask
+        )
         distance = torch.where(closest.feasible, norms(closest.delta, problem.norm), torch.inf)
         self.models += [local.rows(problem.numbers * more + k) for k in range(more)]
         self.classes = torch.cat([self.classes, classes], 1)
@@ -61,7 +63,8 @@ class Ways:
         untried = self.sizes < 0
         if self.only or not bool(untried.any(1).all()):
             return torch.full_like(self.problem.goal.classes, -1), None
-        return self._at(torch.where(untried, self.distances.clamp(max=1e30), torch.inf).argmin(1, keepdim=True))
+        distances = torch.where(untried, self.distances.clamp(max=1e30), torch.inf)
+        return self._at(distances.argmin(1, keepdim=True))
 
     def best(self, place: int) -> tuple[Tensor, Local | None]:
         """The classes whose search had the place-th smallest result, and their models at X."""
