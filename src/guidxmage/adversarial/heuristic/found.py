@@ -32,8 +32,3 @@ class Found:
             torch.where(spread(wins, self.Z), other.Z, self.Z),
             torch.where(wins, other.size, self.size),
         )
-
-    def best_of(self, copies: int) -> Found:
-        """The smallest among `copies` neighbouring rows of the same image."""
-        size, which = self.size.view(-1, copies).min(1)
-        return Found(self.Z[which + torch.arange(len(which), device=which.device) * copies], size)

@@ -82,8 +82,8 @@ def _bisected(account: Account, problem: Problem, found: Found) -> Found:
 _ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-10}
 _SHARES = (1.0, 0.5, 0.25, 0.125)
 _PLACES = 6
-# For linf every step with several models is a linear programme: tiny images only. At 16 × 16 a
-# whole attack takes twelve times as long with it, for the same norms.
+# For linf every step with several models is a linear programme, which takes many times as long as
+# a gradient: tiny images only.
 _FEW = 64
 
 
