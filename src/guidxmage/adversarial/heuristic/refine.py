@@ -11,6 +11,7 @@ from guidxmage.adversarial.heuristic.found import Found
 from guidxmage.adversarial.heuristic.problem import Problem, dot, spread
 from guidxmage.engine.linear_regions.boundary import cross_boundary
 from guidxmage.engine.linear_regions.walk import Lines
+from guidxmage.errors import UnsupportedOperatorError
 
 _HALVINGS = 16
 
@@ -45,14 +46,17 @@ def shorten(account: Account, problem: Problem, found: Found) -> Found:
     contrast = torch.zeros_like(logits).scatter_(1, down[:, None], 1)
     contrast = contrast.scatter_add_(1, up[:, None], -torch.ones_like(contrast[:, :1]))
     ends = torch.zeros(len(rows), dtype=torch.float64, device=Z.device)
-    crossed = cross_boundary(
-        account.target_model.network.program,
-        lines,
-        contrast,
-        ends,
-        ends + 1,
-        rows=max(1, account.target_model.chunk // 2),
-    )
+    try:
+        crossed = cross_boundary(
+            account.target_model.network.program,
+            lines,
+            contrast,
+            ends,
+            ends + 1,
+            rows=max(1, account.target_model.chunk // 2),
+        )
+    except UnsupportedOperatorError:  # the network jumps, and no line can be walked
+        return _bisected(account, problem, found)
     account.target_model.forwards += int(crossed.forward_passes.sum())
     share = torch.where(crossed.found, crossed.s, 1.0).to(Z)
     for beyond in (0.0, 1e-6, 1e-4):
