@@ -15,7 +15,7 @@ Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 # Libraries leave samples on the boundary, which a batch of another size may round to the other
 # side; such a sample is lengthened by the least of these shares that the network confirms.
-_LENGTHEN = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
+_LENGTHEN = (1e-6, 1e-5, 1e-4, 1e-3)
 # Outside of [0, 1] by no more than rounding.
 _BOX = 1e-6
 # Entries changed by less do not count for l0, if the sample is adversarial without the change.
@@ -105,8 +105,7 @@ def checked(
         inside = float(found.min()) >= -_BOX and float(found.max()) <= 1 + _BOX
         size = None
         if inside:
-            for delta in _readings(x, found, norm):
-                sample = (x + delta).clamp(0, 1)
+            for sample in _readings(x, found.clamp(0, 1), norm):
                 if confirmed(sample, label):
                     size = size_of(sample - x, norm)
                     break
@@ -115,11 +114,11 @@ def checked(
 
 
 def _readings(x: Tensor, found: Tensor, norm: str) -> list[Tensor]:
-    """Perturbations to be tried for a sample, the most favourable first."""
+    """What a sample may be taken for, the most favourable first."""
     delta = found - x
     if norm == "l0":
-        return [torch.where(delta.abs() > _UNCHANGED, delta, 0), delta]
-    return [delta * (1 + share) for share in _LENGTHEN]
+        return [torch.where(delta.abs() > _UNCHANGED, found, x), found]
+    return [found, *((x + delta * (1 + share)).clamp(0, 1) for share in _LENGTHEN)]
 
 
 def samples_of(attack: Attack, network: nn.Module, X: Tensor, labels: Tensor) -> Tensor:

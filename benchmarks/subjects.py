@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from train_small import NETS, architecture
+from train_small import IMAGES, NETS, architecture
 
 from guidxmage import Explainer
 
-NAMES = ("plain", "robust", "efficientnet_lite0")
+NAMES = ("plain", "robust", "lenet", "residual", "efficientnet_lite0")
 PHOTOS = 8
 
 
@@ -69,10 +69,11 @@ def subject(name: str, count: int | None = None) -> Subject:
 def _small(name: str) -> Subject:
     from safetensors.torch import load_file
 
-    network = architecture()
+    network = architecture(name)
     network.load_state_dict(load_file(NETS / f"{name}.safetensors"))
     network.eval().requires_grad_(False)
-    with np.load(NETS / "images.npz") as stored:
+    file = next(file for file, (_, names) in IMAGES.items() if name in names)
+    with np.load(NETS / file) as stored:
         images = torch.from_numpy(stored["images"]).float()[:, None] / 255
         labels = torch.from_numpy(stored["labels"]).long()
     return Subject(name, network, network, images, labels, large=False)

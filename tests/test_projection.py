@@ -247,3 +247,37 @@ def test_bundles_forget_the_oldest() -> None:
     assert torch.allclose(planes.W, torch.nn.functional.normalize(W[:, 1:], dim=2))
     newest = planes.only_newest(torch.tensor([True, False, True]))
     assert torch.isfinite(newest.d).sum(1).tolist() == [1, 2, 1]
+
+
+@given(seed=seeds)
+@properties
+def test_proximal_steps_across_several_half_spaces(seed: int) -> None:
+    """Against a quadratic programme in the positive and negative parts of δ."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(1, 1, 2, 3, generator=generator, dtype=torch.float64)
+    W = torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    inside = torch.rand(6, generator=generator, dtype=torch.float64) - x.flatten()
+    d = W @ inside * 0.7  # reached by a point of the box
+    known = torch.randn(6, generator=generator, dtype=torch.float64) * 0.2
+    tau = torch.rand(1, generator=generator, dtype=torch.float64) + 0.05
+    planes = CuttingPlanes.empty(1, x, 4)
+    for w, need in zip(W, d, strict=True):
+        planes = planes.add(w.view_as(x), need.view(1))
+    low, high = -x.flatten(1), 1 - x.flatten(1)
+    found = planes.nearby_l1(low, high, known[None], tau)[0]
+    assert float((d - W @ found).max()) < 1e-7
+    assert bool(((found >= low) & (found <= high)).all())
+
+    def cost(delta: np.ndarray) -> float:
+        far = delta - known.numpy()
+        return float(np.abs(delta).sum() + far @ far / (2 * float(tau)))
+
+    parts = minimize(
+        lambda p: p.sum() + ((p[:6] - p[6:] - known.numpy()) ** 2).sum() / (2 * float(tau)),
+        np.full(12, 0.1),
+        bounds=[(0, v) for v in [*high[0].tolist(), *(-low[0]).tolist()]],
+        constraints={"type": "ineq", "fun": lambda p: W.numpy() @ (p[:6] - p[6:]) - d.numpy()},
+        options={"ftol": 1e-12, "maxiter": 500},
+    )
+    if parts.success:
+        assert cost(found.numpy()) <= cost(parts.x[:6] - parts.x[6:]) + 1e-5

@@ -10,8 +10,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from guidxmage import Explainer
@@ -291,6 +293,23 @@ def test_vnnlib_adversarial_query(trained: Claim) -> None:
     assert len(choice) == len(trained.network.logits)
 
 
+def test_the_query_has_the_box_of_the_attack(folder: Path) -> None:  # noqa: F811
+    """Pixels within eps and in [0, 1], as the normalised network takes them."""
+    (folder / "scaled.py").write_text(TINY + SCALED, encoding="utf-8")
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[1:, :, 1], pixels[:, :, 2] = 255, 128
+    Image.fromarray(pixels).save(folder / "flat.png")
+    result = run("prove", "flat.png", "--model", "scaled.py:build", "--format", "vnnlib",
+                 "--eps", "0.125", "--out", "box")  # fmt: skip
+    assert result.exit_code == 0, result.stdout + result.stderr
+    text = (folder / "box" / "adversarial.vnnlib").read_text(encoding="utf-8")
+    bounds = [c[1] for c in parsed(text) if c[0] == "assert"][:-1]
+    x = torch.from_numpy(pixels).permute(2, 0, 1).double().flatten() / 255
+    for relation, name, number in bounds:
+        end = x[int(name.removeprefix("X_"))] + (0.125 if relation == "<=" else -0.125)
+        assert float(number) == pytest.approx((float(end.clamp(0, 1)) - 0.5) / 0.25, abs=1e-12)
+
+
 TINY = """
 import torch
 from torch import nn
@@ -300,6 +319,16 @@ def build():
     return nn.Sequential(
         nn.AdaptiveAvgPool2d(4), nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
     ).eval()
+"""
+
+
+SCALED = """
+unscaled = build
+
+def build():
+    from guidxmage.inputs.preprocessing import Preprocessing
+
+    return unscaled(), Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3)
 """
 
 

@@ -40,6 +40,15 @@ def images(count: int = 6, seed: int = 1) -> tuple[Tensor, Tensor]:
     return X, masks
 
 
+@pytest.mark.parametrize("strength", [0.6 / 255, 2.6 / 255, 3 / 255])
+def test_a_strength_that_is_no_whole_level_is_kept_to(strength: float) -> None:
+    X, masks = images(4, 0)
+    made = suppress(Explainer(network(0)), X, masks, scheme=Scheme((strength,), 4))
+    assert made.on_grid
+    levels = (made.samples[:, 0] - X).abs() * 255
+    assert float(levels.max()) == pytest.approx(int(strength * 255 + 1e-6), abs=1e-3)
+
+
 @given(
     seed=st.integers(0, 50),
     guide=st.sampled_from(["class", "contrast"]),

@@ -25,6 +25,9 @@ from guidxmage.files.names import shown
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torch import Tensor
+
+    from guidxmage.explainer import Explainer
     from guidxmage.files.result_folder import Kind
     from guidxmage.proof.rational.smt import Printed, Proof
 
@@ -70,7 +73,9 @@ def prove(  # noqa: PLR0917
     tolerance: Annotated[
         float, typer.Option(min=0, help="Allowed for printed floats, relative to the largest.")
     ] = 1e-9,
-    eps: Annotated[float, typer.Option(min=0, help="Half the width of the VNN-LIB box.")] = 0.01,
+    eps: Annotated[
+        float, typer.Option(min=0, help="How far a pixel may go in the VNN-LIB box.")
+    ] = 0.01,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -98,7 +103,8 @@ def prove(  # noqa: PLR0917
     try:
         claim = smt.claim_of(program, explanation.input, cotangent, trail=trail, deadline=deadline)
         if file_format is Format.vnnlib:
-            _write_queries(claim, out, eps, deadline, as_json, overwrite, places)
+            box = _box(explainer, photo, eps)
+            _write_queries(claim, out, (eps, box), deadline, as_json, overwrite, places)
             return
         printed = smt.printed_difference(
             claim, explanation.weights, float(explanation.bias), tolerance
@@ -201,10 +207,22 @@ def _sentences(proof: Proof, printed: Printed | None, out: Path) -> str:
     return "\n".join(lines)
 
 
+def _box(explainer: Explainer, photo: Path, eps: float) -> tuple[Tensor, Tensor] | None:
+    """The network's inputs for images in [0, 1] within eps of the photo, as `attack` has them.
+
+    None where the photo's values are the network's own and not in [0, 1]: then there is no box.
+    """
+    X = explainer.read(photo)
+    if float(X.min()) < 0 or float(X.max()) > 1:
+        return None
+    ends = [explainer.to_input((X + step).clamp(0, 1)[None])[0] for step in (-eps, eps)]
+    return ends[0].minimum(ends[1]), ends[0].maximum(ends[1])
+
+
 def _write_queries(  # noqa: PLR0917
     claim: Any,
     out: Path,
-    eps: float,
+    within: tuple[float, Any],
     deadline: Any,
     as_json: bool,
     overwrite: bool,
@@ -214,7 +232,8 @@ def _write_queries(  # noqa: PLR0917
     from guidxmage.files.result_folder import PLACES, PROVENANCE
     from guidxmage.proof.rational.vnnlib import queries
 
-    files = queries(claim, eps, deadline)
+    eps, box = within
+    files = queries(claim, eps, deadline, box)
     summary = {"schema": QUERIES, "eps": eps, PROVENANCE: {PLACES: list(places)}}
     written = _write(out, files, summary, overwrite, places)
     typer.echo(json.dumps(written) if as_json else f"{', '.join(files)} → {out}/")

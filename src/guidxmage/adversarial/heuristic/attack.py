@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from guidxmage.adversarial.heuristic.budget import spend
+from guidxmage.adversarial.heuristic.account import Account, SpentError
+from guidxmage.adversarial.heuristic.confirm import Samples, confirm
+from guidxmage.adversarial.heuristic.dense import search_dense
+from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.grid_account import COUNTING, GridAccount
+from guidxmage.adversarial.heuristic.notes import notes_for
 from guidxmage.adversarial.heuristic.problem import Problem, norms, pose, spread
-from guidxmage.adversarial.heuristic.quantise import on_grid
-from guidxmage.adversarial.heuristic.quantise import quantise as quantise_found
-from guidxmage.adversarial.heuristic.refine import confirm, force, polish, shorten
 from guidxmage.adversarial.heuristic.result import AttackResult, Optimality
-from guidxmage.adversarial.heuristic.search import Found
-from guidxmage.adversarial.heuristic.sparse import search_pixels
+from guidxmage.adversarial.heuristic.sparse import search_l1, search_pixels
 from guidxmage.adversarial.heuristic.target_model import TargetModel, as_explainer
 from guidxmage.engine.capture.as_found import running
 from guidxmage.engine.linear_regions.walk import walk
@@ -23,9 +26,9 @@ from guidxmage.explainer import Explainer
 from guidxmage.inputs.input_space import Images
 
 NORMS = ("l2", "linf", "l1", "l0", "erase")
-_COUNTING = ("l0", "erase")
-# Gradients kept for the last steps on the boundary, and on the 8-bit grid.
-_POLISH, _QUANTISE = 3, 14
+_WAYS = {"l1": search_l1, "l0": search_pixels, "erase": search_pixels}
+# An entry as near to a limit of the box is held by it: the last digits are rounding.
+_AT_LIMIT = 1e-6
 _DUAL = {"l2": "l2", "linf": "l1", "l1": "linf"}
 
 
@@ -72,13 +75,12 @@ def attack(
             raise InputError(next(iter(refused.values())))
         problem, already = problem.rows(rows), already[rows]
         open_ = (~already).nonzero()[:, 0]
-        found = Found(problem.X.clone(), torch.zeros_like(problem.X[:, 0, 0, 0]))
+        samples: list[Samples] = [[(0.0, image)] for image in problem.X]
         if len(open_):
-            part = _search(target_model, problem.rows(open_), budget, quantise, seed)
-            found = Found(
-                found.Z.index_copy(0, open_, part.Z), found.size.index_copy(0, open_, part.size)
-            )
-        result = _report(target_model, problem, found, already, (quantise, count_regions))
+            account = _search(target_model, problem.rows(open_), budget, quantise, seed)
+            for place, row in enumerate(open_.tolist()):
+                samples[row] = account.samples(place)
+        result = _report(target_model, problem, samples, already, (quantise, count_regions))
         return result.placed(rows, X, refused) if refused else result
 
 
@@ -87,28 +89,12 @@ def attack(
 
 def _search(
     target_model: TargetModel, problem: Problem, budget: int, quantise: bool, seed: int
-) -> Found:
-    rivals = target_model.logits(problem.X[:1]).shape[1] - 1
-    if problem.norm in _COUNTING:
-        found = search_pixels(target_model, problem, budget, rivals, seed)
-        return _quantise_pixels(target_model, problem, found) if quantise else found
-    polish_steps = max(_POLISH, budget // 25)
-    reserve = min(_QUANTISE, budget // 3) if quantise else min(polish_steps, budget // 4)
-    found = spend(target_model, problem, budget - reserve, rivals, seed)
-    forced = min(2, reserve) if bool((~torch.isfinite(found.size)).any()) else 0
-    if forced:
-        found = force(target_model, problem, found, forced)
-    if quantise:
-        return quantise_found(target_model, problem, found, reserve - forced)
-    return polish(target_model, problem, shorten(target_model, problem, found), reserve - forced)
-
-
-def _quantise_pixels(target_model: TargetModel, problem: Problem, found: Found) -> Found:
-    """Pixels at the ends of the box lie on the grid already; the others go to the nearer level."""
-    changed = (found.Z != problem.X).any(1, keepdim=True)
-    Z = torch.where(changed, on_grid(found.Z), problem.X)
-    ok = problem.goal.margin(target_model.logits(Z)) > 0
-    return Found(Z, torch.where(ok, found.size, torch.inf))
+) -> Account:
+    account = (GridAccount if quantise else Account)(target_model, problem, budget)
+    with suppress(SpentError):
+        way = _WAYS.get(problem.norm, search_dense)
+        way(account, account.problem, seed)
+    return account
 
 
 # --- the report ----------------------------------------------------------------------------------
@@ -117,24 +103,25 @@ def _quantise_pixels(target_model: TargetModel, problem: Problem, found: Found) 
 def _report(
     target_model: TargetModel,
     problem: Problem,
-    found: Found,
+    samples: Sequence[Samples],
     already: Tensor,
     how: tuple[bool, int],
 ) -> AttackResult:
     quantised, cap = how
     forwards, backwards = (
-        target_model.forwards / len(found.Z),
-        target_model.backwards / len(found.Z),
+        target_model.forwards / len(samples),
+        target_model.backwards / len(samples),
     )
-    fixed = already | torch.full_like(already, quantised or problem.norm in _COUNTING)
-    found, margin = confirm(target_model, problem, found, fixed)
+    fixed = already | torch.full_like(already, quantised or problem.norm in COUNTING)
+    found, margin = confirm(target_model, problem, samples, fixed)
     success = torch.isfinite(found.size)
     failed = spread(~success, found.Z)
     nan = float("nan")
     Z = torch.where(failed, torch.full_like(found.Z, nan), found.Z)
-    delta = Z - problem.X
+    delta = Z.double() - problem.X.double()
     measured = {
-        name: torch.where(success, norms(delta, name), nan) for name in ("l0", "l1", "l2", "linf")
+        name: torch.where(success, norms(delta, name), nan).to(Z)
+        for name in ("l0", "l1", "l2", "linf")
     }
     key = "l0" if problem.norm == "erase" else problem.norm
     own = _classes(target_model, problem.X)
@@ -158,7 +145,7 @@ def _report(
         evidence="region"
         if target_model.piecewise_linear
         else f"not available: {target_model.reason}",
-        notes=_notes(problem, success, already),
+        notes=notes_for(target_model, problem, success, already),
     )
 
 
@@ -204,7 +191,7 @@ def _optimality(
     part, Z = problem.rows(index), found.Z[index]
     local = target_model.local(Z, part.goal)
     delta = Z - part.X
-    at_low, at_high = part.low >= Z, part.high <= Z
+    at_low, at_high = part.low + _AT_LIMIT >= Z, part.high - _AT_LIMIT <= Z
     held = (at_low & (local.normal < 0)) | (at_high & (local.normal > 0))
     free = ~held if part.mask is None else ~held & part.mask
     w, d = local.normal * free, delta * free
@@ -225,14 +212,3 @@ def _optimality(
         nan.index_copy(0, index, part.size(Z) / least.clamp_min(1e-30) - 1),
         follows,
     )
-
-
-def _notes(problem: Problem, success: Tensor, already: Tensor) -> dict[int, str]:
-    notes = {}
-    for row in range(len(success)):
-        if bool(already[row]):
-            reached = "is classified as the target" if problem.goal.targeted else "is misclassified"
-            notes[row] = f"the image {reached} already; nothing was changed"
-        elif not bool(success[row]):
-            notes[row] = "no adversarial sample was found within the budget"
-    return notes

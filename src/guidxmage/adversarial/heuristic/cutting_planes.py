@@ -16,6 +16,28 @@ _NEWTON, _TRIALS, _BISECTIONS = 30, 30, 22
 
 
 @dataclass(frozen=True)
+class _Shape:
+    """How δ follows from the dual's point: shrunk by τ (n, 1), then clamped to the box."""
+
+    low: Tensor
+    high: Tensor
+    tau: Tensor | None
+
+    def point(self, raw: Tensor) -> Tensor:
+        """δ (n, D)."""
+        return self._shrunk(raw).clamp(self.low, self.high)
+
+    def free(self, raw: Tensor) -> Tensor:
+        """Where δ moves with `raw`."""
+        shrunk = self._shrunk(raw)
+        moves = (shrunk > self.low) & (shrunk < self.high)
+        return moves if self.tau is None else moves & (shrunk != 0)
+
+    def _shrunk(self, raw: Tensor) -> Tensor:
+        return raw if self.tau is None else raw - raw.clamp(-self.tau, self.tau)
+
+
+@dataclass(frozen=True)
 class CuttingPlanes:
     """Half-spaces ⟨W_k, δ⟩ ≥ d_k: W (n, K, D), d (n, K), the unused ones with d = −inf.
 
@@ -46,7 +68,14 @@ class CuttingPlanes:
 
     def least_l2(self, low: Tensor, high: Tensor) -> Tensor:
         """The δ (n, D) of least l2 norm that reaches all, low ≤ δ ≤ high, or does what it can."""
-        return self._least_l2(low, high)[0]
+        return self._nearest(low, high)[0]
+
+    def nearby_l1(self, low: Tensor, high: Tensor, known: Tensor, tau: Tensor) -> Tensor:
+        """The δ (n, D) of least ‖δ‖₁ + ‖δ − known‖² / 2τ that reaches all, τ (n,) (proximal step).
+
+        The larger τ, the farther δ may go from what is known.
+        """
+        return self._nearest(low, high, known, tau[:, None])[0]
 
     def least_linf(self, low: Tensor, high: Tensor, known: Tensor) -> Tensor:
         """The same for linf: of all that have the least norm, the one next to a known δ (n, D).
@@ -58,7 +87,7 @@ class CuttingPlanes:
 
         def within(size: Tensor) -> tuple[Tensor, Tensor]:
             bound = size[:, None]
-            return moved._least_l2(low.maximum(-bound) - known, high.minimum(bound) - known)
+            return moved._nearest(low.maximum(-bound) - known, high.minimum(bound) - known)
 
         large = known.abs().amax(1)
         small = torch.zeros_like(large)
@@ -69,32 +98,41 @@ class CuttingPlanes:
             small = torch.where(reached, small, middle)
         return (known + within(large)[0]).clamp(low, high)
 
-    def _least_l2(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Active-set Newton ascent on the dual; also whether all half-spaces are reached, (n,)."""
+    def _nearest(
+        self, low: Tensor, high: Tensor, centre: Tensor | float = 0.0, tau: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """δ of least ‖δ − centre‖² / 2 + τ‖δ‖₁; also whether all half-spaces are reached, (n,).
+
+        Active-set Newton ascent on the dual: δ is what `_point` makes of centre + ⟨β, W⟩.
+        """
+        shape = _Shape(low, high, tau)
         used = torch.isfinite(self.d)
         d = torch.where(used, self.d, 0)
         beta = torch.zeros_like(d)
         slack = 1e-11 * (1 + d.abs())
-        most = torch.maximum(low.square(), high.square()).sum(1) / 2
+        most = torch.maximum((low - centre).square(), (high - centre).square()).sum(1) / 2
+        shrinks = 0.0 if tau is None else tau
+        most = most + (torch.maximum(-low, high) * shrinks).sum(1)
         for _ in range(_NEWTON):
-            raw = torch.einsum("nk,nkd->nd", beta, self.W)
-            delta = raw.clamp(low, high)
+            raw = centre + torch.einsum("nk,nkd->nd", beta, self.W)
+            delta = shape.point(raw)
             lacks = self._lacks(delta, used, d)
             active = used & ((beta > 0) | (lacks > 0))
             settled = ((lacks.abs() <= slack) | ~active).all(1)
             # A dual value above that of any point in the box: nothing reaches all.
-            dual = (delta * (delta / 2 - raw)).sum(1) + (beta * d).sum(1)
+            dual = ((delta - centre).square() / 2 + delta.abs() * shrinks).sum(1)
+            dual = dual + (beta * lacks).sum(1)
             if bool((settled | (dual > most)).all()):
                 break
             gradient = torch.where(active, lacks, 0)
-            step = self._newton(gradient, active, (raw > low) & (raw < high))
+            step = self._newton(gradient, active, shape.free(raw))
             step = torch.where((beta <= 0) & (step < 0), 0, step)
             uphill = (step * gradient).sum(1, keepdim=True) > 0
             step = torch.where(uphill, step, gradient)
             step = torch.where((beta <= 0) & (step < 0), 0, step)
-            length = self._line_search(raw, step, beta, d, (low, high))
+            length = self._line_search(raw, step, beta, d, shape)
             beta = (beta + length[:, None] * step).clamp_min(0)
-        delta = torch.einsum("nk,nkd->nd", beta, self.W).clamp(low, high)
+        delta = shape.point(centre + torch.einsum("nk,nkd->nd", beta, self.W))
         return delta, (self._lacks(delta, used, d) <= 10 * slack).all(1)
 
     def _lacks(self, delta: Tensor, used: Tensor, d: Tensor) -> Tensor:
@@ -110,7 +148,7 @@ class CuttingPlanes:
         return step
 
     def _line_search(
-        self, raw: Tensor, step: Tensor, beta: Tensor, d: Tensor, box: tuple[Tensor, Tensor]
+        self, raw: Tensor, step: Tensor, beta: Tensor, d: Tensor, shape: _Shape
     ) -> Tensor:
         """How far along a step the dual rises, (n,): its slope falls and can be bisected."""
         moved, gain = torch.einsum("nk,nkd->nd", step, self.W), (step * d).sum(1)
@@ -119,8 +157,8 @@ class CuttingPlanes:
         length = high.clamp(max=1)
         for trial in range(_TRIALS):
             at = raw + length[:, None] * moved
-            free = (at > box[0]) & (at < box[1])
-            slope = gain - (moved * at.clamp(*box)).sum(1)
+            free = shape.free(at)
+            slope = gain - (moved * shape.point(at)).sum(1)
             low = torch.where(slope > 0, length, low)
             high = torch.where(slope > 0, high, length)
             if bool(((slope.abs() <= 1e-13 * gain.abs()) | (low >= high)).all()):

@@ -19,7 +19,8 @@ from guidxmage.errors import InputError
 class Problem:
     """n rows to attack: images X (n, C, H, W), goal, norm, and which entries are free.
 
-    `mask` is None or a bool tensor of X's shape; the box is [low, high].
+    `mask` is None or a bool tensor of X's shape; the box is [low, high]. `index`: where the rows
+    are a part of those of another problem, their numbers there.
     """
 
     X: Tensor
@@ -28,15 +29,26 @@ class Problem:
     mask: Tensor | None = None
     low: float = 0.0
     high: float = 1.0
+    index: Tensor | None = None
+
+    @property
+    def numbers(self) -> Tensor:
+        """0, 1, … for the rows."""
+        return torch.arange(len(self.X), device=self.X.device)
 
     def rows(self, index: Tensor) -> Problem:
         """The problem for some rows, or for rows repeated."""
         mask = None if self.mask is None else self.mask[index]
-        return replace(self, X=self.X[index], goal=self.goal.rows(index), mask=mask)
+        whole = index if self.index is None else self.index[index]
+        return replace(self, X=self.X[index], goal=self.goal.rows(index), mask=mask, index=whole)
 
     def free(self, w: Tensor) -> Tensor:
         """w (n, C, H, W) where entries may change, 0 elsewhere."""
         return w if self.mask is None else w * self.mask
+
+    def on_free(self, moved: Tensor, kept: Tensor) -> Tensor:
+        """`moved` where entries may change, `kept` elsewhere; both (n, C, H, W)."""
+        return moved if self.mask is None else torch.where(self.mask, moved, kept)
 
     def size(self, Z: Tensor) -> Tensor:
         """The norm of Z − X, (n,)."""
@@ -65,6 +77,11 @@ def pose(
         "normalisation into the model",
     )
     logits = target_model.logits(X)
+    if logits.shape[1] < 2:
+        raise InputError(
+            "the network gives a single logit, that is one class: there is no other to change to; "
+            "add a second score, for example 0 where the logit is compared with 0"
+        )
     refuse((~torch.isfinite(logits)).any(1), "the network returns NaN or Inf for the image")
     logits = logits.nan_to_num()
     own = logits.argmax(1)

@@ -48,6 +48,9 @@ def project(
     if mask is not None:
         w = w * mask
     need = -(b + _dot(w, x))
+    # Products of the tiny weights of a saturated network would underflow.
+    scale = w.abs().flatten(1).amax(1).clamp_min(torch.finfo(w.dtype).tiny)
+    w, need = w / _spread(scale, w), (need / scale).clamp(max=torch.finfo(w.dtype).max)
     delta = ways[norm](x, w, need.clamp_min(0), (low, high))
     if mask is not None:  # erasing goes by pixels, a mask may go by channels
         delta = delta * mask
@@ -87,7 +90,7 @@ def _ray_within_box(
         step = torch.where(slope > 0, (need - gain) / slope.clamp_min(1e-38), 0)
         moved = torch.maximum(tau + step, tau)
         # Below the resolution of the sum a step is noise.
-        if bool(((moved - tau) <= 4 * torch.finfo(x.dtype).eps * moved).all()):
+        if not bool(((moved - tau) > 4 * torch.finfo(x.dtype).eps * moved).any()):
             return v * torch.minimum(end, _spread(moved, x))
         tau = moved
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from guidxmage.adversarial.heuristic.account import Account
+from guidxmage.adversarial.heuristic.found import Found
 from guidxmage.adversarial.heuristic.problem import Problem, norms, spread
-from guidxmage.adversarial.heuristic.search import Found
-from guidxmage.adversarial.heuristic.target_model import Local, TargetModel
+from guidxmage.adversarial.heuristic.target_model import Local
 
 LEVELS = 255
 
@@ -19,7 +20,7 @@ def on_grid(X: Tensor) -> Tensor:
     return (X * LEVELS).round() / LEVELS
 
 
-def quantise(target_model: TargetModel, problem: Problem, found: Found, budget: int) -> Found:
+def quantise(account: Account, problem: Problem, found: Found, budget: int) -> Found:
     """The smallest perturbation found whose image lies on the 8-bit grid and is still adversarial.
 
     Rounding a perturbation below one level would undo it. Instead the integer problem of the local
@@ -31,30 +32,33 @@ def quantise(target_model: TargetModel, problem: Problem, found: Found, budget: 
     rounds = min(3, budget // 4)
     grid = _Grid.of(problem)
     Z = found.Z
-    best = _rounded(target_model, problem, found)
+    best = _rounded(account, problem, found)
+    account.offer(problem, best)
     push = torch.full_like(found.size, 0.02)
     for _ in range(budget - rounds):
-        local = target_model.local(Z, problem.goal)
+        local = account.local(Z, problem.goal)
         Z = grid.closest(local, Z, push)
-        beyond = problem.goal.margin(target_model.logits(Z)) > 0
+        beyond = problem.goal.margin(account.logits(Z)) > 0
         size = torch.where(beyond, norms(Z - problem.X, problem.norm), torch.inf)
         best = best.better(Found(Z, size))
+        account.offer(problem, best)
         push = torch.where(beyond, push * 0.5, push * 1.8 + 0.01).clamp(1e-3, 30.0)
         # From the boundary the next region model is the one that matters.
         Z = torch.where(spread(torch.isfinite(best.size), Z), best.Z, Z)
-    return take_back(target_model, problem, best, grid.start, rounds)
+    best = take_back(account, problem, best, grid.start, rounds)
+    account.offer(problem, best)
+    return best
 
 
-def _rounded(target_model: TargetModel, problem: Problem, found: Found) -> Found:
+def _rounded(account: Account, problem: Problem, found: Found) -> Found:
     """The perturbation lengthened as little as lets it survive rounding, by bisection."""
     low, high = torch.ones_like(found.size), torch.full_like(found.size, 3.0)
     best = Found.nothing(problem)
     for number in range(12):
         factor = (low + high) / 2 if number else low
-        Z = on_grid(problem.X + spread(factor, found.Z) * (found.Z - problem.X)).clamp(
-            problem.low, problem.high
-        )
-        beyond = (problem.goal.margin(target_model.logits(Z)) > 0) & torch.isfinite(found.size)
+        Z = on_grid(problem.X + spread(factor, found.Z) * (found.Z - problem.X))
+        Z = problem.on_free(Z.clamp(problem.low, problem.high), problem.X)
+        beyond = (problem.goal.margin(account.logits(Z)) > 0) & torch.isfinite(found.size)
         best = best.better(Found(Z, torch.where(beyond, problem.size(Z), torch.inf)))
         high = torch.where(beyond, factor, high)
         low = torch.where(beyond, low, factor)
@@ -63,18 +67,18 @@ def _rounded(target_model: TargetModel, problem: Problem, found: Found) -> Found
 
 @dataclass(frozen=True)
 class _Grid:
-    """The images of whole grey levels around X."""
+    """The images around X whose free entries are whole grey levels; the others stay as they are."""
 
     problem: Problem
     start: Tensor
 
     @classmethod
     def of(cls, problem: Problem) -> _Grid:
-        return cls(problem, on_grid(problem.X))
+        return cls(problem, problem.on_free(on_grid(problem.X), problem.X))
 
     def closest(self, local: Local, at: Tensor, push: Tensor) -> Tensor:
         """The closest grid image that the region model at `at` puts beyond the boundary."""
-        w = local.normal if self.problem.mask is None else local.normal * self.problem.mask
+        w = self.problem.free(local.normal)
         room = torch.where(w > 0, self.problem.high - self.start, self.start - self.problem.low)
         room = (room.clamp(min=0) * LEVELS + 1e-6).floor()
         gain = w.abs() / LEVELS
@@ -88,7 +92,8 @@ class _Grid:
             high = torch.where(reached, high, middle)
             low = torch.where(reached, middle, low)
         levels = self._levels(gain, room, low)
-        return self.start + levels * w.sign() / LEVELS
+        moved = on_grid(self.start + levels * w.sign() / LEVELS)
+        return self.problem.on_free(moved, self.start)
 
     def _levels(self, gain: Tensor, room: Tensor, threshold: Tensor) -> Tensor:
         """How many levels each entry moves when a level must gain `threshold` for its cost."""
@@ -110,7 +115,7 @@ def _largest_threshold(gain: Tensor, norm: str) -> Tensor:
 
 
 def take_back(
-    target_model: TargetModel, problem: Problem, found: Found, start: Tensor, rounds: int
+    account: Account, problem: Problem, found: Found, start: Tensor, rounds: int
 ) -> Found:
     """Undo changes that are not needed, those with the least gain for their cost first.
 
@@ -119,7 +124,7 @@ def take_back(
     """
     best = found
     for _ in range(rounds if problem.norm != "linf" else 0):
-        local = target_model.local(best.Z, problem.goal)
+        local = account.local(best.Z, problem.goal)
         delta = best.Z - start
         gain = local.normal * delta
         cost = delta.square() if problem.norm == "l2" else delta.abs()
@@ -135,13 +140,13 @@ def take_back(
         for _ in range(16):
             middle = (low + high + 1) // 2
             back = (rank < middle[:, None]).view(cost.shape)
-            ok = problem.goal.margin(target_model.logits(torch.where(back, start, best.Z))) > 0
+            ok = problem.goal.margin(account.logits(torch.where(back, start, best.Z))) > 0
             low, high = torch.where(ok, middle, low), torch.where(ok, high, middle - 1)
             if bool((low >= high).all()):
                 break
         back = (rank < low[:, None]).view(cost.shape)
         Z = torch.where(back, start, best.Z)
-        reached = torch.isfinite(best.size) & (problem.goal.margin(target_model.logits(Z)) > 0)
+        reached = torch.isfinite(best.size) & (problem.goal.margin(account.logits(Z)) > 0)
         better = best.better(Found(Z, torch.where(reached, problem.size(Z), torch.inf)))
         if bool((better.size >= best.size).all()):
             return better

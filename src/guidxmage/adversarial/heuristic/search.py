@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.heuristic.problem import Problem, dot, norms, spread
-from guidxmage.adversarial.heuristic.projection import nearby_l1
-from guidxmage.adversarial.heuristic.target_model import Local, TargetModel
-
-
-@dataclass(frozen=True)
-class Found:
-    """The best point of each row so far: Z (n, C, H, W) and its norm (n,).
-
-    Where none is beyond the boundary the norm is inf, and Z where the search got to.
-    """
-
-    Z: Tensor
-    size: Tensor
-
-    @classmethod
-    def nothing(cls, problem: Problem) -> Found:
-        """Before the search."""
-        return cls(problem.X.clone(), torch.full_like(problem.X[:, 0, 0, 0], torch.inf))
-
-    def better(self, other: Found) -> Found:
-        """Row by row the smaller of two."""
-        wins = (other.size < self.size) | ~torch.isfinite(self.size)
-        return Found(
-            torch.where(spread(wins, self.Z), other.Z, self.Z),
-            torch.where(wins, other.size, self.size),
-        )
-
-    def best_of(self, copies: int) -> Found:
-        """The smallest among `copies` neighbouring rows of the same image."""
-        size, which = self.size.view(-1, copies).min(1)
-        return Found(self.Z[which + torch.arange(len(which), device=which.device) * copies], size)
+from guidxmage.adversarial.heuristic.account import Account
+from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.problem import Problem, dot, spread
+from guidxmage.adversarial.heuristic.rescue import ask_for_more
+from guidxmage.adversarial.heuristic.target_model import Local
 
 
 @dataclass(frozen=True)
@@ -56,12 +29,22 @@ class Schedule:
 
 
 # The push beyond the boundary grows while a row has not crossed it and shrinks while it has.
-_PUSH_START, _PUSH_AGAIN, _PUSH_LEAST, _PUSH_MOST = 0.02, 0.1, 1e-4, 3.0
+PUSH_START, _PUSH_AGAIN, _PUSH_LEAST, _PUSH_MOST = 0.02, 0.1, 1e-4, 3.0
 _PUSH_UP, _PUSH_DOWN = 1.6, 0.6
 
 
+def pushed(push: Tensor, beyond: Tensor) -> Tensor:
+    """The next push of each row, (n,)."""
+    push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
+    return push.clamp(_PUSH_LEAST, _PUSH_MOST)
+
+
+# So many steps later, rows without a sample are asked for more than the models say.
+_PATIENCE = 5
+
+
 def search(  # noqa: PLR0917
-    target_model: TargetModel,
+    account: Account,
     problem: Problem,
     schedule: Schedule,
     start: Tensor,
@@ -79,28 +62,39 @@ def search(  # noqa: PLR0917
     FAB (Croce & Hein 2020) are its relatives.
     """
     Z, found = start, Found.nothing(problem)
-    push = torch.full_like(found.size, _PUSH_START)
+    push = torch.full_like(found.size, PUSH_START)
     # Where an earlier search got stuck on the near side, a stronger push is due.
     push = torch.where((start != problem.X).flatten(1).any(1), _PUSH_AGAIN, push)
     for number in range(schedule.steps):
         known = first if number == 0 else None
-        local = known or target_model.local(Z, problem.goal, via)
+        local = known or account.local(Z, problem.goal, via)
         beyond = problem.goal.margin(local.logits) > 0
-        found = _tighten(target_model, problem, found, Z, local)
-        push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
-        push = push.clamp(_PUSH_LEAST, _PUSH_MOST)
+        found = tighten(account, problem, found, Z, local)
+        account.offer(problem, found)
+        push = pushed(push, beyond)
         need = dot(local.normal, Z - problem.X) - local.value
+        if number == _PATIENCE:
+            _force(account, problem, found, local.normal, need)
         goal = problem.X + problem.step(local.normal, -need - push * need.abs(), problem.X)
         Z = (Z + schedule.fraction(number) * (goal - Z)).clamp(problem.low, problem.high)
     reached = spread(torch.isfinite(found.size), Z)
     return Found(torch.where(reached, found.Z, Z), found.size)
 
 
+def _force(account: Account, problem: Problem, found: Found, normal: Tensor, need: Tensor) -> None:
+    """Offer samples at any price for rows of which nobody has one; the search goes on without."""
+    lacking = ~torch.isfinite(account.sizes(problem)) & ~torch.isfinite(found.size)
+    rows = lacking.nonzero()[:, 0]
+    if len(rows):
+        part = problem.rows(rows)
+        account.offer(part, ask_for_more(account, part, normal[rows], need[rows]))
+
+
 # The first steps of a stroll, in units of the first region's own distance to the boundary.
 _STRIDE = 0.35
 
 
-def stroll(target_model: TargetModel, problem: Problem, steps: int) -> tuple[Tensor, Found]:
+def stroll(account: Account, problem: Problem, steps: int) -> tuple[Tensor, Found]:
     """Short steps from X along each region's normal until the boundary is crossed.
 
     Where box and mask leave little room, the closest point of X's own boundary model is a far
@@ -111,8 +105,9 @@ def stroll(target_model: TargetModel, problem: Problem, steps: int) -> tuple[Ten
     rival = torch.full_like(problem.goal.classes, -1)
     stride = torch.zeros_like(found.size)
     for number in range(steps):
-        local = target_model.local(Z, problem.goal, rival)
-        found = _tighten(target_model, problem, found, Z, local)
+        local = account.local(Z, problem.goal, rival)
+        found = tighten(account, problem, found, Z, local)
+        account.offer(problem, found)
         margin = problem.goal.margin(local.logits)
         uphill = problem.free(local.normal)
         stays = ((problem.low >= Z) & (uphill < 0)) | ((problem.high <= Z) & (uphill > 0))
@@ -124,44 +119,7 @@ def stroll(target_model: TargetModel, problem: Problem, steps: int) -> tuple[Ten
     return Z, found
 
 
-# Threshold of the proximal steps, in units of the perturbation's typical entry.
-_THRESHOLD = Schedule(0, 2.0, 0.1)
-
-
-def thin_out(target_model: TargetModel, problem: Problem, found: Found, steps: int) -> Found:
-    """Sparse points of small l1 norm from the dense ones of a search for l2.
-
-    The closest point for l1 of one region puts everything into a few entries, where large networks
-    have long left the region. Proximal steps (Parikh & Boyd 2014) go there little by little: each
-    shrinks all entries by a threshold and makes up for it where the region's model gains most.
-    """
-    Z, thresholds = found.Z, replace(_THRESHOLD, steps=steps)
-    found = Found(Z, torch.where(torch.isfinite(found.size), problem.size(Z), torch.inf))
-    rival = torch.full_like(problem.goal.classes, -1)
-    push = torch.full_like(found.size, _PUSH_START)
-    for number in range(steps):
-        local = target_model.local(Z, problem.goal, rival)
-        beyond = problem.goal.margin(local.logits) > 0
-        found = _tighten(target_model, problem, found, Z, local)
-        push = torch.where(beyond, push * _PUSH_DOWN, push * _PUSH_UP)
-        push = push.clamp(_PUSH_LEAST, _PUSH_MOST)
-        delta = Z - problem.X
-        need = dot(local.normal, delta) - local.value
-        typical = dot(delta, delta) / norms(delta, "l1").clamp_min(1e-30)
-        moved = nearby_l1(
-            problem.X,
-            delta,
-            (problem.free(local.normal), need + push * need.abs()),
-            typical * thresholds.fraction(number),
-            (problem.low, problem.high),
-        )
-        Z = (problem.X + moved).clamp(problem.low, problem.high)
-    return found
-
-
-def _tighten(
-    target_model: TargetModel, problem: Problem, found: Found, Z: Tensor, local: Local
-) -> Found:
+def tighten(account: Account, problem: Problem, found: Found, Z: Tensor, local: Local) -> Found:
     """Draw points beyond the boundary back towards X, as far as their region's model says."""
     slope = dot(local.normal, Z - problem.X).clamp_min(1e-30)
     share = (1 - local.value / slope).clamp(0, 1)
@@ -175,7 +133,7 @@ def _tighten(
         part = problem.rows(rows)
         kept = 1 - trust * (1 - share[rows])
         P = part.X + spread(kept, part.X) * (Z[rows] - part.X)
-        ok = part.goal.margin(target_model.logits(P)) > 0 if trust else torch.ones_like(rows).bool()
+        ok = part.goal.margin(account.logits(P)) > 0 if trust else torch.ones_like(rows).bool()
         best = torch.where(ok, part.size(P), torch.inf)
         improved = best < found.size[rows]
         where = rows[improved]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import floor
 from typing import Literal
 
 import torch
@@ -24,6 +25,8 @@ from guidxmage.hardening.samples.series import Series
 Guide = Literal["class", "contrast"]
 STRENGTHS = (2 / 255, 4 / 255, 8 / 255)
 LEVELS = 255
+# By how little a strength may miss a whole level and still be it.
+_WHOLE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ def suppress(
 
     images (B, C, H, W) in [0, 1]; masks (B, H, W) bool, True on the object; labels (B,): the
     classes whose contribution is suppressed, by default the network's own answers. Where all values
-    are whole grey levels, so are the samples'. Raises InputError for masks that do not fit, are
+    are whole grey levels, so are the samples': the last whole level within a strength is then the
+    farthest that a pixel goes. Raises InputError for masks that do not fit, are
     empty or leave no background, and for images outside of [0, 1]; UnsupportedOperatorError as
     `Explainer.explain` does. The model and the random state are left untouched.
     """
@@ -237,6 +241,8 @@ class _Background:
         chosen = free & (weights.abs() >= _wide(limit[:, 0]))
         step = torch.where(chosen, -size * weights.sign(), 0)
         moved = (Z + step).clamp(0, 1)
+        if self.on_grid:  # rounded afterwards, which must not lead beyond the strength
+            strength = floor(strength * LEVELS + _WHOLE) / LEVELS
         moved = torch.minimum(torch.maximum(moved, X - strength), X + strength)
         if self.on_grid:
             moved = torch.round(moved * LEVELS) / LEVELS

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from torch import Tensor
+
 from guidxmage.errors import InputError
 from guidxmage.proof.rational.deadline import NEVER, Deadline
 from guidxmage.proof.rational.formula import Inequality, Line
 from guidxmage.proof.rational.smt import Claim
 
+Box = tuple[Tensor, Tensor]
+
 # Coefficients of a path condition over the image; beyond this the file is of no use to anybody.
 _MOST = 2_000_000
 
 
-def queries(claim: Claim, eps: float, deadline: Deadline = NEVER) -> dict[str, str]:
+def queries(
+    claim: Claim, eps: float, deadline: Deadline = NEVER, box: Box | None = None
+) -> dict[str, str]:
     """Two files: the region of the image's trail, and a search for another class nearby."""
-    near = adversarial(claim, eps, deadline)
+    near = adversarial(claim, eps, deadline, box)
     return {"region.vnnlib": region(claim, deadline), "adversarial.vnnlib": near}
 
 
@@ -36,10 +42,13 @@ def region(claim: Claim, deadline: Deadline = NEVER) -> str:
     return _file("The image X follows the recorded execution trail.", lines)
 
 
-def adversarial(claim: Claim, eps: float, deadline: Deadline = NEVER) -> str:
+def adversarial(
+    claim: Claim, eps: float, deadline: Deadline = NEVER, box: Box | None = None
+) -> str:
     """Is there an input within eps of the image whose best class is another? unsat: robust.
 
-    The class in question is the image's own: the one with the highest exact score.
+    The class in question is the image's own: the one with the highest exact score. box: the least
+    and the greatest inputs in question, in the image's shape; by default all within eps.
     """
     if not eps >= 0:
         raise InputError(f"eps must not be negative, {eps} is")
@@ -49,9 +58,13 @@ def adversarial(claim: Claim, eps: float, deadline: Deadline = NEVER) -> str:
     own = scores.index(max(scores))
     lines = [_declaration("X", n) for n in range(claim.network.inputs)]
     lines += [_declaration("Y", k) for k in range(len(scores))]
-    for n, value in enumerate(image):
-        lines.append(f"(assert (>= X_{n} {decimal(value - Fraction(eps))}))")
-        lines.append(f"(assert (<= X_{n} {decimal(value + Fraction(eps))}))")
+    low = [value - Fraction(eps) for value in image]
+    high = [value + Fraction(eps) for value in image]
+    if box is not None:
+        low, high = ([Fraction(v) for v in end.flatten().tolist()] for end in box)
+    for n, (least, most) in enumerate(zip(low, high, strict=True)):
+        lines.append(f"(assert (>= X_{n} {decimal(least)}))")
+        lines.append(f"(assert (<= X_{n} {decimal(most)}))")
     others = [f"(and (>= Y_{k} Y_{own}))" for k in range(len(scores)) if k != own]
     lines.append(f"(assert (or {' '.join(others)}))")
     return _file(f"Another class than {own} scores at least as high within {eps:g}.", lines)
