@@ -34,12 +34,12 @@ def build():
 def smooth():
     return nn.Sequential(build(), nn.Sigmoid()).eval()
 
-class LogGamma(nn.Module):
+class Spectrum(nn.Module):
     def forward(self, x):
-        return x.lgamma()
+        return torch.fft.rfft(x).abs()
 
 def odd():
-    return nn.Sequential(build(), LogGamma()).eval()
+    return nn.Sequential(build(), Spectrum()).eval()
 """
 
 
@@ -180,7 +180,7 @@ BAD: list[tuple[list[str], str]] = [
     (["photo.png", "--target", "cat"], "no class names are known"),
     (["photo.png", "--model", "resnet5"], "resnet5"),
     (["photo.png", "--model", "nowhere.py:build"], "nowhere.py"),
-    (["photo.png", "--model", "net.py:odd"], "aten.lgamma.default"),
+    (["photo.png", "--model", "net.py:odd"], "aten._fft_r2c.default"),
     (["photo.png", "--weights", "weights.pth"], "load the weights in your own function"),
     (["photo.png", "--labels", "missing.txt"], "missing.txt"),
     (["photo.png", "--objects", "missing.png"], "missing.png"),

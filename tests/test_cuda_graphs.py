@@ -6,6 +6,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -125,8 +126,9 @@ class MovedGraphs(Graphs):
 
 
 def with_graphs(model: nn.Module) -> Explainer:
-    explainer = Explainer(model)
-    explainer.cuda_graphs, explainer._graphs = True, MovedGraphs()
+    with patch("guidxmage.explainer.Graphs", MovedGraphs):
+        explainer = Explainer(model)
+    explainer.cuda_graphs = True
     return explainer
 
 

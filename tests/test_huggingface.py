@@ -199,11 +199,16 @@ def test_missing_weights_are_not_drawn_at_random(folder: Path, tmp_path: Path) -
 
 
 def test_an_operator_without_a_rule_is_refused_by_name(tmp_path: Path) -> None:
-    """Hard shrinkage stands for whatever has no rule."""
+    """A Fourier transform stands for whatever has no rule."""
+
+    class Spectrum(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.fft.irfft2(torch.fft.rfft2(x), x.shape[-2:])
+
     network = load_huggingface(
         write(tmp_path / "m", resnet_config(), transformers.BitImageProcessor(**PROCESSOR))
     ).model
-    network.network.resnet.embedder.embedder.normalization = torch.nn.Hardshrink()
+    network.network.resnet.embedder.embedder.normalization = Spectrum()
     with pytest.raises(UnsupportedOperatorError, match=r"aten\.\S+ at 'network\.resnet\.embedder"):
         Explainer(network.eval()).explain(torch.rand(3, 32, 32))
 
