@@ -14,6 +14,8 @@ from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.text import Text
 
 _SPOKEN = ("HANGUL SYLLABLE ", "HIRAGANA LETTER ", "KATAKANA LETTER ")
+# A font whose every character is a box that names its script: it draws what nobody can read.
+_BOXES = "Last Resort"
 # What shows nothing by itself: marks, spaces, controls.
 _SILENT = ("M", "Z", "C")
 
@@ -91,5 +93,6 @@ def _family_with(character: str) -> str | None:
     def unusual(entry: Any) -> tuple[bool, bool, str]:
         return entry.style != "normal", entry.weight not in (400, "normal", "regular"), entry.name
 
-    fonts = sorted(fontManager.ttflist, key=unusual)
+    readable = [entry for entry in fontManager.ttflist if not entry.name.startswith(_BOXES)]
+    fonts = sorted(readable, key=unusual)
     return next((str(entry.name) for entry in fonts if _has(entry.fname, character)), None)
