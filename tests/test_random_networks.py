@@ -22,3 +22,12 @@ def test_in_float32(seed: int) -> None:
     if seed % 8 == 0:
         (certificate,) = explained.certificate()
         assert certificate.holds
+
+
+@pytest.mark.parametrize("seed", range(100, 130))
+def test_with_masks_and_places_computed_from_the_image(seed: int) -> None:
+    explained = check(seed, torch.float64, masks=True)
+    if seed % 8 == 0:
+        (certificate,) = explained.certificate()
+        assert certificate.holds
+    check(seed, torch.float32, masks=True)

@@ -50,9 +50,9 @@ def kept_entry(value: Tensor, rows: int) -> Decisions:
     """A value as an entry of the trail of `rows` images, to the bit."""
     value = value.detach()
     apart = value if value.ndim and len(value) % rows == 0 else value[None]
-    if value.dtype == torch.bool:
-        return Decisions.from_bits(apart)
-    return Decisions.of_numbers(apart)
+    whole = value.dtype == torch.bool
+    entry = Decisions.from_bits(apart) if whole else Decisions.of_numbers(apart)
+    return entry.per_image(rows)  # several parts of an image may lie in the first dimension
 
 
 def kept_value(call: Call, entry: Decisions, rows: int, dtype: torch.dtype) -> Tensor:
