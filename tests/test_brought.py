@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,27 @@ CHECKED: dict[str, Function] = {
     "expanded": lambda m, x: torch.cdist(x[:, 0], m.square),
     "branch": lambda m, x: x if x.mean() > 0 else -x,
     "powers": lambda m, x: F.lp_pool2d(x, 2, 2),
+    "the larger of a mask": lambda m, x: torch.maximum(x, (x.flip(3) > 0).double()),
+    "between steps": lambda m, x: x.clamp(x.round() - 0.2, x.round() + 0.1),
+    "numbers of places": lambda m, x: x * (x.sort(1).indices + 1),
+    "bytes as a mask": lambda m, x: torch.where((x > 0).byte(), x, -x),
+    "nothing but steps": lambda m, x: (x > 0).double(),
+    "kernel of a mask": lambda m, x: F.conv2d(
+        x.reshape(1, -1, 6, 6),
+        (x.mean((2, 3)) > 0).double().view(-1, 1, 1, 1),
+        groups=3 * len(x),
+    ).view(x.shape),
+}
+# Numbers of a whole batch: one image at a time.
+WITHOUT_DIMENSIONS: dict[str, Function] = {
+    "mean taken off": lambda m, x: x - x.mean(),
+    "divided by the largest": lambda m, x: x / x.max(),
+    "divided by the deviation": lambda m, x: x / x.std(),
+    "mean above 0": lambda m, x: torch.where(x.mean() > 0, x, -x),
+    "half of the largest": lambda m, x: x * (x > x.max() / 2),
+    "at most the mean": lambda m, x: x.clamp(max=x.mean()),
+    "times the mean": lambda m, x: x * x.mean(),
+    "gated by the mean": lambda m, x: x * x.mean().sigmoid(),
 }
 
 
@@ -195,6 +217,48 @@ def test_such_explanations_are_certified_and_verified(name: str, tmp_path: Path)
     explainer.explain(X[0], 0).save(tmp_path / "result")
     found = verify(tmp_path / "result", explainer)
     assert found.passed, [check for check in found.checks if check.passed is False]
+
+
+@pytest.mark.parametrize("name", WITHOUT_DIMENSIONS)
+def test_numbers_without_dimensions(name: str, tmp_path: Path) -> None:
+    explainer = Explainer(network(WITHOUT_DIMENSIONS[name]))
+    explanation = explainer.explain(random_like(IMAGE, 20), target=0)
+    assert bool((explanation.residual.abs() <= explanation.residual_bound).all())
+    assert all(one.holds for one in explanation.certificate())
+    assert bool(explanation.trail.same(explanation.trail).all())
+    explanation.save(tmp_path / "result")
+    assert verify(tmp_path / "result", explainer).passed
+
+
+def test_a_forged_mask_is_noticed(tmp_path: Path) -> None:
+    explainer = Explainer(network(CHECKED["mask"]))
+    explanation = explainer.explain(random_like(IMAGE, 20), target=0)
+    (site,) = explanation.trail
+    plane = explanation.trail[site].planes[0].clone()
+    plane.view(-1)[0] ^= 1
+    forged = replace(
+        explanation.trail, decisions={site: explanation.trail[site].with_planes((plane,))}
+    )
+    replace(explanation, trail=forged).save(tmp_path / "result")
+    assert not verify(tmp_path / "result", explainer).passed
+
+
+@pytest.mark.parametrize("targets", ["all", [0, 1]])
+def test_several_targets_beside_values_that_are_kept(targets: Any) -> None:
+    for name in ("the larger of a mask", "between steps"):
+        model, X = network(CHECKED[name]), random_like((2, *IMAGE), 20)
+        together = Explainer(model).explain(X, target=targets)
+        assert bool((together.residual.abs() <= together.residual_bound).all())
+
+
+def test_a_weight_from_the_image_for_a_mask() -> None:
+    def product(m: nn.Module, x: Tensor) -> Tensor:
+        means = x.mean((2, 3))
+        return F.linear((means > 0).double(), means.t() @ means)
+
+    explanation = Explainer(network(product)).explain(random_like(IMAGE, 20), target="all")
+    assert explanation.exactness == "at input"
+    assert bool((explanation.residual.abs() <= explanation.residual_bound).all())
 
 
 @pytest.mark.parametrize("name", ["mask", "where", "steps", "positions", "order", "shrunk"])

@@ -78,5 +78,5 @@ def bound_calls(calls: Sequence[Call], kept: Mapping[int, Tensor], result: int) 
     return tuple(found)
 
 
-def _itself(value: Tensor, **_: Any) -> Tensor:
+def _itself(value: Tensor, *_: Any, **__: Any) -> Tensor:
     return value

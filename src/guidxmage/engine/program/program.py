@@ -266,7 +266,8 @@ class Program:
         if self.kept:
             own = self.bound(trail, rows)
             call = next(one for one in own.calls if one.id == call.id)
-            return own.along(call, trail, args, rows)
+            given = args if call.inputs else call.arguments({}, rows)
+            return own.along(call, trail, given, rows)
         rule = _rule(call)
         if rule.record is None:
             result: Tensor = call.run(*args)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from guidxmage.engine.calls.call import Call, Frame, Hole
+from guidxmage.engine.calls.call import Call, Frame, Hole, Kept, is_active
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import per_channel
 from guidxmage.engine.rules.table import FOLDED, Rule, Traits, register
@@ -41,9 +41,9 @@ def each(value: IntList, weight: Tensor) -> list[int]:
 
 def _refuse_convolution(call: Call) -> str | None:
     weight, padding = call.args[1], call.args[4] if len(call.args) > 4 else (0,)
-    if not isinstance(weight, Tensor):
+    if any(map(is_active, call.args[1:3])):
         return "its weight depends on the image"
-    if padding == "same":
+    if padding == "same" and not isinstance(weight, Kept):
         dilation = each(call.args[5] if len(call.args) > 5 else (1,), weight)
         if any(d * (k - 1) % 2 for d, k in zip(dilation, weight.shape[2:], strict=True)):
             return "padding='same' is uneven for this kernel; pad explicitly with F.pad"

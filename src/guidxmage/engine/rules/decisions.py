@@ -180,6 +180,23 @@ register(
 # --- three pieces: below, inside, above ----------------------------------------------------------
 
 
+def _on_bounds(f: Frame, x: Hole, low: Any, high: Any) -> Tensor | None:
+    """A bound where a value is beyond it; an infinite one is never taken."""
+    inside, above = (f.taken().plane(number).to(x.dtype) for number in (0, 1))
+    by_row = isinstance(low, Tensor) or isinstance(high, Tensor)  # they may differ by rows
+    if by_row:
+        inside, above = f.for_rows(inside), f.for_rows(above)
+    parts = [
+        torch.where(where.bool(), torch.as_tensor(bound, dtype=where.dtype), 0)
+        for bound, where in ((low, 1 - inside - above), (high, above))
+        if isinstance(bound, Tensor) or bound not in (0, -inf, inf)
+    ]
+    if not parts:
+        return None
+    found = sum(parts[1:], parts[0])
+    return found if by_row else f.for_rows(found)
+
+
 def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
     """Clamping between two bounds; `closed` tells whether a value on a bound counts as inside.
 
@@ -191,17 +208,6 @@ def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
         inside = ((x >= low) & (x <= high)) if closed else ((x > low) & (x < high))
         above = (x > high) if closed else (x >= high)
         return f.call.run(x, *args), Decisions.from_bits(inside & ~above, above)
-
-    def constant(f: Frame, x: Hole, *args: Any) -> Tensor | None:
-        low, high = bounds(*args)
-        result = None
-        inside, above = (f.taken().plane(number).to(x.dtype) for number in (0, 1))
-        for bound, where in ((low, 1 - inside - above), (high, above)):
-            if isinstance(bound, Tensor) or bound not in (0, -inf, inf):
-                # An infinite bound among others is never taken.
-                part = torch.where(where.bool(), torch.as_tensor(bound, dtype=where.dtype), 0)
-                result = part if result is None else result + part
-        return None if result is None else f.for_rows(result)
 
     def switched(x: Hole, *args: Any) -> tuple[int, float] | None:
         """ReLU6 and its like: nothing but the upper bound, where a value is above it."""
@@ -229,7 +235,7 @@ def _three_pieces(bounds: Callable[..., tuple[Any, Any]], closed: bool) -> Rule:
         push=lambda f, x, *args: f.switched(x),
         pull=lambda f, g, x, *args: [f.switched(g)],
         record=record,
-        constant=constant,
+        constant=lambda f, x, *args: _on_bounds(f, x, *bounds(*args)),
         crossings=crossings,
         choices=("below", "inside", "above"),
         switched=switched,

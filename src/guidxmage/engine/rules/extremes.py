@@ -51,7 +51,7 @@ def _pick(choose_first: Callable[[Tensor, Tensor], Tensor], sign: int) -> Rule:
         hole = x if isinstance(x, Hole) else y
         for part, mask in zip((x, y), masks(f), strict=True):
             if not isinstance(part, Hole):
-                return f.for_rows(mask.to(hole.dtype) * leading(part, f, hole))
+                return f.for_rows(mask.to(hole.dtype)) * leading(part, f, hole)
         return None
 
     def crossings(f: Frame, x: Tensor, y: Tensor) -> Crossings:

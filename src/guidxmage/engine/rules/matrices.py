@@ -20,6 +20,11 @@ def _refuse_active_weight(call: Call) -> str | None:
     return "both factors depend on the image" if len(call.inputs) > 1 else None
 
 
+def _refuse_weight_of_image(call: Call) -> str | None:
+    active = any(map(is_active, call.args[1:]))
+    return "its weight depends on the image" if active else None
+
+
 def _trailing(vector: Tensor | None, ndim: int) -> Tensor | None:
     return None if vector is None else vector.reshape(*[1] * (ndim - 1), -1)
 
@@ -81,7 +86,7 @@ register(
         constant=lambda f, x, weight, bias=None: _trailing(bias, len(f.shape)),
         terms=lambda f, x, weight, bias=None, **kw: sum(weight.shape),
         gain=lambda f, x, weight, bias=None, **kw: largest_line(weight),
-        refuse=_refuse_active_weight,
+        refuse=_refuse_weight_of_image,
         rows=rows.with_dimensions(2),
     ),
     traits=Traits(residues="weights", exact=True, fresh=True),

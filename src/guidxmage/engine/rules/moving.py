@@ -17,6 +17,7 @@ from guidxmage.engine.calls.call import Call, Frame, Kept, is_active
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.smooth import active_values, applied
 from guidxmage.engine.rules.table import Rule, Traits, fill, holes, register
+from guidxmage.errors import UnsupportedOperatorError
 
 _UNPROVED = Traits(unproved="no independent run of it is written", exact=True)
 
@@ -57,7 +58,13 @@ def _linear_part(f: Frame, *args: Any, **_: Any) -> Tensor:
 def _by_derivative(f: Frame, g: Tensor, *args: Any, **_: Any) -> list[Tensor]:
     with torch.enable_grad():
         inputs = [hole.zeros().requires_grad_() for hole in holes(args)]
-        return list(torch.autograd.grad(f.call.run(*fill(args, inputs)), inputs, g))
+        try:
+            return list(torch.autograd.grad(f.call.run(*fill(args, inputs)), inputs, g))
+        except RuntimeError as error:  # some combinations of sizes have no derivative there
+            raise UnsupportedOperatorError(
+                f"this network cannot be explained: PyTorch cannot transpose {f.call.op} at "
+                f"'{f.call.site}' on tensors of these sizes"
+            ) from error
 
 
 def _by_number(f: Frame, g: Tensor, *args: Any, **_: Any) -> list[Tensor]:

@@ -72,7 +72,9 @@ def _push(f: Frame, *args: Any, **_: Any) -> Tensor:
 
 def _pull(f: Frame, g: Tensor, *_: Any, **__: Any) -> list[Tensor | None]:
     # Some of PyTorch's derivatives read a gradient in another layout than they were given one.
-    return transposed(lambda *values: applied(f, values), _kept(f)[:-1], g.contiguous())
+    return transposed(
+        lambda *values: applied(f, values), _kept(f)[:-1], g.reshape(f.shape).contiguous()
+    )
 
 
 _EXPANSION = Rule(

@@ -42,7 +42,12 @@ def _product(elementwise: bool, rows: RowTest) -> Rule:
     def record(f: Frame, *args: Any, **kw: Any) -> tuple[Tensor, Gates]:
         x, y = active_values(f, args)
         shares = _shares(f, f.convention, [x.shape, y.shape], elementwise)
-        kept = [v.clone() for v, share in zip((x, y), reversed(shares), strict=True) if share]
+        # A number without dimensions is kept as one with them.
+        kept = [
+            v.clone() if v.ndim else v.reshape((1,) * max(1, x.ndim, y.ndim))
+            for v, share in zip((x, y), reversed(shares), strict=True)
+            if share
+        ]
         return f.call.run(*args), Gates(f.convention, tuple(kept))
 
     def factors(f: Frame, shares: Shares) -> tuple[Tensor | None, Tensor | None]:

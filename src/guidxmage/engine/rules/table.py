@@ -155,7 +155,9 @@ def rule_of(call: Call) -> Rule | None:
     product = call.op in PRODUCTS and _is_several(call)
     found = PRODUCTS[call.op] if product else RULES.get(call.op) or FOLDED.get(call.op)
     if found is not None and not (found.refuse and found.refuse(call)):
-        return found
+        alone = found.kind == "gate" and call.shape == ()  # gates are kept by images and places
+        if not alone:
+            return found
     return next((rule for other in OTHERS if (rule := other(call)) is not None), found)
 
 

@@ -21,7 +21,7 @@ from guidxmage.errors import InputError
 from guidxmage.reports.short_repr import short_repr
 
 # Kinds of entries that take eight bytes for every number.
-BYTES = ("told", "whole", "real")
+BYTES = ("told", "whole", "byte", "real")
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Decisions:
 
     `kind` is "bits" (one plane: on/off or first/second; two planes: inside, above), "index" (which
     operand of a window or reduction was taken, one plane per binary digit, lowest first), "told"
-    (whole numbers that Python was told, eight bytes each, and branched on), or "whole" or "real"
-    (numbers that change by steps only, as they are, eight bytes each).
+    (whole numbers that Python was told, eight bytes each, and branched on), or "whole", "byte" or
+    "real" (numbers that change by steps only, as they are, eight bytes each).
     `shape` is the shape per image; `planes` holds packed bytes, each (B, ⌈n/8⌉). `merged`: the
     operator has parts of images in its first dimension, and unpacked planes have them there too.
     """
@@ -70,14 +70,16 @@ class Decisions:
     def of_numbers(cls, values: Tensor) -> Decisions:
         """Store whole or floating numbers (B, …) as they are."""
         real = values.is_floating_point()
+        kind = "byte" if values.dtype == torch.uint8 else "real" if real else "whole"
         wide = values.new_empty(values.shape, dtype=torch.float64 if real else torch.int64)
         stored = wide.copy_(values).reshape(len(wide), -1).view(torch.uint8)
-        return cls("real" if real else "whole", tuple(values.shape[1:]), (stored,))
+        return cls(kind, tuple(values.shape[1:]), (stored,))
 
     def numbers(self) -> Tensor:
-        """What `of_numbers` was given, (B, *shape), int64 or float64."""
+        """What `of_numbers` was given, (B, *shape): int64, uint8 or float64."""
         dtype = torch.float64 if self.kind == "real" else torch.int64
         values = self.planes[0].contiguous().view(dtype).reshape(self.images, *self.shape)
+        values = values.to(torch.uint8) if self.kind == "byte" else values  # it may be a mask
         return values.flatten(0, 1) if self.merged else values
 
     @property

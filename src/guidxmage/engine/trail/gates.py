@@ -73,6 +73,9 @@ class Gates:
 
     def per_image(self, rows: int) -> Gates:
         """The same with one entry for each of `rows` images."""
+        if any(plane.ndim == 0 for plane in self.planes):
+            planes = tuple(plane if plane.ndim else plane[None] for plane in self.planes)
+            return replace(self, planes=planes).per_image(rows)
         if self.images in (rows, 0):
             return self
         return replace(
@@ -90,5 +93,6 @@ class Gates:
             raise InputError("the two trails come from different networks or conventions")
         verdict = torch.ones(max(self.images, other.images), dtype=torch.bool)
         for a, b in zip(self.planes, other.planes, strict=True):
-            verdict &= (a == b).flatten(1).all(1).cpu()
+            equal = a == b
+            verdict &= equal.reshape(len(equal), -1).all(1).cpu()
         return verdict

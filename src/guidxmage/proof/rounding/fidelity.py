@@ -17,7 +17,7 @@ from guidxmage.engine.calls.call import Call
 from guidxmage.engine.capture.execution import plain_run
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.program.steps import Recording
-from guidxmage.engine.rules import rule_of
+from guidxmage.engine.rules import is_stepwise, rule_of
 from guidxmage.engine.trail.decisions import Decisions
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
@@ -153,6 +153,8 @@ class Runs:
 
     def margins(self, call: Call, run: Run) -> Margins | None:
         """How narrowly a call decided in one of the runs, as the deployed one decided."""
+        if call.keeps:  # what it is compared with is no value of a run in real numbers
+            return None
         entry = self.deployed.trail.decisions[call.site]
         return margins_of(call, [run.values[i] for i in call.inputs], entry)
 
@@ -254,6 +256,8 @@ def unexplained(runs: Runs, stored: Trail) -> str | None:
     calls = {call.site: call for call in _deciding(runs.program)}
     for site in differing:
         where = recorded[site].differs(stored[site])
+        if site not in calls:  # what Python was told, or a value that changes by steps
+            return f"{int(where.sum())} values at {site} are not those of the image"
         margins = runs.margins(calls[site], runs.deployed)
         where = where if margins is None else where.reshape(margins.gap.shape)
         if margins is None or float(margins.gap[where].max()) > _SLACK * runs.error(calls[site]):
@@ -280,7 +284,11 @@ def _other_gates(runs: Runs, stored: Trail) -> str | None:
 def _deciding(program: Program) -> list[Call]:
     """The calls that decide."""
     rules = ((call, rule_of(call)) for call in program.calls)
-    return [call for call, rule in rules if rule is not None and rule.kind == "decision"]
+    return [
+        call
+        for call, rule in rules
+        if rule is not None and rule.kind == "decision" and not is_stepwise(call)
+    ]
 
 
 def _flipped(entry: Decisions, where: Tensor, margins: Margins) -> Decisions:
