@@ -138,6 +138,6 @@ def _refuse_nonfinite(*tensors: Tensor) -> None:
     """Numbers beyond the range of the network's dtype make no explanation."""
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
         raise InputError(
-            "the explanation of this image overflows, or is made of NaN or infinite constants of the "
-            "network: give those a finite value, scale the input, or use dtype=torch.float64"
+            "the explanation of this image overflows, or the network has constants that are NaN or "
+            "infinite: give those a finite value, scale the input, or use dtype=torch.float64"
         )
