@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from guidxmage import Explainer, InputError, UnsupportedOperatorError
 from guidxmage.adversarial import certify
 from guidxmage.analysis.ray import trace_ray
+from guidxmage.engine.calls.call import Call, Frame, Ref
 from guidxmage.engine.program.precision import widened
+from guidxmage.engine.rules import rule_of
 from guidxmage.jobs.verify_result import verify
 from guidxmage.proof.region.radius import validity_radius
 from tests.brought import EXPANDED, ON_REGION, ONE_BY_ONE, Function
@@ -289,3 +291,26 @@ def test_a_mask_of_infinities_may_be_kept_as_buffer() -> None:
     layer.causal[0, 0] = torch.nan
     with pytest.raises(InputError, match=r"NaN or Inf in '0.causal'"):
         Explainer(model).explain(random_like((2, *IMAGE), 20))
+
+
+def test_another_image_does_not_follow_the_numbers_of_a_smooth_network() -> None:
+    explainer, X = Explainer(network(EXPANDED["distances"])), random_like((1, *IMAGE), 20)
+    assert not bool(explainer.trail(X).same(explainer.trail(X + 1)).any())
+
+
+def test_an_expansion_is_pulled_in_the_layout_that_derivatives_read() -> None:
+    """PyTorch's derivative of this operator misreads a gradient with its channels last."""
+    x, g = random_like((1, *IMAGE), 20), random_like((1, *IMAGE), 21)
+    mean, variance = random_like((3,), 22), random_like((3,), 23).square() + 0.1
+    args = (Ref(0), None, None, mean, variance, False, 0.1, 1e-5, False)
+    target = torch.ops.aten.instance_norm.default
+    call = Call(1, "aten.instance_norm.default", target, args, "norm", (1, *IMAGE))
+    rule = rule_of(call)
+    assert rule is not None
+    assert rule.record is not None
+    frame = Frame(call, 1, (1, *IMAGE), {})
+    _, gates = rule.record(frame, x, *args[1:])
+    (pulled,) = rule.pull(
+        replace(frame, gates=gates), g.contiguous(memory_format=torch.channels_last)
+    )
+    close(pulled, g / (variance.view(1, 3, 1, 1) + 1e-5).sqrt())
