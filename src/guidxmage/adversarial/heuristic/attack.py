@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidxmage.adversarial.heuristic.account import Account, SpentError
+from guidxmage.adversarial.heuristic.best_points import Found
 from guidxmage.adversarial.heuristic.confirm import Samples, confirm
-from guidxmage.adversarial.heuristic.dense import search_dense
-from guidxmage.adversarial.heuristic.found import Found
-from guidxmage.adversarial.heuristic.grid_account import COUNTING, GridAccount
+from guidxmage.adversarial.heuristic.gradient_budget import Account, SpentError
+from guidxmage.adversarial.heuristic.grid_budget import COUNTING, GridAccount
+from guidxmage.adversarial.heuristic.l2_linf import search_dense
 from guidxmage.adversarial.heuristic.notes import notes_for
 from guidxmage.adversarial.heuristic.problem import Problem, norms, pose, spread
 from guidxmage.adversarial.heuristic.result import AttackResult, Optimality

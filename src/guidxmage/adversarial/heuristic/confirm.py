@@ -9,7 +9,7 @@ from math import inf
 import torch
 from torch import Tensor, nn
 
-from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.best_points import Found
 from guidxmage.adversarial.heuristic.problem import Problem, norms
 from guidxmage.adversarial.heuristic.target_model import TargetModel
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from guidxmage.adversarial.heuristic.account import Account
+from guidxmage.adversarial.heuristic.best_points import Found
 from guidxmage.adversarial.heuristic.cutting_planes import CuttingPlanes
-from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.gradient_budget import Account
 from guidxmage.adversarial.heuristic.problem import Problem, dot, norms, spread
 from guidxmage.adversarial.heuristic.projection import nearby_l1
 from guidxmage.adversarial.heuristic.refine import approach, beyond_rounding, in_place

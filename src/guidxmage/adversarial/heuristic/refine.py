@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.heuristic.account import Account
+from guidxmage.adversarial.heuristic.best_points import Found
 from guidxmage.adversarial.heuristic.cutting_planes import CuttingPlanes
-from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.gradient_budget import Account
 from guidxmage.adversarial.heuristic.problem import Problem, dot, spread
 from guidxmage.engine.linear_regions.boundary import cross_boundary
 from guidxmage.engine.linear_regions.walk import Lines

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from guidxmage.adversarial.heuristic.account import Account
-from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.best_points import Found
+from guidxmage.adversarial.heuristic.gradient_budget import Account
 from guidxmage.adversarial.heuristic.problem import Problem, spread
 
 # How many times what a region's model asks for is tried.

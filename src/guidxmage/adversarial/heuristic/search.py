@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.heuristic.account import Account
-from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.best_points import Found
+from guidxmage.adversarial.heuristic.gradient_budget import Account
 from guidxmage.adversarial.heuristic.problem import Problem, dot, spread
 from guidxmage.adversarial.heuristic.rescue import ask_for_more
 from guidxmage.adversarial.heuristic.target_model import Local

@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.heuristic.account import Account
-from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.best_points import Found
+from guidxmage.adversarial.heuristic.exit_classes import Ways
+from guidxmage.adversarial.heuristic.gradient_budget import Account
+from guidxmage.adversarial.heuristic.l1 import Slim
 from guidxmage.adversarial.heuristic.problem import Problem
 from guidxmage.adversarial.heuristic.quantise import take_back
-from guidxmage.adversarial.heuristic.slim import Slim
-from guidxmage.adversarial.heuristic.ways import Ways
 
 # Classes that are followed at once, and pixels that are tried one by one at most.
 _SLOTS, _SINGLE = 3, 64

@@ -9,14 +9,11 @@ from torch import Tensor
 
 from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
 from guidxmage.engine.rules import rows
+from guidxmage.engine.rules.comparisons import always
 from guidxmage.engine.rules.table import PRODUCTS, Rule, Traits, register
 from guidxmage.engine.trail.decisions import Decisions
 
 _TRAITS = Traits(unproved="no independent run of it is written")
-
-
-def _jumps(call: Call) -> bool:
-    return True
 
 
 # --- x − k·divisor with a whole number k ----------------------------------------------------------
@@ -47,7 +44,7 @@ def _sawtooth() -> Rule:
         record=record,
         constant=constant,
         terms=lambda f, x, *_: 4,
-        jumps=_jumps,
+        jumps=always,
         refuse=_refuse_active_divisor,
         rows=rows.elementwise,
         traits=_TRAITS,
@@ -83,7 +80,7 @@ _HARD = Rule(
     push=lambda f, x, *_: f.switched(x),
     pull=lambda f, g, x, *_: [f.switched(g)],
     record=_record_shrink,
-    jumps=_jumps,
+    jumps=always,
     growth=lambda f, x, *_: 1.0,
     rows=rows.elementwise,
     traits=_TRAITS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.heuristic.account import Account
+from guidxmage.adversarial.heuristic.gradient_budget import Account
 from guidxmage.adversarial.heuristic.problem import Problem, norms
 from guidxmage.adversarial.heuristic.projection import project
 from guidxmage.adversarial.heuristic.target_model import Local

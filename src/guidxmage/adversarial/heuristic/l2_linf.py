@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.heuristic.account import Account
-from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.best_points import Found
+from guidxmage.adversarial.heuristic.exit_classes import Ways
+from guidxmage.adversarial.heuristic.gradient_budget import Account
 from guidxmage.adversarial.heuristic.problem import Problem, norms, spread
 from guidxmage.adversarial.heuristic.refine import polish, shorten
 from guidxmage.adversarial.heuristic.rescue import rescue
 from guidxmage.adversarial.heuristic.search import Schedule, search, stroll
 from guidxmage.adversarial.heuristic.target_model import Local
-from guidxmage.adversarial.heuristic.ways import Ways
 
 # Sizes of the jumps from the best point, in units of its own distance; one after the other.
 _JUMPS = (0.3, 1.5, 4.0, 0.7)
@@ -67,6 +67,12 @@ class Dense:
         start = self.near(self.found)
         found = search(self.account, self.problem, Schedule(steps), start, self.rival)
         self.found = self.found.better(found)
+
+    def sweep_best(self, places: int, steps: int, *, settling: int) -> None:
+        """A sweep through each of the best classes, and what it takes to settle their samples."""
+        for place in range(places):
+            self.sweep(steps, self.ways.best(place))
+        self.settle(settling)
 
     def rescue(self, climbs: int) -> None:
         """Any sample for images that have none."""
@@ -124,23 +130,17 @@ def search_dense(account: Account, problem: Problem, seed: int) -> None:
     one.rescue(60)
     one.recall()
     one.ways.rank(4)
-    for place in range(2):
-        one.sweep(16, one.ways.best(place))
-    one.settle(22)
+    one.sweep_best(2, 16, settling=22)
     one.finish(4)
     for _ in range(6):
         one.sweep(12)
-    for place in range(2):
-        one.sweep(24, one.ways.best(place))
-    one.settle(30)
+    one.sweep_best(2, 24, settling=30)
     for _ in range(2):
         one.jump()
     one.finish(12)
     while True:
         one.rescue(40)
-        for place in range(3):
-            one.sweep(40, one.ways.best(place))
-        one.settle(30)
+        one.sweep_best(3, 40, settling=30)
         for _ in range(8):
             one.jump()
             one.finish(4)

@@ -25,7 +25,8 @@ def _refuse_quotient(call: Call) -> str | None:
     return "it divides by what depends on the image" if whole and is_active(call.args[1]) else None
 
 
-def _always(call: Call) -> bool:
+def always(call: Call) -> bool:
+    """For what is so of every call: its value jumps, say."""
     return True
 
 
@@ -35,8 +36,8 @@ def stepwise(test: RowTest) -> Rule:
         "step",
         push=lambda f, *args, **kw: None,
         pull=lambda f, g, *args, **kw: [],
-        jumps=_always,
-        stepwise=_always,
+        jumps=always,
+        stepwise=always,
         rows=test,
         traits=Traits(unproved="its value is kept, not computed, along a trail"),
     )

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from guidxmage.adversarial.heuristic.account import Account
-from guidxmage.adversarial.heuristic.dense import Dense
-from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.best_points import Found
+from guidxmage.adversarial.heuristic.gradient_budget import Account
+from guidxmage.adversarial.heuristic.l2_linf import Dense
 from guidxmage.adversarial.heuristic.problem import Problem
 from guidxmage.adversarial.heuristic.proximal import descend_l1, thin_out
 from guidxmage.adversarial.heuristic.refine import polish

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.heuristic.account import Account
-from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.best_points import Found
+from guidxmage.adversarial.heuristic.gradient_budget import Account
 from guidxmage.adversarial.heuristic.problem import Problem
 from guidxmage.adversarial.heuristic.quantise import on_grid, quantise
 from guidxmage.adversarial.heuristic.target_model import TargetModel

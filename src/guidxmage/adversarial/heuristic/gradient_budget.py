@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from guidxmage.adversarial.heuristic.found import Found
+from guidxmage.adversarial.heuristic.best_points import Found
 from guidxmage.adversarial.heuristic.problem import Problem, norms
 from guidxmage.adversarial.heuristic.target_model import Goal, Local, TargetModel
 
