@@ -323,14 +323,15 @@ def main() -> int:
     if not parser.parse_args().check:
         PAGE.write_text(made, encoding="utf-8")
         return 0
-    mine, theirs = (_outcomes(text) for text in (made, PAGE.read_text(encoding="utf-8")))
+    mine, theirs = (outcomes(text) for text in (made, PAGE.read_text(encoding="utf-8")))
     for name in mine:
         if mine[name] != theirs.get(name):
             print(f"{name}: {mine[name]}, not {theirs.get(name)}")
     return int(mine != theirs)
 
 
-def _outcomes(text: str) -> dict[str, str]:
+def outcomes(text: str) -> dict[str, str]:
+    """What a page says of each kind."""
     cells = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     return {line[0]: line[1] for line in cells}
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from statistics import median
 from types import ModuleType
 from typing import Any
 
@@ -238,6 +239,31 @@ def test_the_page_on_speed_shows_the_results() -> None:
     for line in shares.table(measured).splitlines()[2:]:
         network, _, *cells = line.strip("| ").split(" | ")  # all of one image
         assert f"| {' | '.join([network, *cells])} |" in page
+
+
+def test_the_page_on_speed_shows_both_numbers_of_threads() -> None:
+    found: dict[tuple[str, int], list[str]] = {}
+    for threads in ("1-thread", "2-threads"):
+        medians = {
+            (row["network"], row["batch"], row["method"]): 1e3 * median(row["seconds"])
+            for row in results(f"captum-{threads}-cpu.jsonl")
+        }
+        for (network, batch, method), ours in medians.items():
+            if method == "guid-Xmage":
+                theirs = medians[network, batch, "Captum InputXGradient"]
+                cells = [f"{ours:.0f}", f"{theirs:.0f}", f"{theirs / ours:.2f}"]
+                found.setdefault((network, batch), []).extend(cells)
+    page = (ROOT / "docs/speed.md").read_text(encoding="utf-8").splitlines()
+    assert len(found) == 12
+    for (network, batch), cells in found.items():
+        assert f"| {network} | {batch} | {' | '.join(cells)} |" in page
+
+
+def test_the_page_of_kinds_shows_what_comes_of_them() -> None:
+    """Explained on their region, at the image, or refused: each as the page says."""
+    kinds = script("benchmarks/kinds.py")
+    page = (ROOT / "docs/kinds.md").read_text(encoding="utf-8")
+    assert kinds.outcomes(kinds.page()) == kinds.outcomes(page)
 
 
 def test_tables_are_written_and_read(tmp_path: Path) -> None:
