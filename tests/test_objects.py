@@ -227,9 +227,9 @@ def test_cropped_regions_follow_the_photo():
     # An object that the crop cuts off keeps its row.
     assert cropped.names == {
         0: "background",
-        1: "cat (not seen by the network)",
+        1: "unseen cat",
         2: "object 2",
-        4: "object 4 (not seen by the network)",
+        4: "unseen object 4",
     }
 
 

@@ -30,8 +30,8 @@ BACKGROUND = 0
 """Label of the pixels that belong to no object; they have a row of their own."""
 IGNORED = 255
 """Label of the pixels that are left out of every object, as in Pascal VOC."""
-UNSEEN = "(not seen by the network)"
-"""Behind the name of an object of which the crop and the resizing leave no pixel."""
+UNSEEN = "unseen"
+"""Before the name of an object of which the crop and the resizing leave no pixel."""
 
 # As many as 16 bits can tell apart; each gets a name.
 _MOST_LABELS = 2**16
@@ -121,7 +121,7 @@ class LabelMap:
         cropped = preprocessing.crop_labels(self.labels)
         lost = set(np.unique(self.labels).tolist()) - set(np.unique(cropped).tolist())
         names = {
-            label: f"{name} {UNSEEN}" if label in lost - {BACKGROUND} else name
+            label: f"{UNSEEN} {name}" if label in lost - {BACKGROUND} else name
             for label, name in self.names.items()
         }
         return LabelMap(cropped, names)
