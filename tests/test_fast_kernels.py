@@ -18,6 +18,7 @@ from guidxmage.engine.capture.capture import capture
 from guidxmage.engine.kernels import loops
 from guidxmage.engine.kernels.bits import pack_bits, unpack_bits, unpack_channels_last
 from guidxmage.engine.kernels.reductions import sums_where
+from guidxmage.engine.program.watch import PositionMaps
 from guidxmage.engine.rules import convolution, matrices
 from guidxmage.engine.rules.convolution import Geometry
 from tests.laws import captured, check_all, close, random_like
@@ -163,7 +164,7 @@ def test_the_share_of_an_upper_bound(
     added = (high * (z >= high) + low * (z <= low)).double().repeat(targets, 1, 1, 1)
     expected = (seen[site].double() * added).flatten(1).sum(1)
     assert torch.allclose(pulled.bias_by_site[site], expected, rtol=1e-5, atol=1e-5)
-    maps = program.pull(recording.trail, u, maps=True).maps[site]
+    maps = program.pull(recording.trail, u, watch=PositionMaps()).watched[site]
     assert torch.allclose(maps.flatten(1).sum(1), expected, rtol=1e-5, atol=1e-5)
 
 

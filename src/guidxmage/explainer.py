@@ -15,8 +15,10 @@ from torch.export import ExportedProgram
 from guidxmage.attribution.assemble import Chunk, Origin, assembled
 from guidxmage.attribution.attribution import Attribution
 from guidxmage.attribution.change_space import Space, space_change
+from guidxmage.attribution.depths import Depth, ProgramCut, chosen, depths_of
 from guidxmage.attribution.multi_input import attribute_together, is_several
-from guidxmage.attribution.targets import choose_targets, is_per_image, one_for_each
+from guidxmage.attribution.run import chunks, run_chunk
+from guidxmage.attribution.targets import Targets, choose_targets, is_per_image, one_for_each
 from guidxmage.engine.capture.as_found import running
 from guidxmage.engine.capture.checks import refuse_unusable
 from guidxmage.engine.capture.programs import Programs
@@ -24,7 +26,7 @@ from guidxmage.engine.capture.user_model import copied_to, name_of, untouched, u
 from guidxmage.engine.cuda.graphs import Graphed, Graphs, refuse_other_than_cuda
 from guidxmage.engine.program.footprint import read_budget, row_bytes, rows_within
 from guidxmage.engine.program.program import Program
-from guidxmage.engine.symbolic import Network, pull_targets
+from guidxmage.engine.symbolic import Network
 from guidxmage.engine.trail.gates import conventions
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError, UnsupportedOperatorError
@@ -152,6 +154,7 @@ class Explainer:
         *,
         reference: Tensor | float | None = None,
         space: Space | None = None,
+        depth: Any = None,
     ) -> Explanation: ...
 
     def explain(
@@ -161,6 +164,7 @@ class Explainer:
         *,
         reference: Any = None,
         space: Space | None = None,
+        depth: Any = None,
     ) -> Explanation | JointExplanation:
         """Explain one image (path, PIL, NumPy H×W×C, tensor C×H×W) or a batch.
 
@@ -169,7 +173,9 @@ class Explainer:
         network inputs. target: see `choose_targets`. reference: R in the explained space (a number,
         or a tensor that broadcasts to C×H×W); contributions are then Δ ⊙ (X − R). space: by default
         the explainer's own; "photo" explains a single photo at its own size, in its own pixels in
-        [0, 1], "input" what the network is given after the normalisation.
+        [0, 1], "input" what the network is given after the normalisation. depth: also put the whole
+        score on the picture, the network cut there: "input", the name of a layer, a stride in
+        pixels, "default", "all" (one of each stride), or a list of them; see `Explanation.whole`.
 
         A tuple of tensors (B, …) is for a network with that many inputs, see `JointExplanation`;
         reference is then a number or one for each input.
@@ -179,22 +185,38 @@ class Explainer:
         Raises InputError or UnsupportedOperatorError; the model is left untouched in any case.
         """
         if is_several(image):
-            return self._explain_together(image, target, reference, space)
+            return self._explain_together(image, target, reference, space, depth)
         with untouched(self.model):
             change = space_change(space, self._space, image, reference)
             batch = self._space.read(change.image)
-            return Explanation.of(change.carry(self.attribute(batch, target, change.reference)))
+            found = self.attribute(batch, target, change.reference, depth)
+            return Explanation.of(change.carry(found))
+
+    def depths(self, image: Images | Sequence[int] | None = None) -> list[Depth]:
+        """Where the network can be cut, from the image on: call site, grid and stride.
+
+        image: an image or the shape (C, H, W) of one, for a network whose preprocessing does not
+        fix it. Also behind any other layer `explain` cuts, whatever crosses there.
+        """
+        with untouched(self.model):
+            example = self._space.example(image)
+        return depths_of(self.network(example).program)
 
     def attribute(
-        self, batch: Batch, target: Any = "top1", reference: Tensor | float | None = None
+        self,
+        batch: Batch,
+        target: Any = "top1",
+        reference: Tensor | float | None = None,
+        depth: Any = None,
     ) -> Attribution:
         """The numbers of `explain` for images that are read already; called inside `untouched`."""
         if batch.batched and is_per_image(target):
             one_for_each(target, len(batch.tensor))
         network = self._network_for(batch.tensor)
+        cuts = [] if depth is None else chosen(network.program, depth)
         parts = [
-            self._explain_chunk(network.program, X, target, batch.batched, first)
-            for first, X in _chunks(batch.tensor, self.rows(network.program))
+            self._explain_chunk(network.program, chunk, target, batch.batched, cuts)
+            for chunk in chunks(batch.tensor, self.rows(network.program))
         ]
         R = self._space.reference(reference, batch.tensor)
         origin = Origin(
@@ -212,7 +234,7 @@ class Explainer:
         """The network's class scores, ([B,] classes), exactly as it computes them by itself."""
         with running(self.model):
             batch = self._space.read(image)
-            parts = [self.run(X) for _, X in _chunks(batch.tensor, self.batch_rows)]
+            parts = [self.run(X) for _, X in chunks(batch.tensor, self.batch_rows)]
             logits = torch.cat(parts)
             return logits if batch.batched else logits[0]
 
@@ -248,8 +270,10 @@ class Explainer:
     # --- the run -----------------------------------------------------------------------------
 
     def _explain_together(
-        self, inputs: tuple[Tensor, ...], target: Any, reference: Any, space: Space | None
+        self, inputs: tuple[Tensor, ...], target: Any, reference: Any, space: Any, depth: Any
     ) -> JointExplanation:
+        if depth is not None:
+            raise InputError("a network of several inputs has no picture; leave depth out")
         known = self._space.preprocessing is not None
         if self.space != "input" or not known or space not in (None, "input"):
             raise InputError(
@@ -291,8 +315,14 @@ class Explainer:
         return rows_within(program, self.memory_budget, self.batch_rows)
 
     def _explain_chunk(
-        self, program: Program, X: Tensor, target: Any, batched: bool, first: int
+        self,
+        program: Program,
+        chunk: tuple[int, Tensor],
+        target: Any,
+        batched: bool,
+        cuts: Sequence[ProgramCut],
     ) -> Chunk:
+        first, X = chunk
         given = self._space.to_input(X)
         if not self._programs.serves(program, given):
             raise UnsupportedOperatorError(
@@ -300,20 +330,16 @@ class Explainer:
                 "another branch than the first, or it depends on the number of images; explain "
                 "its images one by one"
             )
-        runner = self._runner(program, given, first)
-        recording = runner.record(given)
-        refuse_nonfinite(recording.logits, first)
-        if batched and is_per_image(target):
-            target = target[first : first + len(X)]
-        targets = choose_targets(target, recording.logits, self.labels, batched=batched)
-        pulled = pull_targets(
-            runner, recording.trail, targets.cotangent, recording.norms, rows=self.rows(program)
-        )
-        weights, shift = self._space.to_space(pulled.weights)
-        sites, shares = pulled.sites, pulled.shares
-        if shift is not None:
-            sites, shares = ("preprocessing", *sites), torch.cat([shift[..., None], shares], -1)
-        return Chunk(recording, targets, weights, sites, shares, pulled.variance, pulled.worst)
+
+        def choose(logits: Tensor) -> Targets:
+            refuse_nonfinite(logits, first)
+            own = target[first : first + len(X)] if batched and is_per_image(target) else target
+            return choose_targets(own, logits, self.labels, batched=batched)
+
+        runner = program if cuts else self._runner(program, given, first)
+        run = run_chunk(runner, given, choose, self.rows(program), cuts)
+        weights, shift = self._space.to_space(run.pulled.weights)
+        return Chunk.of(run, weights, shift)
 
     def _runner(self, program: Program, given: Tensor, first: int) -> Program | Graphed:
         """What runs a chunk; what is left of a larger batch is not worth a graph of its own."""
@@ -364,10 +390,6 @@ class Explainer:
         with untouched(self.model):
             program = self._programs.of(self._space.to_input(images))
         return Network(program, self._space.to_input, self.model, self._programs)
-
-
-def _chunks(X: Tensor, size: int) -> list[tuple[int, Tensor]]:
-    return [(first, X[first : first + size]) for first in range(0, len(X), size)]
 
 
 def _check_arguments(labels: Any, batch_rows: Any) -> None:

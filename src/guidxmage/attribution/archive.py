@@ -224,7 +224,7 @@ def restored(manifest: dict[str, Any], arrays: dict[str, Array], folder: Path) -
     model, reference = entry(manifest, "model", dict, name), sizes.reference(arrays)
     labels = None if model.get("labels") is None else tuple(listed(model, "labels", str, name))
     return Attribution(
-        **tensors,
+        **tensors,  # type: ignore[arg-type]
         bias_by_layer=sizes.bias_by_layer(arrays),
         exactness=_exactness(manifest, name),
         trail=sizes.trail,

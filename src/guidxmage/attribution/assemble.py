@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from guidxmage.attribution.attribution import Attribution
-from guidxmage.attribution.exactness import exactness_of
+from guidxmage.attribution.exactness import ROUNDING_DEVIATIONS, exactness_of
+from guidxmage.attribution.placement import Found, joined_cuts, placement
+from guidxmage.attribution.run import Run
 from guidxmage.attribution.targets import Targets
 from guidxmage.engine.program.steps import Recording
 from guidxmage.engine.symbolic import Network, SymbolicModel, drop_axes, joined
@@ -17,9 +19,6 @@ from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.inputs.input_space import Batch, unexpanded
 from guidxmage.inputs.preprocessing import Preprocessing
-
-# How far the residual may lie from zero, in standard deviations of the modelled rounding error.
-ROUNDING_DEVIATIONS = 6.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,17 @@ class Chunk:
     shares: Tensor
     variance: Tensor
     worst: Tensor
+    placed: tuple[Found, ...] = ()
+
+    @classmethod
+    def of(cls, run: Run, weights: Tensor, shift: Tensor | None) -> Chunk:
+        """From a run, its weights in the explained space, and what the normalisation adds."""
+        pulled = run.pulled
+        sites, shares = pulled.sites, pulled.shares
+        if shift is not None:
+            sites, shares = ("preprocessing", *sites), torch.cat([shift[..., None], shares], -1)
+        rounding = (pulled.variance, pulled.worst)
+        return cls(run.recording, run.targets, weights, sites, shares, *rounding, run.placed)
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,11 @@ def assembled(
     def shaped(tensor: Tensor) -> Tensor:
         return drop_axes(tensor, batch.batched, several)
 
+    unit = torch.finfo(contributions.dtype).eps / 2
+    placements = [
+        placement(found, score, unit, batch.batched, several)
+        for found in joined_cuts([part.placed for part in parts])
+    ]
     own_input = X if batch.batched else X[0]
     return Attribution(
         logits=logits if batch.batched else logits[0],
@@ -102,6 +117,7 @@ def assembled(
         photo_sizes=batch.photo_sizes,
         **vars(origin),
         reference=None if R is None else unexpanded(R if batch.batched else R[0]),
+        placements=tuple(placements),
     )
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from guidxmage.attribution.exactness import in_words
+from guidxmage.attribution.placement import Placement
 from guidxmage.engine.symbolic import SymbolicModel
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
@@ -54,6 +55,7 @@ class Attribution:
     input: X in the explained `space`: "pixels" in [0, 1] as the network sees them, the "photo" at
     its own size, or the network's "input" after the normalisation. reference: R, with as many
     dimensions as the input and size 1 where it is the same throughout; None where R is 0.
+    placements: the whole score on the picture, at each depth that was asked for.
     """
 
     logits: Tensor
@@ -78,6 +80,7 @@ class Attribution:
     weights_source: str
     preprocessing: Preprocessing | None
     reference: Tensor | None = None
+    placements: tuple[Placement, ...] = ()
 
     @classmethod
     def of(cls, other: Attribution) -> Self:
@@ -131,6 +134,7 @@ class Attribution:
             pictures=(self.pictures[index],),
             photo_sizes=(self.photo_sizes[index],),
             reference=self._reference_of(index),
+            placements=tuple(one.part(index) for one in self.placements),
             trail=trail,
             symbolic_model=replace(
                 model,
@@ -155,6 +159,7 @@ class Attribution:
             self,
             **{name: getattr(self, name)[index] for name in per_target},
             bias_by_layer={site: value[index] for site, value in self.bias_by_layer.items()},
+            placements=tuple(one.part(index) for one in self.placements),
             symbolic_model=replace(
                 model,
                 weights=model.weights[index],

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+# How far the residual may lie from zero, in standard deviations of the modelled rounding error.
+ROUNDING_DEVIATIONS = 6.0
 ON_REGION, AT_INPUT, NOT_EXACT = "on region", "at input", "not exact"
 
 

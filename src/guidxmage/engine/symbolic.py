@@ -16,6 +16,7 @@ from guidxmage.engine.cuda.graphs import Graphed
 from guidxmage.engine.linear_regions.walk import Lines, piece
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.program.steps import Pulled, Recording
+from guidxmage.engine.program.watch import PositionMaps, Watch
 from guidxmage.engine.trail.trail import Difference, Trail
 from guidxmage.errors import InputError, OffTrailError
 from guidxmage.reports.short_repr import short_repr
@@ -250,12 +251,15 @@ class SymbolicModel:
         program = self._network().program
         parts = [
             pull_targets(
-                program, self.trail.image(row), self.cotangent[:, row : row + 1], maps=True
+                program,
+                self.trail.image(row),
+                self.cotangent[:, row : row + 1],
+                watch=PositionMaps(),
             )
             for row in range(self.cotangent.shape[1])
         ]
-        joined = {site: torch.cat([part.maps[site] for part in parts]) for site in parts[0].maps}
-        return {site: drop_axes(m, self.batched, self.several) for site, m in joined.items()}
+        maps = {site: torch.cat([p.watched[site] for p in parts]) for site in parts[0].watched}
+        return {site: drop_axes(m, self.batched, self.several) for site, m in maps.items()}
 
     def _network(self) -> Network:
         if self.network is None:
@@ -307,16 +311,17 @@ def pull_targets(
     norms: Mapping[int, Tensor] | None = None,
     *,
     rows: int = 32,
-    maps: bool = False,
+    watch: Watch | None = None,
 ) -> Pulled:
     """Pull cotangents (K, B, classes), about `rows` at a time; results have shape (B, K, …)."""
     targets, images, _ = cotangent.shape
     # What a trail keeps is another constant for each image: so is what it rounds.
     if images > 1 and (not program.batched or program.kept):
-        return _pulled_one_by_one(program, trail, cotangent, norms, maps=maps)
+        return _pulled_one_by_one(program, trail, cotangent, norms, watch)
     chunk = max(1, rows // images) if program.batched else 1
     parts = [
-        program.pull(trail, part.flatten(0, 1), norms, maps=maps) for part in cotangent.split(chunk)
+        program.pull(trail, part.flatten(0, 1), norms, watch=watch)
+        for part in cotangent.split(chunk)
     ]
 
     def by_image(pieces: list[Tensor]) -> Tensor:
@@ -328,7 +333,7 @@ def pull_targets(
         shares=by_image([part.shares for part in parts]),
         variance=by_image([part.variance for part in parts]),
         worst=by_image([part.worst for part in parts]),
-        maps={site: by_image([part.maps[site] for part in parts]) for site in parts[0].maps},
+        watched={name: by_image([p.watched[name] for p in parts]) for name in parts[0].watched},
     )
 
 
@@ -337,8 +342,7 @@ def _pulled_one_by_one(
     trail: Trail,
     cotangent: Tensor,
     norms: Mapping[int, Tensor] | None,
-    *,
-    maps: bool,
+    watch: Watch | None,
 ) -> Pulled:
     """`pull_targets` where a program takes a single image."""
     parts = [
@@ -347,7 +351,7 @@ def _pulled_one_by_one(
             trail.image(n),
             cotangent[:, n : n + 1],
             None if norms is None else {id_: norm[n : n + 1] for id_, norm in norms.items()},
-            maps=maps,
+            watch=None if watch is None else watch.image(n),
         )
         for n in range(cotangent.shape[1])
     ]
@@ -357,5 +361,5 @@ def _pulled_one_by_one(
         shares=joined([part.shares for part in parts]),
         variance=joined([part.variance for part in parts]),
         worst=joined([part.worst for part in parts]),
-        maps={site: joined([part.maps[site] for part in parts]) for site in parts[0].maps},
+        watched={name: joined([p.watched[name] for p in parts]) for name in parts[0].watched},
     )

@@ -165,6 +165,18 @@ class InputSpace:
         )
         return next(found, 3)
 
+    def example(self, image: Images | Sequence[int] | None) -> Tensor | tuple[int, ...]:
+        """One image (1, C, H, W), or its shape (C, H, W) where that is what is given or known."""
+        known = self.preprocessing
+        if image is None:
+            size = None if known is None else known.output_size
+            if known is None or size is None:
+                raise InputError("the size of the network's images is not known; give an image")
+            return (len(known.mean), *size)
+        if isinstance(image, tuple | list) and all(type(n) is int for n in image):
+            return tuple(n for n in image if isinstance(n, int))
+        return self.read(image).tensor[:1]  # type: ignore[arg-type]
+
     def to_input(self, X: Tensor) -> Tensor:
         """Images of this space as the network takes them."""
         if self.name == "input" or self.preprocessing is None:

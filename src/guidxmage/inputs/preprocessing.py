@@ -79,6 +79,14 @@ class Preprocessing:
             )
         return "RGB" if len(self.mean) == 3 else "L"
 
+    @property
+    def output_size(self) -> Size | None:
+        """(Height, width) of what the network sees; None where that is the photo's own."""
+        size = self.resize if self.crop is None else self.crop
+        if isinstance(size, int):
+            return None if self.crop is None else (size, size)
+        return size
+
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Network input of a photo: float32 (C, H, W), (pixels − mean) / std."""
         pixels = np.array(self.crop_image(image))

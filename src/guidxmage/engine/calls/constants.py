@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from guidxmage.engine.kernels import loops
@@ -28,6 +29,14 @@ class Constant:
     def weighed(self) -> Tensor:
         """The values to be multiplied by cotangents: 0 where they are infinite, and never taken."""
         return self.value if self.bounded else self.value.masked_fill(self.value.isinf(), 0)
+
+    def at_positions(self, g: Tensor) -> Tensor:
+        """What it adds at each position, summed over channels: g (R, C, …) → float64 (R, …)."""
+        vector = self.channels
+        if vector is None:
+            return (g * self.weighed).sum(1, dtype=torch.float64)
+        lines = g.movedim(1, -1)
+        return (lines @ vector.to(g.dtype)).double()
 
     @cached_property
     def channels(self) -> Tensor | None:
@@ -61,6 +70,14 @@ class Switched(Constant):
             raise AttributeError(name)
         vars(self)["value"] = made = vars(self)["make"]()
         return made
+
+    def at_positions(self, g: Tensor) -> Tensor:
+        """`Constant.at_positions`, reading what is picked."""
+        factor: float = vars(self)["factor"]
+        done = loops.position_sums_where(g, vars(self)["packed"])
+        if done is None:
+            done = vars(self)["gated"](g).sum(1, dtype=torch.float64)
+        return done * factor
 
     def inner(self, g: Tensor) -> Tensor:
         """⟨g, constant⟩ for each row (R, …), float64 (R,); few are picked, many multiplied."""

@@ -24,6 +24,7 @@ from torch import Tensor, cuda
 
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.program.steps import Pulled, Recording
+from guidxmage.engine.program.watch import Watch
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
 
@@ -88,15 +89,15 @@ class Graphed:
         cotangent: Tensor,
         norms: Mapping[int, Tensor] | None = None,
         *,
-        maps: bool = False,
+        watch: Watch | None = None,
     ) -> Pulled:
         """What `Program.pull` returns; by a graph for the trail and the norms recorded last."""
         puller = None
-        if trail is self._latest() and norms is not None and not maps:
+        if trail is self._latest() and norms is not None and watch is None:
             made = partial(_captured_or, None, _Puller, self._program, self._recorder, cotangent)
             puller = _kept(self._pullers, len(cotangent), _MOST_PULLS, made)
         if puller is None:
-            return self._program.pull(trail, cotangent, norms, maps=maps)
+            return self._program.pull(trail, cotangent, norms, watch=watch)
         return puller.pull(cotangent)
 
 

@@ -144,6 +144,17 @@ def sums_where(g: Tensor, packed: Tensor) -> Tensor | None:
     return torch.from_numpy(sums)
 
 
+def position_sums_where(g: Tensor, packed: Tensor) -> Tensor | None:
+    """Sums over channels of g (R, C, H, W) where the bits are set, float64 (R, H, W)."""
+    loops = _loops_for(g)
+    lines = None if loops is None or not _fits(g, packed) else _channels_last(g)
+    if loops is None or lines is None:
+        return None
+    sums = np.empty(lines.shape[:2])
+    loops.position_sums_where(lines, packed.numpy(), sums)
+    return torch.from_numpy(sums).reshape(len(g), *g.shape[2:])
+
+
 def sums_and_norms(g: Tensor) -> tuple[Tensor, Tensor] | None:
     """Sums over positions (R, C) and 2-norms (R,) of g (R, C, H, W), float64, read once.
 

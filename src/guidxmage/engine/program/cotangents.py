@@ -27,6 +27,10 @@ class Cotangents:
         """What has arrived at a value, None where nothing has."""
         return self._waiting.pop(id_, None)
 
+    def waiting(self) -> dict[int, Tensor]:
+        """The cotangents that wait, by value."""
+        return {id_: one.g for id_, one in self._waiting.items()}
+
     def add(self, id_: int, sent: Cotangent) -> None:
         """Add what one use of a value sends back to it."""
         waiting = self._waiting.get(id_)

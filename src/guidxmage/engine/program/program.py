@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guidxmage.engine.calls.call import Branch, Call, Frame, Hole, Noted, is_source, last_uses
 from guidxmage.engine.kernels.reductions import row_norms, sums_and_norms
-from guidxmage.engine.program.bias import Biases, Rounding, by_row, position_map
+from guidxmage.engine.program.bias import Biases, Rounding
 from guidxmage.engine.program.cotangents import Cotangents, sent_on
 from guidxmage.engine.program.kept import (
     bound_calls,
@@ -32,6 +32,7 @@ from guidxmage.engine.program.steps import (
     recorded_run,
     told,
 )
+from guidxmage.engine.program.watch import Watch
 from guidxmage.engine.rules import is_stepwise, rule_of
 from guidxmage.engine.rules.table import Rule
 from guidxmage.engine.trail.gates import Conventions, Gates
@@ -287,22 +288,24 @@ class Program:
         cotangent: Tensor,
         norms: Mapping[int, Tensor] | None = None,
         *,
-        maps: bool = False,
+        watch: Watch | None = None,
         visit: Callable[[Call, Tensor], None] | None = None,
     ) -> Pulled:
         """Run the network transposed along a trail.
 
         `cotangent` is (R, classes), R = K·B with row k·B + b for target k of image b. `norms`
-        (from the recording) switch on the rounding variance, `maps` the per-position bias maps.
-        `visit` is shown every call with the cotangent of its output.
+        (from the recording) switch on the rounding variance. `watch` looks on, and what it found
+        is returned. `visit` is shown every call with the cotangent of its output.
         """
         rows, pending = len(cotangent), Cotangents(self.result, cotangent)
         if self.kept:
-            return self.bound(trail, rows).pull(trail, cotangent, norms, maps=maps, visit=visit)
+            return self.bound(trail, rows).pull(trail, cotangent, norms, watch=watch, visit=visit)
         bias, rounding = self._new_biases(), Rounding(self._prepared)
-        bias_maps: dict[str, Tensor] = {}
+        watching = None if watch is None else watch.of(trail, rows)
         for step in self.steps(rows):
             call = step.call
+            if watching is not None:
+                watching.reached(call.id, pending.waiting(), rounding)
             arrived = pending.pop(call.id)
             if arrived is None:
                 continue
@@ -317,15 +320,15 @@ class Program:
                 rounding.add(size, output, given, step.noise(frame, constants))
             if constants and bias.add(g, constants, rows, summed):
                 frame = replace(frame, owned=False)
-            if maps:
-                bias_maps.update(
-                    (c.site, position_map(*by_row(g, c.weighed, rows))) for c in reversed(constants)
-                )
+            if watching is not None:
+                watching.constants(call, g, constants)
             # The last to read g, which may be overwritten here where nothing else has it.
             sent = self.pull_call(step.rule, frame, g, step.holes)
             for id_, g_in in zip(call.inputs, sent, strict=True):
                 if g_in is not None:  # not frozen: something flows here
                     pending.add(id_, sent_on(arrived, sent, g_in))
+        if watching is not None:
+            watching.reached(0, pending.waiting(), rounding)
         last = pending.pop(0)
         weights = cotangent.new_zeros(rows, *self.input_shape) if last is None else last.g
         sites, shares = bias.totals(cotangent)
@@ -336,7 +339,7 @@ class Program:
             shares=shares,
             variance=variance,
             worst=worst,
-            maps=dict(reversed(bias_maps.items())),
+            watched={} if watching is None else watching.found(),
         )
 
     def pull_call(

@@ -39,8 +39,8 @@ class Pulled:
 
     weights (R, *input shape); sites and their shares of the bias (R, sites), float64; variance (R,)
     of the rounding error, in units of the unit roundoff squared, and `worst` (R,), its size if all
-    errors pull in one direction, in units of the roundoff; maps: site → (R, *positions) when they
-    were asked for.
+    errors pull in one direction, in units of the roundoff; watched: what one who looked on found,
+    (R, …) by name.
     """
 
     weights: Tensor
@@ -48,7 +48,7 @@ class Pulled:
     shares: Tensor
     variance: Tensor
     worst: Tensor
-    maps: dict[str, Tensor]
+    watched: dict[str, Tensor]
 
     @property
     def bias_by_site(self) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
 from guidxmage.engine.rules import rows
+from guidxmage.engine.rules.places import summed_over
 from guidxmage.engine.rules.table import Rule, Traits, holes, linear, register, transpose_of
 
 aten = torch.ops.aten
@@ -314,6 +315,7 @@ register(
         terms=_reduced_terms,
         gain=lambda f, x, *args, **kw: prod(f.shape) / prod(x.shape),
         rows=rows.along(1),
+        places=summed_over,
     ),
     traits=Traits(residues="nothing", averages=True, carries=True),
 )
@@ -335,6 +337,7 @@ register(
         terms=_reduced_terms,
         gain=lambda f, x, *args, **kw: 1,
         rows=rows.along(1),
+        places=summed_over,
     ),
     traits=Traits(residues="nothing", exact=True),
 )

@@ -15,6 +15,7 @@ from guidxmage.engine.rules.convolution import (
     convolution_terms,
     each,
 )
+from guidxmage.engine.rules.places import Places, Window, through_windows
 from guidxmage.engine.rules.table import Rule, Traits, register
 
 aten = torch.ops.aten
@@ -58,6 +59,24 @@ def _transposed_pull(
     return [pulled[inside]]
 
 
+def _places(
+    f: Frame,
+    x: Places,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntList = (1,),
+    padding: IntList = (0,),
+    output_padding: IntList = (0,),
+    groups: int = 1,
+    dilation: IntList = (1,),
+) -> Places:
+    """Cells as many times finer as the stride is large."""
+    given = [each(value, weight) for value in (dilation, padding, stride)]
+    sizes = zip(weight.shape[2:], *given, strict=True)
+    windows = [Window.transposed(d * (k - 1) + 1, s, p) for k, d, p, s in sizes]
+    return through_windows(x, f.shape, windows)
+
+
 register(
     "aten.conv_transpose1d.default aten.conv_transpose2d.input aten.conv_transpose3d.input",
     Rule(
@@ -71,6 +90,7 @@ register(
             None if isinstance(call.args[1], Tensor) else "its weight depends on the image"
         ),
         rows=rows.weighted,
+        places=_places,
     ),
     traits=Traits(residues="weights", exact=True),
 )

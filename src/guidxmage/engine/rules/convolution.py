@@ -14,6 +14,7 @@ from torch.nn import functional
 from guidxmage.engine.calls.call import Call, Frame, Hole, Kept, is_active
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import per_channel
+from guidxmage.engine.rules.places import Places, Window, through_windows
 from guidxmage.engine.rules.table import FOLDED, Rule, Traits, register
 
 aten = torch.ops.aten
@@ -104,7 +105,7 @@ class Geometry:
     def of(
         cls,
         f: Frame,
-        x: Hole | Tensor,
+        x: Hole | Tensor | Places,
         weight: Tensor,
         bias: Tensor | None = None,
         stride: IntList = (1,),
@@ -130,6 +131,17 @@ class Geometry:
         return [
             d * (k - 1) - p for d, k, p in zip(self.dilation, kernel, self.padding, strict=True)
         ]
+
+
+def _places(f: Frame, x: Places, weight: Tensor, *args: Any) -> Places:
+    """A cell for every position of the kernel's centre."""
+    return _around_centres(f, x, Geometry.of(f, x, weight, *args))
+
+
+def _around_centres(f: Frame, x: Places, c: Geometry) -> Places:
+    sizes = [d * (k - 1) + 1 for d, k in zip(c.dilation, c.weight.shape[2:], strict=True)]
+    windows = [Window.of(*one) for one in zip(sizes, c.stride, c.padding, strict=True)]
+    return through_windows(x, f.shape, windows)
 
 
 def transposed(c: Geometry) -> Transposed:
@@ -307,6 +319,7 @@ register(
         gain=convolution_gain,
         refuse=_refuse_convolution,
         rows=rows.weighted,
+        places=_places,
     ),
     traits=Traits(residues="weights", exact=True, fresh=True),
 )
@@ -350,6 +363,12 @@ def cropped(c: Geometry, pad: IntList) -> Transposed:
     return lambda g: whole(g)[:, :, top : top + height, left : left + width]
 
 
+def _padded_places(f: Frame, x: Places, weight: Tensor, *args: Any) -> Places:
+    left, _, top, _ = args[-1]
+    c = Geometry.of(f, x, weight, *args[:-1])
+    return _around_centres(f, x, replace(c, padding=[c.padding[0] + top, c.padding[1] + left]))
+
+
 FOLDED[PADDED] = Rule(
     "affine",
     push=_padded,
@@ -357,4 +376,5 @@ FOLDED[PADDED] = Rule(
     constant=lambda f, x, weight, bias, *rest: per_channel(bias, weight.ndim),
     terms=convolution_terms,
     gain=convolution_gain,
+    places=_padded_places,
 )

@@ -15,6 +15,7 @@ from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import leading, spreading
 from guidxmage.engine.rules.breakpoints import Crossings, halves
 from guidxmage.engine.rules.choices import AlongDimensions, OfTwo
+from guidxmage.engine.rules.places import summed_over
 from guidxmage.engine.rules.table import Rule, Traits, register
 from guidxmage.engine.trail.decisions import Decisions
 
@@ -140,6 +141,7 @@ def _reduction(argument: Callable[[Tensor], Tensor], sign: int) -> Rule:
         growth=lambda f, *args, **kw: 1,
         rows=rows.along(1),
         choice=AlongDimensions(sign),
+        places=summed_over,
         traits=Traits(residues="nothing"),
     )
 

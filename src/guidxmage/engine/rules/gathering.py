@@ -15,6 +15,7 @@ from torch import Tensor
 
 from guidxmage.engine.calls.call import Call, Frame, Kept, is_active
 from guidxmage.engine.rules import rows
+from guidxmage.engine.rules.places import moved, resized
 from guidxmage.engine.rules.smooth import active_values, applied
 from guidxmage.engine.rules.table import Rule, Traits, fill, holes, register
 from guidxmage.errors import UnsupportedOperatorError
@@ -118,13 +119,13 @@ def _copied(call: Call, shapes: Sequence[Any]) -> bool:
     return len(repeats) == len(shapes[0]) and repeats[0] == 1
 
 
-register("aten.repeat.default", _affine(_copied))
-register("aten.rot90.default", _affine(rows.along(2, (0, 1))))
-register("aten.diagonal.default", _affine(rows.swapped_away(2)))
-register("aten.diag_embed.default", _affine(rows.swapped_away(2, -2, -1)))
+register("aten.repeat.default", _affine(_copied, places=moved))
+register("aten.rot90.default", _affine(rows.along(2, (0, 1)), places=moved))
+register("aten.diagonal.default", _affine(rows.swapped_away(2), places=moved))
+register("aten.diag_embed.default", _affine(rows.swapped_away(2, -2, -1), places=moved))
 register(
     "aten.gather.default",
-    _affine(rows.along(1), _by_derivative, refuse=_refuse_active([2])),
+    _affine(rows.along(1), _by_derivative, refuse=_refuse_active([2]), places=moved),
 )
 register("aten.take.default", _affine(rows.never, refuse=_refuse_active([1])))
 register(
@@ -157,7 +158,7 @@ register(
 for _dims in (2, 3):
     register(
         f"aten.max_unpool{_dims}d.default",
-        _affine(rows.spatial, _by_number, refuse=_refuse_active([1])),
+        _affine(rows.spatial, _by_number, refuse=_refuse_active([1]), places=resized),
     )
 
 

@@ -11,6 +11,7 @@ from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
 from guidxmage.engine.kernels import loops
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import largest_line
+from guidxmage.engine.rules.places import multiplied, over_features
 from guidxmage.engine.rules.table import Rule, Traits, linear, register
 
 # --- linear --------------------------------------------------------------------------------------
@@ -88,6 +89,7 @@ register(
         gain=lambda f, x, weight, bias=None, **kw: largest_line(weight),
         refuse=_refuse_weight_of_image,
         rows=rows.with_dimensions(2),
+        places=over_features,
     ),
     traits=Traits(residues="weights", exact=True, fresh=True),
 )
@@ -109,6 +111,7 @@ register(
         gain=lambda f, bias, x, weight, **kw: largest_line(weight),
         refuse=_refuse_other_factor,
         rows=rows.added_product,
+        places=multiplied,
     ),
     traits=Traits(residues="weights", exact=True),
 )
@@ -127,6 +130,7 @@ register(
         gain=lambda f, a, b, **kw: largest_line(b if isinstance(b, Tensor) else a),
         refuse=_refuse_active_weight,
         rows=rows.multiplied,
+        places=multiplied,
     ),
     traits=Traits(residues="weights", exact=True),
 )

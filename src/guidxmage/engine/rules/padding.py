@@ -11,6 +11,7 @@ from torch import Tensor
 
 from guidxmage.engine.calls.call import Frame, Hole
 from guidxmage.engine.rules import rows
+from guidxmage.engine.rules.places import padded
 from guidxmage.engine.rules.table import Rule, Traits, register, transpose_of
 
 aten = torch.ops.aten
@@ -67,6 +68,7 @@ register(
         constant=_padded_value,
         growth=_pad_growth,
         rows=rows.padded,
+        places=padded,
     ),
     traits=Traits(residues="padding", exact=True),
 )
@@ -79,6 +81,7 @@ register(
         constant=_padded_value,
         growth=_pad_growth,
         rows=rows.padded,
+        places=padded,
     ),
     traits=Traits(residues="padding", exact=True),
 )

@@ -18,6 +18,7 @@ from guidxmage.engine.rules import breakpoints as crossing
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.breakpoints import Crossings, halves
 from guidxmage.engine.rules.choices import OfWindows
+from guidxmage.engine.rules.places import pooled, resized
 from guidxmage.engine.rules.table import Rule, Traits, linear, register, transpose_of
 from guidxmage.engine.trail.decisions import Decisions
 
@@ -58,13 +59,16 @@ register(
         terms=_window_terms,
         gain=_window_gain,
         rows=rows.spatial,
+        places=resized,
     ),
     traits=Traits(residues="nothing", averages=True),
 )
-_windowed = linear(_applied, terms=_window_terms, gain=_window_gain, rows=rows.spatial)
+_windowed = linear(
+    _applied, terms=_window_terms, gain=_window_gain, rows=rows.spatial, places=resized
+)
 register(
     "aten.avg_pool1d.default aten.avg_pool3d.default",
-    _windowed,
+    replace(_windowed, places=pooled),
     traits=Traits(residues="nothing", averages=True),
 )
 register(
@@ -111,6 +115,7 @@ register(
         terms=_window_terms,
         gain=_window_gain,
         rows=rows.spatial,
+        places=pooled,
     ),
     traits=Traits(residues="nothing", averages=True),
 )
@@ -297,6 +302,7 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
         growth=_overlap if geometry is strided_windows else None,
         rows=rows.spatial,
         choice=OfWindows(dims, geometry),
+        places=pooled if geometry is strided_windows else resized,
         traits=Traits(residues="nothing"),
     )
 
@@ -327,6 +333,7 @@ def _fractional(dims: int) -> Rule:
         refuse=lambda call: "its windows depend on the image" if is_active(call.args[3]) else None,
         rows=lambda call, shapes: rows.spatial(call, shapes[:1]),
         traits=Traits(unproved="its windows lie where numbers say"),
+        places=resized,
     )
 
 

@@ -8,6 +8,7 @@ failing that, of two values multiplied element by element, the smaller one; else
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
 from guidxmage.engine.rules import rows
+from guidxmage.engine.rules.places import by_letters, multiplied
 from guidxmage.engine.rules.rows import RowTest
 from guidxmage.engine.rules.smooth import active_values, applied, scaled, tangent, transposed
 from guidxmage.engine.rules.table import PRODUCTS, Rule, Traits, holes, linear, register
@@ -117,18 +119,21 @@ def _pulled(
 register("aten.mul.Tensor", _product(elementwise=True, rows=rows.elementwise), PRODUCTS)
 register(
     "aten.matmul.default aten.bmm.default aten.mm.default",
-    _product(elementwise=False, rows=rows.multiplied),
+    replace(_product(elementwise=False, rows=rows.multiplied), places=multiplied),
     PRODUCTS,
 )
 register(
     "aten.einsum.default",
-    _product(elementwise=False, rows=rows.summed_by_letters),
+    replace(_product(elementwise=False, rows=rows.summed_by_letters), places=by_letters),
     PRODUCTS,
 )
 register(
     "aten.bmm.default",
     linear(
-        lambda f, a, b: a @ b, terms=lambda f, a, b, **kw: 2 * a.shape[-1], rows=rows.multiplied
+        lambda f, a, b: a @ b,
+        terms=lambda f, a, b, **kw: 2 * a.shape[-1],
+        rows=rows.multiplied,
+        places=multiplied,
     ),
     traits=Traits(residues="weights", exact=True),
 )
@@ -137,6 +142,7 @@ register(
     linear(
         lambda f, equation, operands: aten.einsum.default(equation, operands),
         rows=rows.summed_by_letters,
+        places=by_letters,
     ),
     traits=Traits(unproved="what it sums is written in its equation"),
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 from guidxmage.engine.calls.call import Call, Frame, Hole, is_active, leaves
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import spreading
+from guidxmage.engine.rules.places import moved
 from guidxmage.engine.rules.table import Rule, Traits, linear, register, transpose_of
 
 aten = torch.ops.aten
@@ -60,6 +61,7 @@ _reshaping = linear(
     record=lambda f, x, *args: x.reshape(f.shape),
     growth=same_size,
     rows=rows.reshaped,
+    places=moved,
 )
 register(
     "aten.view.default aten.reshape.default aten._unsafe_view.default aten.unflatten.int",
@@ -88,6 +90,7 @@ register(
         pull=_permute_pull,
         growth=same_size,
         rows=rows.permuted,
+        places=moved,
     ),
     traits=MOVING,
 )
@@ -98,12 +101,19 @@ register(
         pull=lambda f, g, x, a, b: [g.transpose(a, b)],
         growth=same_size,
         rows=rows.swapped,
+        places=moved,
     ),
     traits=MOVING,
 )
 register(
     "aten.t.default",
-    linear(lambda f, x: x.t(), pull=lambda f, g, x: [g.t()], growth=same_size, rows=rows.never),
+    linear(
+        lambda f, x: x.t(),
+        pull=lambda f, g, x: [g.t()],
+        growth=same_size,
+        rows=rows.never,
+        places=moved,
+    ),
     traits=MOVING,
 )
 register(
@@ -140,14 +150,14 @@ for _names, _rows in {
     "aten.channel_shuffle.default": rows.with_dimensions(3),
 }.items():
     _moves = "index_select" not in _names and "repeat" not in _names
-    _rule = linear(_selection, growth=same_size if _moves else None, rows=_rows)
+    _rule = linear(_selection, growth=same_size if _moves else None, rows=_rows, places=moved)
     register(_names, _rule, traits=SELECTING)
 
 
 # Patches into columns and, adding where they overlap, back.
 register(
     "aten.im2col.default",
-    linear(_selection, rows=lambda call, shapes: len(shapes[0]) == 4),
+    linear(_selection, rows=lambda call, shapes: len(shapes[0]) == 4, places=moved),
     traits=SELECTING,
 )
 register(
@@ -160,7 +170,9 @@ register(
     ),
     traits=SELECTING,
 )
-register("aten.unfold.default", linear(_selection, rows=rows.along(1)), traits=SELECTING)
+register(
+    "aten.unfold.default", linear(_selection, rows=rows.along(1), places=moved), traits=SELECTING
+)
 
 
 def _refuse_active_index(call: Call) -> str | None:
@@ -170,7 +182,7 @@ def _refuse_active_index(call: Call) -> str | None:
 
 register(
     "aten.index.Tensor",
-    linear(_selection, refuse=_refuse_active_index, rows=rows.indexed),
+    linear(_selection, refuse=_refuse_active_index, rows=rows.indexed, places=moved),
     traits=SELECTING,
 )
 
@@ -211,6 +223,7 @@ register(
         constant=_joined_constants,
         growth=same_size,
         rows=rows.joined,
+        places=moved,
     ),
     traits=Traits(residues="fillings", exact=True),
 )
@@ -223,6 +236,7 @@ register(
         constant=_joined_constants,
         growth=same_size,
         rows=rows.joined,
+        places=moved,
     ),
     traits=Traits(residues="fillings", exact=True),
 )
@@ -255,6 +269,7 @@ register(
         transpose_of(_scattered),
         constant=_scattered_constants,
         rows=rows.written_into,
+        places=moved,
     ),
     traits=Traits(residues="fillings", exact=True),
 )

@@ -77,7 +77,8 @@ class Rule:
     whether a call's value changes by steps only, as masks and indices do: along a trail it is a
     constant. `rows` tells of a call whether it keeps the images of a batch apart; where it is None,
     nothing is known and images are run one by one. `choice`: what a decision operator chooses
-    between. `traits`: all else that is to be known.
+    between. `traits`: all else that is to be known. `places`: where what it computes lies on the
+    picture, see places.py; None where that is where its input does.
     """
 
     kind: str
@@ -99,6 +100,7 @@ class Rule:
     rows: RowTest | None = None
     choice: Choice | None = None
     traits: Traits = Traits()
+    places: Function | None = None
 
 
 RULES: dict[str, Rule] = {}

@@ -3,6 +3,7 @@
 from guidxmage.engine.kernels.compiled.gating import (
     gate,
     gate_channels_last,
+    position_sums_where,
     sums_and_norms,
     sums_where,
     sums_where_channels_last,
@@ -24,6 +25,7 @@ __all__ = [
     "pack_above",
     "pack_interval",
     "pack_positions",
+    "position_sums_where",
     "secants",
     "sum_of_rows",
     "sums_and_norms",

@@ -161,15 +161,20 @@ def _sum_of_many(g: Array, bits: Array) -> float:
     return chosen.sum()
 
 
+@compiled
+def _are_few(bits: Array) -> bool:
+    taken = 0
+    for byte in range(len(bits)):
+        taken += bits[byte] != 0
+    return taken * _FEW <= len(bits)
+
+
 @shared
 def sums_where_channels_last(g: Array, packed: Array, sums: Array) -> None:
     """`sums_where` for g (R, positions, channels)."""
     for row in prange(len(g)):
-        bits, taken = packed[row % len(packed)], 0
-        for byte in range(len(bits)):
-            taken += bits[byte] != 0
-        few = taken * _FEW <= len(bits)
-        sums[row] = _sum_of_few(g[row], bits) if few else _sum_of_many(g[row], bits)
+        bits = packed[row % len(packed)]
+        sums[row] = _sum_of_few(g[row], bits) if _are_few(bits) else _sum_of_many(g[row], bits)
 
 
 @compiled
@@ -214,3 +219,49 @@ def sums_and_norms(g: Array, first: int, sums: Array, norms: Array) -> None:
             sums[row] += parts[unit]
             total += totals[unit]
         norms[row] = np.sqrt(total)
+
+
+@compiled
+def _few_places(g: Array, bits: Array, sums: Array) -> None:
+    """Add g (positions, channels) to sums (positions,), looking at set bits only."""
+    positions = len(g)
+    for byte in range(len(bits)):
+        if bits[byte] != 0:
+            for n in range(8):
+                if bits[byte] & (128 >> n):
+                    channel, place = divmod(8 * byte + n, positions)
+                    sums[place] += g[place, channel]
+
+
+@compiled
+def _pick_places(g: Array, kept: Array, first: int, sums: Array) -> None:
+    """Add what is picked of up to eight positions g (n, channels) to their sums."""
+    for n in range(len(g)):
+        bit, total = np.uint8(128 >> n), 0.0
+        for channel in range(len(kept)):
+            total += g[n, channel] if (kept[channel] & bit) != 0 else 0.0
+        sums[first + n] = total
+
+
+@shared
+def position_sums_where(g: Array, packed: Array, sums: Array) -> None:
+    """Sum g (R, positions, channels) over channels where the bits are set, (R, positions)."""
+    positions, channels = g.shape[1:]
+    groups = (positions + 7) // 8
+    units = (groups + _GROUPS - 1) // _GROUPS
+    few = np.zeros(len(packed), np.bool_)
+    for image in range(len(packed)):
+        few[image] = _are_few(packed[image])
+    for row in prange(len(g)):
+        if few[row % len(packed)]:
+            sums[row] = 0
+            _few_places(g[row], packed[row % len(packed)], sums[row])
+    for unit in prange(len(g) * units):
+        row, first = unit // units, unit % units * _GROUPS
+        if few[row % len(packed)]:
+            continue
+        kept = np.empty(channels, np.uint8)
+        for group in range(first, min(first + _GROUPS, groups)):
+            spread_group(packed[row % len(packed)], positions, group, kept)
+            start = 8 * group
+            _pick_places(g[row, start : start + 8], kept, start, sums[row])
