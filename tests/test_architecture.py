@@ -42,10 +42,12 @@ ENGINE = [
     ["symbolic"],
 ]
 ATTRIBUTION = [
-    ["exactness", "targets"],
-    ["attribution"],
+    ["exactness", "spreading", "targets"],
+    ["depths"],
+    ["placement"],
+    ["attribution", "run"],
     ["archive", "assemble", "change_space"],
-    ["multi_input"],
+    ["later", "multi_input"],
 ]
 PROOF = [["modular", "rational"], ["rounding"], ["region", "evidence"], ["certificate"]]
 STOREYS = {

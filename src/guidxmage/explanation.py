@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ from guidxmage.attribution.archive import KIND, read_explanation, write_explanat
 from guidxmage.attribution.attribution import Attribution
 from guidxmage.attribution.change_space import Door, with_network
 from guidxmage.attribution.exactness import in_words
+from guidxmage.attribution.later import placed_later
 from guidxmage.attribution.multi_input import JointAttribution, read_joint, write_joint
+from guidxmage.attribution.placement import Placement
 from guidxmage.errors import InputError
 from guidxmage.files.result_folder import atomic_folder
 
@@ -29,6 +32,27 @@ class Explanation(Attribution):
 
     Its fields are those of `Attribution`.
     """
+
+    def at(self, depth: Any = None) -> Placement:
+        """The whole score on the picture, the network cut at a depth.
+
+        depth: as for `Explainer.explain`; by default the first that was asked for there, else the
+        input. What was not asked for is computed now, and kept. Raises InputError for a depth that
+        there is not, or where the explanation was loaded without its network.
+        """
+        if depth is None and self.placements:
+            return self.placements[0]
+        wanted = "input" if depth is None else depth
+        if wanted not in self._later:
+            try:
+                self._later[wanted] = super().at(wanted)
+            except InputError:
+                self._later[wanted] = placed_later(self, wanted)[0]
+        return self._later[wanted]
+
+    @cached_property
+    def _later(self) -> dict[Any, Placement]:
+        return {}
 
     def objects(self, regions: Any = "auto") -> ObjectTable | list[ObjectTable]:
         """Contribution of each object of a single image (a list of tables for several targets).

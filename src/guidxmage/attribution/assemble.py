@@ -85,7 +85,7 @@ def assembled(
 
     unit = torch.finfo(contributions.dtype).eps / 2
     placements = [
-        placement(found, score, unit, batch.batched, several)
+        placement(found, score, unit, batch.batched, several).beside(shaped(contributions.sum(2)))
         for found in joined_cuts([part.placed for part in parts])
     ]
     own_input = X if batch.batched else X[0]

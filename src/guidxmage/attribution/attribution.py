@@ -13,6 +13,7 @@ from torch import Tensor
 
 from guidxmage.attribution.exactness import in_words
 from guidxmage.attribution.placement import Placement
+from guidxmage.engine.program.places import INPUT
 from guidxmage.engine.symbolic import SymbolicModel
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
@@ -212,6 +213,42 @@ class Attribution:
         flat = contributions.flatten(0, -3) if contributions.ndim > 3 else contributions
         planes: NDArray[Any] = flat.double().cpu().numpy()
         return planes
+
+    # --- the whole score on the picture --------------------------------------------------------
+
+    def at(self, depth: Any = None) -> Placement:
+        """The whole score on the picture, the network cut at a depth as in `Explainer.explain`.
+
+        By default the first depth that was asked for, else the input. Raises InputError for one
+        that is not among `placements`.
+        """
+        if depth is None:
+            return self.placements[0] if self.placements else self.at(INPUT)
+        for one in self.placements:
+            if depth in (one.depth, one.depth.site):
+                return one
+        asked = ", ".join(one.depth.site for one in self.placements) or "none"
+        raise InputError(f"depth {depth!r} was not asked for when explaining; there is {asked}")
+
+    @property
+    def whole(self) -> Tensor:
+        """The map whose sum is the score but for `unplaced`, ([B,] [K,] H, W), float64."""
+        return self.at().whole
+
+    @property
+    def placed_bias(self) -> Tensor:
+        """Of `whole`, the shares of the bias behind the cut, ([B,] [K,] H, W), float64."""
+        return self.at().placed_bias
+
+    @property
+    def unplaced(self) -> Tensor:
+        """What of the score has no place on the picture, ([B,] [K]), float64."""
+        return self.at().unplaced
+
+    @property
+    def unplaced_by_layer(self) -> dict[str, Tensor]:
+        """Call site → its part of `unplaced`."""
+        return self.at().unplaced_by_layer
 
     def __repr__(self) -> str:
         kind = type(self).__name__

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from guidxmage.attribution.attribution import Attribution
 from guidxmage.attribution.exactness import exactness_of
+from guidxmage.attribution.placement import Placement
+from guidxmage.engine.program.places import INPUT
 from guidxmage.engine.symbolic import Network
 from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.inputs.input_space import Images, InputSpace, unexpanded
@@ -132,6 +134,7 @@ def _on_photo(
     seen = explanation.weights
     rounding = (seen.double() * there.remainder.to(seen.device)).flatten(-3).sum(-1)
     network = explanation.symbolic_model.network
+    placed = tuple(placed_on_photo(one, seen, there) for one in explanation.placements)
     return _restated(
         replace(
             explanation,
@@ -139,6 +142,7 @@ def _on_photo(
             input=there.photo.to(seen),
             pictures=(photo,),
             space="photo",
+            placements=placed,
         ),
         there.adjoint(seen),
         explanation.symbolic_model.bias + rounding,
@@ -182,6 +186,7 @@ def _restated(
         residual_bound=bound,
         exactness=exactness_of(smooth=smooth, residual=residual, bound=bound),
         reference=None if reference is None else unexpanded(R[:, 0] if per_target else R),
+        placements=tuple(one.beside(printed.sum(-3)) for one in explanation.placements),
         symbolic_model=replace(
             explanation.symbolic_model,
             weights=weights.to(dtype),
@@ -189,6 +194,27 @@ def _restated(
             network=network,
             input=explanation.input,
         ),
+    )
+
+
+def placed_on_photo(one: Placement, weights: Tensor, there: PhotoMap) -> Placement:
+    """The whole map of what the network sees as one of the photo; weights (…, C, H, W) there."""
+    whole = one.whole
+    if one.depth.site == INPUT:  # the pixels' own part, by the exact adjoint of the resizing
+        photo = there.photo.to(weights.device)
+        resized = (there.rows @ there.photo @ there.columns.t()).to(weights.device)
+        seen = (weights.double() * resized).sum(-3)
+        whole = (there.adjoint(weights) * photo).sum(-3) + there.shares(whole - seen)
+    else:
+        whole = there.shares(whole)
+    residual = one.residual + one.whole.sum((-2, -1)) - whole.sum((-2, -1))
+    return replace(
+        one,
+        whole=whole,
+        placed_bias=there.shares(one.placed_bias),
+        residual=residual,
+        residual_bound=one.residual_bound + _rounding(whole[..., None, :, :], torch.float64),
+        sigma=one.sigma * there.scale,
     )
 
 

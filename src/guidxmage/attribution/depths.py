@@ -17,6 +17,8 @@ from guidxmage.errors import InputError
 _STRIDE = 16
 # Below it a cut has no more to say than the image itself.
 _SMALLEST_STRIDE = 4
+# What a map is drawn with has as many cells along the shortest side, at most.
+_CELLS = 14
 # Strides of maps that are not a whole part of the picture: 224 pixels in 13 cells.
 _CLOSE = 1.25
 # A block that widens its input so many times does so in its first few calls.
@@ -29,12 +31,15 @@ class Depth:
 
     site: the call site whose value is the last before the cut, "input" for the image. grid: how
     many cells the picture has there in each direction, (H, W) for a photo; stride: pixels from cell
-    to cell, the geometric mean over the directions.
+    to cell, the geometric mean over the directions. sigma: of the Gaussian that a map of this depth
+    is drawn through, in pixels: the stride, and at least a fourteenth of the shortest side, since
+    what cancels within less says nothing.
     """
 
     site: str
     grid: tuple[int, ...]
     stride: float
+    sigma: float
 
     def __str__(self) -> str:
         return f"{self.site}: {'×'.join(map(str, self.grid))} cells, stride {self.stride:g}"
@@ -73,7 +78,8 @@ def _depth(program: Program, cut: Cut) -> Depth:
             "network can be cut"
         )
     stride = (prod(picture) / prod(grid)) ** (1 / len(picture))
-    return Depth(cut.site, grid, round(stride, 4))
+    sigma = max(stride, min(n for n in picture if n > 1 or max(picture) == 1) / _CELLS)
+    return Depth(cut.site, grid, round(stride, 4), round(sigma, 4))
 
 
 def _grid(program: Program, id_: int) -> tuple[int, ...] | None:
@@ -125,8 +131,15 @@ def every_stride(program: Program) -> list[ProgramCut]:
     found = [one for one in cuts if one.cut.after == 0]
     for grid in grids:
         own = [one for one in cuts if one.depth.grid == grid and one.cut.after != 0]
+        own = [one for one in own if _is_complete(program, one)] or own
         found.append(own[-1] if own[-1] is cuts[-1] else _before_widening(program, own))
     return found
+
+
+def _is_complete(program: Program, one: ProgramCut) -> bool:
+    """Whether every number there has a place; a transformer's class token has none."""
+    layout = Layout.of(places_of(program)[one.cut.after], program.input_shape[1:])
+    return layout is not None and layout.placeless is None
 
 
 def _before_widening(program: Program, cuts: Sequence[ProgramCut]) -> ProgramCut:

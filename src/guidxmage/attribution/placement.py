@@ -12,7 +12,7 @@ activation map. β are the bias terms of FullGrad (Srinivas & Fleuret, 2019) wit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from guidxmage.attribution.spreading import Layout
 from guidxmage.engine.calls.call import Call
 from guidxmage.engine.calls.constants import Constant
 from guidxmage.engine.program.bias import Rounding, by_row, inner
-from guidxmage.engine.program.places import places_of
+from guidxmage.engine.program.places import INPUT, places_of
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.symbolic import drop_axes, pull_targets
 from guidxmage.engine.trail.trail import Trail
@@ -195,7 +195,7 @@ class Placement:
     H, W): of `whole`, the shares of the bias behind the cut; the rest are the activations there, at
     depth "input" the contributions. residual = score − Σ whole − unplaced, beside residual_bound,
     what rounding explains. sigma: of the Gaussian through which `smoothed` draws the map, in
-    pixels: the stride of the depth.
+    pixels, see `Depth`.
     """
 
     depth: Depth
@@ -206,7 +206,7 @@ class Placement:
     residual: Tensor
     residual_bound: Tensor
     sigma: float
-    leading: int = field(default=0)
+    leading: int = 0
 
     def smoothed(self, sigma: float | None = None) -> Tensor:
         """`whole` through a Gaussian with a reflecting border, which keeps its sum.
@@ -214,6 +214,12 @@ class Placement:
         sigma in pixels; by default one stride of the depth. Raises InputError for a negative one.
         """
         return smoothed(self.whole, self.sigma if sigma is None else sigma, self.leading)
+
+    def beside(self, contributions: Tensor) -> Placement:
+        """With the bias that is left beside pixel contributions (…, H, W), at depth "input"."""
+        if self.depth.site != INPUT:
+            return self
+        return replace(self, placed_bias=self.whole - contributions.double())
 
     def part(self, index: int) -> Placement:
         """Of one image of a batch, or one target of a list."""
@@ -299,7 +305,7 @@ def placement(found: Found, score: Tensor, unit: float, batched: bool, several: 
         unplaced_by_layer={s: drop_axes(v, batched, several) for s, v in found.unplaced.items()},
         residual=drop_axes(residual, batched, several),
         residual_bound=drop_axes(_bound(found, score, residual, unit), batched, several),
-        sigma=found.depth.stride,
+        sigma=found.depth.sigma,
         leading=int(batched) + int(several),
     )
 

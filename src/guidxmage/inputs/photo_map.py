@@ -46,10 +46,38 @@ class PhotoMap:
         """Weights (…, C, H, W) on what is seen as weights (…, C, h, w) on the photo, float64."""
         return (self.rows.t() @ weights.double().cpu() @ self.columns).to(weights.device)
 
+    def shares(self, maps: Tensor) -> Tensor:
+        """Shares of what is seen (…, H, W) on the photo (…, h, w), float64, with the same sum.
+
+        What is seen beyond the photo's edge counts for the pixels at the edge.
+        """
+        rows, columns = _shares(self.rows), _shares(self.columns)
+        return (rows.t() @ maps.double().cpu() @ columns).to(maps.device)
+
+    @property
+    def scale(self) -> float:
+        """How many of the photo's pixels lie between two that are seen, the geometric mean."""
+        steps = [_step(_shares(one)) for one in (self.rows, self.columns)]
+        return float((steps[0] * steps[1]) ** 0.5)
+
     @property
     def remainder(self) -> Tensor:
         """(C, H, W): what rounding and clipping to grey levels added to the resized photo."""
         return self.seen - self.rows @ self.photo @ self.columns.t()
+
+
+def _shares(matrix: Tensor) -> Tensor:
+    """Rows of a resizing matrix that sum to 1; one beyond the edge is that of the edge."""
+    known = matrix.sum(1).abs().gt(0.5).nonzero().flatten()
+    own = torch.arange(len(matrix)).clamp(int(known[0]), int(known[-1]))
+    return matrix[own] / matrix[own].sum(1, keepdim=True)
+
+
+def _step(matrix: Tensor) -> float:
+    """How far the centres of two rows are apart."""
+    centres = matrix @ torch.arange(matrix.shape[1], dtype=matrix.dtype)
+    inner = centres[1:] - centres[:-1]
+    return float(inner.max()) if len(inner) and float(inner.max()) > 0 else 1.0
 
 
 def _planes(image: Image.Image) -> Tensor:
