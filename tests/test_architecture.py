@@ -45,7 +45,7 @@ ATTRIBUTION = [
     ["exactness", "spreading", "targets"],
     ["depths"],
     ["placement"],
-    ["attribution", "run"],
+    ["attribution", "placement_archive", "run"],
     ["archive", "assemble", "change_space"],
     ["later", "multi_input"],
 ]

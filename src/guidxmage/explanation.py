@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from guidxmage.objects.label_map import LabelMap
-    from guidxmage.objects.table import ObjectTable
+    from guidxmage.objects.table import ObjectTable, WholeMap
     from guidxmage.proof.certificate import Certificate
     from guidxmage.proof.region.radius import Validity
     from guidxmage.view import Panel, Style
@@ -54,19 +54,41 @@ class Explanation(Attribution):
     def _later(self) -> dict[Any, Placement]:
         return {}
 
-    def objects(self, regions: Any = "auto") -> ObjectTable | list[ObjectTable]:
-        """Contribution of each object of a single image (a list of tables for several targets).
+    def objects(
+        self, regions: Any = "auto", depth: Any = None, sigma: float | None = None
+    ) -> ObjectTable | list[ObjectTable]:
+        """What each object of a single image adds (a list of tables for several targets).
 
         regions: anything `read_regions` accepts (label map, masks, annotation file), at the size of
-        the photo or of the network's input; "auto" segments the picture into a few regions.
+        the photo or of the network's input; "auto" segments the picture into a few regions. depth:
+        where the network is cut for the whole map, by default the first that was asked for, else
+        "default"; sigma: of the Gaussian that it is summed through, by default the depth's. Cells
+        of a map cross the borders of objects, so that a sum of raw cells says less.
         """
         if self.batched:
             raise InputError("objects() is for one image; index the explanation first")
         if self.several:
-            return [part.objects(regions) for part in self]  # type: ignore[misc]
+            return [part.objects(regions, depth, sigma) for part in self]  # type: ignore[misc]
         from guidxmage.objects.table import object_table
 
-        return object_table(self._planes(), self.regions(regions))
+        return object_table(self._planes(), self.regions(regions), self.whole_map(depth, sigma))
+
+    def whole_map(self, depth: Any = None, sigma: float | None = None) -> WholeMap | None:
+        """The whole map of a single result as it is drawn; None where there is none.
+
+        depth, sigma: as for `objects`. There is none for a signal, which is no picture, nor for an
+        explanation that was loaded without its network and without depths.
+        """
+        from guidxmage.objects.table import WholeMap
+
+        has_network = self.symbolic_model.network is not None
+        if self.contributions.ndim < 3 or not (self.placements or has_network):
+            return None
+        placed = self.at("default" if depth is None and not self.placements else depth)
+        drawn = placed.smoothed(sigma)
+        frames = drawn.sum(tuple(range(drawn.ndim - 2))) if drawn.ndim > 2 else drawn
+        used = placed.sigma if sigma is None else sigma
+        return WholeMap(frames.cpu().numpy(), float(placed.unplaced), placed.depth.site, used)
 
     def regions(self, regions: Any = "auto", photo: Path | None = None) -> LabelMap:
         """Objects as regions of the network's input, for `objects()` and `figure()`.
@@ -131,7 +153,9 @@ class Explanation(Attribution):
             residual_bound=float(self.residual_bound),
             exactness=in_words(self.exactness),
             note=note,
-            objects=None if found is None else object_table(self._planes(), found),
+            objects=None
+            if found is None
+            else object_table(self._planes(), found, self.whole_map()),
             labels=None if found is None else found.labels,
         )
 

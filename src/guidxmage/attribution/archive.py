@@ -19,6 +19,12 @@ import torch
 from PIL import Image
 
 from guidxmage.attribution.attribution import TENSORS, Attribution
+from guidxmage.attribution.placement_archive import (
+    depth_entries,
+    placement_arrays,
+    restored_placements,
+    result_entries,
+)
 from guidxmage.engine.symbolic import SymbolicModel
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
@@ -83,6 +89,7 @@ def manifest_of(explanation: Attribution) -> dict[str, Any]:
             **trail.header,
         },
         "fingerprints": _fingerprints(explanation),
+        **({"depths": depth_entries(explanation.placements)} if explanation.placements else {}),
         "results": [_result(part) for part in explanation.split()],
     }
 
@@ -110,6 +117,7 @@ def _result(part: Attribution) -> dict[str, Any]:
         "residual": float(part.residual),
         "residual_bound": float(part.residual_bound),
         "bias_by_layer": {site: float(value) for site, value in part.bias_by_layer.items()},
+        **({"depths": result_entries(part.placements)} if part.placements else {}),
     }
 
 
@@ -171,7 +179,8 @@ def _arrays(explanation: Attribution) -> dict[str, Any]:
     for number, picture in enumerate(explanation.pictures):
         if picture is not None:
             arrays[f"picture.{number}"] = np.asarray(picture)
-    return {**arrays, **explanation.trail.to_arrays()}
+    placed = placement_arrays(explanation.placements)
+    return {**arrays, **placed, **explanation.trail.to_arrays()}
 
 
 def unread_arrays(explanation: Attribution, arrays: Mapping[str, Array]) -> list[str]:
@@ -224,7 +233,7 @@ def restored(manifest: dict[str, Any], arrays: dict[str, Array], folder: Path) -
     model, reference = entry(manifest, "model", dict, name), sizes.reference(arrays)
     labels = None if model.get("labels") is None else tuple(listed(model, "labels", str, name))
     return Attribution(
-        **tensors,  # type: ignore[arg-type]
+        **tensors,
         bias_by_layer=sizes.bias_by_layer(arrays),
         exactness=_exactness(manifest, name),
         trail=sizes.trail,
@@ -245,6 +254,7 @@ def restored(manifest: dict[str, Any], arrays: dict[str, Array], folder: Path) -
         weights_source=entry(model, "weights", str, name),
         preprocessing=_preprocessing(manifest, name),
         reference=None if reference is None else torch.from_numpy(np.array(reference)),
+        placements=restored_placements(manifest, arrays, sizes.per_target, sizes.input[1:], name),
     )
 
 

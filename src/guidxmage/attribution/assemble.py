@@ -10,7 +10,7 @@ from torch import Tensor
 
 from guidxmage.attribution.attribution import Attribution
 from guidxmage.attribution.exactness import ROUNDING_DEVIATIONS, exactness_of
-from guidxmage.attribution.placement import Found, joined_cuts, placement
+from guidxmage.attribution.placement import Found, Placement, joined_cuts, placement
 from guidxmage.attribution.run import Run
 from guidxmage.attribution.targets import Targets
 from guidxmage.engine.program.steps import Recording
@@ -83,11 +83,6 @@ def assembled(
     def shaped(tensor: Tensor) -> Tensor:
         return drop_axes(tensor, batch.batched, several)
 
-    unit = torch.finfo(contributions.dtype).eps / 2
-    placements = [
-        placement(found, score, unit, batch.batched, several).beside(shaped(contributions.sum(2)))
-        for found in joined_cuts([part.placed for part in parts])
-    ]
     own_input = X if batch.batched else X[0]
     return Attribution(
         logits=logits if batch.batched else logits[0],
@@ -117,7 +112,21 @@ def assembled(
         photo_sizes=batch.photo_sizes,
         **vars(origin),
         reference=None if R is None else unexpanded(R if batch.batched else R[0]),
-        placements=tuple(placements),
+        placements=_placements(parts, score, contributions, batch.batched),
+    )
+
+
+def _placements(
+    parts: Sequence[Chunk], score: Tensor, contributions: Tensor, batched: bool
+) -> tuple[Placement, ...]:
+    """The answers at each cut, of all chunks; score (B, K), contributions (B, K, C, …)."""
+    if not parts[0].placed:
+        return ()
+    unit, several = torch.finfo(contributions.dtype).eps / 2, parts[0].targets.several
+    pixels = drop_axes(contributions.sum(2), batched, several)
+    return tuple(
+        placement(found, score, unit, batched, several).beside(pixels)
+        for found in joined_cuts([part.placed for part in parts])
     )
 
 

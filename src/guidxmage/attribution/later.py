@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,10 +10,12 @@ from torch import Tensor
 
 from guidxmage.attribution.attribution import Attribution
 from guidxmage.attribution.change_space import placed_on_photo
-from guidxmage.attribution.depths import ProgramCut, chosen
-from guidxmage.attribution.placement import Found, Placement, joined_cuts, place, placement
+from guidxmage.attribution.depths import chosen
+from guidxmage.attribution.placement import Placement, joined_cuts, place, placement
 from guidxmage.engine.capture.user_model import untouched
-from guidxmage.engine.symbolic import Network, drop_axes, pull_targets
+from guidxmage.engine.program.program import Program
+from guidxmage.engine.symbolic import drop_axes, pull_targets
+from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.inputs.input_space import carried_to_pixels
 from guidxmage.inputs.photo_map import PhotoMap
@@ -34,34 +35,46 @@ def placed_later(found: Attribution, depth: Any) -> tuple[Placement, ...]:
             "Explanation.load(path, explainer=…), or ask for the depth when explaining"
         )
     images = found.input if found.batched else found.input[None]
-    cuts = chosen(network.program, depth)
     with nullcontext() if network.model is None else untouched(network.model):
-        parts = [_of_image(found, network, images, number, cuts) for number in range(len(images))]
+        return placed_by(found, network.program, network.to_input(images), depth)
+
+
+def placed_by(
+    found: Attribution, program: Program, given: Tensor, depth: Any, trail: Trail | None = None
+) -> tuple[Placement, ...]:
+    """The placements that a program makes of an attribution's images, given to it (B, C, …).
+
+    trail: along which to pull; by default that of each image in this program.
+    """
+    cuts, cotangents = chosen(program, depth), found.symbolic_model.cotangent.to(given)
+    parts = [
+        place(
+            cuts,
+            given[n : n + 1],
+            cotangents[:, n : n + 1],
+            _ROWS,
+            None if trail is None else trail.image(n),
+        )
+        for n in range(len(given))
+    ]
     score = found.score if found.batched else found.score[None]
     score = score if found.several else score[:, None]
-    unit = torch.finfo(images.dtype).eps / 2
+    unit = torch.finfo(given.dtype).eps / 2
     made = [placement(one, score, unit, found.batched, found.several) for one in joined_cuts(parts)]
     if found.space == "photo":
-        made = _on_photo(found, network, made)
+        made = _on_photo(found, program, cotangents, made)
     return tuple(one.beside(found.pixel_contributions()) for one in made)
 
 
-def _of_image(
-    found: Attribution, network: Network, images: Tensor, number: int, cuts: Sequence[ProgramCut]
-) -> list[Found]:
-    given = network.to_input(images[number : number + 1])
-    cotangent = found.symbolic_model.cotangent[:, number : number + 1]
-    return place(cuts, given, cotangent, _ROWS)
-
-
-def _on_photo(found: Attribution, network: Network, made: list[Placement]) -> list[Placement]:
+def _on_photo(
+    found: Attribution, program: Program, cotangents: Tensor, made: list[Placement]
+) -> list[Placement]:
     """From what the network sees to the photo's own pixels; it is a single photo."""
     preprocessing, photo = found.preprocessing, found.pictures[0]
     if preprocessing is None or photo is None:
         raise InputError("the explanation of a photo's own pixels lacks the photo")
     there = PhotoMap.of(preprocessing, photo, found.weights.dtype)
-    model = found.symbolic_model
-    pulled = pull_targets(network.program, model.trail, model.cotangent, rows=_ROWS)
+    pulled = pull_targets(program, found.trail, cotangents, rows=_ROWS)
     weights, _ = carried_to_pixels(pulled.weights, preprocessing)
     seen = drop_axes(weights, found.batched, found.several)
     return [placed_on_photo(one, seen, there) for one in made]

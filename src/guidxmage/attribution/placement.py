@@ -323,16 +323,24 @@ def _bound(found: Found, score: Tensor, residual: Tensor, unit: float) -> Tensor
     return torch.where(residual.abs() <= likely, likely, torch.maximum(likely, at_worst))
 
 
-def place(cuts: Sequence[ProgramCut], given: Tensor, cotangent: Tensor, rows: int) -> list[Found]:
-    """Run images (B, C, …) and pull cotangents (K, B, classes), for these cuts alone."""
+def place(
+    cuts: Sequence[ProgramCut],
+    given: Tensor,
+    cotangent: Tensor,
+    rows: int,
+    trail: Trail | None = None,
+) -> list[Found]:
+    """Run images (B, C, …) and pull cotangents (K, B, classes), for these cuts alone.
+
+    trail: along which to pull; by default the images' own.
+    """
     found: dict[Depth, Found] = {}
     for program, own in by_program(cuts):
         activations = Activations(own, given)
         recording = program.record(given, visit=activations)
         watch = Placing(tuple(own), activations.values)
-        pulled = pull_targets(
-            program, recording.trail, cotangent, recording.norms, rows=rows, watch=watch
-        )
+        along = recording.trail if trail is None else trail
+        pulled = pull_targets(program, along, cotangent, recording.norms, rows=rows, watch=watch)
         found |= {one.depth: one for one in watch.read(pulled.watched)}
     return [found[one.depth] for one in cuts]
 

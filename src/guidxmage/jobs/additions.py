@@ -112,7 +112,12 @@ class Additions:
         if regions is None:
             raise InputError(f"{self._name} has tables of objects without their label map")
         parts = self.explanation.split()
-        return [object_table(part._planes(), regions).to_dict() for part in parts]
+        return [
+            object_table(
+                part._planes(), regions, part.whole_map() if part.placements else None
+            ).to_dict()
+            for part in parts
+        ]
 
     def _label_map(self) -> Finding:
         """Whether a label map that was found by segmentation is found again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import floor, log10
 from typing import Any
 
@@ -17,6 +17,7 @@ from guidxmage.reports.markdown import html_table
 # Of a table, as Python shows it by itself: one screen.
 _LINES = 20
 _HEADINGS = ("object", "pixels", "sum", "positive", "negative", "% of +", "% of −")
+_WHOLE = ("object", "pixels", "whole", "positive", "negative", "by its pixels", "by its bias")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class ObjectContribution:
     ``sum`` = ``positive`` + ``negative``: the sums over its pixels, over those that support the
     class, and over those that oppose it; a pixel counts with the sum of its channels.
     ``share_of_positive`` and ``share_of_negative``, in 0–1, are of the whole image's sums.
+    ``whole`` = ``whole_positive`` + ``whole_negative``: the same of the whole map, and ``bias`` =
+    ``whole`` − ``sum``, what it has from the bias; None where there is no whole map.
     """
 
     name: str
@@ -36,6 +39,28 @@ class ObjectContribution:
     negative: float
     share_of_positive: float
     share_of_negative: float
+    whole: float | None = None
+    whole_positive: float | None = None
+    whole_negative: float | None = None
+
+    @property
+    def bias(self) -> float | None:
+        """What of the whole does not come from the object's own pixels."""
+        return None if self.whole is None else self.whole - self.sum
+
+
+@dataclass(frozen=True)
+class WholeMap:
+    """The whole score on the picture, for a table: the map (H, W) as it is drawn.
+
+    unplaced: what of the score has no place; depth: where the network was cut; sigma: of the
+    Gaussian that the map was drawn through, in pixels.
+    """
+
+    map: npt.NDArray[Any]
+    unplaced: float
+    depth: str
+    sigma: float
 
 
 @dataclass(frozen=True)
@@ -44,11 +69,16 @@ class ObjectTable:
 
     ``rest`` holds the pixels that are ignored; Σ rows.sum + rest.sum = ``total``, the sum of all
     contributions, up to float64 rounding. Iterating gives the rows without the rest.
+    With a whole map, whose ``depth`` and ``sigma`` are stated, the order is that of ``whole``, and
+    Σ rows.whole + rest.whole + ``unplaced`` is the score within its bound.
     """
 
     rows: tuple[ObjectContribution, ...]
     rest: ObjectContribution
     total: float
+    unplaced: float | None = None
+    depth: str = ""
+    sigma: float = 0.0
 
     def __iter__(self) -> Iterator[ObjectContribution]:
         return iter(self.rows)
@@ -64,17 +94,37 @@ class ObjectTable:
         names = ", ".join(row.name for row in self.rows)
         raise InputError(f"there is no object called {name!r}; the objects are {names}")
 
+    @property
+    def whole(self) -> float | None:
+        """The sum of the whole map; None without one."""
+        wholes = [row.whole for row in (*self.rows, self.rest) if row.whole is not None]
+        return sum(wholes) if wholes else None
+
+    def sentence(self, name: str, score: float) -> str:
+        """The score in words: "espresso 11.40: cup +7.4, table +3.4, no place +0.1"."""
+        shown = [*self.rows, self.rest] if self.rest.pixels else list(self.rows)
+        values = [(row.name, row.sum if row.whole is None else row.whole) for row in shown]
+        last = ("no place", self.unplaced) if self.unplaced is not None else ("bias", None)
+        parts = [f"{label} {value:+.1f}" for label, value in values]
+        left = score - sum(value for _, value in values) if last[1] is None else last[1]
+        return f"{name} {score:.2f}: " + ", ".join([*parts, f"{last[0]} {left:+.1f}"])
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: rows, rest and total."""
-        return {
-            "rows": [asdict(row) for row in self.rows],
-            "rest": asdict(self.rest),
+        """Plain values for JSON: rows, rest and total, and of a whole map what was not placed."""
+        found = {
+            "rows": [_entries(row) for row in self.rows],
+            "rest": _entries(self.rest),
             "total": self.total,
         }
+        if self.unplaced is None:
+            return found
+        whole = {"unplaced": self.unplaced, "depth": self.depth, "sigma": self.sigma}
+        return {**found, **whole}
 
     def __str__(self) -> str:
-        lines = [_HEADINGS, *self._cells()]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADINGS))]
+        headings = _HEADINGS if self.unplaced is None else _WHOLE
+        lines = [headings, *self._cells()]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
         texts = (
             [line[0].ljust(widths[0])]
             + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
@@ -90,10 +140,31 @@ class ObjectTable:
         return "\n".join([*lines[: _LINES - 2], f"… {left} more", lines[-1]])
 
     def _repr_html_(self) -> str:
-        return html_table(_HEADINGS, self._cells())
+        return html_table(_HEADINGS if self.unplaced is None else _WHOLE, self._cells())
+
+    def _whole_cells(self, unplaced: float) -> list[tuple[str, ...]]:
+        """Of a whole map: rows, the rest, what has no place, and the score that they make."""
+        shown = [*self.rows, self.rest] if self.rest.pixels else list(self.rows)
+        columns = [
+            [getattr(row, key) or 0.0 for row in shown]
+            for key in ("whole", "whole_positive", "whole_negative", "sum", "bias")
+        ]
+        largest = max(sum(columns[1]), -sum(columns[2]), abs(unplaced))
+        decimals = _decimals(largest)
+        cells = [
+            (row.name, str(row.pixels), *(f"{column[n]:+.{decimals}f}" for column in columns))
+            for n, row in enumerate(shown)
+        ]
+        sums = [f"{sum(column):+.{decimals}f}" for column in columns]
+        score = f"{sum(columns[0]) + unplaced:+.{decimals}f}"
+        nowhere = ("no place", "", f"{unplaced:+.{decimals}f}", "", "", "", "")
+        count = str(sum(row.pixels for row in shown))
+        return [*cells, nowhere, ("score", count, score, *sums[1:])]
 
     def _cells(self) -> list[tuple[str, ...]]:
         """Texts of the rows, the rest if there is any, and the total."""
+        if self.unplaced is not None:
+            return self._whole_cells(self.unplaced)
         shown = [*self.rows, self.rest] if self.rest.pixels else list(self.rows)
         positive = sum(row.positive for row in shown)
         negative = sum(row.negative for row in shown)
@@ -112,8 +183,10 @@ class ObjectTable:
         return [*cells, ("total", str(sum(row.pixels for row in shown)), *sums, "", "")]
 
 
-def object_table(contributions: npt.NDArray[Any], regions: LabelMap) -> ObjectTable:
-    """Sum the contributions (C, H, W) or (H, W) over each object, in float64.
+def object_table(
+    contributions: npt.NDArray[Any], regions: LabelMap, whole: WholeMap | None = None
+) -> ObjectTable:
+    """Sum the contributions (C, H, W) or (H, W) over each object, in float64; a whole map as well.
 
     The background (label 0) is a row like the others. Raises InputError if the contributions are
     not finite or differ in size from the regions.
@@ -138,8 +211,42 @@ def object_table(contributions: npt.NDArray[Any], regions: LabelMap) -> ObjectTa
         )
 
     rows = [row(label, name) for label, name in regions.names.items()]
-    rows.sort(key=lambda one: (-one.sum, one.label))
-    return ObjectTable(tuple(rows), row(IGNORED, "rest"), float(pixels.sum()))
+    table = ObjectTable(tuple(rows), row(IGNORED, "rest"), float(pixels.sum()))
+    if whole is not None:
+        table = _with_whole(table, regions, whole)
+    order = sorted(table.rows, key=lambda one: (-_size(one), one.label))
+    return replace(table, rows=tuple(order))
+
+
+def _size(row: ObjectContribution) -> float:
+    return row.sum if row.whole is None else row.whole
+
+
+def _with_whole(table: ObjectTable, regions: LabelMap, whole: WholeMap) -> ObjectTable:
+    pixels = _pixel_contributions(whole.map)
+    regions.check_size((pixels.shape[0], pixels.shape[1]), "the whole map")
+    values = _by_label(pixels, regions.labels)
+
+    def filled(row: ObjectContribution) -> ObjectContribution:
+        own = values.get(row.label, np.zeros(0))
+        positive, negative = _signed_sums(own)
+        total = float(own.sum())
+        return replace(row, whole=total, whole_positive=positive, whole_negative=negative)
+
+    return ObjectTable(
+        tuple(map(filled, table.rows)),
+        filled(table.rest),
+        table.total,
+        whole.unplaced,
+        whole.depth,
+        whole.sigma,
+    )
+
+
+def _entries(row: ObjectContribution) -> dict[str, Any]:
+    """A row as JSON has it; what there is none of is left out."""
+    found = {name: value for name, value in asdict(row).items() if value is not None}
+    return found if row.bias is None else {**found, "bias": row.bias}
 
 
 def _by_label(

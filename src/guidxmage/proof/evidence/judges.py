@@ -17,6 +17,7 @@ from torch import Tensor
 from guidxmage.attribution.attribution import Attribution
 from guidxmage.attribution.targets import classes_of
 from guidxmage.proof.evidence.again import Again
+from guidxmage.proof.evidence.placed import PlacedAgain, judged_placements
 from guidxmage.proof.evidence.statements import Judgement, Place, statement_of
 from guidxmage.proof.evidence.way import Way
 
@@ -51,7 +52,7 @@ class Evidence:
     way: from its space into the network, or why there is none. logits (classes,): the network's
     own, and how far others may be off. weights, sites: exact ones in its space, each with what
     rounding explains. trail: why the trail is not the image's. header: what the network's trails
-    state. exactness: what it must be.
+    state. exactness: what it must be. placed: its placements made again, where it has any.
     """
 
     part: Attribution
@@ -66,6 +67,7 @@ class Evidence:
     trail: str | None
     header: Mapping[str, object]
     exactness: str
+    placed: PlacedAgain | None
 
     @property
     def reference(self) -> Tensor:
@@ -328,6 +330,7 @@ JUDGES: dict[tuple[Place, str], Callable[[Evidence], Verdict]] = {
     (Place.EXPLANATION, "space"): _space,
     (Place.EXPLANATION, "preprocessing"): _preprocessing,
     (Place.EXPLANATION, "reference"): _reference,
+    (Place.EXPLANATION, "placements"): lambda e: judged_placements(e.part, e.placed),
     (Place.MODEL, "weights"): _own_weights,
     (Place.MODEL, "bias"): _own_bias,
     (Place.MODEL, "trail"): _own_trail,

@@ -14,6 +14,7 @@ from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.proof.evidence.again import Again, made_again
 from guidxmage.proof.evidence.judges import Evidence
+from guidxmage.proof.evidence.placed import PlacedAgain
 from guidxmage.proof.evidence.way import Way
 from guidxmage.proof.rounding.deviations import (
     DEVIATIONS,
@@ -44,7 +45,7 @@ class Remade:
     why the stored trail is not one of the image, None where it is. same_trail: whether it is the
     recorded one bit for bit. trails: for the plain run and for the pull of the modular identity.
     exact_trail: what float64 runs follow. again: the explanation made again, None where that is not
-    possible. doubts: None where operators are smooth.
+    possible. doubts: None where operators are smooth. placed: its placements made again.
     """
 
     X: Tensor
@@ -59,6 +60,7 @@ class Remade:
     doubts: Doubts | None
     model: ModelFidelity
     wide: Program
+    placed: PlacedAgain | None
 
     @classmethod
     def of(
@@ -86,7 +88,11 @@ class Remade:
             doubts=None if program.smooth else Doubts.of(runs),
             model=model_fidelity(model, program, X, runs.deployed.recording.logits[0]),
             wide=wide,
+            placed=None,
         )
+        if image.placements:
+            placed = PlacedAgain.of(image, (program, X, along), (wide, found.exact_trail))
+            found = replace(found, placed=placed)
         if found.model.identical:
             return found
         explained = found.logits_allowed()
@@ -181,6 +187,7 @@ class RemadeTarget:
             trail=image.fault,
             header=image.network.program.header,
             exactness=exactness,
+            placed=None if image.placed is None else image.placed.of_target(part, self.number),
         )
 
 
