@@ -169,6 +169,9 @@ def _named(program: Program, name: str) -> ProgramCut:
     """Behind the last call of a layer, or of the layers within it."""
     if name == INPUT:
         return _plain(program)[0]
+    listed = [one for one in _plain(program) if one.depth.site == name]
+    if listed:
+        return listed[-1]
     own = [call for call in program.calls if _within(call.site, name)]
     if not own:
         sites = [call.site for call in program.calls]

@@ -33,7 +33,7 @@ class Constant:
     def at_positions(self, g: Tensor) -> Tensor:
         """What it adds at each position, summed over channels: g (R, C, …) → float64 (R, …)."""
         vector = self.channels
-        if vector is None:
+        if vector is None or self.value.ndim != g.ndim or len(vector) != g.shape[1]:
             return (g * self.weighed).sum(1, dtype=torch.float64)
         lines = g.movedim(1, -1)
         return (lines @ vector.to(g.dtype)).double()
