@@ -292,7 +292,9 @@ class _Work:
         except Exception as error:  # whatever a library raises is part of the result
             self._unhook()
             return {"failed": said(error)}, None
-        claimed = Claimed(method, values, time.perf_counter() - began)
+        raw, seconds = values, time.perf_counter() - began
+        values = method.drawn(self.fast, raw, tuple(case.image.shape))
+        claimed = Claimed(method, values, seconds, raw)
         figures: Figures = {}
         errors: dict[str, str] = {}
         for measure in self.plan.measures:

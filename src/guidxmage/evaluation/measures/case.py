@@ -16,12 +16,13 @@ from guidxmage.evaluation.subject import Subject
 from guidxmage.explanation import Explanation
 
 REGIONS, REGION_EPS = 24, 0.1
+SUPERPIXELS = 30  # about so many
 Falls = npt.NDArray[np.float64]
 Figures = dict[str, float | int | bool | list[float] | None]
 """What a measure finds, ready for JSON; None where there is nothing to say."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One view of a photo and the class that is explained.
 
@@ -65,6 +66,39 @@ class Case:
         """What they do to the score when they are attenuated by `REGION_EPS`."""
         return self.falls(self.rectangles, REGION_EPS)
 
+    @cached_property
+    def even(self) -> Tensor:
+        """An image (C, H, W) of even colour.
+
+        That which the normalisation maps to 0, else the mean colour of the image.
+        """
+        known = self.exact.explainer.preprocessing
+        if known is not None and len(known.mean) == len(self.image):
+            mean = torch.tensor(known.mean, dtype=self.image.dtype)
+        else:
+            mean = self.image.flatten(1).mean(1)
+        return mean[:, None, None].expand(self.image.shape).clone()
+
+    @cached_property
+    def superpixels(self) -> npt.NDArray[np.intp]:
+        """Parts of similar colour, numbered from 0 on without a gap, (H, W)."""
+        from skimage.segmentation import slic
+
+        picture = self.image.permute(1, 2, 0).double().numpy()
+        low, high = picture.min(), picture.max()
+        scaled = (picture - low) / max(high - low, 1e-12)
+        found = slic(scaled, n_segments=SUPERPIXELS, compactness=10, start_label=0, channel_axis=2)
+        parts: npt.NDArray[np.intp] = np.unique(found, return_inverse=True)[1]
+        return parts.reshape(found.shape)
+
+    @cached_property
+    def superpixel_falls(self) -> Falls:
+        """How much the score falls when each of them is replaced by even colour, (parts,)."""
+        parts = [torch.from_numpy(self.superpixels == n) for n in range(self.superpixels.max() + 1)]
+        images = torch.stack([torch.where(part, self.even, self.image) for part in parts])
+        found: Falls = self.score - self.exact.scores(images)[:, self.target].cpu().numpy()
+        return found
+
     def probabilities(self, images: Tensor) -> npt.NDArray[np.float64]:
         """The class's softmax probability, (n,), in the fast precision."""
         found = self.fast.scores(images).double().softmax(1)[:, self.target]
@@ -73,11 +107,20 @@ class Case:
 
 @dataclass(frozen=True)
 class Claimed:
-    """A method's map (H, W) for a case, and how long it took."""
+    """A method's map (H, W) for a case as it is drawn, and how long it took.
+
+    raw: the map before it was drawn through a Gaussian, where it was.
+    """
 
     method: Method
     values: Map
     seconds: float = 0.0
+    raw: Map | None = None
+
+    @property
+    def own(self) -> Map:
+        """The map as the method computes it."""
+        return self.values if self.raw is None else self.raw
 
     def positive(self) -> npt.NDArray[np.bool_]:
         """The pixels said to support the class: above 0, or above half the maximum of a CAM."""

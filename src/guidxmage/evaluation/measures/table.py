@@ -17,7 +17,9 @@ from guidxmage.evaluation.measures.magnitude import magnitude
 from guidxmage.evaluation.measures.objects import localisation, object_signs
 from guidxmage.evaluation.measures.quantus_measures import faithfulness
 from guidxmage.evaluation.measures.randomisation import randomisation
+from guidxmage.evaluation.measures.removal import removal
 from guidxmage.evaluation.measures.road import road
+from guidxmage.evaluation.measures.smoothing import equal_smoothing
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ _ALL = (
     Measure("objects", object_signs, every_view=True),
     Measure("magnitude", magnitude, package="scipy", library="scipy"),
     Measure("curves", curves),
+    Measure("equal_smoothing", equal_smoothing, package="scipy", library="scipy"),
+    Measure("removal", removal, package="skimage", library="scikit-image"),
     Measure("road", road, package="pytorch_grad_cam", library="grad-cam"),
     Measure("faithfulness", faithfulness, package="quantus", library="quantus"),
     Measure("randomisation", randomisation, package="scipy", library="scipy"),

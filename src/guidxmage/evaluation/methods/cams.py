@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from typing import Any
 
@@ -33,11 +33,16 @@ def _cam(name: str, subject: Subject, image: Tensor, target: int, seed: int) -> 
     network = subject.whole.network
     layer = network.get_submodule(subject.layer)
     make: Any = getattr(pytorch_grad_cam, name)
-    with make(model=network, target_layers=[layer]) as method:
+    # Score-CAM draws a progress bar of its own, FullGrad says that it looks at every layer.
+    silent = io.StringIO()
+    with (
+        redirect_stderr(silent),
+        redirect_stdout(silent),
+        make(model=network, target_layers=[layer]) as method,
+        torch.enable_grad(),
+    ):
         method.batch_size = _BATCH
-        # Score-CAM draws a progress bar of its own.
-        with torch.enable_grad(), redirect_stderr(io.StringIO()):
-            # Nothing but the input needs a gradient for one to flow through the layer.
-            given = subject.whole.to_input(image).requires_grad_()
-            found = method(given, [ClassifierOutputTarget(target)])
+        # Nothing but the input needs a gradient for one to flow through the layer.
+        given = subject.whole.to_input(image).requires_grad_()
+        found = method(given, [ClassifierOutputTarget(target)])
     return torch.from_numpy(found[0])

@@ -17,6 +17,13 @@ def random_map(subject: Subject, image: Tensor, target: int, seed: int) -> Tenso
     return torch.randn(image.shape[2:], generator=generator, dtype=torch.float64)
 
 
+def centre(subject: Subject, image: Tensor, target: int, seed: int) -> Tensor:
+    """High in the middle: a Gaussian of a quarter of each side, 0–1, (H, W)."""
+    lines = [torch.linspace(-2, 2, n, dtype=torch.float64) for n in image.shape[2:]]
+    tall, wide = (torch.exp(-line.square() / 2) for line in lines)
+    return tall[:, None] * wide
+
+
 def edges(subject: Subject, image: Tensor, target: int, seed: int) -> Tensor:
     """The magnitude of Sobel's gradient of the grey image, 0–1, (H, W)."""
     grey = image.double().mean(1, keepdim=True)

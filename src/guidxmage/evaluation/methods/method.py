@@ -9,8 +9,10 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
+from guidxmage.attribution.placement import smoothed
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.evaluation.subject import Subject
 
@@ -27,7 +29,8 @@ class Method:
     attribute(subject, image (1, C, H, W) in the explained space, class, seed) → its map, (C, H, W)
     or (H, W). signed: values below 0 claim to oppose the class; else the map is 0 to 1 and claims
     what is above half its maximum. total: what its values promise to add up to, if anything.
-    passes: about how many images are run through the network for one map.
+    passes: about how many images are run through the network for one map. sigma: of the Gaussian
+    that its map is drawn through for images (C, H, W), in pixels; 0 draws it as it is.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Method:
     total: Total | None = None
     passes: Callable[[Subject], int] = lambda _: 2
     package: str = ""
+    sigma: Callable[[Subject, tuple[int, ...]], float] = lambda *_: 0.0
 
     def is_slow(self, subject: Subject) -> bool:
         """Whether it takes so many passes that it is not run more often than it must."""
@@ -53,6 +57,14 @@ class Method:
             raise InputError(f"{self.title} returned a map of shape {found.shape}")
         if not np.isfinite(found).all():
             raise InputError(f"{self.title} returned NaN or infinite values")
+        return found
+
+    def drawn(self, subject: Subject, values: Map, shape: tuple[int, ...]) -> Map:
+        """A map of an image of that shape as it is shown."""
+        sigma = self.sigma(subject, shape)
+        if sigma == 0:
+            return values
+        found: Map = smoothed(torch.from_numpy(values), sigma).numpy()
         return found
 
 

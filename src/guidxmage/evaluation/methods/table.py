@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from guidxmage.errors import InputError
 from guidxmage.evaluation.methods.cams import cam
-from guidxmage.evaluation.methods.controls import edges, random_map
+from guidxmage.evaluation.methods.controls import centre, edges, random_map
 from guidxmage.evaluation.methods.gradients import STEPS, captum
 from guidxmage.evaluation.methods.method import Attribute, Method
 from guidxmage.evaluation.methods.ours import contributions
 from guidxmage.evaluation.methods.relevance import epsilon_plus
+from guidxmage.evaluation.methods.whole import LAST, sigma_of, whole_map
 
 
 def _cam(name: str, title: str, call: str) -> Method:
     return Method(name, title, "grad-cam", cam(call), signed=False, package="pytorch_grad_cam")
+
+
+def _whole(name: str, title: str, depth: Any) -> Method:
+    return Method(
+        name,
+        title,
+        "guid-xmage",
+        whole_map(depth),
+        signed=True,
+        total="score",
+        sigma=sigma_of(depth),
+    )
 
 
 def _captum(name: str, title: str, attribute: Attribute) -> Method:
@@ -25,6 +39,10 @@ _ALL = (
     Method(
         "guid-xmage", "guid-Xmage", "guid-xmage", contributions, signed=True, total="score - bias"
     ),
+    _whole("whole", "whole map, from the input", "input"),
+    _whole("depth-8", "whole map, cut at stride 8", 8),
+    _whole("depth", "whole map, cut at the default depth", "default"),
+    _whole("signed-cam", "signed CAM: the last cut", LAST),
     _cam("grad-cam", "grad-CAM", "GradCAM"),
     _cam("grad-cam++", "grad-CAM++", "GradCAMPlusPlus"),
     Method(
@@ -38,6 +56,7 @@ _ALL = (
     ),
     _cam("hirescam", "HiResCAM", "HiResCAM"),
     _cam("layercam", "LayerCAM", "LayerCAM"),
+    _cam("fullgrad", "FullGrad", "FullGrad"),
     Method(
         "input-x-gradient",
         "input × gradient",
@@ -78,10 +97,11 @@ _ALL = (
         package="zennit",
     ),
     Method("random", "random map", "control", random_map, signed=True, passes=lambda _: 0),
+    Method("centre", "centre prior", "control", centre, signed=False, passes=lambda _: 0),
     Method("edges", "edges", "control", edges, signed=False, passes=lambda _: 0),
 )
 METHODS = {method.name: method for method in _ALL}
-"""guid-Xmage, class activation maps, gradient methods, relevance, and two controls."""
+"""guid-Xmage, class activation maps, gradient methods, relevance, and controls."""
 
 
 def choose_methods(names: Sequence[str]) -> list[Method]:

@@ -9,6 +9,7 @@ from math import isfinite
 import numpy as np
 
 from guidxmage.evaluation.measures.directional import FINITE
+from guidxmage.evaluation.measures.smoothing import SIGMAS
 from guidxmage.evaluation.methods import METHODS
 from guidxmage.evaluation.records import Record
 from guidxmage.evaluation.report.bootstrap import Estimate, estimate
@@ -17,9 +18,10 @@ SUPPORT = "Directional agreement of the pixels said to support the class"
 OPPOSE = "Directional agreement of the pixels said to oppose the class"
 SUMS = "Magnitudes, signs of objects, completeness"
 FAR = "Finite perturbations"
+EQUAL = "All maps through the same Gaussian (σ in pixels at 224)"
 MAPS = "Localisation and complexity"
 CHECKS = "Sanity checks and cost"
-GROUPS = (SUPPORT, OPPOSE, SUMS, FAR, MAPS, CHECKS)
+GROUPS = (SUPPORT, OPPOSE, SUMS, FAR, EQUAL, MAPS, CHECKS)
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ COLUMNS = (
     Column("deletion", "deletion (low is good)", FAR),
     Column("insertion", "insertion", FAR),
     Column("road", "ROAD", FAR),
+    *(Column(f"gain_{s}", f"insertion − deletion, σ {s}", EQUAL) for s in SIGMAS),
+    Column("removal", "removing superpixels: rank correlation, as drawn", EQUAL),
+    *(Column(f"removal_{s}", f"the same, σ {s}", EQUAL) for s in SIGMAS),
+    Column("removal_error", "removing superpixels: mean error / score", EQUAL),
     Column("faithfulness", "faithfulness correlation", FAR),
     Column("mass", "mass on the object", MAPS, "%"),
     Column("pointing", "pointing game", MAPS, "%"),
