@@ -88,8 +88,9 @@ class Case:
         low, high = picture.min(), picture.max()
         scaled = (picture - low) / max(high - low, 1e-12)
         found = slic(scaled, n_segments=SUPERPIXELS, compactness=10, start_label=0, channel_axis=2)
-        parts: npt.NDArray[np.intp] = np.unique(found, return_inverse=True)[1]
-        return parts.reshape(found.shape)
+        numbers = np.unique(found, return_inverse=True)[1]
+        parts: npt.NDArray[np.intp] = numbers.reshape(found.shape)
+        return parts
 
     @cached_property
     def superpixel_falls(self) -> Falls:
