@@ -16,6 +16,8 @@ from guidxmage.provenance.versions import __version__
 find_moved_modules()
 
 if TYPE_CHECKING:
+    from guidxmage.attribution.depths import Depth
+    from guidxmage.attribution.placement import Placement
     from guidxmage.attribution.targets import Contrast
     from guidxmage.errors import (
         GuidXmageError,
@@ -33,12 +35,14 @@ if TYPE_CHECKING:
 # --help without waiting for torch.
 _HOMES = {
     "Contrast": "guidxmage.attribution.targets",
+    "Depth": "guidxmage.attribution.depths",
     "Explainer": "guidxmage.explainer",
     "Explanation": "guidxmage.explanation",
     "GuidXmageError": "guidxmage.errors",
     "InputError": "guidxmage.errors",
     "MissingExtraError": "guidxmage.errors",
     "OffTrailError": "guidxmage.errors",
+    "Placement": "guidxmage.attribution.placement",
     "Preprocessing": "guidxmage.inputs.preprocessing",
     "UnsupportedOperatorError": "guidxmage.errors",
     "available_models": "guidxmage.models",
@@ -47,12 +51,14 @@ _HOMES = {
 
 __all__ = [
     "Contrast",
+    "Depth",
     "Explainer",
     "Explanation",
     "GuidXmageError",
     "InputError",
     "MissingExtraError",
     "OffTrailError",
+    "Placement",
     "Preprocessing",
     "UnsupportedOperatorError",
     "__version__",

@@ -13,6 +13,7 @@ from guidxmage.evaluation.data.photos import Photo
 from guidxmage.evaluation.methods import METHODS, Map
 from guidxmage.evaluation.records import Record, file_name, numbers
 from guidxmage.evaluation.report.figures import Row, rows
+from guidxmage.evaluation.report.paired import paired_table
 from guidxmage.evaluation.report.text import write_evaluation
 from guidxmage.evaluation.run import KEPT_MAPS, MAPS, Photos, all_records, in_order
 from guidxmage.evaluation.settings import Settings
@@ -54,7 +55,8 @@ def publish(
                 name = f"{FIGURES}/{file_name(network)}-{what}.png"
                 save_figure(figure, out / name)
                 pictures.setdefault(network, []).append(name)
-    return write_evaluation(out, found, settings, title, pictures), found
+    paired = {network: paired_table(own, settings.seed) for network, own in records.items()}
+    return write_evaluation(out, found, settings, title, pictures, paired=paired), found
 
 
 def _curves(found: Sequence[Row], network: str) -> Figure | None:

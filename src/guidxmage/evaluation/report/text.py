@@ -11,6 +11,7 @@ from typing import Any
 from guidxmage.evaluation.methods import METHODS
 from guidxmage.evaluation.records import SCHEMA
 from guidxmage.evaluation.report.figures import GROUPS, Row
+from guidxmage.evaluation.report.paired import BESIDE
 from guidxmage.evaluation.report.table import comma_separated, network_table, paper_table
 from guidxmage.evaluation.settings import Settings
 from guidxmage.files.atomic import write_atomically
@@ -39,8 +40,13 @@ def write_evaluation(
     settings: Settings,
     title: str,
     pictures: Mapping[str, Sequence[str]],
+    *,
+    paired: Mapping[str, str],
 ) -> Path:
-    """The report of one run; pictures: of each network, files below the folder."""
+    """The report of one run.
+
+    pictures: of each network, files below the folder; paired: its table of differences.
+    """
     networks = list(dict.fromkeys(row.network for row in rows))
     return write_files(
         out,
@@ -55,8 +61,10 @@ def write_evaluation(
         methods=METHODS,
         networks=[
             _about(name, [row for row in rows if row.network == name], pictures.get(name, ()))
+            | {"paired": paired.get(name, "")}
             for name in networks
         ],
+        beside=METHODS[BESIDE].title,
     )
 
 
