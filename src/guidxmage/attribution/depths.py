@@ -9,7 +9,14 @@ from math import prod
 from typing import Any
 
 from guidxmage.attribution.spreading import Layout
-from guidxmage.engine.program.places import INPUT, Cut, live_behind, places_of, plain_cuts
+from guidxmage.engine.program.places import (
+    INPUT,
+    Cut,
+    faithful,
+    live_behind,
+    places_of,
+    plain_cuts,
+)
 from guidxmage.engine.program.program import Program
 from guidxmage.errors import InputError
 
@@ -200,28 +207,9 @@ def _behind(program: Program, id_: int) -> ProgramCut:
     live = live_behind(calls, own.result)[number]
     if own is program and not faithful(program).issuperset(live):
         return _behind(unfolded(program), id_)
-    cut = Cut(calls[number].site, id_, live)
+    site = next(call.site for call in program.calls if call.id == id_)
+    cut = Cut(site, id_, live)
     return ProgramCut(_depth(own, cut), cut, own)
-
-
-def faithful(program: Program) -> frozenset[int]:
-    """The values of which the symbolic calls compute the same as the user's own."""
-    found: frozenset[int] = program.once("faithful", lambda: _faithful(program))
-    return found
-
-
-def _faithful(program: Program) -> frozenset[int]:
-    own = {call.id: call for call in program.calls}
-    same, scaled = {0}, set()
-    for call in program.symbolic_calls:
-        mine = own.get(call.id)
-        added = mine is not None and "batch_norm" in mine.op and call.op == "aten.add.Tensor"
-        # Folding moves a batch-norm's scale past the next ReLU into a convolution.
-        if added or (call.op == "aten.relu.default" and call.inputs[0] in scaled):
-            scaled.add(call.id)
-        elif mine is not None:
-            same.add(call.id)
-    return frozenset(same)
 
 
 def unfolded(program: Program) -> Program:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 
 import torch
 from torch import Tensor
@@ -22,43 +21,44 @@ _LETTERS = "abcdefghijklmnop"
 class Layout:
     """How the positions of a value lie on a picture.
 
-    axes: the dimensions of the value, images first, along which places differ; bounds (2, D,
-    *sizes of the axes) are the edges of the cells in pixels, NaN without a place; picture: its
-    size.
+    axes: the dimensions of the value, images first, along which places differ; edges: for each
+    direction of the picture (2, *sizes of the axes), size 1 where they are the same, the first and
+    the last edge of the cells in pixels, NaN without a place; picture: its size.
     """
 
     axes: tuple[int, ...]
-    bounds: Tensor
+    edges: tuple[Tensor, ...]
     picture: tuple[int, ...]
 
     @classmethod
     def of(cls, places: Places, picture: Sequence[int]) -> Layout | None:
         """None for a value that lies nowhere, or everywhere."""
-        bounds = places.bounds
-        if bounds is None or not places.somewhere:
+        if not places.somewhere:
             return None
-        if places.shape[0] != 1:  # parts of an image in the first dimension
-            bounds = bounds.unsqueeze(2)
-        axes = tuple(dim for dim, size in enumerate(bounds.shape[2:]) if size > 1)
-        sizes = [bounds.shape[2 + dim] for dim in axes]
-        return cls(axes, bounds.reshape(*bounds.shape[:2], *sizes), tuple(picture))
+        # Parts of an image may lie in the first dimension: images get one of their own.
+        more = 0 if places.shape[0] == 1 else 1
+        edges, sizes = places.unsqueezed(more), [1] * more + list(places.sizes)
+        axes = tuple(dim for dim, size in enumerate(sizes) if size > 1)
+        own = (one.reshape(2, *[one.shape[1 + dim] for dim in axes]) for one in edges)
+        return cls(axes, tuple(own), tuple(picture))
 
     @cached_property
     def key(self) -> tuple[object, ...]:
         """Equal for values that lie alike."""
-        return (self.axes, tuple(self.bounds.shape), self.bounds.cpu().numpy().tobytes())
+        return (self.axes, *((one.shape, one.cpu().numpy().tobytes()) for one in self.edges))
 
     @property
     def grid(self) -> tuple[int, ...]:
         """How many cells there are in each direction of the picture."""
-        middle = self.bounds.mean(0)
-        cells = (one[~one.isnan()] for one in middle)
-        return tuple(len((one * 64).round().unique()) for one in cells)
+        middles = (one.mean(0) for one in self.edges)
+        return tuple(len((one[~one.isnan()] * 64).round().unique()) for one in middles)
 
     @cached_property
     def placeless(self) -> Tensor | None:
         """Which positions have no place, bool, of the axes' sizes; None where all have one."""
-        missing = self.bounds[0, 0].isnan()
+        missing = self.edges[0][0].isnan()
+        for one in self.edges[1:]:
+            missing = missing | one[0].isnan()
         return missing if bool(missing.any()) else None
 
     def summed(self, products: Tensor) -> Tensor:
@@ -88,29 +88,13 @@ class Layout:
         """An einsum: for each direction of the picture the shares of its lines in every cell."""
         letters = _LETTERS[: len(self.axes)]
         inputs, factors = ["r" + letters], []
-        for d, size in enumerate(self.picture):
-            used = [n for n in range(len(self.axes)) if self._differs(d, n)]
-            lines = self.bounds[:, d]
-            for n in range(len(self.axes)):
-                if n not in used:
-                    lines = _first_known(lines, 1 + n)
-            shape = [lines.shape[1 + n] for n in used]
-            shares = _shares(lines.reshape(2, prod(shape)), size)
+        for d, (edges, size) in enumerate(zip(self.edges, self.picture, strict=True)):
+            used = [n for n in range(len(self.axes)) if edges.shape[1 + n] > 1]
+            shape = [edges.shape[1 + n] for n in used]
             inputs.append("".join(letters[n] for n in used) + "xyzuvw"[d])
-            factors.append(shares.reshape(*shape, size))
+            factors.append(_shares(edges.reshape(2, -1), size).reshape(*shape, size))
         output = "r" + "xyzuvw"[: len(self.picture)]
         return ",".join(inputs) + "->" + output, factors
-
-    def _differs(self, d: int, axis: int) -> bool:
-        lines = self.bounds[:, d].movedim(1 + axis, 0)
-        first = _first_known(lines, 0)
-        return not bool(((lines == first) | lines.isnan()).all())
-
-
-def _first_known(lines: Tensor, dim: int) -> Tensor:
-    """The first that is no NaN along a dimension, which keeps size 1."""
-    known = (~lines.isnan()).to(torch.uint8).argmax(dim, keepdim=True)
-    return lines.gather(dim, known)
 
 
 def _shares(edges: Tensor, size: int) -> Tensor:

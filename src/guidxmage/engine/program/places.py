@@ -66,11 +66,32 @@ def live_behind(calls: Sequence[Call], result: int) -> list[tuple[int, ...]]:
     ]
 
 
+def faithful(program: Program) -> frozenset[int]:
+    """The values of which the symbolic calls compute the same as the user's own."""
+    found: frozenset[int] = program.once("faithful", lambda: _faithful(program))
+    return found
+
+
+def _faithful(program: Program) -> frozenset[int]:
+    own = {call.id: call for call in program.calls}
+    same, scaled = {0}, set()
+    for call in program.symbolic_calls:
+        mine = own.get(call.id)
+        added = mine is not None and "batch_norm" in mine.op and call.op == "aten.add.Tensor"
+        # Folding moves a batch-norm's scale past the next ReLU into a convolution.
+        if added or (call.op == "aten.relu.default" and call.inputs[0] in scaled):
+            scaled.add(call.id)
+        elif mine is not None:
+            same.add(call.id)
+    return frozenset(same)
+
+
 def plain_cuts(program: Program) -> list[Cut]:
     """The cuts, from the image on, at which a single value is live that lies on the picture."""
-    places, calls = places_of(program), program.symbolic_calls
+    places, calls, known = places_of(program), program.symbolic_calls, faithful(program)
+    sites = {call.id: call.site for call in program.calls}  # folding calls some otherwise
     found = [Cut(INPUT, 0, (0,))] if places[0].somewhere else []
     for call, live in zip(calls, live_behind(calls, program.result), strict=True):
-        if live == (call.id,) and places[call.id].somewhere:
-            found.append(Cut(call.site, call.id, live))
+        if live == (call.id,) and call.id in known and places[call.id].somewhere:
+            found.append(Cut(sites[call.id], call.id, live))
     return found

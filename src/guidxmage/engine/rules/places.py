@@ -7,8 +7,9 @@ the cell around the centre of what a number sees, not all of what it sees.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -24,77 +25,74 @@ _HALF = 0.5
 class Places:
     """Where the numbers of a value of one image lie.
 
-    shape: of the value. bounds (2, D, *dims): the first and the last edge of each number's cell in
-    the D directions of the picture, in pixels, NaN for what has no place; dims broadcast to shape.
-    None where nothing has one. extent (2, D): the part of the picture that the value covers.
+    shape: of the value. edges: for each direction of the picture the first and the last edge of
+    every number's cell, in pixels: (2, *dims), dims of size 1 where it is the same along them, and
+    NaN for what has no place; empty where nothing has one. extent (2, directions): the part of the
+    picture that the value covers.
     """
 
     shape: tuple[int, ...]
-    bounds: Tensor | None = None
+    edges: tuple[Tensor, ...] = ()
     extent: Tensor | None = None
 
     @classmethod
     def of_picture(cls, shape: tuple[int, ...], like: Tensor) -> Places:
         """The pixels of an image (1, C, *picture)."""
-        size = shape[2:]
-        bounds = like.new_zeros(2, len(size), *[1] * 2, *size)
+        size, found = shape[2:], []
         for d, count in enumerate(size):
-            edges = torch.arange(count, dtype=like.dtype, device=like.device)
-            line = edges.reshape(-1, *[1] * (len(size) - 1 - d))
-            bounds[0, d], bounds[1, d] = line, line + 1
+            first = torch.arange(count, dtype=like.dtype, device=like.device)
+            line = [1] * len(shape)
+            line[2 + d] = count
+            found.append(torch.stack([first, first + 1]).reshape(2, *line))
         extent = like.new_tensor([[0.0] * len(size), [float(n) for n in size]])
-        return cls(shape, bounds, extent)
+        return cls(shape, tuple(found), extent)
 
     @property
-    def cells(self) -> int:
-        """How many places there are, with those of numbers that lie alike."""
-        return 0 if self.bounds is None else self.bounds[0, 0].numel()
+    def sizes(self) -> tuple[int, ...]:
+        """How many different places there are along each dimension, at most."""
+        if not self.edges:
+            return (1,) * len(self.shape)
+        return tuple(torch.broadcast_shapes(*(one.shape[1:] for one in self.edges)))
 
     @property
     def somewhere(self) -> bool:
         """Whether there are several places: a value that is one cell lies everywhere."""
-        return self.cells > 1
-
-    def unsqueezed(self, count: int) -> Tensor | None:
-        """The bounds with so many dimensions more, in front."""
-        bounds = self.bounds
-        if bounds is None:
-            return None
-        return bounds.reshape(*bounds.shape[:2], *[1] * count, *bounds.shape[2:])
-
-    def varies(self, dim: int) -> Tensor:
-        """In which directions of the picture the places differ along a dimension, bool (D,)."""
-        assert self.bounds is not None
-        first = self.bounds.narrow(2 + dim, 0, 1)
-        same = (self.bounds == first) | (self.bounds.isnan() & first.isnan())
-        return ~same.transpose(0, 1).flatten(1).all(1)
+        return prod(self.sizes) > 1
 
     def over(self, dims: Sequence[int]) -> Places:
         """With one cell around all those along some dimensions, which then have size 1."""
-        if self.bounds is None:
-            return self
-        bounds = self.bounds
-        for dim in dims:
-            low = bounds[0].nan_to_num(nan=torch.inf).amin(1 + dim, keepdim=True)
-            high = bounds[1].nan_to_num(nan=-torch.inf).amax(1 + dim, keepdim=True)
-            bounds = torch.stack([low, high])
-        bounds = bounds.masked_fill(bounds.isinf(), torch.nan)
-        return replace(self, bounds=bounds)
+        found = []
+        for edges in self.edges:
+            low, high = edges[0].nan_to_num(nan=torch.inf), edges[1].nan_to_num(nan=-torch.inf)
+            for dim in dims:
+                low, high = low.amin(dim, keepdim=True), high.amax(dim, keepdim=True)
+            both = torch.stack([low, high])
+            found.append(both.masked_fill(both.isinf(), torch.nan))
+        return replace(self, edges=tuple(found))
 
-    def shaped(self, shape: Sequence[int], bounds: Tensor | None) -> Places:
-        """Places of another value, its bounds as narrow as they can be."""
-        shape = tuple(shape)
-        if bounds is None or bool(bounds.isnan().all()):
-            return Places(shape)
-        found = Places(shape, bounds, self.extent)
-        for dim, size in enumerate(bounds.shape[2:]):
-            if size > 1 and not bool(found.varies(dim).any()):
-                bounds = bounds.narrow(2 + dim, 0, 1)
-                found = replace(found, bounds=bounds)
-        return found
+    def given_to(self, shape: Sequence[int], edges: Sequence[Tensor]) -> Places:
+        """The places of another value, its edges as narrow as they can be."""
+        narrow = tuple(_narrowed(one) for one in edges)
+        if not narrow or any(bool(one.isnan().all()) for one in narrow):
+            return Places(tuple(shape))
+        return Places(tuple(shape), narrow, self.extent)
+
+    def unsqueezed(self, count: int) -> list[Tensor]:
+        """The edges with so many dimensions more, in front."""
+        return [one.reshape(2, *[1] * count, *one.shape[1:]) for one in self.edges]
 
 
-def given(args: Sequence[Any]) -> list[Places]:
+def _narrowed(edges: Tensor) -> Tensor:
+    """With size 1 along dimensions in which nothing changes."""
+    for dim in range(1, edges.ndim):
+        if edges.shape[dim] > 1:
+            first = edges.narrow(dim, 0, 1)
+            if bool(((edges == first) | (edges.isnan() & first.isnan())).all()):
+                edges = first
+    return edges
+
+
+def places_in(args: Sequence[Any]) -> list[Places]:
     """The places of the active inputs among arguments, in order."""
     return [one for one in leaves(args) if isinstance(one, Places)]
 
@@ -102,52 +100,55 @@ def given(args: Sequence[Any]) -> list[Places]:
 def as_input(frame: Frame, *args: Any, **_: Any) -> Places:
     """Those of the input that is laid out like the output and has the most places."""
     found = Places(frame.shape)
-    for one in given(args):
-        if one.cells > found.cells and _broadcasts(one, frame.shape):
-            found = one.shaped(frame.shape, one.unsqueezed(len(frame.shape) - len(one.shape)))
+    for one in places_in(args):
+        most = prod(found.sizes) if found.edges else 0
+        if one.edges and prod(one.sizes) > most and _broadcasts(one.shape, frame.shape):
+            missing = len(frame.shape) - len(one.shape)
+            found = one.given_to(frame.shape, one.unsqueezed(missing))
     return found
 
 
-def _broadcasts(one: Places, shape: tuple[int, ...]) -> bool:
-    own = one.shape[::-1]
-    fits = all(a in (1, b) for a, b in zip(own, shape[::-1], strict=False))
-    return fits and len(own) <= len(shape)
+def _broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    pairs = zip(shape[::-1], wanted[::-1], strict=False)
+    return len(shape) <= len(wanted) and all(a in (1, b) for a, b in pairs)
 
 
 def moved(frame: Frame, *args: Any, **kwargs: Any) -> Places:
     """What hands numbers on hands on their places: the operator itself is applied to them."""
-    inputs = given(args)
-    known = [one for one in inputs if one.bounds is not None]
+    inputs = places_in(args)
+    known = [one for one in inputs if one.edges]
     rule = rule_of(frame.call)
     if not known or rule is None:
         return Places(frame.shape)
-    like = known[0].bounds
-    assert like is not None
+    like = known[0].edges[0]
 
-    def applied(number: Sequence[int] | None) -> Tensor:
-        filled = [_component(one, number, like) for one in inputs]
+    def applied(which: tuple[int, int] | None) -> Tensor:
+        filled = [_component(one, which, like) for one in inputs]
         moving: Tensor = rule.push(frame, *_filled(args, iter(filled)), **kwargs)
         return moving
 
     placed = applied(None) > _HALF
-    bounds = torch.stack(
-        [torch.stack([applied((e, d)) for d in range(like.shape[1])]) for e in range(2)]
-    )
-    bounds = torch.where(placed, bounds, torch.nan)
-    own = known[0].shaped(frame.shape, bounds)
-    return own if own.bounds is None else replace(own, extent=_covered(own))
+    edges = [
+        torch.where(placed, torch.stack([applied((d, 0)), applied((d, 1))]), torch.nan)
+        for d in range(len(known[0].edges))
+    ]
+    own = known[0].given_to(frame.shape, edges)
+    return own if not own.edges else replace(own, extent=_covered(own))
 
 
-def _component(one: Places, number: Sequence[int] | None, like: Tensor) -> Tensor:
-    """One edge in one direction, 0 without a place; or, without a number, 1 where there is one."""
-    if one.bounds is None:
+def _component(one: Places, which: tuple[int, int] | None, like: Tensor) -> Tensor:
+    """An edge in one direction, 0 without a place; or, where `which` is None, 1 with a place."""
+    if not one.edges:
         return like.new_zeros(one.shape)
-    if number is None:
-        return (~one.bounds[0, 0].isnan()).to(like.dtype).expand(one.shape)
-    return one.bounds[number[0], number[1]].nan_to_num(nan=0.0).expand(one.shape)
+    if which is None:
+        missing = one.edges[0][0].isnan()
+        for edges in one.edges[1:]:
+            missing = missing | edges[0].isnan()
+        return (~missing).to(like.dtype).expand(one.shape)
+    return one.edges[which[0]][which[1]].nan_to_num(nan=0.0).expand(one.shape)
 
 
-def _filled(arg: Any, values: Any) -> Any:
+def _filled(arg: Any, values: Iterator[Tensor]) -> Any:
     if isinstance(arg, Places):
         return next(values)
     if isinstance(arg, list | tuple):
@@ -155,12 +156,17 @@ def _filled(arg: Any, values: Any) -> Any:
     return arg
 
 
+def _hull(edges: Tensor) -> tuple[Tensor, Tensor]:
+    """The outermost edges of all cells."""
+    low = edges[0].nan_to_num(nan=torch.inf).min()
+    return low, edges[1].nan_to_num(nan=-torch.inf).max()
+
+
 def _covered(own: Places) -> Tensor:
     """The part of the picture between the outermost cells, within what was covered before."""
-    assert own.bounds is not None
     assert own.extent is not None
-    low = own.bounds[0].flatten(1).nan_to_num(nan=torch.inf).amin(1)
-    high = own.bounds[1].flatten(1).nan_to_num(nan=-torch.inf).amax(1)
+    hulls = [torch.stack(_hull(edges)) for edges in own.edges]
+    low, high = torch.stack(hulls, 1)
     return torch.stack([torch.maximum(low, own.extent[0]), torch.minimum(high, own.extent[1])])
 
 
@@ -191,49 +197,44 @@ class Window:
 
 def through_windows(x: Places, shape: Sequence[int], windows: Sequence[Window]) -> Places:
     """Places behind windows over the last dimensions of x, whose output has that shape."""
-    if x.bounds is None:
-        return Places(tuple(shape))
     first = len(x.shape) - len(windows)
-    x = x.over([dim for dim in range(1, first) if x.bounds.shape[2 + dim] > 1])
-    for number, window in enumerate(windows):
-        x = _along(x, first + number, shape[first + number], window)
-    assert x.bounds is not None
-    return x.shaped(shape, x.bounds)
+    x = x.over([dim for dim in range(1, first) if x.sizes[dim] > 1])
+    found = []
+    for d, own in enumerate(x.edges):
+        edges = own
+        assert x.extent is not None
+        for number, window in enumerate(windows):
+            dim = 1 + first + number
+            if edges.shape[dim] > 1:  # else one cell, or the same for all
+                edges = _along(edges, dim, shape[first + number], window)
+                if window.stride != 1:
+                    edges = edges - _off_centre(edges, x.extent[:, d])
+        found.append(edges)
+    return x.given_to(shape, found)
 
 
-def _along(x: Places, dim: int, count: int, window: Window) -> Places:
+def _along(edges: Tensor, dim: int, count: int, window: Window) -> Tensor:
     """Cells around the windows' centres, as wide as the windows are apart."""
-    assert x.bounds is not None
-    size, axis = x.bounds.shape[2 + dim], 2 + dim
-    if size == 1:  # one cell, or the same cell for all
-        return x
-    lines = x.bounds.movedim(axis, 0)
+    lines = edges.movedim(dim, 0)
     at = window.first + window.stride * torch.arange(count, dtype=lines.dtype, device=lines.device)
-    index = at.floor().clamp(0, size - 2).long()
+    index = at.floor().clamp(0, len(lines) - 2).long()
     part = (at - index).reshape(-1, *[1] * (lines.ndim - 1))
     between = lines[index] * (1 - part) + lines[index + 1] * part
-    centre = between.mean(1, keepdim=True)
-    wide = (between[:, 1:] - between[:, :1]) * torch.where(
-        x.varies(dim).reshape(-1, *[1] * (lines.ndim - 3)), window.stride, 1.0
-    )
-    edges = torch.cat([centre - wide / 2, centre + wide / 2], 1).movedim(0, axis)
-    moved_by = _off_centre(x, edges, dim) if window.stride != 1 else None
-    return replace(x, bounds=edges if moved_by is None else edges - moved_by)
+    centre = between.mean(1)
+    half = (between[:, 1] - between[:, 0]) * window.stride / 2
+    return torch.stack([centre - half, centre + half]).movedim(1, dim)
 
 
-def _off_centre(x: Places, edges: Tensor, dim: int) -> Tensor:
+def _off_centre(edges: Tensor, extent: Tensor) -> Tensor:
     """How far cells lie off the middle of what they cover, where that is less than a cell.
 
     Strided windows are padded on one side rather than the other; that is no reason to draw a map
     half a cell off.
     """
-    assert x.extent is not None
-    low = edges[0].flatten(1).nan_to_num(nan=torch.inf).amin(1)
-    high = edges[1].flatten(1).nan_to_num(nan=-torch.inf).amax(1)
-    wide = (edges[1] - edges[0]).flatten(1).nan_to_num(nan=0.0).amax(1)
-    uneven = (low - x.extent[0]) - (x.extent[1] - high)
-    moving = x.varies(dim) & (uneven.abs() <= wide)
-    return (moving * uneven / 2).reshape(1, -1, *[1] * (edges.ndim - 2))
+    low, high = _hull(edges)
+    wide = (edges[1] - edges[0]).nan_to_num(nan=0.0).max()
+    uneven = (low - extent[0]) - (extent[1] - high)
+    return torch.where(uneven.abs() <= wide, uneven / 2, torch.zeros_like(uneven))
 
 
 def pooled(
@@ -254,29 +255,24 @@ def _each(value: Any, dims: int) -> list[int]:
 
 def resized(frame: Frame, x: Places, *_: Any, **__: Any) -> Places:
     """Cells of the same plane cut more or less finely: resampling and adaptive pools."""
-    if x.bounds is None:
-        return Places(frame.shape)
-    planes = len(x.shape) - 2
-    x = x.over([1] if x.bounds.shape[3] > 1 else [])
-    assert x.bounds is not None
-    for dim in range(2, 2 + planes):
-        x = _cut_anew(x, dim, x.shape[dim], frame.shape[dim])
-    return x.shaped(frame.shape, x.bounds)
+    x = x.over([1] if len(x.shape) > 1 and x.sizes[1] > 1 else [])
+    found = []
+    for own in x.edges:
+        edges = own
+        for dim in range(2, len(x.shape)):
+            if edges.shape[1 + dim] > 1:
+                edges = _cut_anew(edges, 1 + dim, frame.shape[dim])
+        found.append(edges)
+    return x.given_to(frame.shape, found)
 
 
-def _cut_anew(x: Places, dim: int, before: int, after: int) -> Places:
-    assert x.bounds is not None
-    lines = x.bounds.movedim(2 + dim, 0)
-    if lines.shape[0] == 1:  # nothing tells which of a cell's directions the dimension is
-        return x
-    at = torch.linspace(0, before, after + 1, dtype=lines.dtype, device=lines.device)
-    index = at.floor().clamp(0, before - 1).long()
+def _cut_anew(edges: Tensor, dim: int, count: int) -> Tensor:
+    lines = edges.movedim(dim, 0)
+    at = torch.linspace(0, len(lines), count + 1, dtype=lines.dtype, device=lines.device)
+    index = at.floor().clamp(0, len(lines) - 1).long()
     part = (at - index).reshape(-1, *[1] * (lines.ndim - 2))
     edge = lines[index, 0] * (1 - part) + lines[index, 1] * part
-    varies = x.varies(dim).reshape(-1, *[1] * (lines.ndim - 3))
-    low = torch.where(varies, edge[:-1], lines[index[:-1], 0])
-    high = torch.where(varies, edge[1:], lines[index[:-1], 1])
-    return replace(x, bounds=torch.stack([low, high]).movedim(1, 2 + dim))
+    return torch.stack([edge[:-1], edge[1:]]).movedim(1, dim)
 
 
 def padded(frame: Frame, x: Places, pad: Sequence[int], *rest: Any, **_: Any) -> Places:
@@ -294,26 +290,20 @@ def padded(frame: Frame, x: Places, pad: Sequence[int], *rest: Any, **_: Any) ->
 def summed_over(frame: Frame, x: Places, dims: Any = None, keep: bool = False, **_: Any) -> Places:
     """One cell around all that is summed."""
     every = range(len(x.shape)) if dims is None or dims == [] else dims
-    return _reduced(x, [d % len(x.shape) for d in _listed(every)], frame.shape)
-
-
-def _listed(dims: Any) -> Sequence[int]:
-    return [dims] if isinstance(dims, int) else list(dims)
-
-
-def _reduced(x: Places, dims: Sequence[int], shape: Sequence[int]) -> Places:
-    x = x.over(dims)
-    if x.bounds is None:
-        return Places(tuple(shape))
-    left = [n for d, n in enumerate(x.bounds.shape[2:]) if d not in dims]
-    kept = x.bounds.shape[2:] if len(shape) == len(x.shape) else left
-    return x.shaped(shape, x.bounds.reshape(*x.bounds.shape[:2], *kept))
+    listed = [every] if isinstance(every, int) else list(every)
+    reduced = [d % len(x.shape) for d in listed]
+    x = x.over(reduced)
+    if len(frame.shape) == len(x.shape):
+        return x.given_to(frame.shape, x.edges)
+    left = [[n for d, n in enumerate(one.shape[1:]) if d not in reduced] for one in x.edges]
+    edges = [one.reshape(2, *shape) for one, shape in zip(x.edges, left, strict=True)]
+    return x.given_to(frame.shape, edges)
 
 
 def over_features(frame: Frame, x: Places, *_: Any, **__: Any) -> Places:
     """A linear layer sums its input's last dimension."""
     x = x.over([len(x.shape) - 1])
-    return x.shaped(frame.shape, x.bounds)
+    return x.given_to(frame.shape, x.edges)
 
 
 def multiplied(frame: Frame, *args: Any, **_: Any) -> Places:
@@ -325,37 +315,30 @@ def multiplied(frame: Frame, *args: Any, **_: Any) -> Places:
         if not isinstance(side, Places) or len(side.shape) < 2 or missing < 0:
             continue
         own = side.over([len(side.shape) + dim])
-        if own.bounds is not None and not found.somewhere:
-            found = own.shaped(frame.shape, own.unsqueezed(missing))
+        if own.edges and not found.somewhere:
+            found = own.given_to(frame.shape, own.unsqueezed(missing))
     return found
 
 
 def by_letters(frame: Frame, equation: str, operands: Sequence[Any], **_: Any) -> Places:
-    """An einsum: the places of the operand that hands the most of them to the output."""
+    """An einsum: the places of the first operand that hands several of them to the output."""
     sides = equation.replace(" ", "").split("->")
     if len(sides) != 2 or "." in equation:
         return Places(frame.shape)
-    found = Places(frame.shape)
     for letters, one in zip(sides[0].split(","), operands, strict=True):
-        if not isinstance(one, Places) or one.bounds is None:
-            continue
-        own = one.over([n for n, letter in enumerate(letters) if letter not in sides[1]])
-        assert own.bounds is not None
-        order = [letters.index(letter) for letter in sides[1] if letter in letters]
-        picked = own.bounds.permute(0, 1, *[2 + n for n in order], *_rest(order, len(letters)))
-        sizes = iter(picked.shape[2:])
-        shape = [next(sizes) if letter in letters else 1 for letter in sides[1]]
-        bounds = picked.reshape(*picked.shape[:2], *shape)
-        candidate = own.shaped(frame.shape, bounds)
-        if candidate.somewhere and not found.somewhere:
-            found = candidate
-    return found
-
-
-def _rest(order: Sequence[int], count: int) -> list[int]:
-    return [2 + n for n in range(count) if n not in order]
-
-
-def nowhere(frame: Frame, *_: Any, **__: Any) -> Places:
-    """What mixes positions in a way that leaves none."""
+        if isinstance(one, Places) and one.edges:
+            own = one.over([n for n, letter in enumerate(letters) if letter not in sides[1]])
+            edges = [_lettered(edge, letters, sides[1]) for edge in own.edges]
+            found = own.given_to(frame.shape, edges)
+            if found.somewhere:
+                return found
     return Places(frame.shape)
+
+
+def _lettered(edges: Tensor, letters: str, output: str) -> Tensor:
+    """Dimensions in the order of the output's letters; those that are not there have size 1."""
+    kept = [letters.index(letter) for letter in output if letter in letters]
+    others = [n for n in range(len(letters)) if n not in kept]
+    picked = edges.permute(0, *[1 + n for n in (*kept, *others)])
+    sizes = iter(picked.shape[1:])
+    return picked.reshape(2, *[next(sizes) if letter in letters else 1 for letter in output])
