@@ -206,6 +206,24 @@ def test_a_layer_may_be_called_preprocessing() -> None:
     assert found.certificate()[0].holds
 
 
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("given", [None, "black", 0.3])
+def test_the_whole_map_depends_on_no_reference(
+    explainer: Explainer, space: Any, given: Any
+) -> None:
+    """Only what of it is the pixels' and what the bias' does; of the network's zero, its own."""
+    found = explainer.explain(photo(), 1, reference=given, space=space, depth="input")
+    plain = explainer.explain(photo(), 1, space="input", depth="input")
+    total = found.whole.sum() + found.unplaced
+    assert torch.allclose(total, found.score, rtol=1e-10)
+    parts = found.pixel_contributions() + found.placed_bias
+    assert torch.allclose(parts, found.whole, rtol=1e-10, atol=1e-14)
+    if space != "photo":
+        assert torch.allclose(found.whole, plain.whole, rtol=1e-10, atol=1e-14)
+    if given is None:
+        assert torch.allclose(found.placed_bias.sum(), plain.placed_bias.sum(), atol=0.05)
+
+
 # --- what cannot be ------------------------------------------------------------------------------
 
 

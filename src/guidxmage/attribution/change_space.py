@@ -34,6 +34,7 @@ from guidxmage.inputs.reference import (
     is_zero,
     reference_of_input,
     reference_of_photo,
+    zero_of,
 )
 
 Space = Literal["photo", "pixels", "input"]
@@ -169,7 +170,9 @@ def _on_photo(
             added = (mean * there.padding).to(seen.device)
             shares[PADDING] = -(seen.double() * added).flatten(-3).sum(-1)
     network = explanation.symbolic_model.network
-    placed = tuple(placed_on_photo(one, seen, there) for one in explanation.placements)
+    placed = tuple(
+        placed_on_photo(one, seen, there, preprocessing) for one in explanation.placements
+    )
     return _restated(
         replace(
             explanation,
@@ -228,12 +231,19 @@ def _restated(
     )
 
 
-def placed_on_photo(one: Placement, weights: Tensor, there: PhotoMap) -> Placement:
-    """The whole map of what the network sees as one of the photo; weights (…, C, H, W) there."""
+def placed_on_photo(
+    one: Placement, weights: Tensor, there: PhotoMap, preprocessing: Preprocessing
+) -> Placement:
+    """The whole map of what the network sees as one of the photo; weights (…, C, H, W) there.
+
+    The pixels' own part is counted from the network's zero.
+    """
     whole = one.whole
     if one.depth.site == INPUT:  # the pixels' own part, by the exact adjoint of the resizing
-        photo = there.photo.to(weights.device)
-        resized = (there.rows @ there.photo @ there.columns.t()).to(weights.device)
+        zero = zero_of("photo", preprocessing)
+        photo = there.photo if zero is None else there.photo - zero
+        resized = (there.rows @ photo @ there.columns.t()).to(weights.device)
+        photo = photo.to(weights.device)
         seen = (weights.double() * resized).sum(-3)
         whole = (there.adjoint(weights) * photo).sum(-3) + there.shares(whole - seen)
     else:
