@@ -171,15 +171,14 @@ class Explainer:
 
         A batch is a sequence of images that come out at one size, or a tensor (B, C, H, W). Tensors
         are in the explained space: pixel values in [0, 1] where the preprocessing is known, else
-        network inputs. target: see `choose_targets`. reference: R in the explained space, from
-        which contributions Δ ⊙ (X − R) are counted: by default, or as "zero", the network's zero,
-        which the normalisation maps to 0 (0 itself where that is not known); "black"; a number; a
-        tensor that broadcasts to C×H×W, or to B×C×H×W for a batch; or an image, which is read as
-        what is explained is. space: by default the explainer's own; "photo" explains a single photo
-        at its own size, in its own pixels in [0, 1], "input" what the network is given after the
-        normalisation. depth: also put the whole score on the picture, the network cut there:
-        "input", the name of a layer, a stride in pixels, "default", "all" (one of each stride), or
-        a list of them; see `Explanation.whole`.
+        network inputs. target: see `choose_targets`. reference: R, from which contributions
+        Δ ⊙ (X − R) are counted: "zero" (the default), what the normalisation maps to 0; "black"; a
+        number or tensor of the explained space that fits ([B,] C, H, W); or an image. space: by
+        default the explainer's own; "photo" explains a single photo at its own size, in its own
+        pixels in [0, 1], "input" what the network is given after the normalisation. depth: also put
+        the whole score on the picture, the network cut there: "input", the name of a layer, a
+        stride in pixels, "default", "all" (one of each stride), or a list of them; see
+        `Explanation.whole`.
 
         A tuple of tensors (B, …) is for a network with that many inputs, see `JointExplanation`;
         reference is then a number or one for each input.
@@ -207,11 +206,7 @@ class Explainer:
         return depths_of(self.network(example).program)
 
     def attribute(
-        self,
-        batch: Batch,
-        target: Any = "top1",
-        reference: Reference = None,
-        depth: Any = None,
+        self, batch: Batch, target: Any = "top1", reference: Reference = None, depth: Any = None
     ) -> Attribution:
         """The numbers of `explain` for images that are read already; called inside `untouched`."""
         if batch.batched and is_per_image(target):
