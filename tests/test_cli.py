@@ -151,7 +151,7 @@ def test_smooth_networks_are_exact_at_the_photo(gates: str, folder: Path) -> Non
     options = ["--model", "net.py:smooth", "--objects", "none", "--gates", gates]
     result = run("explain", "photo.png", *options)
     assert result.exit_code == 0, result.stderr
-    assert f"exact at input, {gates})" in result.stdout
+    assert f"exact at input, {gates}; reference: " in result.stdout
     manifest = json.loads((folder / "explanations/photo/manifest.json").read_text())
     assert manifest["exactness"] == "at input"
     assert manifest["trail"]["gates"] == {"activations": gates}

@@ -163,15 +163,18 @@ def test_pixel_space_is_the_chain_rule(model: nn.Module) -> None:
     assert outside.space == "input"
     assert torch.allclose(inside.weights, outside.weights / std, rtol=1e-10)
     assert torch.allclose(inside.score, outside.score, rtol=1e-12)
-    assert torch.allclose(inside.contributions, inside.weights * pixels)
+    assert torch.allclose(inside.contributions, inside.weights * (pixels - mean))
+    assert torch.allclose(inside.contributions, outside.contributions, rtol=1e-10)
+    assert torch.allclose(inside.bias, outside.bias, rtol=1e-10)
     assert bool((inside.residual.abs() <= inside.residual_bound).all())
-    assert "preprocessing" in inside.bias_by_layer
+    assert "preprocessing" not in inside.bias_by_layer
 
 
 def test_a_black_pixel_contributes_nothing(model: nn.Module) -> None:
     pixels = images(1)[0]
     pixels[:, :4] = 0
-    explained = Explainer(model, preprocessing=Preprocessing(mean=MEAN, std=STD)).explain(pixels)
+    explainer = Explainer(model, preprocessing=Preprocessing(mean=MEAN, std=STD))
+    explained = explainer.explain(pixels, reference="black")
     assert float(explained.contributions[:, :4].abs().max()) == 0
     assert float(explained.weights[:, :4].abs().max()) > 0
 

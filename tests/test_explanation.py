@@ -67,7 +67,7 @@ def test_indexing_takes_images_then_targets(batch: Explanation, explainer: Expla
 
 def test_text_tells_the_sum(single: Explanation, batch: Explanation) -> None:
     text = repr(single)
-    assert "Explanation of tiny, pixels space, exact on region" in text
+    assert "Explanation of tiny, pixels space, reference: network's zero, exact on region" in text
     assert f"score {float(single.score):.4f}" in text
     assert single.target_name in LABELS
     assert len(repr(batch).splitlines()) == 1 + 6
@@ -169,7 +169,8 @@ def test_manifest_holds_the_numbers(single: Explanation, tmp_path: Path) -> None
     folder = single.save(tmp_path / "result")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     (result,) = manifest["results"]
-    assert manifest["schema"] == "guid-xmage/explanation/2"
+    assert manifest["schema"] == "guid-xmage/explanation/3"
+    assert manifest["reference"] == "network's zero"
     assert result["score"] == float(single.score)
     total = result["contribution_sum"] + result["bias"] + result["residual"]
     assert math.isclose(total, result["score"], rel_tol=1e-9)
@@ -224,7 +225,7 @@ def test_damaged_results(single: Explanation, tmp_path: Path, damage: str) -> No
     if damage == "text":
         manifest.write_text("{", encoding="utf-8")
     elif damage == "schema":
-        text = manifest.read_text(encoding="utf-8").replace("explanation/2", "explanation/9")
+        text = manifest.read_text(encoding="utf-8").replace("explanation/3", "explanation/9")
         manifest.write_text(text, encoding="utf-8")
     elif damage == "arrays":
         arrays.unlink()
@@ -275,7 +276,10 @@ def test_copies_keep_their_network(single: Explanation) -> None:
 
 def test_the_reference_is_kept_as_small_as_it_is(explainer: Explainer, tmp_path: Path) -> None:
     X = photos(2)
-    assert explainer.explain(X[0]).reference is None
+    assert explainer.explain(X[0], reference="black").reference is None
+    zero = explainer.explain(X[0]).reference
+    assert zero is not None
+    assert zero.shape == (3, 1, 1)
     number = explainer.explain(X[0], reference=0.25)
     assert number.reference is not None
     assert number.reference.shape == (1, 1, 1)

@@ -253,7 +253,7 @@ def test_changes_that_fit_together_are_noticed_by_the_one_judge_of_each() -> Non
     """A forger who keeps all that is derived in step is left with what is recomputed."""
     pixels = photo()
     pixels[2, 3] = 0
-    e = explainer_of().explain(pixels, target=2)
+    e = explainer_of().explain(pixels, target=2, reference="black")
     model, sites = e.symbolic_model, e.bias_by_layer
     assert e.certificate()[0].holds
     # A black pixel contributes nothing, whatever its weight.
@@ -712,11 +712,15 @@ def test_results_of_earlier_versions_are_refused_in_a_sentence(
     folder: Path, explainer: Explainer
 ) -> None:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    sign(folder, {**manifest, "schema": "guid-xmage/explanation/1"})
-    with pytest.raises(InputError, match="written by another version"):
-        verify(folder, explainer)
-    # They are still read.
-    assert Explanation.load(folder).score.shape == (2,)
+    del manifest["reference"]
+    for number in (1, 2):
+        sign(folder, {**manifest, "schema": f"guid-xmage/explanation/{number}"})
+        with pytest.raises(InputError, match="written by another version"):
+            verify(folder, explainer)
+        # They are still read, and their reference has a name.
+        loaded = Explanation.load(folder)
+        assert loaded.score.shape == (2,)
+        assert loaded.reference_name == "0.1, 0.2, 0.3"
 
 
 def test_a_result_that_was_saved_without_its_network(

@@ -40,6 +40,7 @@ from guidxmage.inputs.input_space import (
 )
 from guidxmage.inputs.multi_input import Shapes, Wrapped
 from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.inputs.reference import Reference, reference_in_space
 from guidxmage.moved import moved_function
 from guidxmage.provenance import fingerprint
 
@@ -152,7 +153,7 @@ class Explainer:
         image: Images,
         target: Any = "top1",
         *,
-        reference: Tensor | float | None = None,
+        reference: Reference = None,
         space: Space | None = None,
         depth: Any = None,
     ) -> Explanation: ...
@@ -170,12 +171,14 @@ class Explainer:
 
         A batch is a sequence of images that come out at one size, or a tensor (B, C, H, W). Tensors
         are in the explained space: pixel values in [0, 1] where the preprocessing is known, else
-        network inputs. target: see `choose_targets`. reference: R in the explained space (a number,
-        or a tensor that broadcasts to C×H×W); contributions are then Δ ⊙ (X − R). space: by default
-        the explainer's own; "photo" explains a single photo at its own size, in its own pixels in
-        [0, 1], "input" what the network is given after the normalisation. depth: also put the whole
-        score on the picture, the network cut there: "input", the name of a layer, a stride in
-        pixels, "default", "all" (one of each stride), or a list of them; see `Explanation.whole`.
+        network inputs. target: see `choose_targets`. reference: R, from which contributions
+        Δ ⊙ (X − R) are counted: "zero" (the default), what the normalisation maps to 0; "black"; a
+        number or tensor of the explained space that fits ([B,] C, H, W); or an image. space: by
+        default the explainer's own; "photo" explains a single photo at its own size, in its own
+        pixels in [0, 1], "input" what the network is given after the normalisation. depth: also put
+        the whole score on the picture, the network cut there: "input", the name of a layer, a
+        stride in pixels, "default", "all" (one of each stride), or a list of them; see
+        `Explanation.whole`.
 
         A tuple of tensors (B, …) is for a network with that many inputs, see `JointExplanation`;
         reference is then a number or one for each input.
@@ -203,22 +206,18 @@ class Explainer:
         return depths_of(self.network(example).program)
 
     def attribute(
-        self,
-        batch: Batch,
-        target: Any = "top1",
-        reference: Tensor | float | None = None,
-        depth: Any = None,
+        self, batch: Batch, target: Any = "top1", reference: Reference = None, depth: Any = None
     ) -> Attribution:
         """The numbers of `explain` for images that are read already; called inside `untouched`."""
         if batch.batched and is_per_image(target):
             one_for_each(target, len(batch.tensor))
+        R = reference_in_space(self._space, reference, batch.tensor)
         network = self._network_for(batch.tensor)
         cuts = [] if depth is None else chosen(network.program, depth)
         parts = [
             self._explain_chunk(network.program, chunk, target, batch.batched, cuts)
             for chunk in chunks(batch.tensor, self.rows(network.program))
         ]
-        R = self._space.reference(reference, batch.tensor)
         origin = Origin(
             space=self._space.name,
             labels=self.labels,

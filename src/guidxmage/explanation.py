@@ -161,7 +161,7 @@ class Explanation(Attribution):
 
     def _title(self) -> str:
         source = f" ({self.weights_source})" if self.weights_source else ""
-        return f"{self.model_name}{source}"
+        return f"{self.model_name}{source}, reference: {self.reference_name}"
 
     def _repr_html_(self) -> str:
         from guidxmage.view import panel_html

@@ -25,7 +25,7 @@ from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
-from guidxmage.inputs.input_space import Images, as_numbers
+from guidxmage.inputs.input_space import Images, as_numbers, unexpanded
 from guidxmage.reports.short_repr import short_repr
 
 if TYPE_CHECKING:
@@ -101,30 +101,31 @@ def integrated_gradients(
     """
     if pieces < 1:
         raise InputError(f"a line has at least one piece; {pieces} were asked for")
-    at_image = explainer.explain(image, target)
+    # Only Δ and the bound on rounding are of use, which black leaves as they are for any baseline.
+    at_image = explainer.explain(image, target, reference=0.0)
     if at_image.batched:
         raise InputError("integrated gradients are taken of one image at a time")
     with untouched(explainer.model):
         X = at_image.input[None]
         R = _baseline(baseline, X)
         network = explainer.network(X)
-        lines = network.lines(R, X - R)
+        lines = network.lines(R.contiguous(), X - R)
         way = _sampled if sampled else _walked
         cotangent = at_image.symbolic_model.cotangent
         found = way(network.program, lines, cotangent, pieces)
         found = replace(found, mean=explainer.to_space(found.mean[0]))
-    return _assembled(at_image, (X - R)[0], found, exact=not sampled)
+    return _assembled(at_image, R, found, exact=not sampled)
 
 
 def _baseline(baseline: Tensor | float | None, X: Tensor) -> Tensor:
     R = as_numbers(0.0 if baseline is None else baseline, X)
     try:
-        R = R.expand(X.shape).contiguous()
+        R = R.expand(X.shape)
     except RuntimeError as error:
         raise InputError(
             f"a baseline of shape {tuple(R.shape)} does not fit an image {tuple(X.shape[1:])}"
         ) from error
-    if not bool(torch.isfinite(R).all()):
+    if not bool(torch.isfinite(unexpanded(R)).all()):
         raise InputError("the baseline holds NaN or Inf")
     return R
 
@@ -241,9 +242,10 @@ class _Sampler:
 
 
 def _assembled(
-    at_image: Explanation, way: Tensor, found: _Way, *, exact: bool
+    at_image: Explanation, R: Tensor, found: _Way, *, exact: bool
 ) -> IntegratedGradients:
-    """Mean Δ (K, …) as an explanation whose bias is the score at the baseline."""
+    """Mean Δ (K, …) as an explanation whose bias is the score at the baseline R (1, …)."""
+    way = at_image.input - R[0]
     weights, first = found.mean, found.scores[0].to(found.mean.device)
     if not at_image.several:
         weights, first = weights[0], first[0]
@@ -262,6 +264,7 @@ def _assembled(
         contributions=contributions,
         bias=bias,
         bias_by_layer={"score at the baseline": bias},
+        reference=unexpanded(R)[0] if bool(unexpanded(R).any()) else None,
         residual=residual,
         residual_bound=bound,
         exactness=stated,

@@ -46,9 +46,10 @@ from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.provenance import fingerprint
 from guidxmage.provenance.versions import __version__
 
-SCHEMA = "guid-xmage/explanation/2"
-# The first one kept no reference, and said less of its pictures and objects.
-READABLE = (SCHEMA, "guid-xmage/explanation/1")
+SCHEMA = "guid-xmage/explanation/3"
+# The first one kept no reference, and said less of its pictures and objects; the second did not
+# name the reference, which was black unless given.
+READABLE = (SCHEMA, "guid-xmage/explanation/2", "guid-xmage/explanation/1")
 ARRAYS = "arrays.npz"
 # Of the arrays that the command line adds.
 OBJECTS = "objects"
@@ -76,6 +77,7 @@ def manifest_of(explanation: Attribution) -> dict[str, Any]:
         },
         "photo_sizes": [list(size) for size in explanation.photo_sizes],
         "space": explanation.space,
+        "reference": explanation.reference_name,
         "preprocessing": described.to_dict() if described else None,
         "input_shape": list(explanation.input.shape[explanation.batched :]),
         "batched": explanation.batched,

@@ -19,6 +19,7 @@ from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.inputs.input_space import Batch, unexpanded
 from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.inputs.reference import PREPROCESSING, REFERENCE, is_zero
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Chunk:
         pulled = run.pulled
         sites, shares = pulled.sites, pulled.shares
         if shift is not None:
-            sites, shares = ("preprocessing", *sites), torch.cat([shift[..., None], shares], -1)
+            sites, shares = (PREPROCESSING, *sites), torch.cat([shift[..., None], shares], -1)
         rounding = (pulled.variance, pulled.worst)
         return cls(run.recording, run.targets, weights, sites, shares, *rounding, run.placed)
 
@@ -59,7 +60,7 @@ class Origin:
 def assembled(
     parts: Sequence[Chunk], batch: Batch, R: Tensor | None, network: Network, origin: Origin
 ) -> Attribution:
-    """The explanation of a batch, from its chunks in order; R has the batch's shape."""
+    """The explanation of a batch, from its chunks in order; R has the batch's shape, None is 0."""
     X = batch.tensor
     logits = joined([part.recording.logits for part in parts])
     trail = Trail.concatenate([part.recording.trail for part in parts])
@@ -67,18 +68,18 @@ def assembled(
     weights = joined([part.weights for part in parts])
     rounding = [joined([getattr(p, name) for p in parts]) for name in ("variance", "worst")]
     contributions = weights * (X if R is None else X - R)[:, None]
-    entries = joined([part.shares for part in parts])
-    bias = model_bias = entries.sum(-1)
-    if R is not None:
-        moved = _moved(weights, R)
-        bias, entries = bias + moved, torch.cat([entries, moved[..., None]], -1)
+    kept_R = None if R is None else unexpanded(R)
+    model_bias = joined([part.shares for part in parts]).sum(-1)
+    shifted = origin.space != "input"
+    zero = _from_zero(kept_R, len(X), origin)
+    sites, entries = _bias_entries(parts, weights, R, zero, shifted=shifted)
+    bias = entries.sum(-1)
     score = (cotangent * logits).sum(-1).t()
     residual = score.double() - contributions.flatten(2).sum(2, dtype=torch.float64) - bias
     bound = _rounding_bound((rounding[0], rounding[1]), residual, score, contributions, entries)
     _refuse_nonfinite(residual, bound, weights, entries)
     several = parts[0].targets.several
     smooth = bool(trail.gates)
-    sites = parts[0].sites if R is None else (*parts[0].sites, "reference")
 
     def shaped(tensor: Tensor) -> Tensor:
         return drop_axes(tensor, batch.batched, several)
@@ -111,7 +112,7 @@ def assembled(
         pictures=batch.pictures,
         photo_sizes=batch.photo_sizes,
         **vars(origin),
-        reference=None if R is None else unexpanded(R if batch.batched else R[0]),
+        reference=kept_R if kept_R is None or batch.batched else kept_R[0],
         placements=_placements(parts, score, contributions, batch.batched),
     )
 
@@ -130,9 +131,39 @@ def _placements(
     )
 
 
+def _from_zero(R: Tensor | None, images: int, origin: Origin) -> list[bool]:
+    """Of each image, whether its row of R, or the only one, is the network's zero."""
+    rows = [None] if R is None else R
+    found = [is_zero(row, origin.space, origin.preprocessing) for row in rows]
+    return found * images if len(found) == 1 else found
+
+
+def _bias_entries(
+    parts: Sequence[Chunk], weights: Tensor, R: Tensor | None, zero: list[bool], *, shifted: bool
+) -> tuple[tuple[str, ...], Tensor]:
+    """Call sites of the bias and their shares, (B, K, sites).
+
+    From the network's zero, what the normalisation and the reference add cancels: both are left
+    out, or 0 where only some images are counted from it. shifted: whether the first site is the
+    normalisation.
+    """
+    sites, entries = parts[0].sites, joined([part.shares for part in parts])
+    if all(zero):
+        return (sites[1:], entries[..., 1:]) if shifted else (sites, entries)
+    if R is None:
+        return sites, entries
+    moved = _moved(weights, R)
+    if any(zero):
+        moved[zero] = 0
+        if shifted:
+            entries = entries.clone()
+            entries[zero, :, 0] = 0
+    return (*sites, REFERENCE), torch.cat([entries, moved], -1)
+
+
 def _moved(weights: Tensor, R: Tensor) -> Tensor:
-    """⟨Δ, R⟩, what a reference moves from the pixels to the bias, (B, K) float64."""
-    return (weights.double() * R.double()[:, None]).flatten(2).sum(2)
+    """⟨Δ, R⟩, what a reference moves from the pixels to the bias, (B, K, 1) float64."""
+    return (weights.double() * R.double()[:, None]).flatten(2).sum(2, keepdim=True)
 
 
 def _rounding_bound(

@@ -19,6 +19,7 @@ from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.inputs.input_space import displayable
 from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.inputs.reference import reference_name
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -173,6 +174,12 @@ class Attribution:
     # --- reading -----------------------------------------------------------------------------
 
     @property
+    def reference_name(self) -> str:
+        """R in words: "network's zero", "black", "0.5", "an image", "one for each image"."""
+        R, space, known = self.reference, self.space, self.preprocessing
+        return reference_name(R, space, known, batched=self.batched)
+
+    @property
     def target_name(self) -> str | list[Any]:
         """The name of what was explained, nested like `target`."""
         if self.batched or self.several:
@@ -252,7 +259,8 @@ class Attribution:
 
     def __repr__(self) -> str:
         kind = type(self).__name__
-        lines = [f"{kind} of {self.model_name}, {self.space} space, {in_words(self.exactness)}"]
+        what = f"{self.space} space, reference: {self.reference_name}"
+        lines = [f"{kind} of {self.model_name}, {what}, {in_words(self.exactness)}"]
         for part in self.split()[:10]:
             lines.append(f"  {part._line()}")
         if len(self.split()) > 10:

@@ -25,11 +25,22 @@ from guidxmage.inputs.multi_input import Shapes
 from guidxmage.inputs.photo_map import PhotoMap
 from guidxmage.inputs.photos import read_image
 from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.inputs.reference import (
+    BLACK,
+    PADDING,
+    PREPROCESSING,
+    REFERENCE,
+    Reference,
+    is_zero,
+    reference_of_input,
+    reference_of_photo,
+    zero_of,
+)
 
 Space = Literal["photo", "pixels", "input"]
 SPACES: tuple[str, ...] = get_args(Space)
-# Call sites of the bias that this module adds.
-ROUNDING, REFERENCE = "resize rounding", "reference"
+# Call site of the bias that this module adds.
+ROUNDING = "resize rounding"
 
 A = TypeVar("A", bound=Attribution)
 
@@ -56,17 +67,17 @@ class Door(Protocol):
 class SpaceChange:
     """From an explainer's own space to the one that is asked for.
 
-    image: what is read in its own space. reference: R of that space; None where the space changes,
+    image: what is read in its own space. reference: R of that space; black where the space changes,
     as R is one of the other. carry: what an attribution in its own space is in the other.
     """
 
     image: Images
-    reference: Tensor | float | None
+    reference: Reference
     carry: Callable[[Attribution], Attribution]
 
 
 def space_change(
-    space: str | None, own: InputSpace, image: Images, reference: Tensor | float | None
+    space: str | None, own: InputSpace, image: Images, reference: Reference
 ) -> SpaceChange:
     """How an image is explained in a space, None for the explainer's own. Raises InputError."""
     if space in (None, own.name):
@@ -79,16 +90,17 @@ def space_change(
             "known; this explainer's is not"
         )
     if space == "input":
-        return SpaceChange(image, None, lambda found: on_input(found, reference))
+        return SpaceChange(image, BLACK, lambda found: on_input(found, reference))
     if isinstance(image, Tensor) or (isinstance(image, Sequence) and not isinstance(image, str)):
         raise InputError("space='photo' explains a single photo: a path, a PIL image or an array")
     photo = read_image(image, own.preprocessing.mode)
-    return SpaceChange(photo, None, lambda found: on_photo(found, photo, reference))
+    return SpaceChange(photo, BLACK, lambda found: on_photo(found, photo, reference))
 
 
-def on_photo(explanation: A, photo: Image.Image, reference: Tensor | float | None = None) -> A:
+def on_photo(explanation: A, photo: Image.Image, reference: Reference = None) -> A:
     """An explanation of one photo, in pixels, as one of the photo at its own size.
 
+    reference: R in the photo's pixels, as for `Explainer.explain`; by default the network's zero.
     Raises InputError for another space, for a batch, and for a photo or reference that does not
     fit.
     """
@@ -103,9 +115,10 @@ def on_photo(explanation: A, photo: Image.Image, reference: Tensor | float | Non
     )
 
 
-def on_input(explanation: A, reference: Tensor | float | None = None) -> A:
-    """An explanation in pixels as one of the network's own normalised input, where grey is 0.
+def on_input(explanation: A, reference: Reference = None) -> A:
+    """An explanation in pixels as one of the network's own normalised input.
 
+    reference: R in that space, as for `Explainer.explain`; by default 0, the network's zero.
     Raises InputError for another space and for a reference that does not fit.
     """
     preprocessing = explanation.preprocessing
@@ -113,33 +126,58 @@ def on_input(explanation: A, reference: Tensor | float | None = None) -> A:
         raise InputError("this explanation is not in pixels; only those can be carried over")
     X = preprocessing.from_pixels(explanation.input)
     std = torch.tensor(preprocessing.std, dtype=torch.float64, device=X.device)[:, None, None]
-    shift = explanation.bias_by_layer["preprocessing"]
-    by_layer = {k: v for k, v in explanation.bias_by_layer.items() if k != "preprocessing"}
+    shares = model_shares(explanation)
+    shift = shares.pop(PREPROCESSING)
     network = explanation.symbolic_model.network
     return _restated(
-        replace(explanation, bias_by_layer=by_layer, input=X, space="input"),
+        replace(explanation, bias_by_layer=shares, input=X, space="input"),
         explanation.weights.double() * std,
         explanation.symbolic_model.bias - shift,
         None if network is None else replace(network, to_input=lambda Z: Z),
-        reference,
+        reference_of_input(reference, X.double(), preprocessing),
     )
+
+
+def model_shares(explanation: Attribution) -> dict[str, Tensor]:
+    """The symbolic model's bias by call site.
+
+    What the normalisation adds is the rest: explanations from the network's zero leave it out.
+    """
+    by_layer, bias = explanation.bias_by_layer, explanation.symbolic_model.bias
+    if explanation.space == "input":
+        return {site: by_layer[site] for site in by_layer if site != REFERENCE}
+    others = (PREPROCESSING, REFERENCE, PADDING)
+    shares = {site: by_layer[site] for site in by_layer if site not in others}
+    return {PREPROCESSING: bias - sum(shares.values()), **shares}
 
 
 def _on_photo(
     explanation: A,
     there: PhotoMap,
     photo: Image.Image,
-    reference: Tensor | float | None,
+    reference: Reference,
 ) -> A:
-    seen = explanation.weights
+    seen, preprocessing = explanation.weights, explanation.preprocessing
+    assert preprocessing is not None
     rounding = (seen.double() * there.remainder.to(seen.device)).flatten(-3).sum(-1)
+    shares = {ROUNDING: rounding, **model_shares(explanation)}
+    X = there.photo.to(seen)
+    R = reference_of_photo(reference, X.double(), preprocessing)
+    if is_zero(R, "photo", preprocessing):
+        del shares[PREPROCESSING]
+        if bool(there.padding.any()):  # it is black, not the network's zero
+            mean = torch.tensor(preprocessing.mean, dtype=torch.float64)[:, None, None]
+            added = (mean * there.padding).to(seen.device)
+            shares[PADDING] = -(seen.double() * added).flatten(-3).sum(-1)
     network = explanation.symbolic_model.network
-    placed = tuple(placed_on_photo(one, seen, there) for one in explanation.placements)
+    placed = tuple(
+        placed_on_photo(one, seen, there, preprocessing) for one in explanation.placements
+    )
     return _restated(
         replace(
             explanation,
-            bias_by_layer={ROUNDING: rounding, **explanation.bias_by_layer},
-            input=there.photo.to(seen),
+            bias_by_layer=shares,
+            input=X,
             pictures=(photo,),
             space="photo",
             placements=placed,
@@ -147,31 +185,27 @@ def _on_photo(
         there.adjoint(seen),
         explanation.symbolic_model.bias + rounding,
         None if network is None else through_photo(network, there, seen.dtype),
-        reference,
+        R,
     )
 
 
 def _restated(
-    explanation: A,
-    weights: Tensor,
-    model_bias: Tensor,
-    network: Network | None,
-    reference: Tensor | float | None,
+    explanation: A, weights: Tensor, model_bias: Tensor, network: Network | None, R: Tensor | None
 ) -> A:
     """With Δ (float64) and bias of the space that its input and its bias by layer are already in.
 
-    The explanation has no reference so far.
+    R: float64 and of the input's shape, None where it is 0.
     """
-    X, dtype = explanation.input, explanation.weights.dtype
+    X, dtype = explanation.input.double(), explanation.weights.dtype
+    by_layer = dict(explanation.bias_by_layer)
+    counted = X if R is None else X - R
     per_target = explanation.batched and explanation.several
-    X = X[:, None] if per_target else X
-    R = _reference(reference, X)
-    exact = weights * (X.double() - R)
+    exact = weights * (counted[:, None] if per_target else counted)
     printed = exact.to(dtype)
-    bias, by_layer = model_bias, explanation.bias_by_layer
-    if reference is not None:
-        by_layer = {**by_layer, REFERENCE: (weights * R).flatten(-3).sum(-1)}
-        bias = bias + by_layer[REFERENCE]
+    kept_R = None if R is None else unexpanded(R)
+    if R is not None and not is_zero(kept_R, explanation.space, explanation.preprocessing):
+        by_layer[REFERENCE] = (weights * (R[:, None] if per_target else R)).flatten(-3).sum(-1)
+    bias = sum(by_layer.values(), torch.zeros_like(model_bias))
     total = printed.flatten(-3).sum(-1, dtype=torch.float64)
     residual = explanation.score.double() - total - bias
     bound = explanation.residual_bound + _rounding(exact, dtype)
@@ -185,7 +219,7 @@ def _restated(
         residual=residual,
         residual_bound=bound,
         exactness=exactness_of(smooth=smooth, residual=residual, bound=bound),
-        reference=None if reference is None else unexpanded(R[:, 0] if per_target else R),
+        reference=kept_R,
         placements=tuple(one.beside(printed.sum(-3)) for one in explanation.placements),
         symbolic_model=replace(
             explanation.symbolic_model,
@@ -197,12 +231,19 @@ def _restated(
     )
 
 
-def placed_on_photo(one: Placement, weights: Tensor, there: PhotoMap) -> Placement:
-    """The whole map of what the network sees as one of the photo; weights (…, C, H, W) there."""
+def placed_on_photo(
+    one: Placement, weights: Tensor, there: PhotoMap, preprocessing: Preprocessing
+) -> Placement:
+    """The whole map of what the network sees as one of the photo; weights (…, C, H, W) there.
+
+    The pixels' own part is counted from the network's zero.
+    """
     whole = one.whole
     if one.depth.site == INPUT:  # the pixels' own part, by the exact adjoint of the resizing
-        photo = there.photo.to(weights.device)
-        resized = (there.rows @ there.photo @ there.columns.t()).to(weights.device)
+        zero = zero_of("photo", preprocessing)
+        photo = there.photo if zero is None else there.photo - zero
+        resized = (there.rows @ photo @ there.columns.t()).to(weights.device)
+        photo = photo.to(weights.device)
         seen = (weights.double() * resized).sum(-3)
         whole = (there.adjoint(weights) * photo).sum(-3) + there.shares(whole - seen)
     else:
@@ -281,19 +322,6 @@ def _check_trail(explanation: Attribution, network: Network) -> None:
             "the explanation's trail is not one of this explainer's network; load it with the "
             "explainer that made it"
         ) from error
-
-
-def _reference(reference: Tensor | float | None, X: Tensor) -> Tensor:
-    R = torch.as_tensor(0.0 if reference is None else reference).to(X.device, torch.float64)
-    try:
-        R = R.expand(X.shape)
-    except RuntimeError as error:
-        raise InputError(
-            f"the reference of shape {tuple(R.shape)} does not fit images of {tuple(X.shape[-3:])}"
-        ) from error
-    if not torch.isfinite(R).all():
-        raise InputError("the reference holds NaN or Inf")
-    return R
 
 
 def _rounding(contributions: Tensor, dtype: torch.dtype) -> Tensor:

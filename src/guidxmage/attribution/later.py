@@ -77,4 +77,4 @@ def _on_photo(
     pulled = pull_targets(program, found.trail, cotangents, rows=_ROWS)
     weights, _ = carried_to_pixels(pulled.weights, preprocessing)
     seen = drop_axes(weights, found.batched, found.several)
-    return [placed_on_photo(one, seen, there) for one in made]
+    return [placed_on_photo(one, seen, there, preprocessing) for one in made]

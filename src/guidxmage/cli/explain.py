@@ -98,9 +98,12 @@ def explain(  # noqa: PLR0917
         ),
     ] = "auto",
     reference: Annotated[
-        float | None,
-        typer.Option(help="Reference value of every pixel (0 black … 1 white); default 0."),
-    ] = None,
+        str,
+        typer.Option(
+            help="What contributions are counted from: zero (the image that the normalisation "
+            "maps to 0), black, a value of every pixel (0 black … 1 white), or an image."
+        ),
+    ] = "zero",
     space: Annotated[
         Space | None,
         typer.Option(
@@ -161,7 +164,7 @@ def explain(  # noqa: PLR0917
     job = Job(
         target=target_of(target, rather_than),
         objects=objects if objects in ("auto", "none") else Path(objects),
-        reference=reference,
+        reference=_reference(reference),
         space=None if space is None else space.value,
         scale=None,
         style=cast("Any", style.value),
@@ -207,6 +210,16 @@ def _check_method(
         raise InputError("--certify and --radius are about one region; leave --method out")
 
 
+def _reference(text: str) -> str | float | Path | None:
+    """The reference that is meant; None for the default."""
+    if text in ("zero", "black"):
+        return None if text == "zero" else text
+    try:
+        return float(text)
+    except ValueError:
+        return Path(text)
+
+
 def _with_scale(job: Job, scale: float) -> Job:
     from dataclasses import replace
 
@@ -228,7 +241,8 @@ def _print_outcome(outcome: Outcome) -> None:
             f"  {result['name']}: score {result['score']:.4f} = Σ pixels "
             f"{result['contribution_sum']:+.4f} + bias {result['bias']:+.4f}   "
             f"(residual {result['residual']:.1e}, bound {result['residual_bound']:.1e}; "
-            f"{in_words(manifest['exactness'])}{_convention(manifest)})"
+            f"{in_words(manifest['exactness'])}{_convention(manifest)}; "
+            f"reference: {manifest['reference']})"
         )
         for row in manifest.get("objects", [{}] * (number + 1))[number].get("rows", []):
             typer.echo(f"    {row['name']:<24} {row['sum']:+10.4f}   {row['pixels']:>8} pixels")

@@ -245,7 +245,8 @@ class _Work:
         settings = self.plan.settings
         image, mask = read(self.exact.explainer, view)
         target = self._target(view, image)
-        explanation = self.exact.explainer.explain(image, target)
+        # From black, as the map: completeness compares the map's sum with this bias.
+        explanation = self.exact.explainer.explain(image, target, reference=0.0)
         seed = zlib.crc32(f"{settings.seed}/{view.photo.name}/{view.number}".encode())
         case = Case(self.exact, self.fast, self.untrained, image, target, explanation, mask, seed)
         common = {

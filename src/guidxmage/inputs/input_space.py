@@ -192,27 +192,6 @@ class InputSpace:
             return weights, None
         return carried_to_pixels(weights, self.preprocessing)
 
-    def reference(self, reference: Tensor | float | None, X: Tensor) -> Tensor | None:
-        """The reference image R for images X, of X's shape."""
-        if reference is None:
-            return None
-        try:
-            R = as_numbers(reference, X)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"a reference is a number or a tensor, not {type(reference).__name__}"
-            ) from error
-        try:
-            R = R.expand(X.shape)
-        except RuntimeError as error:
-            raise InputError(
-                f"the reference of shape {tuple(R.shape)} does not fit images of "
-                f"{tuple(X.shape[1:])}"
-            ) from error
-        if not torch.isfinite(R).all():
-            raise InputError("the reference holds NaN or Inf")
-        return R
-
 
 def carried_to_pixels(weights: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
     """Δ for pixels in [0, 1] from Δ for the normalised input (B, K, C, H, W), by the chain rule.

@@ -99,7 +99,9 @@ def packed_reference(reference: Any, shapes: Shapes, like: Tensor) -> Tensor | N
         raise InputError(f"{len(given)} references were given for {len(shapes)} inputs")
     fitted = []
     for one, shape in zip(given, shapes, strict=True):
-        R = as_numbers(0.0 if one is None else one, like)
+        if isinstance(one, str) and one != "zero":
+            raise InputError(f"the reference of several inputs is no {one!r}; give numbers")
+        R = as_numbers(0.0 if one is None or isinstance(one, str) else one, like)
         try:
             fitted.append(R.expand(len(like), *shape))
         except RuntimeError as error:

@@ -34,8 +34,8 @@ class PhotoMap:
     def of(cls, preprocessing: Preprocessing, photo: Image.Image, dtype: torch.dtype) -> PhotoMap:
         """The map of one photo, read in the preprocessing's mode."""
         rows, columns = preprocessing.resize_matrices(photo.size[::-1])
-        seen = _planes(preprocessing.crop_image(photo))
-        return cls(rows, columns, _planes(photo).to(dtype).double(), seen)
+        seen = planes_of(preprocessing.crop_image(photo))
+        return cls(rows, columns, planes_of(photo).to(dtype).double(), seen)
 
     def __call__(self, Z: Tensor) -> Tensor:
         """What the network sees of images (…, C, h, w), float64 (…, C, H, W); of P bit for bit."""
@@ -65,6 +65,12 @@ class PhotoMap:
         """(C, H, W): what rounding and clipping to grey levels added to the resized photo."""
         return self.seen - self.rows @ self.photo @ self.columns.t()
 
+    @property
+    def padding(self) -> Tensor:
+        """(H, W): 1 where the network sees the black around a photo that is smaller, else 0."""
+        inside = [(side != 0).any(1).double() for side in (self.rows, self.columns)]
+        return 1 - inside[0][:, None] * inside[1]
+
 
 def _shares(matrix: Tensor) -> Tensor:
     """Rows of a resizing matrix that sum to 1; one beyond the edge is that of the edge."""
@@ -80,7 +86,7 @@ def _step(matrix: Tensor) -> float:
     return float(inner.max()) if len(inner) and float(inner.max()) > 0 else 1.0
 
 
-def _planes(image: Image.Image) -> Tensor:
+def planes_of(image: Image.Image) -> Tensor:
     """Pixels in [0, 1], float64 (C, H, W)."""
     pixels: Any = np.asarray(image, dtype=np.float64) / 255
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)

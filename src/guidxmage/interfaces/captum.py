@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -78,6 +79,8 @@ class ExactContributions:
         Raises InputError for anything else, UnsupportedOperatorError as `Explainer` does.
         """
         constants = _as_tuple(additional_forward_args)
+        if isinstance(baselines, np.ndarray):  # numbers here, while `explain` takes it for a photo
+            baselines = torch.from_numpy(baselines)
         with untouched(self.model):
             dtype, device = dtype_and_device(self.model)
             tensors = checked_inputs(_as_tuple(inputs), torch.empty(0, dtype=dtype, device=device))

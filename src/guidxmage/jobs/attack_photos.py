@@ -171,6 +171,8 @@ def _write_images(
     sides = [_side(explainer, result, X) for X in (result.original[0], adversarial)]
     summary = manifest["result"]
     title = f"{summary['from_name']} → {summary['to_name']}"
+    if result.evidence == "region":  # contributions are drawn, too
+        title += ", reference: network's zero"
     figure = attack_figure(sides[0], sides[1], title, _lines(summary))
     save_figure(figure, folder / FIGURE)
     return files
@@ -196,7 +198,8 @@ def _side(explainer: Explainer, result: AttackResult, X: Tensor) -> Side:
     values, difference = None, float(logits[new] - logits[old])
     if result.evidence == "region":
         # An image that was misclassified already has one class only.
-        explanation = explainer.explain(X, ("contrast", new, old) if new != old else new)
+        asked = ("contrast", new, old) if new != old else new
+        explanation = explainer.explain(X, asked, reference="zero")
         values = explanation.pixel_contributions().cpu().numpy()
     image = X.permute(1, 2, 0).cpu().numpy()
     return Side(image, _name(explainer, best), float(logits[best]), values, difference)

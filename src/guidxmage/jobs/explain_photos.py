@@ -34,7 +34,8 @@ PROFILE = "profile.png"
 class Job:
     """How every photo is explained.
 
-    objects: "auto", "none", or masks as `read_regions` takes; space: as `Explainer.explain` has it.
+    objects: "auto", "none", or masks as `read_regions` takes; reference, space: as
+    `Explainer.explain` has them.
     certify, radius: also write certificates and how far the region reaches. method: what is
     attributed, with the baseline and pieces of a `line`. source: how the network was named, for
     `guid-xmage verify`.
@@ -80,7 +81,11 @@ def _dependence(explainer: Explainer, job: Job) -> Callable[[Path], dict[str, An
     """What the result of a photo depends on besides its place."""
     network = explainer.fingerprint()
     masks = isinstance(job.objects, Path)
-    options = fingerprint.of_values(replace(job, objects=None if masks else job.objects))
+    reference = "zero" if job.reference is None else job.reference
+    if isinstance(reference, Path):
+        reference = fingerprint.of_photo(reference)
+    own = replace(job, objects=None if masks else job.objects, reference=reference)
+    options = fingerprint.of_values(own)
     versions = fingerprint.makers(*(["scikit-image"] if job.objects == "auto" else []))
 
     def depends(photo: Path) -> dict[str, Any]:

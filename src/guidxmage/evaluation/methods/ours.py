@@ -8,6 +8,7 @@ from guidxmage.evaluation.subject import Subject
 
 
 def contributions(subject: Subject, image: Tensor, target: int, seed: int) -> Tensor:
-    """A, (C, H, W)."""
-    found: Tensor = subject.explainer.explain(image[0], target).contributions
+    """A from black, (C, H, W)."""
+    # The protocol attenuates pixels towards 0 of the explained space, so A is counted from there.
+    found: Tensor = subject.explainer.explain(image[0], target, reference=0.0).contributions
     return found

@@ -25,8 +25,10 @@ def picture_samples(
 ) -> Figure:
     """The images of a series, their samples at the largest strength, and the maps of both."""
     before, after = series.originals, series.samples[:, -1]
+    labels = torch.as_tensor(series.labels)
+    # From black, as the background's contributions that the samples were made by.
     maps = [
-        explainer.explain(images, torch.as_tensor(series.labels)).contributions.sum(1)
+        explainer.explain(images, labels, reference=0.0).contributions.sum(1)
         for images in (before, after)
     ]
     outside = ~series.masks

@@ -21,7 +21,7 @@ class Reliance:
 
     mixed_same: the object before a background of its own class; mixed_random: of a random class.
     share_ours, share_gradients: mean share of the background in Σ|A|, by our contributions and by
-    Captum's integrated gradients from black; NaN where there are no such data or no captum.
+    Captum's integrated gradients, both from black; NaN where there are no such data or no captum.
     """
 
     clean: float
@@ -61,7 +61,9 @@ def reliance(
     explained: LabelledBatch,
 ) -> Reliance:
     """Measure a model in eval mode; shares of |A| are those of the images `explained`."""
-    ours = Explainer(model).explain(explained.images, torch.as_tensor(explained.labels))
+    labels = torch.as_tensor(explained.labels)
+    # From black, as Captum's integrated gradients beside it.
+    ours = Explainer(model).explain(explained.images, labels, reference=0.0)
     return Reliance(
         clean=accuracy(model, test),
         mixed_same=nan if same is None else accuracy(model, same),

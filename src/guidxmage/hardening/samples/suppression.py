@@ -272,7 +272,8 @@ def contribution_masks(
     if not 0 < share < 1:
         raise InputError(f"share is {share}; give a value between 0 and 1")
     target = "top1" if labels is None else torch.as_tensor(labels)
-    A = explainer.explain(images, target).contributions.abs().sum(1, keepdim=True)
+    found = explainer.explain(images, target, reference=Scheme().reference)
+    A = found.contributions.abs().sum(1, keepdim=True)
     blurred = torch.nn.functional.avg_pool2d(A, 5, 1, 2)[:, 0]
     order = blurred.flatten(1).sort(1, descending=True)
     held = order.values.cumsum(1) / order.values.sum(1, keepdim=True).clamp_min(1e-30)

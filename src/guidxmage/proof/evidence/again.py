@@ -20,6 +20,7 @@ from guidxmage.errors import InputError
 from guidxmage.inputs.input_space import Batch, carried_to_pixels
 from guidxmage.inputs.photo_map import PhotoMap
 from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.inputs.reference import PREPROCESSING, zero_of
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,22 @@ def made_again(image: Attribution, network: Network, recording: Recording, trail
         image.preprocessing,
     )
     origin = Origin(space, image.labels, image.model_name, image.weights_source, described)
-    if space == "input":
-        found = assembled([part], _batch(image.input), _expanded(image), network, origin)
-        bounds = [found.residual_bound]
-        with suppress(InputError):  # not of pixels
-            pixels = _in_pixels(part, image, network, origin)
-            bounds.append(on_input(pixels, image.reference).residual_bound)
-        return Again(found, torch.stack(bounds).amin(0), torch.stack(bounds).amax(0))
     if space == "pixels":
         carried = _carried(part, described)
         found = assembled([carried], _batch(image.input), _expanded(image), network, origin)
+        return Again(found, found.residual_bound, found.residual_bound)
+    R = 0.0 if image.reference is None else image.reference
+    if space == "input":
+        found = assembled([part], _batch(image.input), _expanded(image), network, origin)
+        ways = [found]
+        with suppress(InputError):  # not of pixels
+            ways += [on_input(one, R) for one in _in_pixels(part, image, network, origin)]
     else:
-        found = on_photo(_in_pixels(part, image, network, origin), _photo(image), image.reference)
-    return Again(found, found.residual_bound, found.residual_bound)
+        photo = _photo(image)
+        ways = [on_photo(one, photo, R) for one in _in_pixels(part, image, network, origin)]
+        found = ways[0]
+    bounds = torch.stack([one.residual_bound for one in ways])
+    return Again(found, bounds.amin(0), bounds.amax(0))
 
 
 def _part(image: Attribution, network: Network, recording: Recording, trail: Trail) -> Chunk:
@@ -95,20 +99,28 @@ def _carried(part: Chunk, preprocessing: Preprocessing | None) -> Chunk:
     return replace(
         part,
         weights=weights,
-        sites=("preprocessing", *part.sites),
+        sites=(PREPROCESSING, *part.sites),
         shares=torch.cat([shift[..., None], part.shares], -1),
     )
 
 
-def _in_pixels(part: Chunk, image: Attribution, network: Network, origin: Origin) -> Attribution:
-    """The explanation in pixels that one in another space was carried over from."""
+def _in_pixels(
+    part: Chunk, image: Attribution, network: Network, origin: Origin
+) -> list[Attribution]:
+    """The explanations in pixels that one in another space may have been carried over from.
+
+    `explain` carries over what is counted from black, a user perhaps from the network's zero.
+    """
     carried, described = _carried(part, image.preprocessing), image.preprocessing
     assert described is not None
     if image.space == "input":
         pixels = described.to_pixels(image.input)
     else:
         pixels = PhotoMap.of(described, _photo(image), image.weights.dtype).seen.to(image.weights)
-    return assembled([carried], _batch(pixels), None, network, replace(origin, space="pixels"))
+    zero, own = zero_of("pixels", described), replace(origin, space="pixels")
+    assert zero is not None
+    references = (None, zero.to(pixels).expand(pixels.shape)[None])
+    return [assembled([carried], _batch(pixels), R, network, own) for R in references]
 
 
 def _photo(image: Attribution) -> Image:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from guidxmage.attribution.attribution import Attribution
 from guidxmage.attribution.targets import classes_of
+from guidxmage.inputs.reference import PADDING, PREPROCESSING, REFERENCE, is_zero
 from guidxmage.proof.evidence.again import Again
 from guidxmage.proof.evidence.placed import PlacedAgain, judged_placements
 from guidxmage.proof.evidence.statements import Judgement, Place, statement_of
@@ -80,6 +81,22 @@ class Evidence:
         """⟨Δ, R⟩, and how far rounding Δ moves it."""
         products = self.part.weights.double() * self.reference
         return float(products.sum()), self.unit * float(products.abs().sum())
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the share of the normalisation is left out, as that of the reference cancels it.
+
+        Both are there as 0 where other images of the batch had another reference.
+        """
+        part = self.part
+        zero = is_zero(part.reference, part.space, part.preprocessing)
+        return zero and part.space != "input"
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """What is stated of the bias that the symbolic model has itself, too."""
+        stated = self.part.bias_by_layer
+        return {site: float(stated[site]) for site in stated if site not in (REFERENCE, PADDING)}
 
     @property
     def unit(self) -> float:
@@ -174,15 +191,24 @@ def _contributions(e: Evidence) -> Verdict:
 
 def _bias(e: Evidence) -> Verdict:
     model, (moved, rounding) = float(e.part.symbolic_model.bias), e.moved
+    if e.left_out:
+        values = [float(value) for value in e.part.bias_by_layer.values()]
+        return _close(float(e.part.bias), sum(values), _SUMS * sum(map(abs, values)))
     return _close(float(e.part.bias), model + moved, rounding + _SUMS * (abs(model) + abs(moved)))
 
 
 def _bias_by_layer(e: Evidence) -> Verdict:
     given = {site: float(value) for site, value in e.part.bias_by_layer.items()}
     expected, allowed = dict(e.sites), dict(e.sites_allowed)
-    if e.part.reference is not None:
-        moved, rounding = e.moved
-        expected["reference"], allowed["reference"] = moved, rounding + _SUMS * abs(moved)
+    moved, rounding = e.moved
+    if e.left_out:  # what is left of both, where black surrounds a photo that is smaller
+        shift, off = expected.get(PREPROCESSING, 0.0), allowed.get(PREPROCESSING, 0.0)
+        for site in (PREPROCESSING, REFERENCE):
+            expected[site], allowed[site] = 0.0, 0.0
+        expected[PADDING] = shift + moved
+        allowed[PADDING] = off + rounding + _SUMS * (abs(shift) + abs(moved))
+    elif e.part.reference is not None:
+        expected[REFERENCE], allowed[REFERENCE] = moved, rounding + _SUMS * abs(moved)
     worst = ""
     for site in {*given, *expected}:
         value, exact = given.get(site, 0.0), expected.get(site, 0.0)
@@ -263,8 +289,8 @@ def _pictures(e: Evidence) -> Verdict:
 def _reference(e: Evidence) -> Verdict:
     R = e.part.reference
     if R is None:
-        return "reference" not in e.part.bias_by_layer, "0"
-    return bool(torch.isfinite(R).all()), "the contributions are counted from it"
+        return REFERENCE not in e.part.bias_by_layer, e.part.reference_name
+    return bool(torch.isfinite(R).all()), e.part.reference_name
 
 
 def _own_weights(e: Evidence) -> Verdict:
@@ -273,9 +299,12 @@ def _own_weights(e: Evidence) -> Verdict:
 
 
 def _own_bias(e: Evidence) -> Verdict:
-    shares = {k: float(v) for k, v in e.part.bias_by_layer.items() if k != "reference"}
-    size = sum(map(abs, shares.values()))
-    return _close(float(e.part.symbolic_model.bias), sum(shares.values()), _SUMS * size)
+    shares, off = e.shares, 0.0
+    if e.left_out:  # the model has it nevertheless
+        shares[PREPROCESSING] = e.sites.get(PREPROCESSING, 0.0)
+        off = e.sites_allowed.get(PREPROCESSING, 0.0)
+    total, size = sum(shares.values()), sum(map(abs, shares.values()))
+    return _close(float(e.part.symbolic_model.bias), total, off + _SUMS * size)
 
 
 def _own_trail(e: Evidence) -> Verdict:

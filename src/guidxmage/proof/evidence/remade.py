@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.attribution.attribution import Attribution
+from guidxmage.attribution.change_space import model_shares
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.symbolic import Network
 from guidxmage.engine.trail.trail import Trail
@@ -162,7 +163,7 @@ class RemadeTarget:
             )
         off = float((own.weights.double() - self.weights).abs().max())
         most = _NO_ROUNDING * float(self.weights.abs().max())
-        shares = {site: float(share) for site, share in own.bias_by_layer.items()}
+        shares = {site: float(share) for site, share in model_shares(own).items()}
         worst = max((abs(shares.get(s, 0.0) - v) for s, v in self.sites.items()), default=0.0)
         largest = max(map(abs, self.sites.values()), default=0.0)
         share = min(_SLACK * worst, _NO_ROUNDING * largest) + eps * largest

@@ -15,8 +15,7 @@ from guidxmage.attribution.change_space import ROUNDING
 from guidxmage.engine.symbolic import Network
 from guidxmage.inputs.photo_map import PhotoMap
 from guidxmage.inputs.preprocessing import Preprocessing
-
-PREPROCESSING = "preprocessing"
+from guidxmage.inputs.reference import PREPROCESSING
 
 
 @dataclass(frozen=True)
