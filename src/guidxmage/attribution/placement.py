@@ -84,6 +84,9 @@ class _Placed:
         self._map: Tensor | None = None  # of all constants behind the last cut
         self._unplaced: dict[str, Tensor] = {}
         self._found: dict[str, Tensor] = {}
+        self._reached: dict[str, int] = {}  # cuts, and how many calls had rounded by then
+        self._rounding: Rounding | None = None
+        self._like: Tensor | None = None
 
     def constants(self, call: Call, g: Tensor, constants: list[Constant]) -> None:
         """What a call adds at each position of its output."""
@@ -127,12 +130,11 @@ class _Placed:
             if without is not None:
                 key = f"activations of {one.cut.site}"
                 unplaced[key] = unplaced.get(key, 0) + without
-        variance, worst = rounding.total(like.new_empty(self._rows, 1))
+        self._reached[name] = len(rounding)
+        self._rounding, self._like = rounding, like
         self._found |= {
             f"{name}placed": placed,
             f"{name}whole": whole,
-            f"{name}variance": variance,
-            f"{name}worst": worst,
             **{f"{name}unplaced.{site}": share for site, share in unplaced.items()},
         }
 
@@ -141,8 +143,10 @@ class _Placed:
         if self._map is None:
             size = (self._rows, *self._picture)
             self._map = torch.zeros(size, dtype=torch.float64, device=like.device)
+        if self._sums:
+            self._map = self._map.clone()
         for layout, sums in self._sums.values():
-            self._map = self._map + layout.spread(sums)
+            self._map += layout.spread(sums)
         self._sums = {}
         return self._map
 
@@ -161,6 +165,11 @@ class _Placed:
 
     def found(self) -> dict[str, Tensor]:
         """For each cut, by its number: whole, placed, unplaced by site, and its rounding."""
+        if self._rounding is not None and self._like is not None:
+            counts, like = list(self._reached.values()), self._like.new_empty(self._rows, 1)
+            totals = self._rounding.totals(like, counts)
+            for name, (variance, worst) in zip(self._reached, totals, strict=True):
+                self._found |= {f"{name}variance": variance, f"{name}worst": worst}
         return self._found
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor
 
 from guidxmage.engine.rules.places import Places
-
-_LETTERS = "abcdefghijklmnop"
 
 
 @dataclass(frozen=True)
@@ -80,21 +79,77 @@ class Layout:
 
     def spread(self, sums: Tensor) -> Tensor:
         """Sums (R, *axes) over the picture, (R, *picture), float64."""
-        equation, factors = self._recipe
-        return torch.einsum(equation, sums.double(), *factors)
+        cells, lines = self._cells
+        found = sums.double()
+        if cells is not None:
+            found = found.new_zeros(len(sums), prod(cells.grid)).index_add(
+                1, cells.index, found.flatten(1)
+            )
+            found = found.unflatten(1, cells.grid)
+        for d, one in enumerate(lines):
+            found = one.along(found, 1 + d)
+        return found
 
     @cached_property
-    def _recipe(self) -> tuple[str, list[Tensor]]:
-        """An einsum: for each direction of the picture the shares of its lines in every cell."""
-        letters = _LETTERS[: len(self.axes)]
-        inputs, factors = ["r" + letters], []
-        for d, (edges, size) in enumerate(zip(self.edges, self.picture, strict=True)):
-            used = [n for n in range(len(self.axes)) if edges.shape[1 + n] > 1]
-            shape = [edges.shape[1 + n] for n in used]
-            inputs.append("".join(letters[n] for n in used) + "xyzuvw"[d])
-            factors.append(_shares(edges.reshape(2, -1), size).reshape(*shape, size))
-        output = "r" + "xyzuvw"[: len(self.picture)]
-        return ",".join(inputs) + "->" + output, factors
+    def _cells(self) -> tuple[Cells | None, list[Lines]]:
+        """How the positions are sorted into cells, where they are not, and the lines of these."""
+        each = [tuple(n > 1 for n in one.shape[1:]) for one in self.edges]
+        order = [used.index(True) for used in each if sum(used) == 1]
+        if order == list(range(len(self.axes))) and len(order) == len(self.edges):
+            own = [one.reshape(2, -1) for one in self.edges]
+            return None, [Lines.of(one, size) for one, size in zip(own, self.picture, strict=True)]
+        sizes = torch.broadcast_shapes(*(one.shape[1:] for one in self.edges))
+        index = torch.zeros(prod(sizes), dtype=torch.int64, device=self.edges[0].device)
+        lines, grid = [], []
+        for edges, size in zip(self.edges, self.picture, strict=True):
+            flat = edges.nan_to_num(nan=0.0).expand(2, *sizes).reshape(2, -1)
+            known, which = flat.unique(dim=1, return_inverse=True)
+            index = index * known.shape[1] + which
+            grid.append(known.shape[1])
+            lines.append(Lines.of(known, size))
+        return Cells(index, tuple(grid)), lines
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Which cell of a grid each position lies in, by its number."""
+
+    index: Tensor
+    grid: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines of cells in one direction of the picture: how many pixels wide, if all alike.
+
+    shares (cells, pixels): how much of each cell lies in each pixel.
+    """
+
+    shares: Tensor
+    wide: int
+
+    @classmethod
+    def of(cls, edges: Tensor, size: int) -> Lines:
+        """Of intervals (2, n) on a picture with so many pixels."""
+        shares = _shares(edges, size)
+        count = edges.shape[1]
+        wide = size // count if size % count == 0 else 0
+        if wide:
+            even = torch.eye(count, dtype=torch.float64, device=edges.device) / wide
+            wide = wide if torch.equal(shares, even.repeat_interleave(wide, 1)) else 0
+        return cls(shares, wide)
+
+    def along(self, values: Tensor, dim: int) -> Tensor:
+        """Values with cells along a dimension, over pixels."""
+        if self.wide == 1:
+            return values
+        if self.wide:
+            size = list(values.shape)
+            apart = (values / self.wide).unsqueeze(dim + 1)
+            whole = apart.expand(*size[: dim + 1], self.wide, *size[dim + 1 :])
+            return whole.flatten(dim, dim + 1)
+        spread: Tensor = torch.tensordot(values, self.shares, ([dim], [0])).movedim(-1, dim)
+        return spread
 
 
 def _shares(edges: Tensor, size: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,10 +152,24 @@ class Rounding:
         self._inputs.append(given)
         self._noise.append(noise)
 
+    def __len__(self) -> int:
+        """How many calls were added so far."""
+        return len(self._noise)
+
     def total(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The variance if likely, and the sum at worst; (R,) float64, in units of the roundoff."""
+        variance, worst = self._parts(like)
+        return variance.sum(0), worst.sum(0)
+
+    def totals(self, like: Tensor, counts: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """`total` of so many calls only, those that were added first."""
+        variance, worst = self._parts(like)
+        return [(variance[:count].sum(0), worst[:count].sum(0)) for count in counts]
+
+    def _parts(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """What each call adds, (calls, R)."""
         if not self._noise:
-            nothing = like.new_zeros(len(like), dtype=torch.float64)
+            nothing = like.new_zeros(0, len(like), dtype=torch.float64)
             return nothing, nothing
         terms, values, spread, gain, sums = self._noise_beside(like).t()[:, :, None]
         outputs = sums * torch.stack(self._outputs).double() + spread
@@ -163,7 +178,7 @@ class Rounding:
         repeats = cotangents.shape[1] // outputs.shape[1]
         likely = cotangents * (outputs + (1 - sums) * products).repeat(1, repeats)
         worst = cotangents * (outputs + products).repeat(1, repeats)
-        return (terms / values * likely.square()).sum(0), (terms.sqrt() * worst).sum(0)
+        return terms / values * likely.square(), terms.sqrt() * worst
 
     def _noise_beside(self, like: Tensor) -> Tensor:
         """The noise where the cotangents lie; a copy to a GPU would wait in every run."""
