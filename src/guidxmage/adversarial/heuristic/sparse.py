@@ -144,7 +144,7 @@ def search_pixels(account: Account, problem: Problem, seed: int) -> None:
             next(parts)
             for place in range(places):
                 found = slim.tried[min(place, len(slim.tried) - 1)]
-                one.start(found.Z, len(one.found) - 1 - place)
+                one.start(found.Z, max(0, len(one.found) - 1 - place))
         one.sort()
 
     one.rank(3)
