@@ -111,11 +111,11 @@ class Slim:
         self.dense.rescue(60)
         self.recall()
         yield
-        self.dense.ways.rank(1)
-        for _ in range(2):
+        self.dense.ways.rank(2)
+        for _ in range(3):
             self.through(4, 6)
-        self.thin(12, 1)
-        self.thin(20)
+        self.thin(9, 1)
+        self.thin(13)
         self.descend(9)
         yield
         self.dense.ways.rank(4)
