@@ -16,6 +16,8 @@ from guidxmage.adversarial.heuristic.search import PUSH_START, Schedule, pushed,
 
 # Threshold of the proximal steps, in units of the perturbation's typical entry.
 _THRESHOLD = Schedule(0, 2.0, 0.1)
+# The share of the models before in the one that is stepped with.
+_BEFORE = 0.4
 
 
 def thin_out(account: Account, problem: Problem, found: Found, steps: int) -> Found:
@@ -23,12 +25,15 @@ def thin_out(account: Account, problem: Problem, found: Found, steps: int) -> Fo
 
     The closest point for l1 of one region puts everything into a few entries, where large networks
     have long left the region. Proximal steps (Parikh & Boyd 2014) go there little by little: each
-    shrinks all entries by a threshold and makes up for it where the region's model gains most.
+    shrinks all entries by a threshold and makes up for it where the region's model gains most. The
+    model is averaged with those before, as long as they are of the same class: the entries of one
+    alone are of use in its own region only, which a step leaves.
     """
     Z, thresholds = found.Z, replace(_THRESHOLD, steps=steps)
     found = Found(Z, torch.where(torch.isfinite(found.size), problem.size(Z), torch.inf))
     rival = torch.full_like(problem.goal.classes, -1)
     push = torch.full_like(found.size, PUSH_START)
+    w, need, through = torch.zeros_like(Z), torch.zeros_like(found.size), rival
     for number in range(steps):
         local = account.local(Z, problem.goal, rival)
         beyond = problem.goal.margin(local.logits) > 0
@@ -36,12 +41,16 @@ def thin_out(account: Account, problem: Problem, found: Found, steps: int) -> Fo
         account.offer(problem, found)
         push = pushed(push, beyond)
         delta = Z - problem.X
-        need = dot(local.normal, delta) - local.value
+        before, through = through, problem.goal.rival(local.logits)
+        kept = torch.where(through == before, _BEFORE, 0.0).to(Z)
+        w = local.normal + spread(kept, Z) * (w - local.normal)
+        need_here = dot(local.normal, delta) - local.value
+        need = need_here + kept * (need - need_here)
         typical = dot(delta, delta) / norms(delta, "l1").clamp_min(1e-30)
         moved = nearby_l1(
             problem.X,
             delta,
-            (problem.free(local.normal), need + push * need.abs()),
+            (problem.free(w), need + push * need.abs()),
             typical * thresholds.fraction(number),
             (problem.low, problem.high),
         )

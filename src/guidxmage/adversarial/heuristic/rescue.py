@@ -13,12 +13,10 @@ from guidxmage.adversarial.heuristic.problem import Problem, spread
 _FORCES = tuple(1.5**n for n in range(1, 26))
 _POINTS, _HALVINGS = 48, 12
 # Climbs for a class, one after the other; shares of the way to the corner that a model wants.
-_EACH, _CLASSES = 3, 5
+_EACH, _CLASSES = 2, 5
 _CLIMB = (1.0, 0.5, 0.25, 0.1, 0.04)
 # So many random entries are moved one at a time in each climb, and how often.
 _ENTRIES, _PASSES = 48, 3
-# The share of entries that is drawn anew around the best point.
-_STIRRED = 0.3
 
 
 def ask_for_more(account: Account, part: Problem, normal: Tensor, need: Tensor) -> Found:
@@ -134,9 +132,10 @@ def _entry_by_entry(
 
 
 def _stirred(part: Problem, Z: Tensor, generator: Generator) -> Tensor:
-    """A point with some of its entries drawn anew."""
+    """A point with some of its entries drawn anew, more often few of them than many."""
     drawn = part.low + (part.high - part.low) * _uniform(Z, generator)
-    return part.on_free(torch.where(_uniform(Z, generator) < _STIRRED, drawn, Z), part.X)
+    share = spread(_uniform(Z[:, 0, 0, 0], generator).square(), Z)
+    return part.on_free(torch.where(_uniform(Z, generator) < share, drawn, Z), part.X)
 
 
 def _random_points(

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from guidxmage.adversarial.heuristic.best_points import Found
+from guidxmage.adversarial.heuristic.exchange import SINGLE, Exchange, ends_of, one_by_one
 from guidxmage.adversarial.heuristic.exit_classes import Ways
 from guidxmage.adversarial.heuristic.gradient_budget import Account
 from guidxmage.adversarial.heuristic.l1 import Slim
 from guidxmage.adversarial.heuristic.problem import Problem
 from guidxmage.adversarial.heuristic.quantise import take_back
 
-# Classes that are followed at once, and pixels that are tried one by one at most.
-_SLOTS, _SINGLE = 3, 64
+# Classes that are followed at once.
+_SLOTS = 3
 
 
 class Sparse:
@@ -24,7 +25,7 @@ class Sparse:
     A region model says how much every pixel gains when it goes to the end of the box (for "erase":
     to 0, which is exactly −A). The pixels that gain most are changed, as few as the network itself
     needs, and those that turn out not to be needed are put back; then the model of the region this
-    leads to, averaged with those before, ranks the pixels anew.
+    leads to, averaged with those before, ranks the pixels anew. Later pixels are exchanged.
     """
 
     def __init__(self, account: Account, problem: Problem, generator: torch.Generator) -> None:
@@ -32,6 +33,7 @@ class Sparse:
         self.ways = Ways(account, problem)
         self.normals: list[Tensor] = []
         self.found: list[Found] = []
+        self.exchanges: dict[int, Exchange] = {}
 
     def rank(self, more: int) -> None:
         """Choose among so many further classes by the pixels that the network needs for each."""
@@ -55,20 +57,31 @@ class Sparse:
         chosen = [order[:, slot] for slot in range(min(_SLOTS, len(self.found)))]
         self.normals = [ranks[rows, one] for one in chosen]
         self.found = [Found(points[rows, one], sizes[rows, one]) for one in chosen]
+        self.exchanges = {}
 
     def put_back(self, slot: int, rounds: int = 2) -> None:
         """Put pixels of a slot's best back that are not needed."""
         slot = min(slot, len(self.found) - 1)
         self.found[slot] = self._less(self.found[slot], rounds)
 
-    def round(self, slot: int, *, partly: bool = False) -> None:
-        """Rank the pixels anew at a slot's best, or where a random part of it is put back."""
+    def round(self, slot: int) -> None:
+        """Rank the pixels anew at a slot's best."""
         slot = min(slot, len(self.found) - 1)
         best = self.found[slot]
-        at = self._partly_back(best) if partly else best.Z
-        normal = self.account.local(at, self.problem.goal).normal
+        normal = self.account.local(best.Z, self.problem.goal).normal
         self.normals[slot] = (self.normals[slot] + normal) / 2
         self.found[slot] = best.better(self._less(self._prefix(self.normals[slot]), 2))
+
+    def exchange(self, slot: int, steps: int) -> None:
+        """Look for fewer pixels near a slot's best."""
+        if slot >= len(self.found):
+            slot = 0
+        for _ in range(steps):
+            best = self.found[slot]
+            known = self.exchanges.get(slot)
+            known = known.resumed(best, self._partly_back(best)) if known else Exchange.start(best)
+            found = known.step(self.account, self.problem, best)
+            self.found[slot], self.exchanges[slot] = found
 
     def start(self, Z: Tensor, slot: int) -> Found:
         """Begin a slot anew with the ranking of the regions of other points, where it is better."""
@@ -92,9 +105,7 @@ class Sparse:
         """The shortest prefix of the ranking by gain that reaches the goal."""
         problem, account = self.problem, self.account
         w = problem.free(normal)
-        ends = torch.where(w > 0, problem.high, torch.where(w < 0, problem.low, problem.X))
-        if problem.norm == "erase":
-            ends = problem.on_free(torch.zeros_like(problem.X), problem.X)
+        ends = ends_of(problem, w)
         gain = (w * (ends - problem.X)).sum(1).flatten(1)
         rank = gain.argsort(1, descending=True).argsort(1)
         count = _shortest_prefix(account, problem, ends, rank, (gain > 0).sum(1))
@@ -107,11 +118,11 @@ class Sparse:
         account.offer(problem, found)
         found = take_back(account, problem, found, problem.X, rounds)
         account.offer(problem, found)
-        near = found.size <= (account.best.size + 1).clamp(max=_SINGLE)
+        near = found.size <= (account.best.size + 1).clamp(max=SINGLE)
         rows = near.nonzero()[:, 0]
         if not len(rows):
             return found
-        fewer = _one_by_one(account, problem.rows(rows), Found(found.Z[rows], found.size[rows]))
+        fewer = one_by_one(account, problem.rows(rows), Found(found.Z[rows], found.size[rows]))
         account.offer(problem.rows(rows), fewer)
         return Found(
             found.Z.index_copy(0, rows, fewer.Z), found.size.index_copy(0, rows, fewer.size)
@@ -128,11 +139,13 @@ def search_pixels(account: Account, problem: Problem, seed: int) -> None:
     slim = Slim(account, problem, seed)
     parts = slim.parts()
 
-    def from_l1() -> None:
+    def from_l1(places: int = 1) -> None:
         if problem.norm == "l0":
             next(parts)
-            one.start(slim.found.Z, len(one.found) - 1)
-            one.sort()
+            for place in range(places):
+                found = slim.tried[min(place, len(slim.tried) - 1)]
+                one.start(found.Z, max(0, len(one.found) - 1 - place))
+        one.sort()
 
     one.rank(3)
     one.put_back(0)
@@ -143,19 +156,20 @@ def search_pixels(account: Account, problem: Problem, seed: int) -> None:
     one.round(0)
     slim.dense.rescue(12)
     from_l1()
-    one.round(0, partly=True)
-    one.rank(4)
-    from_l1()
-    for slot in (0, 1, 0, 2, 0, 1, 0):
-        one.round(slot, partly=True)
-        one.sort()
+    one.exchange(0, 5)
+    from_l1(2)
+    for slot, steps in enumerate((10, 8, 8)):
+        one.exchange(slot, steps)
+    one.sort()
+    one.exchange(0, 4)
     slim.dense.rescue(60)
     one.rank(2)
     while True:
-        from_l1()
-        for slot in (0, 1, 0, 2) * 3:
-            one.round(slot, partly=True)
+        from_l1(3)
+        for slot, steps in enumerate((20, 15, 15)):
+            one.exchange(slot, steps)
         one.sort()
+        one.exchange(0, 10)
 
 
 def search_l1(account: Account, problem: Problem, seed: int) -> None:
@@ -173,27 +187,6 @@ def search_l1(account: Account, problem: Problem, seed: int) -> None:
 
     for _ in slim.parts(sparser):
         pass
-
-
-def _one_by_one(account: Account, part: Problem, found: Found) -> Found:
-    """Put single pixels back as long as the goal stays reached, the surest first.
-
-    A pixel that could not be put back once is not tried again: fewer pixels leave less room.
-    """
-    open_ = (found.Z != part.X).any(1)
-    while bool(open_.any()):
-        rows, *place = open_.nonzero().unbind(1)
-        many, Z = part.rows(rows), found.Z[rows].clone()
-        number = torch.arange(len(rows), device=rows.device)
-        Z[number, :, place[0], place[1]] = part.X[rows, :, place[0], place[1]]
-        margin = many.goal.margin(account.logits(Z))
-        best = torch.full_like(found.size, -torch.inf).scatter_reduce(0, rows, margin, "amax")
-        kept = number[(margin > 0) & (margin == best[rows])]
-        where, nothing = rows[kept], torch.full_like(found.size, torch.inf)
-        fewer = nothing.index_copy(0, where, many.rows(kept).size(Z[kept]))
-        found = found.better(Found(found.Z.index_copy(0, where, Z[kept]), fewer))
-        open_ = open_.index_put((rows, *place), margin > 0) & (found.Z != part.X).any(1)
-    return found
 
 
 def _shortest_prefix(
