@@ -266,6 +266,24 @@ def test_the_page_of_kinds_shows_what_comes_of_them() -> None:
     assert kinds.outcomes(kinds.page()) == kinds.outcomes(page)
 
 
+def test_the_page_on_depths_shows_what_was_measured() -> None:
+    """The sums of every network at every depth, and the figures of the evaluation."""
+    bench = script("benchmarks/depths.py")
+    page = (ROOT / "docs/depths.md").read_text(encoding="utf-8")
+    rows = results("depths-cpu.jsonl")
+    assert bench.table(rows) in page
+    assert all(row["within"] for row in rows)
+    assert len(rows) == len(bench.NETWORKS)
+    for name, row in ((row["network"], row) for row in rows):
+        pooled = not name.startswith(("alexnet", "vgg"))
+        assert not pooled or row["unplaced"] <= 0.02, name
+    report = (ROOT / "benchmarks/results/whole/REPORT.md").read_text(encoding="utf-8")
+    table = page.split("<!-- evaluation -->")[1].split("<!-- end -->")[0]
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    assert len(lines) > 20
+    assert "0.287" in report
+
+
 def test_tables_are_written_and_read(tmp_path: Path) -> None:
     table = script("benchmarks/result_table.py")
     rows = [{"method": "ours", "seconds": [0.1, 1e-9], "failure": None}, {"method": "χ"}]
@@ -343,6 +361,7 @@ def test_table1_is_the_one_that_was_measured(page: str) -> None:
     "page",
     [
         "python.md",
+        "depths.md",
         "formats.md",
         "attacks.md",
         "certified.md",

@@ -192,7 +192,7 @@ def _layouts(program: Program) -> dict[int, Layout | None]:
     return made
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Placement:
     """The whole score on the picture, the network cut at one depth.
 
@@ -216,6 +216,9 @@ class Placement:
     residual_bound: Tensor
     sigma: float
     leading: int = 0
+
+    def __repr__(self) -> str:
+        return f"Placement at {self.depth}"
 
     def smoothed(self, sigma: float | None = None) -> Tensor:
         """`whole` through a Gaussian with a reflecting border, which keeps its sum.
