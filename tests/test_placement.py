@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -560,7 +561,7 @@ def test_a_batch_norm_that_folding_moves_is_cut_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("depth", "words"),
     [
-        ("layer9", "no layer called 'layer9'"),
+        ("layer9", "a layer called 'layer9'"),
         ("layer44", "did you mean 'layer4'"),
         (5, "no cut of stride 5"),
         (-1, "no cut of stride -1"),
@@ -568,8 +569,11 @@ def test_a_batch_norm_that_folding_moves_is_cut_as_it_is() -> None:
         ([], "the list of depths is empty"),
         (True, "not understood"),
         ({"a": 1}, "not understood"),
+        (10**400, "no cut of stride inf"),
+        (np.array([1, 1]), "not understood"),
+        (torch.tensor([1.0, 2.0]), "not understood"),
         ("fc", "nothing lies on the picture any more"),
-        ("", "no layer called ''"),
+        ("", "a layer called ''"),
     ],
 )
 def test_a_depth_that_there_is_not(depth: Any, words: str) -> None:
@@ -737,3 +741,165 @@ def test_cuts_of_a_program_are_found_once() -> None:
     assert "depths" in kept
     assert not any(value is program for value in kept.values())
     assert isinstance(explainer.explain(torch.rand(3, 64, 64), depth=4).at(), Placement)
+
+
+# --- found by trials -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular", "replicate"])
+def test_a_layer_of_several_operators_is_cut_behind_the_last(mode: str) -> None:
+    """A convolution that pads in another mode is a pad and a convolution."""
+    first = nn.Conv2d(3, 4, 3, padding=1, padding_mode=mode)
+    model = made(11, first, nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
+    X = drawn(21, 1, 3, 8, 8)
+    a = model[:1](X).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(model[1:](a)[0, 1], a)
+    found = Explainer(model).explain(X[0], 1, depth="0")
+    one = found.at()
+    assert one.depth.grid == (8, 8)
+    own = (a * slope).sum(1)[0].detach()
+    assert torch.allclose(one.whole - one.placed_bias, own, rtol=0, atol=1e-13)
+    listed = Explainer(model).depths((3, 8, 8))
+    again = Explainer(model).explain(X[0], 1, depth=listed)
+    assert [one.depth for one in again.placements] == listed
+    check_sums(again)
+    assert again.certificate(primes=1)[0].holds
+
+
+def test_layers_may_be_called_as_depths_are() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.all = nn.Conv2d(3, 4, 3, 2, 1)
+            self.input = nn.Conv2d(4, 4, 3, 1, 1)
+            self.default = nn.Conv2d(4, 4, 1)
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.default(self.input(self.all(x))).mean((2, 3)))
+
+    explainer = Explainer(Named().double().eval())
+    X = drawn(22, 3, 8, 8)
+    listed = explainer.depths(X)
+    sites = ["input", "all (layer)", "input (layer)", "default (layer)"]
+    assert [one.site for one in listed] == sites
+    found = explainer.explain(X, 1, depth=listed)
+    assert [one.depth for one in found.placements] == listed
+    check_sums(found)
+    assert found.certificate(primes=1)[0].holds
+    named = explainer.explain(X, 1, depth="input (layer)")
+    assert torch.equal(named.whole, found.placements[2].whole)
+    assert found.at("input").depth.grid == (8, 8)
+
+
+def test_a_network_that_was_changed_is_noticed() -> None:
+    model = network("resnet18", torch.float64)
+    explainer = Explainer(model)
+    found = explainer.explain(drawn(23, 3, 64, 64), 1)
+    with torch.no_grad():
+        for parameter in explainer.model.parameters():
+            parameter.mul_(1.01)
+    with pytest.raises(InputError, match="not as it was"):
+        found.at("input")
+    explainer.model.float()
+    with pytest.raises(InputError, match="not as it was"):
+        found.at(16)
+
+
+def test_a_single_pixel_has_no_places() -> None:
+    model = made(12, nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))
+    explainer = Explainer(model)
+    found = explainer.explain(drawn(24, 3, 1, 1), 1)
+    for depth in ("input", "all", "default", 1, "0"):
+        with pytest.raises(InputError, match="a single pixel"):
+            explainer.explain(drawn(24, 3, 1, 1), 1, depth=depth)
+        if depth != "all":
+            with pytest.raises(InputError, match="a single pixel"):
+                found.at(depth)
+    table = found.objects(torch.ones(1, 1, dtype=torch.int64).numpy())
+    assert table.whole is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("depth", [["0", "input"], [], {1}, {"a": 1}, np.array([1.0, 2.0]), "all"])
+def test_at_gives_one_depth(depth: Any) -> None:
+    found = Explainer(network("resnet18")).explain(torch.rand(3, 64, 64))
+    with pytest.raises(InputError, match="one depth"):
+        found.at(depth)
+
+
+@pytest.mark.parametrize("stride", [np.int64(8), np.float32(8), torch.tensor(8), 8.0])
+def test_strides_of_other_libraries(stride: Any) -> None:
+    found = Explainer(network("resnet18")).explain(torch.rand(3, 64, 64), depth=stride)
+    assert found.at().depth.grid == (8, 8)
+
+
+@pytest.mark.parametrize("sigma", ["a", [1], (1, 1), torch.ones(2), None, True])
+def test_a_sigma_that_is_no_number(sigma: Any) -> None:
+    with pytest.raises(InputError, match="number of pixels"):
+        smoothed(torch.ones(3, 3), sigma)
+
+
+def test_a_very_wide_gaussian_gives_the_mean() -> None:
+    values = drawn(25, 5, 7)
+    found = smoothed(values, 1e9)
+    assert torch.allclose(found, values.mean().expand(5, 7), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [31, 32])
+def test_windows_that_tile_the_picture_lie_where_they_look(size: int) -> None:
+    """Three pools of 2: a unit sees eight pixels, whatever is left over at the end."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = F.max_pool2d(x, 2)
+        return m.add(x)[:, :, 0, 0]
+
+    found = constants_only(run, size, add=pointed(1))
+    expected = torch.zeros(size, size).double()
+    expected[:8, :8] = 1 / 64
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    {
+        "glu": lambda y: F.glu(y, 1),
+        "var": lambda y: y.var(1, keepdim=True),
+        "norm": lambda y: y.norm(dim=1, keepdim=True),
+        "logsumexp": lambda y: y.logsumexp(1),
+        "topk": lambda y: y.topk(2, 1).values,
+    }.items(),
+    ids=lambda kind: kind[0],
+)
+def test_operators_over_channels_keep_places(kind: tuple[str, Callable[[Tensor], Tensor]]) -> None:
+    model = module(
+        13, lambda m, x: kind[1](m.first(x)).flatten(1)[:, :16], first=nn.Conv2d(3, 4, 1)
+    )
+    explainer = Explainer(model)
+    found = explainer.explain(drawn(26, 3, 4, 4), 1, depth="input")
+    check_sums(found)
+    assert float(found.unplaced.abs()) <= 1e-12
+    assert explainer.depths((3, 4, 4))[-1].grid == (4, 4)
+
+
+def test_shuffled_pixels_are_cells_of_their_own() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        fine = F.pixel_shuffle(m.coarse(F.avg_pool2d(x, 4)), 2)
+        return m.add(fine)[:, 0, 1, 0][:, None]
+
+    coarse = nn.Conv2d(1, 4, 1, bias=False)
+    found = constants_only(run, 8, coarse=coarse, add=pointed(1))
+    expected = torch.zeros(8, 8).double()
+    expected[2:4, 0:2] = 1 / 4
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_named_targets_of_single_images_in_chunks() -> None:
+    X = drawn(27, 3, 3, 64, 64)
+    model = network("resnet18", torch.float64)
+    one, other = (
+        Explainer(model, batch_rows=rows).explain(X, ["top1", 1, 2], depth="default")
+        for rows in (2, 32)
+    )
+    assert torch.equal(one.target, other.target)
+    assert torch.allclose(one.whole, other.whole, rtol=0, atol=1e-12)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +46,8 @@ class Explanation(Attribution):
         if depth is None and self.placements:
             return self.placements[0]
         wanted = "input" if depth is None else depth
+        if not isinstance(wanted, Hashable) or isinstance(wanted, tuple) or wanted == "all":
+            raise InputError(f"at() gives one depth, not {wanted!r}; name one of them")
         if wanted not in self._later:
             try:
                 self._later[wanted] = super().at(wanted)
@@ -82,7 +87,11 @@ class Explanation(Attribution):
         from guidxmage.objects.table import WholeMap
 
         has_network = self.symbolic_model.network is not None
-        if self.contributions.ndim < 3 or not (self.placements or has_network):
+        picture = self.contributions.shape[1:]
+        if len(picture) < 2 or prod(picture) == 1 or not (self.placements or has_network):
+            return None
+        asked = self.placements or depth is not None or sigma is not None
+        if not asked and find_spec("scipy") is None:  # what the core can do without it
             return None
         placed = self.at("default" if depth is None and not self.placements else depth)
         drawn = placed.smoothed(sigma)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from guidxmage.attribution.spreading import Layout
 from guidxmage.engine.program.places import (
     INPUT,
+    SPOKEN_FOR,
     Cut,
     faithful,
     live_behind,
     places_of,
     plain_cuts,
+    site_name,
 )
 from guidxmage.engine.program.program import Program
 from guidxmage.errors import InputError
@@ -26,6 +32,8 @@ _STRIDE = 16
 _SMALLEST_STRIDE = 4
 # What a map is drawn with has as many cells along the shortest side, at most.
 _CELLS = 14
+# No stride is as large.
+_LARGEST = 1e9
 # Strides of maps that are not a whole part of the picture: 224 pixels in 13 cells.
 _CLOSE = 1.25
 # A block that widens its input so many times does so in its first few calls.
@@ -98,36 +106,46 @@ def chosen(program: Program, depth: Any) -> list[ProgramCut]:
     """The cuts that a user means: a depth, or a list of them. Raises InputError."""
     if len(program.input_shape) < 2:
         raise InputError("only images can be cut at a depth; this network's input has no positions")
+    if not _plain(program):
+        raise InputError("an image of a single pixel has no places on which a score could lie")
     wanted = list(depth) if isinstance(depth, list | tuple) else [depth]
     if not wanted:
         raise InputError("the list of depths is empty; name at least one")
     found: list[ProgramCut] = []
     for one in wanted:
-        cuts = every_stride(program) if one == "all" else [_one(program, one)]
+        cuts = (
+            every_stride(program) if isinstance(one, str) and one == "all" else [_one(program, one)]
+        )
         found += [cut for cut in cuts if cut.depth not in [known.depth for known in found]]
     return found
 
 
 def _one(program: Program, depth: Any) -> ProgramCut:
     if isinstance(depth, Depth):
-        depth = depth.site
-    if depth == "default":
-        return default_cut(program)
+        return _at_site(program, depth.site)
     if isinstance(depth, str):
-        return _named(program, depth)
-    if isinstance(depth, int | float) and not isinstance(depth, bool):
-        return _of_stride(program, float(depth))
+        return default_cut(program) if depth == "default" else _named(program, depth)
+    stride = _number(depth)
+    if stride is not None:
+        return _of_stride(program, stride)
     raise InputError(
         f"depth {depth!r} is not understood; give 'input', a layer's name, a stride such as 16, "
         "'default', 'all', or a list of them"
     )
 
 
+def _number(depth: Any) -> float | None:
+    """A stride, also one of NumPy's or a tensor's; None for what is no number."""
+    if isinstance(depth, Tensor | np.generic) and depth.ndim == 0:
+        depth = depth.item()
+    if not isinstance(depth, int | float) or isinstance(depth, bool):
+        return None
+    return math.inf if abs(depth) >= _LARGEST else float(depth)
+
+
 def default_cut(program: Program) -> ProgramCut:
     """The last cut of about stride 16; the input of networks for small pictures."""
     near = [one for one in every_stride(program) if one.depth.stride <= _STRIDE * _CLOSE]
-    if not near:
-        raise InputError("nothing of this network lies on the picture")
     return near[-1] if near[-1].depth.stride >= _SMALLEST_STRIDE else near[0]
 
 
@@ -174,20 +192,33 @@ def _of_stride(program: Program, stride: float) -> ProgramCut:
 
 def _named(program: Program, name: str) -> ProgramCut:
     """Behind the last call of a layer, or of the layers within it."""
-    if name == INPUT:
-        return _plain(program)[0]
-    listed = [one for one in _plain(program) if one.depth.site == name]
-    if listed:
-        return listed[-1]
+    if name == INPUT or "#" in name or name in SPOKEN_FOR.values():
+        return _at_site(program, name)
     own = [call for call in program.calls if _within(call.site, name)]
     if not own:
-        sites = [call.site for call in program.calls]
-        close = difflib.get_close_matches(name, _with_parents(sites), n=3)
-        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-        raise InputError(
-            f"the network has no layer called {name!r}; {hint}depths() lists where it can be cut"
-        )
+        raise _unknown(program, name)
     return _behind(program, own[-1].id)
+
+
+def _at_site(program: Program, site: str) -> ProgramCut:
+    """Behind the call of exactly that site."""
+    listed = [one for one in _plain(program) if one.depth.site == site]
+    if listed:
+        return listed[-1]
+    own = [call for call in program.calls if site_name(call.site) == site]
+    if not own:
+        raise _unknown(program, site)
+    return _behind(program, own[-1].id)
+
+
+def _unknown(program: Program, name: str) -> InputError:
+    sites = [call.site for call in program.calls]
+    close = difflib.get_close_matches(name, _with_parents(sites), n=3)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return InputError(
+        f"no operator of the network belongs to a layer called {name!r}; {hint}depths() lists "
+        "where it can be cut"
+    )
 
 
 def _within(site: str, name: str) -> bool:
@@ -207,7 +238,7 @@ def _behind(program: Program, id_: int) -> ProgramCut:
     live = live_behind(calls, own.result)[number]
     if own is program and not faithful(program).issuperset(live):
         return _behind(unfolded(program), id_)
-    site = next(call.site for call in program.calls if call.id == id_)
+    site = site_name(next(call.site for call in program.calls if call.id == id_))
     cut = Cut(site, id_, live)
     return ProgramCut(_depth(own, cut), cut, own)
 

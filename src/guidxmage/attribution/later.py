@@ -17,7 +17,7 @@ from guidxmage.engine.program.program import Program
 from guidxmage.engine.symbolic import drop_axes, pull_targets
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
-from guidxmage.inputs.input_space import carried_to_pixels
+from guidxmage.inputs.input_space import carried_to_pixels, dtype_and_device
 from guidxmage.inputs.photo_map import PhotoMap
 
 _ROWS = 8  # image-target pairs that are run at once
@@ -35,8 +35,20 @@ def placed_later(found: Attribution, depth: Any) -> tuple[Placement, ...]:
             "Explanation.load(path, explainer=…), or ask for the depth when explaining"
         )
     images = found.input if found.batched else found.input[None]
+    if network.model is not None and dtype_and_device(network.model)[0] != images.dtype:
+        raise _changed()
     with nullcontext() if network.model is None else untouched(network.model):
-        return placed_by(found, network.program, network.to_input(images), depth)
+        made = placed_by(found, network.program, network.to_input(images), depth)
+    if not all(bool((one.residual.abs() <= one.residual_bound).all()) for one in made):
+        raise _changed()
+    return made
+
+
+def _changed() -> InputError:
+    return InputError(
+        "the network is not as it was when this explanation was made: its maps no longer add up "
+        "to the score; explain the image again"
+    )
 
 
 def placed_by(

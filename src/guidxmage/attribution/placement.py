@@ -11,6 +11,7 @@ activation map. β are the bias terms of FullGrad (Srinivas & Fleuret, 2019) wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,10 @@ from guidxmage.engine.program.places import INPUT, places_of
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.symbolic import drop_axes, pull_targets
 from guidxmage.engine.trail.trail import Trail
-from guidxmage.errors import InputError
+from guidxmage.errors import InputError, MissingExtraError
+
+# Of a Gaussian, in sides of the picture: a wider one gives the mean.
+_EVEN = 4
 
 
 class Activations:
@@ -249,18 +253,26 @@ class Placement:
 
 
 def smoothed(values: Tensor, sigma: float, leading: int = 0) -> Tensor:
-    """A map (*leading axes, *picture) through a Gaussian that reflects at the border, float64."""
-    if not 0 <= sigma < float("inf"):
-        raise InputError(f"sigma is {sigma}; give a number of pixels, 0 or more")
+    """A map (*leading axes, *picture) through a Gaussian that reflects at the border, float64.
+
+    sigma: in pixels. Raises InputError for one that is no number of them, and MissingExtraError
+    without scipy.
+    """
+    real = isinstance(sigma, int | float) and not isinstance(sigma, bool)
+    if not real or not 0 <= sigma < math.inf:
+        raise InputError(f"sigma is {sigma!r}; give a number of pixels, 0 or more")
     if sigma == 0:
         return values.double()
     try:
         from scipy.ndimage import gaussian_filter
     except ImportError as error:
-        raise InputError("smoothing needs scipy: install guid-xmage[view]") from error
+        raise MissingExtraError("scipy", "view") from error
     axes = tuple(range(leading, values.ndim))
-    array: Any = values.double().cpu().numpy()
-    drawn = gaussian_filter(array, sigma, mode="reflect", axes=axes)
+    wide = [axis for axis in axes if sigma > _EVEN * values.shape[axis]]
+    found = values.double().mean(wide, keepdim=True).expand(values.shape) if wide else values
+    array: Any = found.double().cpu().numpy()
+    sigmas = [0 if axis in wide else sigma for axis in axes]
+    drawn = gaussian_filter(array, sigmas, mode="reflect", axes=axes)
     return torch.from_numpy(drawn).to(values.device)
 
 

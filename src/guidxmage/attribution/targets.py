@@ -111,8 +111,7 @@ def is_per_image(target: Any) -> bool:
     """Whether a target of a batch is a list with an entry for every image."""
     if isinstance(target, Tensor | np.ndarray):
         return bool(target.ndim == (2 if torch.as_tensor(target).is_floating_point() else 1))
-    listed = isinstance(target, list | tuple) and len(target) > 0
-    return listed and not isinstance(target[0], str)
+    return isinstance(_normalised(target), list)
 
 
 def one_for_each(target: Any, images: int) -> None:

@@ -174,6 +174,8 @@ class InputSpace:
                 raise InputError("the size of the network's images is not known; give an image")
             return (len(known.mean), *size)
         if isinstance(image, tuple | list) and all(type(n) is int for n in image):
+            if not image or min(image) < 1:
+                raise InputError(f"an image of shape {tuple(image)} is none; give (C, H, W)")
             return tuple(n for n in image if isinstance(n, int))
         return self.read(image).tensor[:1]  # type: ignore[arg-type]
 

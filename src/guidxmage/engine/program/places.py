@@ -27,6 +27,13 @@ class Cut:
 
 
 INPUT = "input"
+# Words that mean a depth, and what layers of these names are called.
+SPOKEN_FOR = {word: f"{word} (layer)" for word in (INPUT, "default", "all")}
+
+
+def site_name(site: str) -> str:
+    """A call site as cuts are named."""
+    return SPOKEN_FOR.get(site, site)
 
 
 def places_of(program: Program) -> dict[int, Places]:
@@ -93,5 +100,5 @@ def plain_cuts(program: Program) -> list[Cut]:
     found = [Cut(INPUT, 0, (0,))] if places[0].somewhere else []
     for call, live in zip(calls, live_behind(calls, program.result), strict=True):
         if live == (call.id,) and call.id in known and places[call.id].somewhere:
-            found.append(Cut(sites[call.id], call.id, live))
+            found.append(Cut(site_name(sites[call.id]), call.id, live))
     return found

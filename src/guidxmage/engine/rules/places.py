@@ -19,6 +19,8 @@ from guidxmage.engine.calls.call import Frame, leaves
 from guidxmage.engine.rules.table import rule_of
 
 _HALF = 0.5
+# Of each side of the picture.
+_EVERYWHERE = 0.75
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,13 @@ class Places:
     shape: of the value. edges: for each direction of the picture the first and the last edge of
     every number's cell, in pixels: (2, *dims), dims of size 1 where it is the same along them, and
     NaN for what has no place; empty where nothing has one. extent (2, directions): the part of the
-    picture that the value covers.
+    picture that the value covers. picture: its size.
     """
 
     shape: tuple[int, ...]
     edges: tuple[Tensor, ...] = ()
     extent: Tensor | None = None
+    picture: tuple[int, ...] = ()
 
     @classmethod
     def of_picture(cls, shape: tuple[int, ...], like: Tensor) -> Places:
@@ -45,7 +48,7 @@ class Places:
             line[2 + d] = count
             found.append(torch.stack([first, first + 1]).reshape(2, *line))
         extent = like.new_tensor([[0.0] * len(size), [float(n) for n in size]])
-        return cls(shape, tuple(found), extent)
+        return cls(shape, tuple(found), extent, tuple(size))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -72,10 +75,23 @@ class Places:
 
     def given_to(self, shape: Sequence[int], edges: Sequence[Tensor]) -> Places:
         """The places of another value, its edges as narrow as they can be."""
-        narrow = tuple(_narrowed(one) for one in edges)
+        narrow = tuple(_narrowed(one) for one in self._without_everywhere(edges))
         if not narrow or any(bool(one.isnan().all()) for one in narrow):
             return Places(tuple(shape))
-        return Places(tuple(shape), narrow, self.extent)
+        return Places(tuple(shape), narrow, self.extent, self.picture)
+
+    def _without_everywhere(self, edges: Sequence[Tensor]) -> Sequence[Tensor]:
+        """NaN for cells that cover nearly all of the picture, which is no place."""
+        wide = [
+            (one[1] - one[0]) / size > _EVERYWHERE
+            for one, size in zip(edges, self.picture, strict=True)
+        ]
+        if not wide or not all(bool(one.any()) for one in wide):
+            return edges
+        every = wide[0]
+        for one in wide[1:]:
+            every = every & one
+        return [torch.where(every, torch.nan, one) for one in edges] if every.any() else edges
 
     def unsqueezed(self, count: int) -> list[Tensor]:
         """The edges with so many dimensions more, in front."""
@@ -105,7 +121,22 @@ def as_input(frame: Frame, *args: Any, **_: Any) -> Places:
         if one.edges and prod(one.sizes) > most and _broadcasts(one.shape, frame.shape):
             missing = len(frame.shape) - len(one.shape)
             found = one.given_to(frame.shape, one.unsqueezed(missing))
-    return found
+    return found if found.edges else _without_features(frame, args)
+
+
+def _without_features(frame: Frame, args: Sequence[Any]) -> Places:
+    """Those of an input from which the output differs only along dimensions without places."""
+    for one in places_in(args):
+        kept = [dim for dim, size in enumerate(one.sizes) if size > 1]
+        same_rank = len(one.shape) == len(frame.shape)
+        if same_rank and kept and all(one.shape[d] == frame.shape[d] for d in kept):
+            return one.given_to(frame.shape, one.edges)
+        for gone in range(1, len(one.shape)):  # a dimension that was summed and left out
+            left = [n for dim, n in enumerate(one.shape) if dim != gone]
+            if tuple(left) == frame.shape and kept and one.sizes[gone] == 1:
+                edges = [edge.squeeze(1 + gone) for edge in one.edges]
+                return one.given_to(frame.shape, edges)
+    return Places(frame.shape)
 
 
 def _broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -178,21 +209,24 @@ class Window:
     """How the windows of one dimension lie.
 
     first: the input position, not always whole, that output 0 is centred at; stride: how far, in
-    inputs, the next output is.
+    inputs, the next output is. slack: how far, in inputs, a cell may be moved and yet lie within
+    its window, or the window within the cell.
     """
 
     first: float
     stride: float
+    slack: float
 
     @classmethod
     def of(cls, size: int, step: int, before: int) -> Window:
         """Windows `size` long, a step apart, after `before` positions of padding."""
-        return cls((size - 1) / 2 - before, step)
+        even = (step - 1) / 2 if before else 0.0  # what padding on both sides is off by
+        return cls((size - 1) / 2 - before, step, max(abs(size - step) / 2, even))
 
     @classmethod
     def transposed(cls, size: int, step: int, before: int) -> Window:
         """Those of the convolution that a transposed one reverses."""
-        return cls((before - (size - 1) / 2) / step, 1 / step)
+        return cls((before - (size - 1) / 2) / step, 1 / step, abs(size - step) / 2 / step)
 
 
 def through_windows(x: Places, shape: Sequence[int], windows: Sequence[Window]) -> Places:
@@ -206,9 +240,10 @@ def through_windows(x: Places, shape: Sequence[int], windows: Sequence[Window]) 
         for number, window in enumerate(windows):
             dim = 1 + first + number
             if edges.shape[dim] > 1:  # else one cell, or the same for all
+                wide = float((edges[1] - edges[0]).nan_to_num(nan=0.0).max())
                 edges = _along(edges, dim, shape[first + number], window)
                 if window.stride != 1:
-                    edges = edges - _off_centre(edges, x.extent[:, d])
+                    edges = edges - _off_centre(edges, x.extent[:, d], wide * window.slack)
         found.append(edges)
     return x.given_to(shape, found)
 
@@ -225,16 +260,17 @@ def _along(edges: Tensor, dim: int, count: int, window: Window) -> Tensor:
     return torch.stack([centre - half, centre + half]).movedim(1, dim)
 
 
-def _off_centre(edges: Tensor, extent: Tensor) -> Tensor:
-    """How far cells lie off the middle of what they cover, where that is less than a cell.
+def _off_centre(edges: Tensor, extent: Tensor, most: float) -> Tensor:
+    """How far cells lie off the middle of what they cover, where that is no more than a cell.
 
     Strided windows are padded on one side rather than the other; that is no reason to draw a map
-    half a cell off.
+    half a cell off. most: how far they may be moved.
     """
     low, high = _hull(edges)
     wide = (edges[1] - edges[0]).nan_to_num(nan=0.0).max()
     uneven = (low - extent[0]) - (extent[1] - high)
-    return torch.where(uneven.abs() <= wide, uneven / 2, torch.zeros_like(uneven))
+    shift = (uneven / 2).clamp(-most, most)
+    return torch.where(uneven.abs() <= wide, shift, torch.zeros_like(shift))
 
 
 def pooled(

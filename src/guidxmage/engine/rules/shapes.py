@@ -13,7 +13,7 @@ from torch import Tensor
 from guidxmage.engine.calls.call import Call, Frame, Hole, is_active, leaves
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import spreading
-from guidxmage.engine.rules.places import moved
+from guidxmage.engine.rules.places import moved, resized
 from guidxmage.engine.rules.table import Rule, Traits, linear, register, transpose_of
 
 aten = torch.ops.aten
@@ -150,7 +150,12 @@ for _names, _rows in {
     "aten.channel_shuffle.default": rows.with_dimensions(3),
 }.items():
     _moves = "index_select" not in _names and "repeat" not in _names
-    _rule = linear(_selection, growth=same_size if _moves else None, rows=_rows, places=moved)
+    _rule = linear(
+        _selection,
+        growth=same_size if _moves else None,
+        rows=_rows,
+        places=resized if "pixel" in _names else moved,
+    )
     register(_names, _rule, traits=SELECTING)
 
 

@@ -42,10 +42,10 @@ class PlacedAgain:
         """Of a single image: each program with its trail, the first with its input."""
         program, X, along = own
         wide, trail = exact
-        sites = [one.depth.site for one in image.placements]
+        depths = [one.depth for one in image.placements]
         return cls(
-            placed_by(image, program, X, sites, along),
-            placed_by(image, wide, X.double(), sites, trail),
+            placed_by(image, program, X, depths, along),
+            placed_by(image, wide, X.double(), depths, trail),
         )
 
     def of_target(self, part: Attribution, number: int) -> PlacedAgain:
