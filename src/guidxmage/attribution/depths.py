@@ -86,7 +86,12 @@ def _depth(program: Program, cut: Cut) -> Depth:
         )
     stride = (prod(picture) / prod(grid)) ** (1 / len(picture))
     sigma = max(stride, min(n for n in picture if n > 1 or max(picture) == 1) / _CELLS)
-    return Depth(cut.site, grid, round(stride, 4), round(sigma, 4))
+    return Depth(_site(program, cut), grid, round(stride, 4), round(sigma, 4))
+
+
+def _site(program: Program, cut: Cut) -> str:
+    """What the user's own program calls the value: where layers are folded, the last of them."""
+    return next((call.site for call in program.calls if call.id == cut.after), cut.site)
 
 
 def _grid(program: Program, id_: int) -> tuple[int, ...] | None:
