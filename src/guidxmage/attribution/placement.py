@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +28,7 @@ from guidxmage.engine.program.program import Program
 from guidxmage.engine.symbolic import drop_axes, pull_targets
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
+from guidxmage.view.reflecting import reflecting
 
 
 class Activations:
@@ -254,13 +254,9 @@ def smoothed(values: Tensor, sigma: float, leading: int = 0) -> Tensor:
         raise InputError(f"sigma is {sigma}; give a number of pixels, 0 or more")
     if sigma == 0:
         return values.double()
-    try:
-        from scipy.ndimage import gaussian_filter
-    except ImportError as error:
-        raise InputError("smoothing needs scipy: install guid-xmage[view]") from error
-    axes = tuple(range(leading, values.ndim))
-    array: Any = values.double().cpu().numpy()
-    drawn = gaussian_filter(array, sigma, mode="reflect", axes=axes)
+    axes = range(leading, values.ndim)
+    array = values.double().cpu().numpy()
+    drawn = reflecting(array, [sigma] * len(axes), axes)
     return torch.from_numpy(drawn).to(values.device)
 
 
