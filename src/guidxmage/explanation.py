@@ -144,9 +144,10 @@ class Explanation(Attribution):
         from guidxmage.view import figure
 
         panels = (self._with_depths() if later else self).panels(regions, note)
-        named = " — ".join(filter(None, (photo, self._title())))
+        placed = bool(panels[0].depths)
+        named = " — ".join(filter(None, (photo, self._network() if placed else self._title())))
         today = str(datetime.date.today()) if date is None else date
-        about = "  ·  ".join(filter(None, (self._about(), today))) if panels[0].depths else ""
+        about = "  ·  ".join(filter(None, (self._about(), today))) if placed else ""
         scales = {"scale": scale, "whole_scale": whole_scale}
         return figure(panels, title=named, about=about, style=style, **scales)
 
@@ -238,22 +239,26 @@ class Explanation(Attribution):
             return None  # each by itself, as of a sigmoid
         return float((logits if shares else logits.softmax(-1))[int(self.target)])
 
-    def _title(self) -> str:
+    def _network(self) -> str:
         source = f" ({self.weights_source})" if self.weights_source else ""
-        return f"{self.model_name}{source}, reference: {self.reference_name}"
+        return f"{self.model_name}{source}"
+
+    def _title(self) -> str:
+        return f"{self._network()}, reference: {self.reference_name}"
 
     def _about(self) -> str:
         """What was explained, for a figure's heading."""
         height, width = self.input.shape[-2:]
         words = {"pixels": "pixels as the network sees them", "photo": "the photo's own pixels"}
-        return f"space: {words.get(self.space, 'the network’s input')}, {width}×{height}"
+        space = f"space: {words.get(self.space, 'the network’s input')}, {width}×{height}"
+        return f"{space}  ·  reference: {self.reference_name}"
 
     def _repr_html_(self) -> str:
         from guidxmage.view import panel_html
 
         shown = [part._with_depths() for part in self.split()[:4]]
         panels = [panel for part in shown for panel in part.panels()]
-        return panel_html(panels, self._title(), self._about())
+        return panel_html(panels, self._network(), self._about())
 
     def certificate(self, *, primes: int = 3, seed: int | None = None) -> list[Certificate]:
         """Evidence that this is exact, one `Certificate` for each image and target.

@@ -127,7 +127,8 @@ def explain(  # noqa: PLR0917
         typer.Option(
             help="Where the network is cut for the whole map: a stride, a layer (layer:3 where its "
             "name is a number), input, default, all, or none; several, or a comma-separated list, "
-            "with the one to be shown large first. `guid-xmage models --depths NETWORK` lists them. By default default,all."
+            "with the one to be shown large first. `guid-xmage models --depths NETWORK` lists "
+            "them. By default default,all."
         ),
     ] = None,
     map_: Annotated[
