@@ -119,17 +119,7 @@ def _result(part: Attribution) -> dict[str, Any]:
         "residual": float(part.residual),
         "residual_bound": float(part.residual_bound),
         "bias_by_layer": {site: float(value) for site, value in part.bias_by_layer.items()},
-        **(_placed(part, total) if part.placements else {}),
-    }
-
-
-def _placed(part: Attribution, total: float) -> dict[str, Any]:
-    """How much of the bias lies on the picture, how much of the score nowhere; for each depth."""
-    first = part.placements[0]
-    return {
-        "placed": float(first.whole.sum()) - total,
-        "unplaced": float(first.unplaced),
-        "depths": result_entries(part.placements),
+        **(result_entries(part.placements, total) if part.placements else {}),
     }
 
 
