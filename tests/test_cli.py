@@ -80,8 +80,9 @@ def test_a_photo_becomes_a_folder(folder: Path) -> None:
         "figure.png",
         "manifest.json",
         "saliency.png",
+        "whole.png",
     ]
-    for name in ("figure", "distribution", "saliency"):
+    for name in ("figure", "distribution", "saliency", "whole"):
         with Image.open(written / f"{name}.png") as picture:
             assert len(np.unique(np.asarray(picture).reshape(-1, picture.size[0]))) > 1
     with Image.open(written / "distribution.png") as picture:

@@ -682,7 +682,7 @@ def test_segments_of_plain_colours():
     labels[:, :20] = 2
     labels[:10, 40:] = 3
     regions = segment_image(image, 3)
-    assert regions.names == {1: "region 1", 2: "region 2", 3: "region 3"}
+    assert regions.names == {1: "A", 2: "B", 3: "C"}
     assert (regions.labels == labels).mean() > 0.97
     assert set(np.unique(segment_image(image, 2).labels)) == {1, 2}
 
@@ -698,7 +698,7 @@ def test_merged_segments_are_compared_by_their_mean_colour():
 def test_segments_of_tiny_and_empty_pictures(size):
     regions = segment_image(Image.new("L", size, 9))
     assert regions.size == size[::-1]
-    assert regions.names == {1: "region 1"}
+    assert regions.names == {1: "A"}
 
 
 def test_segments_of_a_photo():

@@ -72,8 +72,8 @@ def test_what_they_show(results: dict[str, Any]) -> None:
     assert repr(results["Certificate"]).startswith("Certificate: certified: identity holds")
     assert "labels=<16×16 int32>" in repr(results["LabelMap"])
     table = repr(results["ObjectTable"]).splitlines()
-    assert len(table) == 20  # of 64 objects, headings and the total
-    assert table[-2:] == ["… 47 more", str(results["ObjectTable"]).splitlines()[-1]]
+    assert len(table) == 20  # of 64 objects, headings, what has no place and the score
+    assert table[-2:] == ["… 48 more", str(results["ObjectTable"]).splitlines()[-1]]
 
 
 @dataclass

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage import Explainer, Explanation, InputError, Preprocessing
+from guidxmage.attribution.placement import Placement
 from guidxmage.engine.symbolic import SymbolicModel
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.jobs import verify_result
@@ -75,7 +76,7 @@ def explainer() -> Explainer:
 @pytest.fixture(scope="module")
 def explanation(explainer: Explainer) -> Explanation:
     reference = torch.tensor([0.1, 0.2, 0.3])[:, None, None]
-    return explainer.explain(photo(), target=2, reference=reference)
+    return explainer.explain(photo(), target=2, reference=reference, depth=["0", "input"])
 
 
 # --- the list ------------------------------------------------------------------------------------
@@ -149,6 +150,32 @@ def other_trail(trail: Trail) -> Trail:
     return trail.flipped([site], position, 1 - taken)
 
 
+def other_placements(one: Placement) -> Iterator[tuple[str, Placement]]:
+    """Every field of a placement, changed."""
+    for name in ("whole", "placed_bias", "unplaced", "residual"):
+        value: Tensor = getattr(one, name)
+        for place in {0, value.numel() // 2, value.numel() - 1}:
+            yield f"{name} {place}", replace(one, **{name: bumped(value, place, 1e-2)})
+    for name in ("whole", "placed_bias"):
+        yield f"{name} moved", replace(one, **{name: getattr(one, name).roll(1, -1)})
+    # What is moved from the picture to no place, with the sum as it was.
+    place = int(one.whole.abs().argmax())
+    share = float(one.whole.view(-1)[place])
+    forged = one.whole.clone()
+    forged.view(-1)[place] = 0
+    yield "whole to no place", replace(one, whole=forged, unplaced=one.unplaced + share)
+    site = next(iter(one.unplaced_by_layer))
+    shares = {**one.unplaced_by_layer, site: one.unplaced_by_layer[site] + share}
+    more = replace(one, unplaced_by_layer=shares, unplaced=one.unplaced + share)
+    yield "unplaced_by_layer", replace(more, whole=forged)
+    yield "unplaced site", replace(one, unplaced_by_layer={"there": one.unplaced})
+    for factor in (0.5, 1e6):
+        yield f"bound {factor}", replace(one, residual_bound=one.residual_bound * factor)
+    yield "sigma", replace(one, sigma=one.sigma * 2)
+    for name, value in (("site", "2"), ("grid", (3, 3)), ("stride", 2.0), ("sigma", 7.0)):
+        yield f"depth {name}", replace(one, depth=replace(one.depth, **{name: value}))
+
+
 def changes(e: Explanation) -> Iterator[tuple[str, Callable[[Explanation], Explanation]]]:
     """Every field that is judged, changed in several ways."""
     model = e.symbolic_model
@@ -210,6 +237,9 @@ def changes(e: Explanation) -> Iterator[tuple[str, Callable[[Explanation], Expla
     assert e.reference is not None
     yield "reference", of_explanation(reference=bumped(e.reference, 1, 0.01))
     yield "no reference", of_explanation(reference=None)
+    for name, one in other_placements(e.placements[0]):
+        yield f"placements {name}", of_explanation(placements=(one, *e.placements[1:]))
+    yield "placements swapped", of_explanation(placements=(e.placements[0], e.placements[0]))
     yield "symbolic_model.weights", of_model(weights=bumped(model.weights, 7, 1e-3))
     yield "symbolic_model.bias", of_model(bias=model.bias + 1e-3)
     yield "symbolic_model.trail", of_model(trail=other_trail(model.trail))
@@ -336,7 +366,8 @@ def test_what_resizing_rounds_is_judged() -> None:
 def saved(explainer: Explainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two targets, a reference, a known preprocessing: most arrays there are."""
     reference = torch.tensor([0.1, 0.2, 0.3])[:, None, None]
-    found = explainer.explain(photo(), target=("top", 2), reference=reference)
+    depth = ["0", "input"]
+    found = explainer.explain(photo(), target=("top", 2), reference=reference, depth=depth)
     return found.save(tmp_path_factory.mktemp("saved") / "result")
 
 
@@ -382,7 +413,7 @@ def array_changes(name: str, array: np.ndarray[Any, Any]) -> Iterator[np.ndarray
         changed = flat.copy()
         if array.dtype.kind == "f":
             changed[place] += np.abs(flat).max() * 1e-3 or 1
-        elif name in ("trail", "bias_sites"):  # JSON texts
+        elif name == "trail" or name.endswith("_sites"):  # JSON texts
             changed[place] = ord("x")
         else:
             changed[place] ^= 1 if array.dtype.kind == "i" else 128
@@ -420,6 +451,7 @@ def test_every_array_is_judged(folder: Path, explainer: Explainer, saved: Path) 
     # Bits that fill the last byte of a plane are no decisions.
     assert [name for name in passed if not name.startswith("picture")] == []
     assert set(arrays) >= {"reference", "bias_values", "picture.0", "trail.0.0", "model_bias"}
+    assert set(arrays) >= {"placement.0.whole", "placement.1.placed_bias", "placement.0.unplaced"}
 
 
 def test_an_array_that_nobody_knows_is_noticed(folder: Path, explainer: Explainer) -> None:
@@ -511,6 +543,33 @@ def test_every_key_of_the_manifest_is_judged(
     silent, walked = walk(folder, saved, explainer, None, lambda _: True)
     assert silent == []
     assert {"model.name", "model.labels[]", "results[].name", "exactness", "files.*"} <= walked
+    assert {"depths[].*", "results[].depths[].*", "results[].placed"} <= walked
+
+
+def test_every_key_of_a_depth_is_judged(folder: Path, saved: Path, explainer: Explainer) -> None:
+    """Keys that the list has as one: each of them is changed."""
+    manifest = json.loads((saved / "manifest.json").read_text(encoding="utf-8"))
+    silent = []
+    for path, value in leaves(manifest):
+        key = written(path)
+        if not key.startswith(("depths[1]", "results[1].depths[0]")):
+            continue
+        for other in other_value(value):
+            changed = copy.deepcopy(manifest)
+            put(changed, key, other)
+            sign(folder, changed)
+            if not noticed(outcome(folder, explainer)):
+                silent.append(f"{key} = {other!r}")
+    assert silent == []
+
+
+def test_depths_that_are_left_out_are_noticed(
+    folder: Path, saved: Path, explainer: Explainer
+) -> None:
+    manifest = json.loads((saved / "manifest.json").read_text(encoding="utf-8"))
+    for depths in ([], manifest["depths"][:1], manifest["depths"][::-1], manifest["depths"] * 2):
+        sign(folder, {**manifest, "depths": depths})
+        assert noticed(outcome(folder, explainer))
 
 
 def test_keys_that_are_left_out_or_added_are_noticed(
@@ -560,7 +619,8 @@ def drawn_once(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
             None if regions is None else (regions.labels.tobytes(), tuple(regions.names.items()))
         )
         names = (explanation.labels, explanation.model_name, explanation.weights_source)
-        key = (drawing, labels, names, explanation.contributions.numpy().tobytes())
+        whole = tuple(one.whole.numpy().tobytes() for one in explanation.placements)
+        key = (drawing, labels, names, explanation.contributions.numpy().tobytes(), whole)
         if key not in known:
             own(explanation, regions, scratch, drawing)
             known[key] = {path.name: path.read_bytes() for path in scratch.iterdir()}
@@ -586,6 +646,7 @@ ADDED = (
     "certificate_seconds",
     "top",
     "objects",
+    "sentences",
     "pictures",
     "drawing",
     "radius",
@@ -614,7 +675,7 @@ def test_everything_that_is_added_is_judged(
     assert walked == stated
 
 
-@pytest.mark.parametrize("what", ["figure.png", "distribution.png", "saliency.png"])
+@pytest.mark.parametrize("what", ["figure.png", "distribution.png", "saliency.png", "whole.png"])
 def test_another_picture_is_noticed(
     what: str, made: Path, tmp_path: Path, explainer: Explainer, drawn_once: None
 ) -> None:
@@ -751,6 +812,14 @@ def test_on_other_kernels_a_result_is_still_verified(
         content["bias"] = content["model_bias"] + moved
         total = content["contributions"].sum((1, 2, 3), dtype=np.float64)
         content["residual"] = content["score"] - total - content["bias"]
+        for depth in range(2):
+            start = f"placement.{depth}."
+            for name in ("whole", "placed_bias"):
+                size = np.abs(content[start + name]).max()
+                noise = draw.uniform(-1, 1, content[start + name].shape)
+                content[start + name] += 2e-8 * size * noise
+            own = content[f"{start}whole"].sum((1, 2)) + content[f"{start}unplaced"]
+            content[f"{start}residual"] = content["score"] - own
 
     def restated(manifest: dict[str, Any]) -> None:
         with np.load(folder / "arrays.npz") as stored:
@@ -760,6 +829,12 @@ def test_on_other_kernels_a_result_is_still_verified(
                 total = stored["contributions"][number].sum(dtype=np.float64)
                 result["contribution_sum"] = float(total)
                 result["bias_by_layer"]["reference"] = float(stored["bias_values"][-1][number])
+                result["placed"] = float(stored["placement.0.whole"][number].sum() - total)
+                for depth, said in enumerate(result["depths"]):
+                    for name in ("whole", "placed_bias"):
+                        own = stored[f"placement.{depth}.{name}"][number]
+                        said[f"{name}_sum"] = float(own.sum())
+                    said["residual"] = float(stored[f"placement.{depth}.residual"][number])
 
     forge(folder, rounded, restated)
     found = verify(folder, explainer)

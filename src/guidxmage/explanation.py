@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
 
 from guidxmage.attribution.archive import KIND, read_explanation, write_explanation
 from guidxmage.attribution.attribution import Attribution
@@ -19,6 +23,7 @@ from guidxmage.attribution.multi_input import JointAttribution, read_joint, writ
 from guidxmage.attribution.placement import Placement
 from guidxmage.errors import InputError
 from guidxmage.files.result_folder import atomic_folder
+from guidxmage.view.panel import shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
     from guidxmage.objects.table import ObjectTable, WholeMap
     from guidxmage.proof.certificate import Certificate
     from guidxmage.proof.region.radius import Validity
-    from guidxmage.view import Panel, Style
+    from guidxmage.view import Panel, PlacedMap, Style
 
 
 class Explanation(Attribution):
@@ -86,18 +91,15 @@ class Explanation(Attribution):
         """
         from guidxmage.objects.table import WholeMap
 
-        has_network = self.symbolic_model.network is not None
-        picture = self.contributions.shape[1:]
-        if len(picture) < 2 or prod(picture) == 1 or not (self.placements or has_network):
-            return None
         asked = self.placements or depth is not None or sigma is not None
+        if not (self.placements or self._can_be_placed):
+            return None
         if not asked and find_spec("scipy") is None:  # what the core can do without it
             return None
         placed = self.at("default" if depth is None and not self.placements else depth)
-        drawn = placed.smoothed(sigma)
-        frames = drawn.sum(tuple(range(drawn.ndim - 2))) if drawn.ndim > 2 else drawn
         used = placed.sigma if sigma is None else sigma
-        return WholeMap(frames.cpu().numpy(), float(placed.unplaced), placed.depth.site, used)
+        map_ = _summed(placed.smoothed(sigma))
+        return WholeMap(map_, float(placed.unplaced), placed.depth.site, used)
 
     def regions(self, regions: Any = "auto", photo: Path | None = None) -> LabelMap:
         """Objects as regions of the network's input, for `objects()` and `figure()`.
@@ -129,32 +131,61 @@ class Explanation(Attribution):
         scale: float | None = None,
         style: Style = "bands",
         note: str = "",
+        photo: str = "",
+        date: str | None = None,
+        whole_scale: float | None = None,
+        later: bool = True,
     ) -> Figure:
-        """Input, distribution map, saliency map and values of the objects; a row for each target.
+        """The whole score on the picture, at every depth, and what its pixels add by themselves.
 
+        For each target the input, the whole map at the first of the depths that were asked for (by
+        default "default" and "all"), with a sentence; the same at every depth; distribution map,
+        saliency map and values of the objects. Without whole maps (signals, integrated gradients,
+        an explanation that was loaded without its network) only the input and the last three.
         Channels are summed, and so are the frames of a video or the slices of a volume.
-        regions: as for `objects()`. scale: shares one colour scale between several figures. note:
-        written behind the exactness, such as how far the region reaches.
+
+        regions: as for `objects()`. scale, whole_scale: share one colour scale between several
+        figures, of contributions and of whole maps. note: written behind the exactness, such as how
+        far the region reaches. photo: the name of the photo, for the title; date: by default today.
+        later: False shows whole maps only where they were asked for when explaining.
         """
         from guidxmage.view import figure
 
-        panels = self.panels(regions, note)
-        return figure(panels, title=self._title(), scale=scale, style=style)
+        panels = (self._with_depths() if later else self).panels(regions, note)
+        placed = bool(panels[0].depths)
+        named = " — ".join(filter(None, (photo, self._network() if placed else self._title())))
+        today = str(datetime.date.today()) if date is None else date
+        about = "  ·  ".join(filter(None, (self._about(), today))) if placed else ""
+        scales = {"scale": scale, "whole_scale": whole_scale}
+        return figure(panels, title=named, about=about, style=style, **scales)
+
+    def _with_depths(self) -> Explanation:
+        """With the placements that a figure shows, where there are none and they can be made."""
+        if self.placements or not self._can_be_placed:
+            return self
+        return replace(self, placements=placed_later(self, ["default", "all"]))
+
+    @property
+    def _can_be_placed(self) -> bool:
+        network = self.symbolic_model.network
+        picture = self.input.shape[self.batched + 1 :]
+        return network is not None and len(picture) > 1 and prod(picture) > 1
 
     def panels(self, regions: Any = None, note: str = "") -> list[Panel]:
-        """The data behind `figure()`, one panel per image and target."""
+        """The data behind `figure()`, a panel per image and target; whole maps of `placements`."""
         return [part._panel(regions, note) for part in self.split()]
 
     def _panel(self, regions: Any, note: str) -> Panel:
-        from guidxmage.objects.table import object_table
         from guidxmage.view import Panel
 
         found = None if regions is None else self.regions(regions)
+        table = None if found is None else self.table(found)
+        name = str(self.target_name)
         return Panel(
             image=self.picture(),
             shape=tuple(self.contributions.shape),
             contributions=self._planes(),
-            class_name=str(self.target_name),
+            class_name=name,
             target=int(self.target) if int(self.target) >= 0 else None,
             score=float(self.score),
             bias=float(self.bias),
@@ -162,22 +193,81 @@ class Explanation(Attribution):
             residual_bound=float(self.residual_bound),
             exactness=in_words(self.exactness),
             note=note,
-            objects=None
-            if found is None
-            else object_table(self._planes(), found, self.whole_map()),
+            objects=table,
             labels=None if found is None else found.labels,
+            depths=tuple(_placed_map(one) for one in self.placements),
+            sentence=self._sentence(table).replace(" -", " −"),
+            probability=self.probability,
         )
 
-    def _title(self) -> str:
+    def table(self, regions: LabelMap) -> ObjectTable:
+        """Objects of a single result, with the whole map where there is one among `placements`."""
+        from guidxmage.objects.table import object_table
+
+        whole = self.whole_map() if self.placements else None
+        return object_table(self._planes(), regions, whole)
+
+    def sentence(self, regions: LabelMap | None = None) -> str:
+        """A single score in words: "espresso 11.40: cup +7.4, table +3.4, no place +0.1".
+
+        Of objects, where they are given, and of the whole map, where there is one among
+        `placements`. Raises InputError for several images or targets.
+        """
+        if self.batched or self.several:
+            raise InputError("sentence() is for one image and target; see split()")
+        return self._sentence(None if regions is None else self.table(regions))
+
+    def _sentence(self, table: ObjectTable | None) -> str:
+        from guidxmage.objects.table import in_words
+
+        name = shorten(str(self.target_name), 60)
+        score = float(self.score)
+        if table is not None:
+            return table.sentence(name, score)
+        if not self.placements:
+            return in_words(name, score, [("pixels", self._pixel_sum), ("bias", float(self.bias))])
+        placed = self.at()
+        total, unplaced = float(placed.whole.sum()), float(placed.unplaced)
+        return in_words(name, score, [("on the picture", total), ("no place", unplaced)])
+
+    @property
+    def _pixel_sum(self) -> float:
+        return float(self.contributions.sum(dtype=torch.float64))
+
+    @property
+    def probability(self) -> float | None:
+        """The softmax of a single result's class, 0–1, or the score where scores are shares of 1.
+
+        None for contrasts and cotangents, and where there is one score only.
+        """
+        if int(self.target) < 0 or int(self.against) >= 0 or self.logits.numel() < 2:
+            return None
+        logits = self.logits.double()
+        shares = bool((logits >= 0).all()) and abs(float(logits.sum()) - 1) < 1e-3
+        if not shares and bool(((logits >= 0) & (logits <= 1)).all()):
+            return None  # each by itself, as of a sigmoid
+        return float((logits if shares else logits.softmax(-1))[int(self.target)])
+
+    def _network(self) -> str:
         source = f" ({self.weights_source})" if self.weights_source else ""
-        return f"{self.model_name}{source}, reference: {self.reference_name}"
+        return f"{self.model_name}{source}"
+
+    def _title(self) -> str:
+        return f"{self._network()}, reference: {self.reference_name}"
+
+    def _about(self) -> str:
+        """What was explained, for a figure's heading."""
+        height, width = self.input.shape[-2:]
+        words = {"pixels": "pixels as the network sees them", "photo": "the photo's own pixels"}
+        space = f"space: {words.get(self.space, 'the network’s input')}, {width}×{height}"
+        return f"{space}  ·  reference: {self.reference_name}"
 
     def _repr_html_(self) -> str:
         from guidxmage.view import panel_html
 
-        shown = self.split()[:4]
+        shown = [part._with_depths() for part in self.split()[:4]]
         panels = [panel for part in shown for panel in part.panels()]
-        return panel_html(panels, self._title())
+        return panel_html(panels, self._network(), self._about())
 
     def certificate(self, *, primes: int = 3, seed: int | None = None) -> list[Certificate]:
         """Evidence that this is exact, one `Certificate` for each image and target.
@@ -219,6 +309,28 @@ class Explanation(Attribution):
         """
         found = cls.of(read_explanation(Path(path)))
         return found if explainer is None else with_network(found, explainer)
+
+
+def _placed_map(placed: Placement) -> PlacedMap:
+    """A placement of a single result as it is drawn."""
+    from guidxmage.view import PlacedMap
+
+    depth = placed.depth
+    return PlacedMap(
+        depth.site,
+        depth.grid,
+        depth.stride,
+        placed.sigma,
+        _summed(placed.whole),
+        float(placed.unplaced),
+    )
+
+
+def _summed(values: torch.Tensor) -> np.ndarray[Any, Any]:
+    """A map (…, H, W), summed over the frames of a video, (H, W)."""
+    frames = values.sum(tuple(range(values.ndim - 2))) if values.ndim > 2 else values
+    summed: np.ndarray[Any, Any] = frames.cpu().numpy()
+    return summed
 
 
 @dataclass(frozen=True, eq=False, repr=False)

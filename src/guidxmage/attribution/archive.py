@@ -108,18 +108,18 @@ def _fingerprints(explanation: Attribution) -> dict[str, str | None]:
 
 
 def _result(part: Attribution) -> dict[str, Any]:
-    against = int(part.against)
+    against, total = int(part.against), float(part.contributions.sum(dtype=torch.float64))
     return {
         "target": int(part.target),
         "against": against if against >= 0 else None,
         "name": part.target_name,
         "score": float(part.score),
-        "contribution_sum": float(part.contributions.sum(dtype=torch.float64)),
+        "contribution_sum": total,
         "bias": float(part.bias),
         "residual": float(part.residual),
         "residual_bound": float(part.residual_bound),
         "bias_by_layer": {site: float(value) for site, value in part.bias_by_layer.items()},
-        **({"depths": result_entries(part.placements)} if part.placements else {}),
+        **(result_entries(part.placements, total) if part.placements else {}),
     }
 
 

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from math import prod
 from typing import Any
 
@@ -191,12 +192,19 @@ def _of_stride(program: Program, stride: float) -> ProgramCut:
 
 
 def _named(program: Program, name: str) -> ProgramCut:
-    """Behind the last call of a layer, or of the layers within it."""
+    """Behind the last call of a layer, or of the layers within it.
+
+    A name that a call has itself means that call, and those of the same layer that follow at once.
+    """
     if name == INPUT or "#" in name or name in SPOKEN_FOR.values():
         return _at_site(program, name)
     own = [call for call in program.calls if _within(call.site, name)]
     if not own:
         raise _unknown(program, name)
+    calls = [call for call in program.calls if call.reads]
+    first = next((n for n, call in enumerate(calls) if call.site == name), None)
+    if first is not None:
+        own = list(takewhile(lambda call: _within(call.site, name), calls[first:]))
     return _behind(program, own[-1].id)
 
 

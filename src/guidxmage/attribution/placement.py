@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +28,8 @@ from guidxmage.engine.program.places import INPUT, places_of
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.symbolic import drop_axes, pull_targets
 from guidxmage.engine.trail.trail import Trail
-from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.errors import InputError
+from guidxmage.view.reflecting import reflecting
 
 # Of a Gaussian, in sides of the picture: a wider one gives the mean.
 _EVEN = 4
@@ -263,16 +263,11 @@ def smoothed(values: Tensor, sigma: float, leading: int = 0) -> Tensor:
         raise InputError(f"sigma is {sigma!r}; give a number of pixels, 0 or more")
     if sigma == 0:
         return values.double()
-    try:
-        from scipy.ndimage import gaussian_filter
-    except ImportError as error:
-        raise MissingExtraError("scipy", "view") from error
-    axes = tuple(range(leading, values.ndim))
+    axes = range(leading, values.ndim)
     wide = [axis for axis in axes if sigma > _EVEN * values.shape[axis]]
     found = values.double().mean(wide, keepdim=True).expand(values.shape) if wide else values
-    array: Any = found.double().cpu().numpy()
-    sigmas = [0 if axis in wide else sigma for axis in axes]
-    drawn = gaussian_filter(array, sigmas, mode="reflect", axes=axes)
+    narrow = [axis for axis in axes if axis not in wide]
+    drawn = reflecting(found.double().cpu().numpy(), [sigma] * len(narrow), narrow)
     return torch.from_numpy(drawn).to(values.device)
 
 

@@ -33,8 +33,20 @@ def depth_entries(placements: Sequence[Placement]) -> list[dict[str, Any]]:
     ]
 
 
-def result_entries(placements: Sequence[Placement]) -> list[dict[str, Any]]:
-    """What a manifest says of one image and target at each depth."""
+def result_entries(placements: Sequence[Placement], total: float) -> dict[str, Any]:
+    """What a manifest says of one image and target, whose contributions sum to `total`.
+
+    How much of the bias lies on the picture, and of the score nowhere, at the chosen depth; and at
+    each depth more of that.
+    """
+    return {
+        "placed": float(placements[0].whole.sum()) - total,
+        "unplaced": float(placements[0].unplaced),
+        "depths": _at_depths(placements),
+    }
+
+
+def _at_depths(placements: Sequence[Placement]) -> list[dict[str, Any]]:
     return [
         {
             "site": one.depth.site,

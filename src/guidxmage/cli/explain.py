@@ -58,6 +58,15 @@ class Space(str, Enum):
     input = "input"
 
 
+class Map(str, Enum):
+    """What the bare maps show."""
+
+    contributions = "contributions"
+    whole = "whole"
+
+
+_LAYER = "layer:"
+
 EXAMPLES = """**Examples**
 
 `guid-xmage explain cat.jpg` — the bundled ImageNet network, its best class
@@ -69,6 +78,8 @@ EXAMPLES = """**Examples**
 `guid-xmage explain photos/ --model resnet50 --weights resnet50.pth --out results --json`
 
 `guid-xmage explain cat.jpg --certify` — with evidence that it is exact
+
+`guid-xmage explain cat.jpg --depth 8` — the whole map with the network cut at stride 8
 
 `guid-xmage explain cat.jpg --space photo` — contributions of the photo's own pixels
 
@@ -111,6 +122,19 @@ def explain(  # noqa: PLR0917
             "after the normalisation."
         ),
     ] = None,
+    depth: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where the network is cut for the whole map: a stride, a layer (layer:3 where its "
+            "name is a number), input, default, all, or none; several, or a comma-separated list, "
+            "with the one to be shown large first. `guid-xmage models --depths NETWORK` lists "
+            "them. By default default,all."
+        ),
+    ] = None,
+    map_: Annotated[
+        Map,
+        typer.Option("--map", help="What distribution.png and saliency.png show."),
+    ] = Map.contributions,
     out: Annotated[Path, typer.Option(help="Folder for the results, one folder a photo.")] = Path(
         "explanations"
     ),
@@ -148,16 +172,18 @@ def explain(  # noqa: PLR0917
 ) -> None:
     """Explain photos: a figure, a manifest and arrays for each.
 
-    Every result folder holds figure.png (input, distribution map, saliency map, objects),
-    distribution.png and saliency.png (the bare maps), manifest.json and arrays.npz. Photos whose
-    result is there already, of the same network and options, are not explained again.
+    Every result folder holds figure.png (the whole score on the picture, at every depth, and what
+    the pixels add by themselves), whole.png, distribution.png and saliency.png (the bare maps),
+    manifest.json and arrays.npz. Photos whose result is there already, of the same network and
+    options, are not explained again.
     """
     from guidxmage.attribution.archive import KIND
-    from guidxmage.jobs.explain_photos import Job, explain_photos, shared_scale_of
+    from guidxmage.jobs.explain_photos import Job, explain_photos, shared_scales
     from guidxmage.jobs.photo_results import PhotoResults
 
     found, problems = find_photos(photos, out)
     _check_method(method, certify or radius, baseline, pieces)
+    depths = _depths(depth, method, map_)
     # Where regions end is lost in float32.
     precision = "float64" if method is MethodName.exact_ig else dtype.value
     explainer = load_explainer(model, weights, labels, precision, device, gates=gates.value)
@@ -173,6 +199,8 @@ def explain(  # noqa: PLR0917
         radius=radius,
         method=method.value,
         line=(baseline, pieces),
+        depth=depths,
+        map=map_.value,
         source={
             "model": model,
             "weights": weights,
@@ -182,7 +210,7 @@ def explain(  # noqa: PLR0917
         },
     )
     if shared_scale:
-        job = _with_scale(job, shared_scale_of(explainer, found, job))
+        job = _with_scales(job, *shared_scales(explainer, found, job))
     tell_gone(PhotoResults(out, KIND).gone(photos))
     with progress_bar(len(found)) as advance:
         outcomes = explain_photos(explainer, found, out, job, overwrite, complain)
@@ -220,10 +248,38 @@ def _reference(text: str) -> str | float | Path | None:
         return Path(text)
 
 
-def _with_scale(job: Job, scale: float) -> Job:
+def _depths(given: list[str] | None, method: MethodName, map_: Map) -> Any:
+    """The depths that are meant; None for no whole map at all. Raises InputError."""
+    from guidxmage.jobs.explain_photos import DEPTHS
+
+    if method is not MethodName.contributions:
+        if given or map_ is Map.whole:
+            raise InputError("integrated gradients have no whole map; leave --depth and --map out")
+        return None
+    words = [word.strip() for text in given or [] for word in text.split(",")]
+    if words == ["none"]:
+        if map_ is Map.whole:
+            raise InputError("--map whole shows the whole map at a depth; leave --depth none out")
+        return None
+    if "none" in words or "" in words:
+        raise InputError("--depth takes strides, layers, input, default and all; or none by itself")
+    return [_depth(word) for word in words] or DEPTHS
+
+
+def _depth(word: str) -> str | float:
+    """A stride, or the name of a layer; with "layer:" before it where that is a number."""
+    if word.startswith(_LAYER):
+        return word.removeprefix(_LAYER)
+    try:
+        return float(word)
+    except ValueError:
+        return word
+
+
+def _with_scales(job: Job, scale: float, whole_scale: float | None) -> Job:
     from dataclasses import replace
 
-    return replace(job, scale=scale)
+    return replace(job, scale=scale, whole_scale=whole_scale)
 
 
 def _convention(manifest: dict[str, Any]) -> str:
@@ -232,20 +288,38 @@ def _convention(manifest: dict[str, Any]) -> str:
     return f", {' and '.join(sorted(used))}" if used else ""
 
 
+def _carried(result: dict[str, Any]) -> str:
+    """What the pixels do not carry: the bias, or what of it is placed and what has no place."""
+    if "placed" not in result:
+        return f"bias {result['bias']:+.4f}"
+    return f"placed bias {result['placed']:+.4f} + no place {result['unplaced']:+.4f}"
+
+
+def _print_objects(table: dict[str, Any]) -> None:
+    """A line for each object, and for the rest of the pixels where there are any."""
+    for row in [*table["rows"], *([table["rest"]] if table["rest"]["pixels"] else [])]:
+        values = f"{row['sum']:+10.4f}"
+        if "whole" in row:
+            values = f"{row['whole']:+10.4f}   by its pixels {row['sum']:+10.4f}"
+        typer.echo(f"    {row['name']:<24} {values}   {row['pixels']:>8} pixels")
+
+
 def _print_outcome(outcome: Outcome) -> None:
     """The result of one photo in a few lines."""
     manifest = outcome.manifest
     lines = manifest.get("certificate", [])
+    sentences = manifest.get("sentences", [])
     for number, result in enumerate(manifest["results"]):
         typer.echo(
             f"  {result['name']}: score {result['score']:.4f} = Σ pixels "
-            f"{result['contribution_sum']:+.4f} + bias {result['bias']:+.4f}   "
+            f"{result['contribution_sum']:+.4f} + {_carried(result)}   "
             f"(residual {result['residual']:.1e}, bound {result['residual_bound']:.1e}; "
             f"{in_words(manifest['exactness'])}{_convention(manifest)}; "
             f"reference: {manifest['reference']})"
         )
-        for row in manifest.get("objects", [{}] * (number + 1))[number].get("rows", []):
-            typer.echo(f"    {row['name']:<24} {row['sum']:+10.4f}   {row['pixels']:>8} pixels")
+        if "objects" in manifest and number < len(sentences):
+            typer.echo(f"    {sentences[number]}")
+            _print_objects(manifest["objects"][number])
         if lines:
             typer.echo(f"    {lines[number]}")
     if "certificate_seconds" in manifest:

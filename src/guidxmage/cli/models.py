@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from guidxmage.cli.common import AsJson, above_the_bar, one_sentence, progress_bar
+from guidxmage.cli.common import (
+    AsJson,
+    above_the_bar,
+    load_explainer,
+    one_sentence,
+    print_json,
+    progress_bar,
+)
 from guidxmage.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +29,8 @@ EXAMPLES = """**Examples**
 
 `guid-xmage models --json`
 
+`guid-xmage models --depths resnet18` — where it can be cut for the whole map
+
 `guid-xmage models --check` — explain with each of them, once, with random weights
 
 `guid-xmage models --check resnet18 timm:convnext_atto`
@@ -29,10 +38,16 @@ EXAMPLES = """**Examples**
 
 
 @one_sentence
-def models(
+def models(  # noqa: PLR0917
     names: Annotated[
-        list[str] | None, typer.Argument(help="With --check: only these networks.")
+        list[str] | None, typer.Argument(help="With --check or --depths: only these networks.")
     ] = None,
+    depths: Annotated[
+        bool,
+        typer.Option(
+            "--depths", help="Where each of the named networks can be cut: `explain --depth`."
+        ),
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Explain an image by each, with random weights.")
     ] = False,
@@ -54,6 +69,11 @@ def models(
     from guidxmage.models import available_models
 
     found = available_models()
+    if depths:
+        if check or timm or out or not names:
+            raise InputError("--depths takes the names of networks, and neither --check nor --timm")
+        _list_depths(names, as_json)
+        return
     if check:
         chosen = list(names or [info.name for info in found])
         if timm:
@@ -63,7 +83,7 @@ def models(
         _check(chosen, out, as_json)
         return
     if names or timm or out:
-        raise InputError("names, --timm and --out go with --check")
+        raise InputError("names, --timm and --out go with --check, names with --depths, too")
     if as_json:
         typer.echo(json.dumps([asdict(info) for info in found], indent=2))
         return
@@ -79,6 +99,41 @@ def models(
             "on region" if info.piecewise_linear else "at input",
         )
     Console().print(table)
+
+
+def _list_depths(names: list[str], as_json: bool) -> None:
+    """Every depth of each network, with those that `explain` takes by default marked."""
+    from guidxmage.attribution.depths import chosen
+
+    listed: dict[str, list[dict[str, Any]]] = {}
+    for name in names:
+        own = ":" in name and not name.startswith("timm:")
+        explainer = load_explainer(name, "default" if own else "none", None, "float32")
+        every = explainer.depths()
+        known = explainer.preprocessing
+        assert known is not None  # else it had refused
+        assert known.output_size is not None
+        program = explainer.network((len(known.mean), *known.output_size)).program
+        usual = [one.depth for one in chosen(program, ["default", "all"])]
+        listed[name] = [
+            {
+                "site": one.site,
+                "grid": list(one.grid),
+                "stride": one.stride,
+                "all": one in usual,
+                "default": one == usual[0],
+            }
+            for one in every
+        ]
+    if as_json:
+        print_json(listed)
+        return
+    for name, entries in listed.items():
+        typer.echo(f"{name}   (* in `all`, ** the default)")
+        for entry in entries:
+            mark = "**" if entry["default"] else "*" if entry["all"] else ""
+            cells = f"{'×'.join(map(str, entry['grid']))} cells"
+            typer.echo(f"  {entry['site']:<40} {cells:<16} stride {entry['stride']:<8g}{mark}")
 
 
 def _check(names: list[str], out: Path | None, as_json: bool) -> None:

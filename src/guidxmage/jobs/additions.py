@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,15 @@ from guidxmage.errors import InputError, MissingExtraError, UnsupportedOperatorE
 from guidxmage.explanation import Explanation
 from guidxmage.files.untrusted import Array, checked_array, entry, listed, optional, read_json
 from guidxmage.jobs.certificate_check import compared_certificates
-from guidxmage.jobs.drawing import PICTURES, Drawing, draw, drawn_alike
+from guidxmage.jobs.drawing import MAPS, Drawing, draw, drawn_alike, pictures_of
 from guidxmage.jobs.explain_photos import CERTIFICATE, radius_of
 from guidxmage.objects.label_map import LabelMap
-from guidxmage.objects.table import object_table
 from guidxmage.proof.certificate import Certificate
 from guidxmage.provenance import fingerprint
 
 # name, whether it passed (None: no evidence), and a few words.
 Finding = tuple[str, bool | None, str]
+_LONGEST = 300  # characters of a photo's name, at most
 _WHOLE_NUMBERS = "uint8 uint16 uint32 int32"
 
 
@@ -53,7 +54,8 @@ class Additions:
             "top": self._top,
             "objects": self._objects,
             "objects_from": lambda: self.manifest["objects_from"],
-            "pictures": lambda: dict(PICTURES),
+            "sentences": self._sentences,
+            "pictures": self._picture_files,
             "drawing": self._drawn,
             "radius": lambda: self._radius[0],
             "source": lambda: self.manifest["source"],
@@ -111,13 +113,10 @@ class Additions:
         regions = self._regions
         if regions is None:
             raise InputError(f"{self._name} has tables of objects without their label map")
-        parts = self.explanation.split()
-        return [
-            object_table(
-                part._planes(), regions, part.whole_map() if part.placements else None
-            ).to_dict()
-            for part in parts
-        ]
+        return [part.table(regions).to_dict() for part in self.explanation.split()]
+
+    def _sentences(self) -> list[str]:
+        return [part.sentence(self._regions) for part in self.explanation.split()]
 
     def _label_map(self) -> Finding:
         """Whether a label map that was found by segmentation is found again."""
@@ -150,12 +149,20 @@ class Additions:
 
     def _drawing(self) -> Drawing:
         """As the manifest says; the note is that of the radii."""
-        style = entry(self._described, "style", str, self._name)
-        scale = optional(self._described, "scale", float, self._name)
-        if style not in ("bands", "continuous") or (scale is not None and not scale > 0):
-            raise InputError(f"{self._name} states no drawing: {style!r} at a scale of {scale}")
+        described, name = self._described, self._name
+        style = entry(described, "style", str, name)
+        scales = [optional(described, key, float, name) for key in ("scale", "whole_scale")]
+        map_ = entry(described, "map", str, name)
+        if style not in ("bands", "continuous") or map_ not in MAPS:
+            raise InputError(f"{name} states no drawing: {style!r} of {map_!r}")
+        if not all(scale is None or 0 < scale < inf for scale in scales):
+            raise InputError(f"{name} states no drawing: at scales of {scales}")
+        photo, date = (entry(described, key, str, name)[:_LONGEST] for key in ("photo", "date"))
         note = self._radius[1] if "radius" in self.manifest else ""
-        return Drawing(style, scale, note)  # type: ignore[arg-type]
+        return Drawing(style, scales[0], note, scales[1], map_, photo, date)  # type: ignore[arg-type]
+
+    def _picture_files(self) -> dict[str, str]:
+        return pictures_of(placed=bool(self.explanation.placements))
 
     def _drawn(self) -> dict[str, Any]:
         """What the manifest says of the drawing; the versions are no evidence."""
@@ -170,7 +177,7 @@ class Additions:
                 return "picture files", None, str(error)
             other = [
                 name
-                for name in PICTURES.values()
+                for name in self._picture_files().values()
                 if not _same_picture(self.folder / name, Path(scratch) / name)
             ]
         if not other:

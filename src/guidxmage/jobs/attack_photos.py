@@ -195,14 +195,15 @@ def _side(explainer: Explainer, result: AttackResult, X: Tensor) -> Side:
     logits = explainer.logits(X)
     best = int(logits.argmax())
     new, old = int(result.to_class[0]), int(result.from_class[0])
-    values, difference = None, float(logits[new] - logits[old])
+    values, whole, difference = None, None, float(logits[new] - logits[old])
     if result.evidence == "region":
         # An image that was misclassified already has one class only.
         asked = ("contrast", new, old) if new != old else new
-        explanation = explainer.explain(X, asked, reference="zero")
-        values = explanation.pixel_contributions().cpu().numpy()
+        explanation = explainer.explain(X, asked, reference="zero", depth="default")
+        (panel,) = explanation.panels()
+        values, whole = panel.pixels(), panel.depths[0]
     image = X.permute(1, 2, 0).cpu().numpy()
-    return Side(image, _name(explainer, best), float(logits[best]), values, difference)
+    return Side(image, _name(explainer, best), float(logits[best]), values, difference, whole)
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:

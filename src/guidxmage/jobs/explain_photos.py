@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from guidxmage.attribution.archive import KIND, write_explanation
 from guidxmage.errors import InputError
@@ -15,7 +17,8 @@ from guidxmage.explainer import Explainer
 from guidxmage.explanation import Explanation
 from guidxmage.files.names import shown
 from guidxmage.files.result_folder import PROVENANCE
-from guidxmage.jobs.drawing import PICTURES, Drawing, draw
+from guidxmage.inputs.photos import upright_size
+from guidxmage.jobs.drawing import CONTRIBUTIONS, Drawing, draw, pictures_of
 from guidxmage.jobs.photo_results import Outcome, PhotoResults, Say, Write
 from guidxmage.objects.annotations import annotation_of
 from guidxmage.provenance import fingerprint
@@ -23,11 +26,14 @@ from guidxmage.provenance import fingerprint
 if TYPE_CHECKING:
     from guidxmage.analysis.integrated_gradients import IntegratedGradients
     from guidxmage.attribution.change_space import Space
-    from guidxmage.objects.table import ObjectTable
     from guidxmage.view import Style
 
 CERTIFICATE = "certificate.json"
 PROFILE = "profile.png"
+DEPTHS = "suitable"
+# A whole map is kept in 16 bytes a pixel; of photos with more pixels, explained at their own size,
+# only the chosen depth and the pixels' own are.
+_LARGE = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,9 @@ class Job:
     `Explainer.explain` has them.
     certify, radius: also write certificates and how far the region reaches. method: what is
     attributed, with the baseline and pieces of a `line`. source: how the network was named, for
-    `guid-xmage verify`.
+    `guid-xmage verify`. depth: where the network is cut for the whole maps, as `Explainer.explain`
+    has it, the chosen one first; None for none, DEPTHS for what suits the photo. map: which one
+    the bare maps show, see `Drawing`.
     """
 
     target: Any = "top1"
@@ -53,6 +61,9 @@ class Job:
     method: str = "contributions"
     line: tuple[float | None, int | None] = (None, None)
     source: Mapping[str, str] | None = None
+    depth: Any = DEPTHS
+    map: str = CONTRIBUTIONS
+    whole_scale: float | None = None
 
 
 def explain_photos(  # noqa: PLR0917
@@ -100,21 +111,45 @@ def _dependence(explainer: Explainer, job: Job) -> Callable[[Path], dict[str, An
     return depends
 
 
-def shared_scale_of(explainer: Explainer, photos: Iterable[Path], job: Job) -> float:
-    """One colour scale for all photos: the largest of their own. Unreadable photos are left out."""
-    from guidxmage.view import shared_scale
+def shared_scales(
+    explainer: Explainer, photos: Iterable[Path], job: Job
+) -> tuple[float, float | None]:
+    """One colour scale for all photos, of contributions and, where there are any, of whole maps.
 
-    scales = []
+    They are the largest of their own. Unreadable photos are left out.
+    """
+    from guidxmage.view import shared_scale
+    from guidxmage.view.page import WIDE
+    from guidxmage.view.placed import common_scale
+
+    scales, wholes = [0.0], []
     for photo in photos:
         try:
             explanation = explainer.explain(
-                photo, job.target, reference=job.reference, space=job.space
+                photo, job.target, reference=job.reference, space=job.space, depth=_chosen(job)
             )
         except InputError:
             continue
-        maps = [part.pixel_contributions().cpu().numpy() for part in explanation.split()]
-        scales.append(shared_scale(maps))
-    return max(scales, default=0.0)
+        panels = explanation.panels()
+        scales.append(shared_scale(panel.pixels() for panel in panels))
+        wholes += [panel.depths[0].drawn(WIDE) for panel in panels if panel.depths]
+    return max(scales), common_scale(wholes) if wholes else None
+
+
+def _chosen(job: Job) -> Any:
+    """The depth that is shown large; None where there is none."""
+    if job.depth == DEPTHS:
+        return "default"
+    return None if job.depth is None else job.depth[:1]
+
+
+def _depths(photo: Path, job: Job) -> Any:
+    """The depths at which a photo is explained."""
+    if job.depth != DEPTHS:
+        return job.depth
+    if job.space == "photo" and prod(upright_size(photo)) > _LARGE:
+        return ["default", "input"]
+    return ["default", "all"]
 
 
 def _explain_photo(explainer: Explainer, photo: Path, job: Job) -> Write:
@@ -130,10 +165,11 @@ def _explain_photo(explainer: Explainer, photo: Path, job: Job) -> Write:
         {"class": index, "name": name, "score": score} for index, name, score in explanation.top()
     ]
     if regions is not None:
-        tables = [cast("ObjectTable", part.objects(regions)) for part in explanation.split()]
+        tables = [part.table(regions) for part in explanation.split()]
         extra["objects"] = [table.to_dict() for table in tables]
         extra["objects_from"] = str(job.objects)
-    extra["pictures"] = dict(PICTURES)
+    extra["sentences"] = [part.sentence(regions) for part in explanation.split()]
+    extra["pictures"] = pictures_of(placed=bool(explanation.placements))
     if integrated is not None:
         extra["integrated_gradients"] = _about(integrated, job)
         extra["pictures"]["profile"] = PROFILE
@@ -142,7 +178,15 @@ def _explain_photo(explainer: Explainer, photo: Path, job: Job) -> Write:
         extra["radius"], note = radius_of(explanation)
     if job.source is not None:
         extra["source"] = dict(job.source)
-    drawing = Drawing(job.style, job.scale, note)
+    drawing = Drawing(
+        style=job.style,
+        scale=job.scale,
+        note=note,
+        whole_scale=job.whole_scale,
+        map=job.map,
+        photo=shown(photo.name),
+        date=str(datetime.date.today()),
+    )
     extra["drawing"] = drawing.to_json()
 
     def write(folder: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +210,13 @@ def _explained(
 ) -> tuple[Explanation, IntegratedGradients | None]:
     """By the job's method; with all about the line, where it has one."""
     if job.method == "contributions":
-        found = explainer.explain(photo, job.target, reference=job.reference, space=job.space)
+        found = explainer.explain(
+            photo,
+            job.target,
+            reference=job.reference,
+            space=job.space,
+            depth=_depths(photo, job),
+        )
         return found, None
     from guidxmage.analysis.integrated_gradients import METHODS, PIECES
 

@@ -51,6 +51,7 @@ def compared(
     """
     given, wanted = dict(leaves(stored)), dict(leaves(expected))
     sizes = float(explanation.contributions.abs().sum(dtype=torch.float64))
+    sizes += sum(float(one.whole.abs().sum()) for one in explanation.placements)
     faults: list[str] = []
     not_evidence: dict[str, str] = {}
     for path in [*wanted, *(path for path in given if path not in wanted)]:
@@ -101,7 +102,8 @@ def _same(key: str, given: Any, wanted: Any, sizes: float) -> bool:
         return True
     if not isinstance(wanted, float) or isinf(wanted):
         return False
-    if key.endswith("contribution_sum") or key.startswith("objects["):
+    sums = ("contribution_sum", ".placed", "whole_sum", "placed_bias_sum")
+    if key.endswith(sums) or key.startswith("objects["):
         off, allowed = abs(given - wanted), _SUMS * max(sizes, 1.0 if "share" in key else 0.0)
     else:
         off, allowed = abs(given - wanted), _RADII * abs(wanted) * key.startswith("radius.")

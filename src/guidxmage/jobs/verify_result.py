@@ -25,7 +25,7 @@ from guidxmage.explanation import Explanation
 from guidxmage.files.atomic import MANIFEST
 from guidxmage.files.untrusted import LARGEST_MARK, Array, entry, optional, parsed_json, read_text
 from guidxmage.jobs.additions import Additions
-from guidxmage.jobs.drawing import PICTURES
+from guidxmage.jobs.drawing import pictures_of
 from guidxmage.jobs.explain_photos import CERTIFICATE
 from guidxmage.jobs.manifest_check import LABELS, NAMES, compared, expected_manifest
 from guidxmage.proof.certificate import Certificate
@@ -181,7 +181,8 @@ def check_files(folder: Path) -> Check:
 
 def _faults(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     listed = entry(manifest, "files", dict, str(folder / MANIFEST))
-    belonging = {ARRAYS, *(PICTURES.values() if "pictures" in manifest else ())}
+    pictures = pictures_of(placed="depths" in manifest).values()
+    belonging = {ARRAYS, *(pictures if "pictures" in manifest else ())}
     if "certificate" in manifest:
         belonging.add(CERTIFICATE)
     there = {path.name for path in folder.iterdir()} - {MANIFEST}

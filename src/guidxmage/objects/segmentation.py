@@ -19,9 +19,9 @@ _JUST_NOTICEABLE = 1.0
 def segment_image(image: Image.Image, regions: int = 6) -> LabelMap:
     """Split a picture into at most ``regions`` connected parts of similar colour, largest first.
 
-    The parts are called "region 1", "region 2", … and labelled so; there is no background. The
-    same picture always gives the same parts. They are a fallback where masks of the objects are
-    missing. Needs scikit-image (MissingExtraError).
+    The parts are called "A", "B", … and labelled 1, 2, …; there is no background. The same picture
+    always gives the same parts. They are a fallback where masks of the objects are missing.
+    Needs scikit-image (MissingExtraError).
     """
     if regions < 1:
         raise InputError(f"regions is {regions}; give 1 or more")
@@ -92,5 +92,11 @@ def _largest_first(parts: npt.NDArray[np.int32]) -> LabelMap:
     found, index, counts = np.unique(parts, return_inverse=True, return_counts=True)
     rank = np.empty(len(found), dtype=np.int32)
     rank[np.argsort(-counts, kind="stable")] = np.arange(1, len(found) + 1)
-    names = {label: f"region {label}" for label in range(1, len(found) + 1)}
+    names = {label: _letters(label) for label in range(1, len(found) + 1)}
     return LabelMap(rank[index.reshape(parts.shape)], names)
+
+
+def _letters(number: int) -> str:
+    """1 → A, 26 → Z, 27 → AA."""
+    more, last = divmod(number - 1, 26)
+    return (_letters(more) if more else "") + chr(ord("A") + last)

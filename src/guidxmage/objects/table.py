@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import floor, log10
 from typing import Any
@@ -16,6 +16,8 @@ from guidxmage.reports.markdown import html_table
 
 # Of a table, as Python shows it by itself: one screen.
 _LINES = 20
+# Of a name in a sentence.
+_LONGEST = 28
 _HEADINGS = ("object", "pixels", "sum", "positive", "negative", "% of +", "% of −")
 _WHOLE = ("object", "pixels", "whole", "positive", "negative", "by its pixels", "by its bias")
 
@@ -100,14 +102,24 @@ class ObjectTable:
         wholes = [row.whole for row in (*self.rows, self.rest) if row.whole is not None]
         return sum(wholes) if wholes else None
 
-    def sentence(self, name: str, score: float) -> str:
-        """The score in words: "espresso 11.40: cup +7.4, table +3.4, no place +0.1"."""
-        shown = [*self.rows, self.rest] if self.rest.pixels else list(self.rows)
-        values = [(row.name, row.sum if row.whole is None else row.whole) for row in shown]
-        last = ("no place", self.unplaced) if self.unplaced is not None else ("bias", None)
-        parts = [f"{label} {value:+.1f}" for label, value in values]
-        left = score - sum(value for _, value in values) if last[1] is None else last[1]
-        return f"{name} {score:.2f}: " + ", ".join([*parts, f"{last[0]} {left:+.1f}"])
+    def sentence(self, name: str, score: float, most: int = 6) -> str:
+        """The score in words: "espresso 11.40: cup +7.4, table +3.4, no place +0.1".
+
+        most: how many objects are named, those with the largest shares; the others are one.
+        """
+        rows = sorted(self.rows, key=lambda row: -abs(_size(row)))
+        named, others = sorted(rows[:most], key=lambda row: -_size(row)), rows[most:]
+        values = [(row.name, _size(row)) for row in named]
+        if others:
+            words = f"{len(others)} other{'s' if len(others) > 1 else ''}"
+            values.append((words, sum(map(_size, others))))
+        if self.rest.pixels:
+            values.append((self.rest.name, _size(self.rest)))
+        if self.unplaced is not None:
+            values.append(("no place", self.unplaced))
+        else:
+            values.append(("bias", score - sum(value for _, value in values)))
+        return in_words(name, score, values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: rows, rest and total, and of a whole map what was not placed."""
@@ -218,6 +230,34 @@ def object_table(
     return replace(table, rows=tuple(order))
 
 
+def in_words(name: str, score: float, values: Sequence[tuple[str, float]]) -> str:
+    """A score and the named values that make it up, the last one of which is what is left.
+
+    The values have a digit less than the score, and at least two of the largest that is named.
+    """
+    digits = max(_places(abs(score), 3), 2)
+    size = max((abs(value) for _, value in values[:-1]), default=0.0)
+    fewer = max(digits - 1, _places(size, 2))
+    parts = (f"{_shortened(label)} {_signed(value, fewer)}" for label, value in values)
+    return f"{name} {score:.{digits}f}: {', '.join(parts)}"
+
+
+def _places(size: float, figures: int) -> int:
+    """Digits behind the point that show so many figures of a number."""
+    return min(max(figures - 1 - floor(log10(size)), 0), 12) if size > 0 else 0
+
+
+def _shortened(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1].rstrip()}…"
+
+
+def _signed(value: float, digits: int) -> str:
+    """A value with its sign; none where it is zero so far."""
+    value = round(value, digits)
+    return f"{value:+.{digits}f}" if value else f"{0:.{digits}f}"
+
+
 def _size(row: ObjectContribution) -> float:
     return row.sum if row.whole is None else row.whole
 
@@ -278,4 +318,4 @@ def _pixel_contributions(contributions: npt.NDArray[Any]) -> npt.NDArray[np.floa
 
 def _decimals(largest: float) -> int:
     """Digits after the point that show four figures of the largest number."""
-    return min(max(3 - floor(log10(largest)), 0), 12) if largest > 0 else 0
+    return _places(largest, 4)

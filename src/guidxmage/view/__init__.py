@@ -16,11 +16,13 @@ from guidxmage.view.maps import (
 )
 from guidxmage.view.notebook import panel_html
 from guidxmage.view.panel import ObjectRow, ObjectTable, Panel
+from guidxmage.view.placed import PlacedMap, whole_image
 
 __all__ = [
     "ObjectRow",
     "ObjectTable",
     "Panel",
+    "PlacedMap",
     "Style",
     "distribution_map",
     "figure",
@@ -32,4 +34,5 @@ __all__ = [
     "shared_scale",
     "smooth_contributions",
     "thresholds",
+    "whole_image",
 ]

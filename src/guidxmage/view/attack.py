@@ -1,4 +1,4 @@
-"""The figure of an attack: before, the perturbation, after, and the contributions of both."""
+"""The figure of an attack: before, the perturbation, after, and the maps of both."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from guidxmage.view.canvas import FAINT_INK, Canvas, fitted, strongest
 from guidxmage.view.colors import RGB, FloatMap, colorize, shared_scale
+from guidxmage.view.diverging import over_photo
 from guidxmage.view.legend import LEGEND_HEIGHT, Legend
 from guidxmage.view.panel import brief, shorten
+from guidxmage.view.placed import PlacedMap, common_scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +32,8 @@ class Side:
     """One side of an attack: an image (H, W, C) in [0, 1], the network's answer and its score.
 
     contributions (H, W): what each pixel adds to the new class's score minus the old one's, None
-    for a network that cannot be explained; `difference` is the difference of these two scores.
+    for a network that cannot be explained; `difference` is the difference of these two scores, and
+    `whole` where on the picture it lies.
     """
 
     image: npt.NDArray[np.floating]
@@ -37,55 +41,140 @@ class Side:
     score: float
     contributions: FloatMap | None
     difference: float
+    whole: PlacedMap | None = None
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One picture with two lines above it."""
+
+    pixels: RGB
+    caption: str
+    said: str
+    ringed: bool = False
 
 
 def attack_figure(before: Side, after: Side, title: str, lines: list[str]) -> Figure:
-    """Original, perturbation, adversarial image, and both contribution maps on one scale.
+    """Original, perturbation, adversarial image, and the maps of both on one scale each.
 
     The perturbation is drawn as mid-grey plus what was added, amplified by the factor that makes
-    its largest entry visible; the factor is stated. A few changed pixels are ringed. The maps are
-    left out where there are none.
+    its largest entry visible; the factor is stated. A few changed pixels are ringed. Below lie the
+    whole maps, where there are any, and the contributions; maps that there are not are left out.
     """
-    maps = [side.contributions for side in (before, after) if side.contributions is not None]
-    columns = COLUMNS[: 3 + len(maps)]
-    foot = LEGEND_HEIGHT if maps else MARGIN
-    canvas = Canvas(columns[-1] + BOX + MARGIN, TITLE + CAPTION + BOX + foot)
-    canvas.text(MARGIN, 20, shorten(title, 120), size=13, weight="bold")
+    delta = after.image - before.image
+    above = _images(before, after, delta)
+    wholes, whole_scale = _wholes(before, after)
+    maps, scale = _contributions(before, after)
+    below = [*wholes, *maps] if wholes else []
+    rows = [above, below] if below else [[*above, *maps]]
+    foot = LEGEND_HEIGHT if maps and not below else MARGIN
+    width = COLUMNS[max(map(len, rows)) - 1] + BOX + MARGIN
+    height, _ = fitted(before.image.shape[:2], BOX)
+    step = CAPTION + height + GAP if below else CAPTION + BOX
+    # Beside the three images stand the legends of what lies below.
+    step = max(step, 2 * LEGEND_HEIGHT + 2 * GAP) if below else step
+    canvas = Canvas(width, TITLE + len(rows) * step + foot)
+    canvas.text(MARGIN, 20, canvas.shortened(title, width - 2 * MARGIN, 13), 13, weight="bold")
     for number, line in enumerate(lines):
         canvas.text(MARGIN, 62 + 22 * number, line, size=9)
-    delta = after.image - before.image
-    factor = amplification(delta)
-    scale = shared_scale(maps) if maps else 0.0
-    pictures = [picture(before.image), picture(0.5 + factor * delta), picture(after.image)]
-    pictures += [_map(values, scale) for values in maps]
-    for letter, left, words in zip(
-        "abcde", columns, _captions(before, after, factor), strict=False
-    ):
-        canvas.text(left, TITLE + 8, f"({letter})", weight="bold")
-        canvas.text(left + 40, TITLE + 8, words[0])
-        canvas.text(left, TITLE + 34, words[1], color=FAINT_INK)
-    height, width = fitted(before.image.shape[:2], BOX)
-    for number, (left, pixels) in enumerate(zip(columns, pictures, strict=True)):
-        axes = canvas.picture(pixels, left + (BOX - width) // 2, TITLE + CAPTION, width, height)
-        if number in (1, 2):
-            _ring(axes, delta)
-    if maps:
-        legend = Legend(canvas, columns[3], TITLE + CAPTION + BOX + 8, 2 * BOX + GAP, scale)
+    letters = iter("abcdefg")
+    for number, row in enumerate(rows):
+        for left, cell in zip(COLUMNS, row, strict=False):
+            _draw_cell(canvas, cell, (left, TITLE + number * step), next(letters), delta)
+    if below:
+        legend = Legend(canvas, COLUMNS[3], TITLE + GAP, BOX, whole_scale)
+        legend.draw_whole(_smoothing(after))
+        legend = Legend(canvas, COLUMNS[3], TITLE + LEGEND_HEIGHT + 2 * GAP, BOX, scale)
+        legend.draw_distribution("bands", "(f), (g) each pixel")
+    elif maps:
+        legend = Legend(canvas, COLUMNS[3], TITLE + step + 8, 2 * BOX + GAP, scale)
         legend.draw_distribution("bands", "(d), (e) each pixel")
     return canvas.figure
 
 
-def _captions(before: Side, after: Side, factor: float) -> list[tuple[str, str]]:
-    """Two lines above each picture."""
-    largest = float(np.abs(after.image - before.image).max()) * 255
-    contrast = "new class minus old class"
+def _draw_cell(
+    canvas: Canvas,
+    cell: _Cell,
+    place: tuple[int, int],
+    letter: str,
+    delta: npt.NDArray[np.floating],
+) -> None:
+    left, top = place
+    canvas.text(left, top + 8, f"({letter})", weight="bold")
+    canvas.text(left + 40, top + 8, canvas.shortened(cell.caption, BOX - 40))
+    said = canvas.shortened(cell.said, BOX)
+    canvas.text(left, top + 34, said, color=FAINT_INK)
+    height, width = fitted(delta.shape[:2], BOX)
+    inset = (BOX - width) // 2
+    axes = canvas.picture(cell.pixels, left + inset, top + CAPTION, width, height)
+    if cell.ringed:
+        _ring(axes, delta)
+
+
+def _images(before: Side, after: Side, delta: npt.NDArray[np.floating]) -> list[_Cell]:
+    factor, largest = amplification(delta), float(np.abs(delta).max()) * 255
     return [
-        ("input", f"{shorten(before.name, 30)}  {brief(before.score, 4)}"),
-        (f"perturbation × {factor:g}", f"largest change {brief(largest, 3)} of 255"),
-        ("adversarial", f"{shorten(after.name, 30)}  {brief(after.score, 4)}"),
-        (f"before: {contrast}", f"sum and bias {brief(before.difference, 4)}"),
-        (f"after: {contrast}", f"sum and bias {brief(after.difference, 4)}"),
+        _Cell(picture(before.image), "input", _answer(before)),
+        _Cell(
+            picture(0.5 + factor * delta),
+            f"perturbation × {factor:g}",
+            f"largest change {brief(largest, 3)} of 255",
+            ringed=True,
+        ),
+        _Cell(picture(after.image), "adversarial", _answer(after), ringed=True),
     ]
+
+
+def _answer(side: Side) -> str:
+    return f"{shorten(side.name, 30)}  {brief(side.score, 4)}"
+
+
+def _wholes(before: Side, after: Side) -> tuple[list[_Cell], float]:
+    """Where the difference of the scores lies, before and after; and the scale of both."""
+    if before.whole is None or after.whole is None:
+        return [], 0.0
+    drawn = [one.drawn(BOX) for one in (before.whole, after.whole)]
+    unplaced_of = {"before": before.whole.unplaced, "after": after.whole.unplaced}
+    scale = common_scale(drawn)
+    cells = []
+    for when, side, values in zip(("before", "after"), (before, after), drawn, strict=True):
+        photo = Image.fromarray(picture(side.image)).resize(values.shape[::-1])
+        pixels = over_photo(np.asarray(photo), values, scale)
+        said = f"{brief(side.difference, 4)}, of it {brief(unplaced_of[when], 2)} without a place"
+        cells.append(_Cell(pixels, f"{when}: the whole score, cut at {_cut(side)}", said))
+    return cells, scale
+
+
+def _cut(side: Side) -> str:
+    return "" if side.whole is None else side.whole.name()
+
+
+def _smoothing(side: Side) -> str:
+    whole = side.whole
+    return "" if whole is None else f"σ = {brief(whole.sigma, 2)} px"
+
+
+def _contributions(before: Side, after: Side) -> tuple[list[_Cell], float]:
+    """What each pixel adds by itself, before and after; and the scale of both."""
+    known = [
+        (when, side, side.contributions)
+        for when, side in (("before", before), ("after", after))
+        if side.contributions is not None
+    ]
+    if not known:
+        return [], 0.0
+    scale = shared_scale(values for _, _, values in known)
+    cells = [
+        _Cell(
+            _map(values, scale),
+            f"{when}: new minus old class" if side.whole is None else f"{when}: the pixels alone",
+            f"sum and bias {brief(side.difference, 4)}"
+            if side.whole is None
+            else f"they sum to {brief(float(values.sum()), 3)}, the bias is the rest",
+        )
+        for when, side, values in known
+    ]
+    return cells, scale
 
 
 def _ring(axes: Axes, delta: npt.NDArray[np.floating]) -> None:

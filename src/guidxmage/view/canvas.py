@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,13 +32,17 @@ class Canvas:
             from guidxmage.view.glyphs import DrawableFigure
         except ImportError as error:
             raise MissingExtraError("matplotlib", "view") from error
-        if height > TALLEST:
-            raise InputError("too many rows for one figure; draw fewer panels in each.")
-        self.width, self.height = width, height
+        self.width, self.height = width, _checked(height)
         size = (width / DPI, height / DPI)
         self.figure: Figure = DrawableFigure(figsize=size, dpi=DPI, facecolor="white")
         self.figure.set_layout_engine("none")
         FigureCanvasAgg(self.figure)
+        self._widths: dict[Any, float] = {}
+
+    def set_height(self, height: int) -> None:
+        """Another height, as long as nothing is drawn."""
+        self.height = _checked(height)
+        self.figure.set_size_inches(self.width / DPI, height / DPI)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Empty axes without frame or ticks."""
@@ -64,6 +69,48 @@ class Canvas:
             **style,
         )
 
+    def width_of(self, text: str, size: float = 9, **style: Any) -> float:
+        """How many pixels wide a text is as it is drawn, in the fonts that have its characters."""
+        from guidxmage.view.glyphs import make_drawable_text
+
+        key = (text, size, tuple(sorted(style.items())))
+        if key not in self._widths:
+            made = self.figure.text(
+                0, 0, text, fontsize=size, parse_math=False, usetex=False, **style
+            )
+            make_drawable_text(made)
+            canvas: Any = self.figure.canvas
+            self._widths[key] = float(made.get_window_extent(canvas.get_renderer()).width)
+            made.remove()
+        return self._widths[key]
+
+    def shortened(self, text: str, width: float, size: float = 9, **style: Any) -> str:
+        """A text on one line, at most so many pixels wide."""
+        text = re.sub(r"[\t\r\n]+", " ", text).strip(" ")
+        if self.width_of(text, size, **style) <= width:
+            return text
+        few, many = 0, len(text)
+        while few + 1 < many:
+            middle = (few + many) // 2
+            fits = self.width_of(_cut(text, middle), size, **style) <= width
+            few, many = (middle, many) if fits else (few, middle)
+        return _cut(text, few)
+
+    def wrapped(
+        self, text: str, width: float, size: float = 9, between: str = " ", **style: Any
+    ) -> list[str]:
+        """Lines of at most so many pixels, broken at `between`; longer parts are shortened."""
+        lines: list[str] = []
+        for part in text.split(between):
+            longer = f"{lines[-1]}{between}{part}" if lines else part
+            if lines and self.width_of(longer, size, **style) <= width:
+                lines[-1] = longer
+                continue
+            if lines:
+                lines[-1] += between.rstrip()
+            lines.append(self.shortened(part, width, size, **style))
+        return lines
+
     def picture(self, pixels: RGB, left: float, top: float, width: int, height: int) -> Axes:
         """A picture, each of its pixels a rectangle of one colour."""
         axes = self.axes(left, top, width, height)
@@ -79,6 +126,16 @@ class Canvas:
         y = 1 - top / self.height
         ends = (left / self.width, (left + width) / self.width)
         self.figure.add_artist(Line2D(ends, (y, y), color=RULE, linewidth=0.8))
+
+
+def _checked(height: int) -> int:
+    if height > TALLEST:
+        raise InputError("too many rows for one figure; draw fewer panels in each.")
+    return height
+
+
+def _cut(text: str, length: int) -> str:
+    return f"{text[:length].rstrip(' ,')}…"
 
 
 def fitted(shape: tuple[int, ...], box: int) -> tuple[int, int]:

@@ -32,17 +32,21 @@ class DrawableFigure(Figure):
 def make_drawable(figure: Figure) -> None:
     """Give every text of a figure fonts that have its characters, or others in their place."""
     for text in figure.findobj(Text):
-        if not text.get_text().isascii():
-            _make_drawable(text)
+        make_drawable_text(text)
 
 
-def _make_drawable(text: Text) -> None:
+def make_drawable_text(text: Text) -> None:
+    """The same of one text."""
     said = text.get_text()
+    if said.isascii():
+        return
     path = str(findfont(text.get_fontproperties()))
     missing = {one for one in said if one != "\n" and not _has(path, one)}
     if not missing:
         return
     fonts = {one: _family_with(one) for one in missing}
+    # In bold, a family may have fewer of them.
+    fonts = {one: name if name and _draws(text, name, one) else None for one, name in fonts.items()}
     families = [str(name) for name in text.get_fontfamily()]
     more = [name for name in dict.fromkeys(fonts.values()) if name and name not in families]
     if more:
@@ -50,6 +54,13 @@ def _make_drawable(text: Text) -> None:
     lost = {one for one, family in fonts.items() if family is None}
     if lost:
         text.set_text(transliterated(said, lost))
+
+
+def _draws(text: Text, family: str, character: str) -> bool:
+    """Whether a family has a character in the style and weight of a text."""
+    wanted = text.get_fontproperties().copy()
+    wanted.set_family([family])
+    return _has(str(findfont(wanted)), character)
 
 
 def transliterated(text: str, lost: set[str]) -> str:

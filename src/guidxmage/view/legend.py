@@ -19,6 +19,7 @@ from guidxmage.view.colors import (
     colorize,
     thresholds,
 )
+from guidxmage.view.diverging import diverging
 from guidxmage.view.maps import overlay
 from guidxmage.view.panel import brief
 
@@ -61,6 +62,23 @@ class Legend:
         self._draw_blend(overlay(None, np.linspace(-1, 1, STEPS)[None], 1.0)[0])
         self._draw_words("(c) smoothed, each pixel", "the photograph shows where it is near zero")
 
+    def draw_whole(self, smoothing: str) -> None:
+        """The legend of the whole maps, in score per hundredth of the picture."""
+        self._draw_blend(diverging(np.linspace(-1, 1, STEPS), 1.0))
+        given = f"s = {brief(self.scale, 3)} as given"
+        own = (
+            f"s = {brief(self.scale, 3)}: the largest value of the map"
+            if self.scale
+            else "every value is zero"
+        )
+        self._draw_lines(
+            "score per 1 % of the picture",
+            (
+                f"smoothed, {smoothing}; the photograph beneath, in grey",
+                given if self.given else own,
+            ),
+        )
+
     def scale_words(self) -> str:
         """What the scale is and where it comes from."""
         if self.given:
@@ -70,13 +88,22 @@ class Legend:
         return f"s = {brief(self.scale, 3)}: ≥ {PERCENTILE} % of non-zero values within ±s"
 
     def _draw_words(self, title: str, change: str) -> None:
-        right, middle = self.left + self.width, self.left + self.width / 2
-        self.canvas.text(self.left, self.top + 6, "◀ subtracts", size=8, color=FAINT_INK)
-        self.canvas.text(middle, self.top + 6, title, size=8, ha="center")
-        self.canvas.text(right, self.top + 6, "adds ▶", size=8, ha="right", color=FAINT_INK)
-        for line, words in enumerate((change, self.scale_words())):
+        self._draw_lines(title, (change, self.scale_words()))
+
+    def _draw_lines(self, title: str, lines: tuple[str, str]) -> None:
+        canvas, right, middle = self.canvas, self.left + self.width, self.left + self.width / 2
+        sides = ("◀ subtracts", "adds ▶")
+        half = max(canvas.width_of(side, 8) for side in sides)
+        if canvas.width_of(title, 8) + 2 * half > self.width:
+            sides = ("◀ −", "+ ▶")
+        for side, left, ha in zip(sides, (self.left, right), ("left", "right"), strict=True):
+            canvas.text(left, self.top + 6, side, size=8, ha=ha, color=FAINT_INK)
+        canvas.text(middle, self.top + 6, title, size=8, ha="center")
+        for line, words in enumerate(lines):
+            size = min(8.0, max(6.5, 8 * self.width / canvas.width_of(words, 8)))
+            fitting = canvas.shortened(words, self.width, size)
             top = self.top + WORDS_TOP + LINE * line
-            self.canvas.text(middle, top, words, size=8, ha="center", color=FAINT_INK)
+            canvas.text(middle, top, fitting, size=size, ha="center", color=FAINT_INK)
 
     def _draw_bands(self) -> None:
         from matplotlib.colors import BoundaryNorm
@@ -112,9 +139,11 @@ class Legend:
             spacing="uniform",
             drawedges=False,
         )
-        bar.set_ticks(list(ticks), labels=[brief(tick * self.scale, 3) for tick in ticks])
+        labels = [brief(tick * self.scale, 3) for tick in ticks]
+        bar.set_ticks(list(ticks), labels=labels)
         bar.minorticks_off()
         for label in axes.get_xticklabels():
             label.set_usetex(False)
         bar.outline.set_linewidth(0.6)
-        axes.tick_params(labelsize=8, labelcolor=INK, color=INK, length=4, width=0.6)
+        size = 8 if max(map(len, labels)) < 8 else 7
+        axes.tick_params(labelsize=size, labelcolor=INK, color=INK, length=4, width=0.6)

@@ -14,6 +14,7 @@ from guidxmage.errors import InputError
 from guidxmage.reports.short_repr import short_repr
 from guidxmage.view.colors import FloatMap, pixel_contributions
 from guidxmage.view.maps import check_labels, check_size
+from guidxmage.view.placed import PERCENT, PlacedMap
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,6 +39,10 @@ class ObjectRow(Protocol):
     def sum(self) -> float:
         """What they add to the score."""
 
+    @property
+    def whole(self) -> float | None:
+        """What lies on them of the whole score; asked for where there is a whole map."""
+
 
 class ObjectTable(Protocol):
     """The objects of one image and, as `rest`, the pixels that belong to none of them."""
@@ -58,7 +63,10 @@ class Panel:
     residuals up to `residual_bound`. `exactness` says where the model is exact ("exact on
     region"), and `note` what else there is to say of that. `objects` and their `labels` (H, W) are
     optional. `shape` is the input's own, where `contributions` has it not: (C, frames, H, W).
-    Raises InputError if the sizes differ or a number is not finite.
+    `depths` are maps of the whole score, the chosen one first, and `sentence` says in words what
+    the first adds up to; the objects then have a `whole`, too. `probability` of the class, 0–1, is
+    None where the score is no class's. Raises InputError if the sizes differ or a number is not
+    finite.
     """
 
     image: Image.Image | None
@@ -74,6 +82,9 @@ class Panel:
     labels: npt.NDArray[Any] | None = None
     shape: tuple[int, ...] | None = None
     note: str = ""
+    depths: tuple[PlacedMap, ...] = ()
+    sentence: str = ""
+    probability: float | None = None
 
     __repr__ = short_repr
 
@@ -83,6 +94,12 @@ class Panel:
             check_size(self.image, shape)
         if self.labels is not None:
             check_labels(self.labels, shape)
+        for one in self.depths:
+            if one.values.shape != shape:
+                raise InputError(
+                    f"the whole map is {'×'.join(map(str, one.values.shape))} but the "
+                    f"contributions are {'×'.join(map(str, shape))}; pass maps of one image."
+                )
         for name in ("score", "bias", "residual", "residual_bound"):
             if not isfinite(getattr(self, name)):
                 raise InputError(f"{name} must be a finite number, not {getattr(self, name)}.")
@@ -98,18 +115,29 @@ class Panel:
     def heading(self) -> str:
         """The class and its index."""
         name = shorten(self.class_name, 60) or "target"
-        return name if self.target is None else f"{name} (class {self.target})"
+        said = f"class {self.target}"
+        return name if self.target is None or name == said else f"{name} ({said})"
 
     def equation(self) -> str:
-        """How pixels and bias make up the score, with the residual and its bound."""
+        """How pixels and bias make up the score, with the residual and its bound.
+
+        With a whole map, how much of the bias has a place on the picture.
+        """
         total = self.pixel_sum()
         digits = decimals(self.score, total, self.bias)
         within = "≤" if abs(self.residual) <= self.residual_bound else ">"
+        carried = f"bias {number(self.bias, digits)}"
+        if self.depths:
+            placed, unplaced = self.placed()
+            carried = f"placed bias {number(placed, digits)} + no place {number(unplaced, digits)}"
         return (
-            f"score {number(self.score, digits)} = Σ pixels {number(total, digits)}"
-            f" + bias {number(self.bias, digits)}"
+            f"score {number(self.score, digits)} = Σ pixels {number(total, digits)} + {carried}"
             f"  (residual {brief(abs(self.residual))} {within} bound {brief(self.residual_bound)})"
         )
+
+    def placed(self) -> tuple[float, float]:
+        """How much of the bias has a place on the picture, and how much of the score has none."""
+        return self.depths[0].total - self.pixel_sum(), self.depths[0].unplaced
 
 
 @dataclass(frozen=True)
@@ -137,23 +165,74 @@ def parts(panel: Panel, most: int = 8) -> list[Part]:
             Part("positive pixels", float(values[values > 0].sum())),
             Part("negative pixels", float(values[values < 0].sum())),
         ]
-    rows = sorted(panel.objects, key=lambda row: abs(row.sum), reverse=True)
-    shown, others = rows[:most], rows[most:]
-    shown.sort(key=lambda row: -row.sum)
-    bars = [Part(row.name, row.sum, label=row.label) for row in shown]
+    rows, others = _shown(panel, panel.objects, most)
+    bars = [Part(row.name, row.sum, label=row.label) for row in rows]
     if others:
-        name = f"{len(others)} other{'s' if len(others) > 1 else ''}"
-        bars.append(Part(name, sum(row.sum for row in others)))
+        bars.append(Part(_others(others), sum(row.sum for row in others)))
     if panel.objects.rest.pixels:
         bars.append(Part(panel.objects.rest.name, panel.objects.rest.sum))
     return bars
 
 
+def whole_parts(panel: Panel, most: int = 8) -> list[Part]:
+    """The same of the whole map: what lies on each object, and without objects its two signs."""
+    if panel.objects is None:
+        drawn = panel.depths[0].drawn(max(panel.depths[0].values.shape))
+        drawn = drawn * (PERCENT / drawn.size)
+        return [
+            Part("where it adds", float(drawn[drawn > 0].sum())),
+            Part("where it subtracts", float(drawn[drawn < 0].sum())),
+        ]
+    rows, others = _shown(panel, panel.objects, most)
+    bars = [Part(row.name, row.whole or 0.0, label=row.label) for row in rows]
+    if others:
+        bars.append(Part(_others(others), sum(row.whole or 0.0 for row in others)))
+    if panel.objects.rest.pixels:
+        bars.append(Part(panel.objects.rest.name, panel.objects.rest.whole or 0.0))
+    return bars
+
+
+def _shown(
+    panel: Panel, objects: ObjectTable, most: int
+) -> tuple[list[ObjectRow], list[ObjectRow]]:
+    """The objects with the largest contributions, in order, and the others.
+
+    With a whole map it is the whole that counts, so that both groups of bars show the same ones.
+    """
+
+    def size(row: ObjectRow) -> float:
+        return (row.whole or 0.0) if panel.depths else row.sum
+
+    rows = sorted(objects, key=lambda row: abs(size(row)), reverse=True)
+    return sorted(rows[:most], key=lambda row: -size(row)), rows[most:]
+
+
+def _others(rows: list[ObjectRow]) -> str:
+    return f"{len(rows)} other{'s' if len(rows) > 1 else ''}"
+
+
 def balance(panel: Panel) -> list[Part]:
     """What the score is made of, and the score."""
+    if panel.depths:
+        placed, unplaced = panel.placed()
+        return [
+            Part("Σ pixels", panel.pixel_sum()),
+            Part("placed bias", placed, whole=True),
+            Part("no place", unplaced, whole=True),
+            Part("score", panel.score, whole=True),
+        ]
     return [
         Part("Σ pixels", panel.pixel_sum()),
         Part("bias", panel.bias, whole=True),
+        Part("score", panel.score, whole=True),
+    ]
+
+
+def whole_balance(panel: Panel) -> list[Part]:
+    """What lies on the picture, what has no place, and the score."""
+    return [
+        Part("on the picture", panel.depths[0].total, whole=True),
+        Part("no place", panel.depths[0].unplaced, whole=True),
         Part("score", panel.score, whole=True),
     ]
 
