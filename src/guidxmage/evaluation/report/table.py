@@ -50,7 +50,12 @@ def _range(counts: Sequence[int]) -> str:
 
 
 def paper_table(rows: Sequence[Row]) -> str:
-    """The shape of the paper's Table 1: methods down, networks across, on the path, per cent."""
+    """The shape of the paper's Table 1: methods down, networks across, on the path, per cent.
+
+    Empty where directional agreement was not measured.
+    """
+    if not any(COLUMNS[0].key in row.figures for row in rows):
+        return ""
     networks = list(dict.fromkeys(row.network for row in rows))
     by_place = {(row.method, row.network): row for row in rows}
 
