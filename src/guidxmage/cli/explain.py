@@ -174,11 +174,12 @@ def explain(  # noqa: PLR0917
 
     Every result folder holds figure.png (the whole score on the picture, at every depth, and what
     the pixels add by themselves), whole.png, distribution.png and saliency.png (the bare maps),
-    manifest.json and arrays.npz. Photos whose result is there already, of the same network and
-    options, are not explained again.
+    manifest.json and arrays.npz. Beside the folders index.csv has the numbers of all results.
+    Photos whose result is there already, of the same network and options, are not explained again.
     """
     from guidxmage.attribution.archive import KIND
     from guidxmage.jobs.explain_photos import Job, explain_photos, shared_scales
+    from guidxmage.jobs.index_file import write_index
     from guidxmage.jobs.photo_results import PhotoResults
 
     found, problems = find_photos(photos, out)
@@ -214,7 +215,10 @@ def explain(  # noqa: PLR0917
     tell_gone(PhotoResults(out, KIND).gone(photos))
     with progress_bar(len(found)) as advance:
         outcomes = explain_photos(explainer, found, out, job, overwrite, complain)
-        done = tell_outcomes(outcomes, problems, _print_outcome, as_json, advance)
+        try:
+            done = tell_outcomes(outcomes, problems, _print_outcome, as_json, advance)
+        finally:
+            write_index(out)
     _end_if_not_exact(done)
 
 

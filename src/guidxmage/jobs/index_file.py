@@ -1,0 +1,91 @@
+"""index.csv: all results of a folder in one table, a line for each object of each target."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from guidxmage.errors import InputError
+from guidxmage.files.atomic import MANIFEST, write_atomically
+from guidxmage.files.untrusted import LARGEST_MARK, read_json
+
+INDEX = "index.csv"
+_DEEPEST = 4  # folders below the one that results are written to
+_OF_RESULT = (
+    *("result", "photo", "target", "name", "score", "pixels", "bias"),
+    *("placed", "unplaced", "depth", "residual", "exactness"),
+)
+_OF_OBJECT = {
+    "object": "name",
+    "area": "pixels",
+    "object_whole": "whole",
+    "object_positive": "whole_positive",
+    "object_negative": "whole_negative",
+    "object_pixels": "sum",
+    "object_bias": "bias",
+}
+
+
+def write_index(out: Path) -> Path | None:
+    """Write the table of all results in the folders below `out`, those of earlier runs as well.
+
+    It is made anew from the manifests and appears whole, so that runs side by side do no harm: the
+    last to end knows of all. Nothing is written where there is no result. What is no manifest of an
+    explanation is passed over.
+    """
+    found = (path for depth in range(1, _DEEPEST + 1) for path in out.glob("*/" * depth + MANIFEST))
+    lines = [line for path in sorted(found) for line in _lines(out, path)]
+    if not lines:
+        return None
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*_OF_RESULT, *_OF_OBJECT], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_atomically(out / INDEX, text.getvalue().encode())
+    return out / INDEX
+
+
+def _lines(out: Path, path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of one result; objects and the rest of the pixels, where there are any."""
+    try:
+        manifest = read_json(path, LARGEST_MARK)
+        if not str(manifest["schema"]).startswith("guid-xmage/explanation/"):
+            return
+        found = [
+            {**_of_result(manifest, result), "result": path.parent.relative_to(out).as_posix()}
+            for result in manifest["results"]
+        ]
+        tables = manifest.get("objects") or [None] * len(found)
+        pairs = [(own, list(_objects(table))) for own, table in zip(found, tables, strict=True)]
+    except (InputError, KeyError, TypeError, ValueError, AttributeError):  # damaged, or no result
+        return
+    for own, objects in pairs:
+        yield from ({**own, **one} for one in objects or [{}])
+
+
+def _of_result(manifest: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    depths = manifest.get("depths") or [{}]
+    return {
+        "photo": manifest.get("photo", ""),
+        "target": result["target"],
+        "name": result["name"],
+        "score": result["score"],
+        "pixels": result["contribution_sum"],
+        "bias": result["bias"],
+        "placed": result.get("placed", ""),
+        "unplaced": result.get("unplaced", ""),
+        "depth": depths[0].get("site", ""),
+        "residual": result["residual"],
+        "exactness": manifest["exactness"],
+    }
+
+
+def _objects(table: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    if table is None:
+        return
+    for row in (*table["rows"], table["rest"]):
+        if row["pixels"] or row is not table["rest"]:
+            yield {column: row.get(key, "") for column, key in _OF_OBJECT.items()}
