@@ -429,7 +429,7 @@ def test_a_residual_beyond_its_bound_is_stated(residual, words_of_it):
 
 def test_figure_states_thresholds_and_scale():
     texts = words(figure([make_panel()], scale=2.0))
-    assert "changes at ±0.200 (0.1 s) and ±1.00 (0.5 s)" in texts
+    assert "changes at ±0.200 (0.1 s), ±1.00 (0.5 s)" in texts
     assert "s = 2.00 as given" in texts
     assert {"−1.00", "−0.200", "0.200", "1.00"} <= set(texts)
     panels = [make_panel(seed=1), make_panel(seed=2, shape=(3, 9, 9))]

@@ -172,7 +172,7 @@ def _write_images(
     summary = manifest["result"]
     title = f"{summary['from_name']} → {summary['to_name']}"
     if result.evidence == "region":  # contributions are drawn, too
-        title += ", reference: network's zero"
+        title += " · contributions counted from the network's zero"
     figure = attack_figure(sides[0], sides[1], title, _lines(summary))
     save_figure(figure, folder / FIGURE)
     return files

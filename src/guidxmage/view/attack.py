@@ -140,13 +140,14 @@ def _wholes(before: Side, after: Side) -> tuple[list[_Cell], float]:
     for when, side, values in zip(("before", "after"), (before, after), drawn, strict=True):
         photo = Image.fromarray(picture(side.image)).resize(values.shape[::-1])
         pixels = over_photo(np.asarray(photo), values, scale)
-        said = f"{brief(side.difference, 4)}, of it {brief(unplaced_of[when], 2)} without a place"
-        cells.append(_Cell(pixels, f"{when}: the whole score, cut at {_cut(side)}", said))
+        said = f"Σ {brief(side.difference, 4)}, no place {brief(unplaced_of[when], 2)}"
+        cells.append(_Cell(pixels, f"{when}: whole score, {_stride(side)}", said))
     return cells, scale
 
 
-def _cut(side: Side) -> str:
-    return "" if side.whole is None else side.whole.name()
+def _stride(side: Side) -> str:
+    """The depth in a few words; without the layer, for which there is no room."""
+    return "" if side.whole is None else side.whole.name().partition(" (")[0]
 
 
 def _smoothing(side: Side) -> str:
@@ -170,7 +171,7 @@ def _contributions(before: Side, after: Side) -> tuple[list[_Cell], float]:
             f"{when}: new minus old class" if side.whole is None else f"{when}: the pixels alone",
             f"sum and bias {brief(side.difference, 4)}"
             if side.whole is None
-            else f"they sum to {brief(float(values.sum()), 3)}, the bias is the rest",
+            else f"Σ pixels {brief(float(values.sum()), 3)}",
         )
         for when, side, values in known
     ]

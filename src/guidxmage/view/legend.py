@@ -49,7 +49,7 @@ class Legend:
         if style == "bands":
             self._draw_bands()
             small, large = (brief(value, 3) for value in thresholds(self.scale))
-            change = f"changes at ±{small} ({SMALL_SHARE} s) and ±{large} ({LARGE_SHARE} s)"
+            change = f"changes at ±{small} ({SMALL_SHARE} s), ±{large} ({LARGE_SHARE} s)"
         else:
             self._draw_blend(colorize(np.linspace(-1, 1, STEPS), 1.0, style))
             change = "colours blend between these values"
@@ -74,7 +74,7 @@ class Legend:
         self._draw_lines(
             "score per 1 % of the picture",
             (
-                f"smoothed, {smoothing}; the photograph beneath, in grey",
+                f"smoothed, {smoothing}; the photo in grey",
                 given if self.given else own,
             ),
         )
