@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from guidxmage.attribution.spreading import Layout
+from guidxmage.engine.calls.call import Call
 from guidxmage.engine.program.places import (
     INPUT,
     SPOKEN_FOR,
@@ -25,6 +26,7 @@ from guidxmage.engine.program.places import (
     site_name,
 )
 from guidxmage.engine.program.program import Program
+from guidxmage.engine.rules import is_stepwise
 from guidxmage.errors import InputError
 
 # The default depth has about this stride, in pixels: see docs/evaluation.md.
@@ -198,10 +200,10 @@ def _named(program: Program, name: str) -> ProgramCut:
     """
     if name == INPUT or "#" in name or name in SPOKEN_FOR.values():
         return _at_site(program, name)
-    own = [call for call in program.calls if _within(call.site, name)]
+    calls = _with_values(program)
+    own = [call for call in calls if _within(call.site, name)]
     if not own:
         raise _unknown(program, name)
-    calls = [call for call in program.calls if call.reads]
     first = next((n for n, call in enumerate(calls) if call.site == name), None)
     if first is not None:
         own = list(takewhile(lambda call: _within(call.site, name), calls[first:]))
@@ -213,10 +215,15 @@ def _at_site(program: Program, site: str) -> ProgramCut:
     listed = [one for one in _plain(program) if one.depth.site == site]
     if listed:
         return listed[-1]
-    own = [call for call in program.calls if site_name(call.site) == site]
+    own = [call for call in _with_values(program) if site_name(call.site) == site]
     if not own:
         raise _unknown(program, site)
     return _behind(program, own[-1].id)
+
+
+def _with_values(program: Program) -> list[Call]:
+    """The calls that compute numbers from the image; positions and masks are no activations."""
+    return [call for call in program.calls if call.reads and not is_stepwise(call)]
 
 
 def _unknown(program: Program, name: str) -> InputError:
