@@ -4,8 +4,8 @@
 
 For each of torchvision's piecewise-linear families and EfficientNet-Lite0, one image: the residual
 score − Σ whole − unplaced of each depth beside the bound that rounding explains, in float64 and in
-float32; what has no place; and processor seconds of an explanation with all depths over one without, run in
-turns. Networks have calibrated random weights, EfficientNet-Lite0 its own.
+float32; what has no place; and processor seconds of an explanation with all depths over one
+without, run in turns. Networks have calibrated random weights, EfficientNet-Lite0 its own.
 """
 
 from __future__ import annotations
