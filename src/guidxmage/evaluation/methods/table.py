@@ -39,10 +39,10 @@ _ALL = (
     Method(
         "guid-xmage", "guid-Xmage", "guid-xmage", contributions, signed=True, total="score - bias"
     ),
-    _whole("whole", "whole map, from the input", "input"),
-    _whole("depth-8", "whole map, cut at stride 8", 8),
-    _whole("depth", "whole map, cut at the default depth", "default"),
-    _whole("signed-cam", "signed CAM: the last cut", LAST),
+    _whole("whole", "whole, input", "input"),
+    _whole("depth-8", "whole, stride 8", 8),
+    _whole("depth", "whole, default", "default"),
+    _whole("signed-cam", "signed CAM", LAST),
     _cam("grad-cam", "grad-CAM", "GradCAM"),
     _cam("grad-cam++", "grad-CAM++", "GradCAMPlusPlus"),
     Method(
