@@ -903,3 +903,18 @@ def test_named_targets_of_single_images_in_chunks() -> None:
     )
     assert torch.equal(one.target, other.target)
     assert torch.allclose(one.whole, other.whole, rtol=0, atol=1e-12)
+
+
+def test_a_score_that_no_pixel_moves() -> None:
+    """A class of a constant score: all of it is without a place."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        scores = m.head(F.relu(m.first(x)).mean((2, 3)))
+        return torch.cat([scores, scores.new_full((len(x), 1), 2.5)], 1)
+
+    model = module(14, run, first=nn.Conv2d(3, 4, 3, 2, 1), head=nn.Linear(4, 2))
+    found = Explainer(model).explain(drawn(28, 2, 3, 8, 8), ("classes", [2, 0]), depth="all")
+    check_sums(found)
+    for one in found.placements:
+        assert float(one.whole[:, 0].abs().max()) == 0
+        assert torch.allclose(one.unplaced[:, 0], torch.full((2,), 2.5).double())

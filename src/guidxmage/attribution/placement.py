@@ -98,7 +98,7 @@ class _Placed:
         for constant in constants:
             if layout is None:
                 share = inner(*by_row(g, constant.weighed, self._rows))
-                self._unplaced[constant.site] = share
+                self._unplaced[constant.site] = self._unplaced.get(constant.site, 0) + share
             else:
                 self._add(layout, constant.site, self._at_positions(layout, g, constant))
 
@@ -125,7 +125,7 @@ class _Placed:
     def _cut(
         self, name: str, one: ProgramCut, waiting: Mapping[int, Tensor], rounding: Rounding
     ) -> None:
-        like = next(iter(waiting.values()))
+        like = next(iter(self._given.values.values()))  # nothing may wait: all is constant then
         placed = self._placed_bias(like)
         whole, unplaced = placed, dict(self._unplaced)
         for id_, g in waiting.items():
