@@ -78,3 +78,29 @@ def test_the_command_line_writes_it(tmp_path: Path) -> None:
     assert {line["photo"] for line in lines} == {str(photo)}
     whole = sum(float(line["object_whole"]) for line in lines)
     assert whole + float(lines[0]["unplaced"]) == pytest.approx(float(lines[0]["score"]), abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["table", "folder", "bytes"])
+def test_what_is_no_such_table_is_left_as_it_is(tmp_path: Path, kind: str) -> None:
+    result(tmp_path / "a")
+    if kind == "folder":
+        (tmp_path / INDEX).mkdir()
+    else:
+        (tmp_path / INDEX).write_bytes(b"my,own\n1,2\n" if kind == "table" else b"\xff\xfe")
+    told: list[str] = []
+    assert write_index(tmp_path, told.append) is None
+    assert len(told) == 1
+    assert "left as it is" in told[0]
+    assert kind != "table" or (tmp_path / INDEX).read_bytes() == b"my,own\n1,2\n"
+
+
+def test_nothing_is_written_where_nothing_changed(tmp_path: Path) -> None:
+    result(tmp_path / "a")
+    path = write_index(tmp_path)
+    assert path is not None
+    before = path.stat().st_mtime_ns
+    assert write_index(tmp_path) == path
+    assert path.stat().st_mtime_ns == before
+    result(tmp_path / "b")
+    write_index(tmp_path)
+    assert len(read(tmp_path)) == 2

@@ -182,6 +182,7 @@ def explain(  # noqa: PLR0917
     from guidxmage.jobs.index_file import write_index
     from guidxmage.jobs.photo_results import PhotoResults
 
+    is_new = not out.exists()
     found, problems = find_photos(photos, out)
     _check_method(method, certify or radius, baseline, pieces)
     depths = _depths(depth, method, map_)
@@ -218,7 +219,9 @@ def explain(  # noqa: PLR0917
         try:
             done = tell_outcomes(outcomes, problems, _print_outcome, as_json, advance)
         finally:
-            write_index(out)
+            write_index(out, complain)
+            if is_new and out.is_dir() and not any(out.iterdir()):
+                out.rmdir()  # nothing could be explained
     _end_if_not_exact(done)
 
 

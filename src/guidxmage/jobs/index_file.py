@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +28,43 @@ _OF_OBJECT = {
     "object_bias": "bias",
 }
 
+_HEAD = ",".join((*_OF_RESULT, *_OF_OBJECT))
 
-def write_index(out: Path) -> Path | None:
+
+def write_index(out: Path, say: Callable[[str], None] = lambda _: None) -> Path | None:
     """Write the table of all results in the folders below `out`, those of earlier runs as well.
 
     It is made anew from the manifests and appears whole, so that runs side by side do no harm: the
-    last to end knows of all. Nothing is written where there is no result. What is no manifest of an
-    explanation is passed over.
+    last to end knows of all. Nothing is written where there is no result, and nothing is replaced
+    that is not such a table: `say` is told then. What is no manifest of an explanation is passed
+    over.
     """
     found = (path for depth in range(1, _DEEPEST + 1) for path in out.glob("*/" * depth + MANIFEST))
     lines = [line for path in sorted(found) for line in _lines(out, path)]
     if not lines:
         return None
+    if not _is_ours(out / INDEX):
+        say(f"{out / INDEX} is something else and is left as it is; the numbers are in no table")
+        return None
     text = io.StringIO()
     writer = csv.DictWriter(text, [*_OF_RESULT, *_OF_OBJECT], lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    write_atomically(out / INDEX, text.getvalue().encode())
+    content = text.getvalue().encode()
+    if not (out / INDEX).is_file() or (out / INDEX).read_bytes() != content:
+        write_atomically(out / INDEX, content)
     return out / INDEX
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether there is nothing yet, or a table of this kind."""
+    if not path.exists():
+        return True
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return file.readline(1000).rstrip("\r\n") == _HEAD
+    except (OSError, UnicodeDecodeError):  # a folder, or no text
+        return False
 
 
 def _lines(out: Path, path: Path) -> Iterator[dict[str, Any]]:

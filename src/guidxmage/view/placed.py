@@ -64,7 +64,9 @@ class PlacedMap:
 
     def cells(self) -> str:
         """How many cells the picture has: "14×14 cells"."""
-        return f"{'×'.join(map(str, self.grid))} {'pixels' if self.is_pixels else 'cells'}"
+        if self.is_pixels:  # of the photo itself where that is explained
+            return f"{'×'.join(map(str, np.shape(self.values)))} pixels"
+        return f"{'×'.join(map(str, self.grid))} cells"
 
     def drawn(self, box: int) -> FloatMap:
         """The smoothed map within box × box, in score per hundredth of the picture.
