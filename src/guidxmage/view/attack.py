@@ -140,7 +140,7 @@ def _wholes(before: Side, after: Side) -> tuple[list[_Cell], float]:
     for when, side, values in zip(("before", "after"), (before, after), drawn, strict=True):
         photo = Image.fromarray(picture(side.image)).resize(values.shape[::-1])
         pixels = over_photo(np.asarray(photo), values, scale)
-        said = f"score {brief(side.difference, 4)}, of it no place {brief(unplaced_of[when], 2)}"
+        said = f"score {brief(side.difference, 3)} (no place {brief(unplaced_of[when], 2)})"
         cells.append(_Cell(pixels, f"{when}: whole score, {_stride(side)}", said))
     return cells, scale
 
