@@ -29,7 +29,7 @@ from guidxmage.engine.program.program import Program
 from guidxmage.engine.rules import is_stepwise
 from guidxmage.errors import InputError
 
-# The default depth has about this stride, in pixels: see docs/evaluation.md.
+# The default depth has about this stride, in pixels: see docs/depths.md.
 _STRIDE = 16
 # Below it a cut has no more to say than the image itself.
 _SMALLEST_STRIDE = 4
