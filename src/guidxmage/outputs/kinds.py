@@ -1,0 +1,145 @@
+"""The kinds of outputs: class scores, numbers with units, dense classes, boxes, embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from guidxmage.errors import InputError
+from guidxmage.outputs.boxes import FORMATS, Format
+from guidxmage.outputs.reading import Pick, Reading
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is read of what a network gives out.
+
+    pick: the tensor that is meant: a key or attribute, an index, a function of the network's
+    output, or None for the output itself.
+    """
+
+    pick: Pick = None
+
+    @property
+    def picks(self) -> tuple[Pick, ...]:
+        """One for each tensor that is explained."""
+        return (self.pick,)
+
+    def around(self, model: nn.Module) -> Reading:
+        """The network with these outputs alone, end to end."""
+        return Reading(model, self.picks)
+
+
+@dataclass(frozen=True)
+class Scores(Output):
+    """Class scores (B, classes), or (B,) of a single one.
+
+    multi_label: whether each score stands for itself, so that no class has a probability among all.
+    """
+
+    multi_label: bool = False
+
+
+@dataclass(frozen=True)
+class Regression(Output):
+    """Numbers (B, n), or (B,), each with a name and a unit.
+
+    names: one for each number; units: one for each, or one for all. Raises InputError where these
+    do not fit together.
+    """
+
+    names: Sequence[str] = ()
+    units: Sequence[str] | str = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.names, str):
+            object.__setattr__(self, "names", (self.names,))
+        units = self.units
+        if not isinstance(units, str) and len(units) != len(self.names):
+            raise InputError(f"{len(units)} units were given for {len(self.names)} names")
+
+    def unit(self, number: int) -> str:
+        """The unit of one of the numbers."""
+        if isinstance(self.units, str):
+            return self.units
+        return self.units[number] if number < len(self.units) else ""
+
+
+@dataclass(frozen=True)
+class Segmentation(Output):
+    """A score of each class at each place, (B, classes, h, w), which may be coarser than the image.
+
+    With a single class its score is positive where it is there.
+    """
+
+
+@dataclass(frozen=True)
+class Boxes(Output):
+    """Boxes (B, N, 4) and their class scores (B, N, classes) before any of them is dropped.
+
+    boxes, scores: which outputs they are, as `Pick`; a function of the output may also turn them
+    into these shapes, and is explained along with the network. form: what the four numbers are;
+    unit: "pixels" of the network's input, or "share" of its width and height. threshold: the score
+    above which a box counts; overlap: intersection over union above which the worse of two boxes
+    of a class is dropped, None for none (a set, as DETR gives it); most: how many are kept.
+    background: a class that is no object, as −1 for the last.
+    """
+
+    boxes: Pick = "boxes"
+    scores: Pick = "scores"
+    form: Format = "xyxy"
+    unit: Literal["pixels", "share"] = "pixels"
+    threshold: float = 0.0
+    overlap: float | None = 0.5
+    most: int = 100
+    background: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMATS:
+            raise InputError(f"form is {self.form!r}; choose one of {', '.join(FORMATS)}")
+        if self.unit not in ("pixels", "share"):
+            raise InputError(f'unit is {self.unit!r}; choose "pixels" or "share"')
+
+    @property
+    def picks(self) -> tuple[Pick, ...]:
+        """The boxes and their scores."""
+        return (self.boxes, self.scores)
+
+
+@dataclass(frozen=True)
+class Embedding(Output):
+    """A vector (B, n) that is compared with others."""
+
+
+KINDS: dict[str, type[Output]] = {
+    "scores": Scores,
+    "regression": Regression,
+    "segmentation": Segmentation,
+    "boxes": Boxes,
+    "embedding": Embedding,
+}
+"""By their names on the command line."""
+
+
+def as_output(given: object) -> Output | None:
+    """What `Explainer(output=…)` means; None for class scores as the network gives them.
+
+    Raises InputError.
+    """
+    if given is None or isinstance(given, Output):
+        return given
+    if isinstance(given, str) and given in KINDS:
+        return KINDS[given]()
+    if isinstance(given, str | int) and not isinstance(given, bool):
+        return Scores(given)
+    if isinstance(given, type) and issubclass(given, Output):
+        return given()
+    if callable(given):
+        return Scores(given)
+    raise InputError(
+        f"output is {given!r}; give a key, an index or a function of what the network returns, or "
+        "one of guidxmage.outputs: Scores, Regression, Segmentation, Boxes, Embedding"
+    )
