@@ -19,7 +19,7 @@ HOUSE = [
     ["files"],
     ["reports"],
     ["provenance"],
-    ["inputs", "view"],
+    ["inputs", "outputs", "view"],
     ["objects", "models"],
     ["engine"],
     ["attribution"],
@@ -44,9 +44,9 @@ ENGINE = [
 ]
 ATTRIBUTION = [
     ["exactness", "spreading", "targets"],
-    ["depths"],
+    ["depths", "output_space"],
     ["placement"],
-    ["attribution", "placement_archive", "run"],
+    ["attribution", "meaning_archive", "placement_archive", "run"],
     ["archive", "assemble", "change_space"],
     ["later", "multi_input"],
 ]

@@ -16,9 +16,10 @@ from guidxmage.attribution.assemble import Chunk, Origin, assembled
 from guidxmage.attribution.attribution import Attribution
 from guidxmage.attribution.change_space import Space, space_change
 from guidxmage.attribution.depths import Depth, ProgramCut, chosen, depths_of
-from guidxmage.attribution.multi_input import attribute_together, is_several
-from guidxmage.attribution.run import chunks, run_chunk
-from guidxmage.attribution.targets import Targets, choose_targets, is_per_image, one_for_each
+from guidxmage.attribution.multi_input import attribute_together, is_several, refuse_for_several
+from guidxmage.attribution.output_space import Outputs, OutputSpace
+from guidxmage.attribution.run import check_rows, chunks, run_chunk
+from guidxmage.attribution.targets import Targets, as_labels, is_per_image, one_for_each
 from guidxmage.engine.capture.as_found import running
 from guidxmage.engine.capture.checks import refuse_unusable
 from guidxmage.engine.capture.programs import Programs
@@ -29,7 +30,7 @@ from guidxmage.engine.program.program import Program
 from guidxmage.engine.symbolic import Network
 from guidxmage.engine.trail.gates import conventions
 from guidxmage.engine.trail.trail import Trail
-from guidxmage.errors import InputError, UnsupportedOperatorError
+from guidxmage.errors import UnsupportedOperatorError
 from guidxmage.explanation import Explanation, JointExplanation
 from guidxmage.inputs.input_space import (
     Batch,
@@ -47,25 +48,26 @@ from guidxmage.provenance import fingerprint
 # Fixed, not what happens to be free: how rows are grouped moves the last digits of a result.
 MEMORY_BUDGET = "4 GiB"
 # What `Explainer.load` hands on.
-_OPTIONS = ("device", "dtype", "batch_rows", "memory_budget", "gates", "cuda_graphs")
+_OPTIONS = ("device", "dtype", "batch_rows", "memory_budget", "gates", "cuda_graphs", "output")
 
 
 class Explainer:
-    """Explains a classifier pixel by pixel and exactly.
+    """Explains a network pixel by pixel and exactly.
 
     model: any nn.Module in evaluation mode that maps (batch, channels, height, width) to class
-    scores (batch, classes), or a program of torch.export; it is never changed. preprocessing: a
-    `Preprocessing`, a torchvision preset, or any callable from a PIL image to a (C, H, W) tensor.
-    With a preprocessing whose normalisation is known, pixels in [0, 1] are explained
-    (`space == "pixels"`), otherwise the network's own input (`space == "input"`). labels: class
-    names. device, dtype: explain a copy of
-    the model there; by default the model itself where it is. batch_rows: how many images or
-    image-target pairs are run at once at most; memory_budget, in bytes or as "4 GiB": how much a
-    run may take beside the weights and the results, where one image alone does not take more.
-    gates: how smooth operators are made affine, "secant" or "tangent", or a dict with one of them
-    for "activations", "normalisation", "products" (docs/concepts.md). cuda_graphs: on a CUDA
-    device, capture what `explain` runs as graphs, and replay them for further images
-    (docs/speed.md). Threads may share an explainer.
+    scores (batch, classes), or a program of torch.export; it is never changed. output: what is
+    explained of a network whose output is not one tensor of class scores: a key, an index or a
+    function, or one of `guidxmage.outputs`. preprocessing: a `Preprocessing`, a torchvision preset,
+    or any callable from a PIL image to a (C, H, W) tensor. With one whose normalisation is known,
+    pixels in [0, 1] are explained (`space == "pixels"`), otherwise the network's own input
+    (`space == "input"`). labels: class names. device, dtype: explain a copy of the model there; by
+    default the model itself where it is. batch_rows: how many images or image-target pairs are run
+    at once at most; memory_budget, in bytes or as "4 GiB": how much a run may take beside the
+    weights and the results, where one image alone does not take more. gates: how smooth operators
+    are made affine, "secant" or "tangent", or a dict with one of them for "activations",
+    "normalisation", "products" (docs/concepts.md). cuda_graphs: on a CUDA device, capture what
+    `explain` runs as graphs, and replay them for further images (docs/speed.md). Threads may share
+    an explainer.
     """
 
     def __init__(
@@ -81,13 +83,15 @@ class Explainer:
         memory_budget: int | str = MEMORY_BUDGET,
         gates: str | Mapping[str, str] = "secant",
         cuda_graphs: bool = False,
+        output: Any = None,
     ) -> None:
         network = unwrapped(model)
-        _check_arguments(labels, batch_rows)
+        check_rows(batch_rows)
         refuse_unusable(network)
-        self.model = copied_to(network, device, dtype)
+        self._outputs = OutputSpace(output)
+        self.model = self._outputs.around(copied_to(network, device, dtype))
         self.name = name or name_of(network)
-        self.labels = tuple(labels) if labels is not None else None
+        self.labels = as_labels(labels)
         self._space = InputSpace(self.model, preprocessing)
         self.batch_rows = batch_rows
         self.memory_budget = read_budget(memory_budget)
@@ -117,7 +121,7 @@ class Explainer:
         """SHA-256 of all that its answers depend on, as `fingerprint.of_network` has it."""
         place = [str(one) for one in dtype_and_device(self.model)]
         run = [place, self.gates, self.batch_rows, self.memory_budget, self.cuda_graphs]
-        also = [self._space.transform, self.space, self.labels, run]
+        also = [self._space.transform, self.space, self.labels, run, self._outputs.output]
         return fingerprint.of_network(self.model, *also, code=self.code)
 
     @classmethod
@@ -224,6 +228,7 @@ class Explainer:
             model_name=self.name,
             weights_source=self.weights_source,
             preprocessing=self._space.preprocessing,
+            output=self._outputs.kind,
         )
         explanation = assembled(parts, batch, R, network, origin)
         self._check_together(network.program, batch.tensor, explanation)
@@ -271,14 +276,7 @@ class Explainer:
     def _explain_together(
         self, inputs: tuple[Tensor, ...], target: Any, reference: Any, space: Any, depth: Any
     ) -> JointExplanation:
-        if depth is not None:
-            raise InputError("a network of several inputs has no picture; leave depth out")
-        known = self._space.preprocessing is not None
-        if self.space != "input" or not known or space not in (None, "input"):
-            raise InputError(
-                "several inputs are explained as the network takes them; build the Explainer "
-                "without preprocessing and leave space out"
-            )
+        refuse_for_several(self._space, space, depth)
         dtype, device = dtype_and_device(self.model)
         like = torch.empty(0, dtype=dtype, device=device)
         with untouched(self.model):
@@ -333,12 +331,23 @@ class Explainer:
         def choose(logits: Tensor) -> Targets:
             refuse_nonfinite(logits, first)
             own = target[first : first + len(X)] if batched and is_per_image(target) else target
-            return choose_targets(own, logits, self.labels, batched=batched)
+            return self._outputs.choose(own, self._found(logits, given), batched=batched)
 
         runner = program if cuts else self._runner(program, given, first)
         run = run_chunk(runner, given, choose, self.rows(program), cuts)
         weights, shift = self._space.to_space(run.pulled.weights)
         return Chunk.of(run, weights, shift)
+
+    def _found(self, logits: Tensor, given: Tensor) -> Outputs:
+        """Outputs (B, N) of inputs (B, C, …), and what is known of them."""
+        shapes = self._outputs.shapes(self.model, given)
+        return Outputs(logits, shapes, given.shape[-2:], self.labels, self.logits, self._space)
+
+    def targets(self, image: Images) -> list[tuple[str, str]]:
+        """What can be asked of an image's outputs: words for `target`, and what they mean."""
+        with running(self.model):
+            X = self._space.read(image).tensor[:1]
+            return self._outputs.offered(self._found(self.run(X), self.to_input(X)))
 
     def _runner(self, program: Program, given: Tensor, first: int) -> Program | Graphed:
         """What runs a chunk; what is left of a larger batch is not worth a graph of its own."""
@@ -389,10 +398,3 @@ class Explainer:
         with untouched(self.model):
             program = self._programs.of(self._space.to_input(images))
         return Network(program, self._space.to_input, self.model, self._programs)
-
-
-def _check_arguments(labels: Any, batch_rows: Any) -> None:
-    if labels is not None and not isinstance(labels, Sequence):
-        raise InputError(f"labels is {labels!r}; give a list of class names")
-    if not isinstance(batch_rows, int) or batch_rows < 1:
-        raise InputError(f"batch_rows is {batch_rows!r}; give a whole number, 1 or more")

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from guidxmage.attribution.attribution import TENSORS, Attribution
+from guidxmage.attribution.meaning_archive import meaning_entry, meanings_in, output_entry
 from guidxmage.attribution.placement_archive import (
     depth_entries,
     placement_arrays,
@@ -74,6 +75,7 @@ def manifest_of(explanation: Attribution) -> dict[str, Any]:
             "weights": explanation.weights_source,
             "classes": explanation.logits.shape[-1],
             "labels": explanation.labels,
+            **output_entry(explanation.output),
         },
         "photo_sizes": [list(size) for size in explanation.photo_sizes],
         "space": explanation.space,
@@ -113,6 +115,7 @@ def _result(part: Attribution) -> dict[str, Any]:
         "target": int(part.target),
         "against": against if against >= 0 else None,
         "name": part.target_name,
+        **meaning_entry(part.meaning),
         "score": float(part.score),
         "contribution_sum": total,
         "bias": float(part.bias),
@@ -234,7 +237,10 @@ def restored(manifest: dict[str, Any], arrays: dict[str, Array], folder: Path) -
     tensors = {key: torch.from_numpy(np.array(sizes.tensor(arrays, key))) for key in TENSORS}
     model, reference = entry(manifest, "model", dict, name), sizes.reference(arrays)
     labels = None if model.get("labels") is None else tuple(listed(model, "labels", str, name))
+    output, meanings = meanings_in(manifest, sizes.images, sizes.targets, name)
     return Attribution(
+        output=output,
+        meanings=meanings,
         **tensors,
         bias_by_layer=sizes.bias_by_layer(arrays),
         exactness=_exactness(manifest, name),

@@ -55,6 +55,7 @@ class Origin:
     model_name: str
     weights_source: str
     preprocessing: Preprocessing | None
+    output: str = "scores"
 
 
 def assembled(
@@ -114,6 +115,7 @@ def assembled(
         **vars(origin),
         reference=kept_R if kept_R is None or batch.batched else kept_R[0],
         placements=_placements(parts, score, contributions, batch.batched),
+        meanings=tuple(row for part in parts for row in part.targets.meanings),
     )
 
 

@@ -20,6 +20,7 @@ from guidxmage.errors import InputError
 from guidxmage.inputs.input_space import displayable
 from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.inputs.reference import reference_name
+from guidxmage.outputs.meaning import Meaning
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -57,7 +58,10 @@ class Attribution:
     input: X in the explained `space`: "pixels" in [0, 1] as the network sees them, the "photo" at
     its own size, or the network's "input" after the normalisation. reference: R, with as many
     dimensions as the input and size 1 where it is the same throughout; None where R is 0.
-    placements: the whole score on the picture, at each depth that was asked for.
+    placements: the whole score on the picture, at each depth that was asked for. output: what is
+    explained, "scores" of classes, "labels" (each score for itself), "regression", "segmentation",
+    "boxes" or "embedding"; meanings: what each number is, for each image and target, (B) (K), where
+    it is not the score of a class.
     """
 
     logits: Tensor
@@ -83,6 +87,8 @@ class Attribution:
     preprocessing: Preprocessing | None
     reference: Tensor | None = None
     placements: tuple[Placement, ...] = ()
+    output: str = "scores"
+    meanings: tuple[tuple[Meaning, ...], ...] = ()
 
     @classmethod
     def of(cls, other: Attribution) -> Self:
@@ -137,6 +143,7 @@ class Attribution:
             photo_sizes=(self.photo_sizes[index],),
             reference=self._reference_of(index),
             placements=tuple(one.part(index) for one in self.placements),
+            meanings=self.meanings[index : index + 1],
             trail=trail,
             symbolic_model=replace(
                 model,
@@ -162,6 +169,7 @@ class Attribution:
             **{name: getattr(self, name)[index] for name in per_target},
             bias_by_layer={site: value[index] for site, value in self.bias_by_layer.items()},
             placements=tuple(one.part(index) for one in self.placements),
+            meanings=tuple(row[index : index + 1] for row in self.meanings),
             symbolic_model=replace(
                 model,
                 weights=model.weights[index],
@@ -184,10 +192,19 @@ class Attribution:
         """The name of what was explained, nested like `target`."""
         if self.batched or self.several:
             return [part.target_name for part in self]
+        if self.meaning is not None:
+            return self.meaning.name
         name = self._class_name(int(self.target))
         if int(self.against) >= 0:
             return f"{name} rather than {self._class_name(int(self.against))}"
         return name
+
+    @property
+    def meaning(self) -> Meaning | None:
+        """What the number of a single result is, where it is not the score of a class."""
+        if self.batched or self.several:
+            raise InputError("meaning is of one image and target; see split()")
+        return self.meanings[0][0] if self.meanings else None
 
     def _class_name(self, index: int) -> str:
         if index < 0:
@@ -204,6 +221,8 @@ class Attribution:
         """
         if int(self.target) < 0 or int(self.against) >= 0 or self.logits.numel() < 2:
             return None
+        if self.output != "scores":
+            return None
         logits = self.logits.double()
         shares = bool((logits >= 0).all()) and abs(float(logits.sum()) - 1) < 1e-3
         if not shares and bool(((logits >= 0) & (logits <= 1)).all()):
@@ -211,9 +230,11 @@ class Attribution:
         return float((logits if shares else logits.softmax(-1))[int(self.target)])
 
     def top(self, k: int = 5) -> list[tuple[int, str, float]]:
-        """The k best classes of a single image: (index, name, logit)."""
+        """The k best classes of a single image: (index, name, logit); none of other outputs."""
         if self.batched:
             raise InputError("top() is for one image; index the explanation first")
+        if self.output not in ("scores", "labels") or self.meanings:
+            return []
         best = self.logits.topk(min(k, len(self.logits)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [(index, self._class_name(index), value) for index, value in pairs]

@@ -20,7 +20,7 @@ from guidxmage.engine.symbolic import Replay, StepLength
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
 from guidxmage.files.untrusted import listed, shape_of
-from guidxmage.inputs.input_space import Batch
+from guidxmage.inputs.input_space import Batch, InputSpace
 from guidxmage.inputs.multi_input import (
     Shapes,
     checked_inputs,
@@ -213,6 +213,17 @@ def read_joint(folder: Path) -> JointAttribution:
     if sum(map(prod, shapes)) != whole.input.shape[-1]:
         raise InputError(f"{name}: the inputs {inputs} do not fill its arrays")
     return JointAttribution(whole, shapes)
+
+
+def refuse_for_several(own: InputSpace, space: str | None, depth: Any) -> None:
+    """Raises InputError where several inputs cannot be explained as it is asked for."""
+    if depth is not None:
+        raise InputError("a network of several inputs has no picture; leave depth out")
+    if own.name != "input" or own.preprocessing is None or space not in (None, "input"):
+        raise InputError(
+            "several inputs are explained as the network takes them; build the Explainer "
+            "without preprocessing and leave space out"
+        )
 
 
 def is_several(image: Any) -> TypeGuard[tuple[Tensor, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from guidxmage.engine.cuda.graphs import Graphed
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.program.steps import Pulled, Recording
 from guidxmage.engine.symbolic import pull_targets
+from guidxmage.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,12 @@ class Run:
     targets: Targets
     pulled: Pulled
     placed: tuple[Found, ...]
+
+
+def check_rows(rows: Any) -> None:
+    """Raises InputError for what is no number of rows."""
+    if not isinstance(rows, int) or rows < 1:
+        raise InputError(f"batch_rows is {rows!r}; give a whole number, 1 or more")
 
 
 def chunks(X: Tensor, size: int) -> list[tuple[int, Tensor]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.errors import InputError
+from guidxmage.outputs.meaning import Meaning
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,24 @@ class Targets:
 
     cotangent (K, B, classes); classes and against (K, B) int64, −1 where there is none;
     `several` tells whether the caller asked for a list of targets (the target axis is kept).
+    meanings: of each image and target, (B) (K), where they are not classes; else empty.
     """
 
     cotangent: Tensor
     classes: Tensor
     against: Tensor
     several: bool
+    meanings: tuple[tuple[Meaning, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.cotangent)
+
+
+def as_labels(labels: Any) -> tuple[str, ...] | None:
+    """Class names as they are kept. Raises InputError for what is no list of them."""
+    if labels is not None and not isinstance(labels, Sequence):
+        raise InputError(f"labels is {labels!r}; give a list of class names")
+    return None if labels is None else tuple(labels)
 
 
 def choose_targets(

@@ -25,6 +25,7 @@ class Target(Protocol):
 
 
 def needs(output: Output, kind: type[Output], target: object) -> None:
+    """Raises InputError where a target is asked of another kind of output."""
     if not isinstance(output, kind):
         raise InputError(
             f"{type(target).__name__} is asked of {kind.__name__}; this explainer's output is "
@@ -33,6 +34,7 @@ def needs(output: Output, kind: type[Output], target: object) -> None:
 
 
 def checked_dimensions(values: Tensor, count: int, kind: str, shape: str) -> Tensor:
+    """An output of one image, where it has so many dimensions; else raises InputError."""
     if values.ndim != count:
         raise InputError(
             f"{kind} is of shape {shape}, but the output picked is (batch, "

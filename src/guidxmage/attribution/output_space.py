@@ -1,0 +1,118 @@
+"""What of a network's outputs is explained, and what is asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guidxmage.attribution.targets import Targets, choose_targets
+from guidxmage.engine.capture.as_found import running
+from guidxmage.errors import InputError
+from guidxmage.inputs.input_space import InputSpace
+from guidxmage.outputs.choosing import offered, wanted
+from guidxmage.outputs.kinds import Output, Scores, as_output
+from guidxmage.outputs.meaning import Asked, Meaning, Seen
+from guidxmage.outputs.reading import Reading, Shapes, parted
+from guidxmage.outputs.target import Target
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The outputs of B images end to end, (B, N), and what is known of them.
+
+    shapes: of each output of one image; size: (height, width) of the network's input; embed: the
+    outputs of another image, (N,); space: that of the images.
+    """
+
+    flat: Tensor
+    shapes: Shapes
+    size: tuple[int, ...]
+    labels: Sequence[str] | None
+    embed: Callable[[Any], Tensor]
+    space: InputSpace
+
+    def seen(self, row: int) -> Seen:
+        """Those of one image."""
+        height, width = map(int, self.size)
+        known = self.space.preprocessing
+        crop = None if self.space.name != "pixels" or known is None else known.crop_labels
+        outputs = parted(self.flat[row], self.shapes)
+        return Seen(outputs, (height, width), self.labels, self._embedded, crop)
+
+    def _embedded(self, image: Any) -> tuple[Tensor, ...]:
+        return parted(self.embed(image), self.shapes)
+
+
+class OutputSpace:
+    """The outputs of a network that are explained; by default its class scores (B, classes)."""
+
+    def __init__(self, output: object) -> None:
+        self.output: Output | None = as_output(output)
+        self._shapes: dict[tuple[int, ...], Shapes] = {}
+
+    @property
+    def kind(self) -> str:
+        """Its name: "scores", "labels" where each stands for itself, "boxes", …"""
+        if self.output is None or isinstance(self.output, Scores):
+            several = self.output is not None and self.output.multi_label
+            return "labels" if several else "scores"
+        return type(self.output).__name__.lower()
+
+    def around(self, model: nn.Module) -> nn.Module:
+        """The network as it is explained."""
+        return model if self.output is None else self.output.around(model)
+
+    def shapes(self, model: nn.Module, given: Tensor) -> Shapes:
+        """Of each output of one image, for inputs (B, C, …)."""
+        if not isinstance(model, Reading):
+            return ()
+        size = tuple(given.shape[1:])
+        if size not in self._shapes:
+            with running(model):
+                outputs = model.outputs(given[:1].clone())
+            self._shapes[size] = tuple(tuple(one.shape[1:]) for one in outputs)
+        return self._shapes[size]
+
+    def choose(self, target: Any, found: Outputs, *, batched: bool) -> Targets:
+        """The targets that are meant, for each of the images. Raises InputError."""
+        if self.output is None or self._are_scores(target, found):
+            return choose_targets(target, found.flat, found.labels, batched=batched)
+        rows = [wanted(target, self.output, found.seen(row)) for row in range(len(found.flat))]
+        asked = [
+            [one.of(self.output, found.seen(row)) for one in targets]
+            for row, (targets, _) in enumerate(rows)
+        ]
+        return _targets(asked, several=rows[0][1])
+
+    def _are_scores(self, target: Any, found: Outputs) -> bool:
+        """Whether these are class scores, of which a class or a contrast is asked."""
+        plain = isinstance(self.output, Scores) and all(len(shape) <= 1 for shape in found.shapes)
+        return plain and not isinstance(target, Target)
+
+    def offered(self, found: Outputs) -> list[tuple[str, str]]:
+        """What the first of the images offers: the words to ask for it, and what that is."""
+        if self.output is None:
+            return []
+        return offered(self.output, found.seen(0))
+
+    def holds(self, meanings: Sequence[Meaning], asked: Sequence[Target], found: Outputs) -> bool:
+        """Whether an image would have chosen what was chosen."""
+        if self.output is None:
+            return True
+        try:
+            again = [one.of(self.output, found.seen(0)).meaning for one in asked]
+        except InputError:
+            return False
+        return all(a.choice == b.choice for a, b in zip(meanings, again, strict=True))
+
+
+def _targets(asked: list[list[Asked]], *, several: bool) -> Targets:
+    """B images' K targets each."""
+    cotangent = torch.stack([torch.stack([one.cotangent for one in row]) for row in asked], 1)
+    nothing = torch.full(cotangent.shape[:2], -1, device=cotangent.device)
+    meanings = tuple(tuple(one.meaning for one in row) for row in asked)
+    return Targets(cotangent, nothing, nothing.clone(), several, meanings)

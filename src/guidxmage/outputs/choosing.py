@@ -1,0 +1,238 @@
+"""From what people ask of an output to targets: objects, tuples, and words of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidxmage.errors import InputError
+from guidxmage.outputs.boxes import MEASURES
+from guidxmage.outputs.classes import class_name
+from guidxmage.outputs.detections import Box, BoxSide, kept_boxes
+from guidxmage.outputs.kinds import Boxes, Embedding, Output, Regression, Scores, Segmentation
+from guidxmage.outputs.likeness import Similarity
+from guidxmage.outputs.meaning import Asked, Meaning, Seen
+from guidxmage.outputs.places import Mask, Pixel
+from guidxmage.outputs.target import Target
+from guidxmage.outputs.values import Value
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of an output (C, …) by its index, as Captum's tuples name it."""
+
+    index: tuple[int, ...]
+
+    def of(self, output: Output, seen: Seen) -> Asked:
+        """See `Target`."""
+        if len(seen.outputs) != 1:
+            raise InputError(f"{output} has several tensors; an index {self.index} names one")
+        (values,) = seen.outputs
+        inside = len(self.index) == values.ndim and all(
+            0 <= n < size for n, size in zip(self.index, values.shape, strict=True)
+        )
+        if not inside:
+            sizes = ", ".join(map(str, values.shape))
+            raise InputError(f"there is no entry {self.index}; the output is (batch, {sizes})")
+        (cotangent,) = seen.nothing()
+        cotangent[self.index] = 1
+        choice = {"kind": "entry", "index": list(self.index)}
+        return seen.asked([cotangent], Meaning(f"output {self.index}", choice=choice))
+
+
+@dataclass(frozen=True, eq=False)
+class Cotangent:
+    """Any linear functional of one output, of the output's own shape."""
+
+    values: Tensor
+
+    def of(self, output: Output, seen: Seen) -> Asked:  # noqa: ARG002
+        """See `Target`."""
+        (wanted, *others) = seen.shapes
+        if others or tuple(self.values.shape) != wanted:
+            raise InputError(
+                f"a cotangent of shape {tuple(self.values.shape)} does not fit the output, which "
+                f"is of shape {' and '.join(map(str, seen.shapes))}"
+            )
+        if not torch.isfinite(self.values).all():
+            raise InputError("the cotangent holds NaN or Inf")
+        values = self.values.to(seen.outputs[0])
+        return seen.asked([values], Meaning("cotangent", choice={"kind": "cotangent"}))
+
+
+def wanted(target: Any, output: Output, seen: Seen) -> tuple[list[Target], bool]:
+    """The targets that are meant, and whether a list of them was asked for. Raises InputError.
+
+    target: a target or a list of them; the words of `in_words`; an index into the output, as
+    (channel, y, x); a float tensor of the output's shape; or "top1", what the output has first.
+    """
+    if isinstance(target, Tensor | np.ndarray) and torch.as_tensor(target).is_floating_point():
+        return [Cotangent(torch.as_tensor(target))], False
+    if isinstance(target, list):
+        if not target:
+            raise InputError("the list of targets is empty; name at least one")
+        return [_one(part, output, seen) for part in target], True
+    if isinstance(target, str) and "," in target and ":" in target:
+        return [_one(part.strip(), output, seen) for part in _parted(target)], True
+    return [_one(target, output, seen)], False
+
+
+def _parted(text: str) -> list[str]:
+    """A list of words; a comma between numbers belongs to one of them, as in pixel:10,20."""
+    parts: list[str] = []
+    for part in text.split(","):
+        if parts and part.strip().partition(":")[0] not in _WORDS:
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part)
+    return parts
+
+
+def _one(target: Any, output: Output, seen: Seen) -> Target:
+    if isinstance(target, Target):
+        return target
+    if isinstance(target, str):
+        return first_of(output, seen) if target.lower() == "top1" else _from_words(target, output)
+    if isinstance(target, int | np.integer) and not isinstance(target, bool):
+        target = (int(target),)
+    whole = isinstance(target, Sequence) and all(
+        isinstance(n, int | np.integer) and not isinstance(n, bool) for n in target
+    )
+    if whole:
+        return Entry(tuple(int(n) for n in target))
+    raise InputError(
+        f"target {target!r} is not understood; give one of guidxmage.outputs, an index into the "
+        f"output, or words: {FORMS}"
+    )
+
+
+FORMS = '"box:0", "box:0:left", "mask:dog", "pixel:120,80", "like:other.jpg", "value:age"'
+
+
+def _from_words(text: str, output: Output) -> Target:
+    kind, _, rest = text.partition(":")
+    if kind not in _WORDS:
+        if isinstance(output, Regression):
+            return Value(text)
+        raise InputError(f"target {text!r} is not understood; write {FORMS}")
+    return _WORDS[kind](rest)
+
+
+def _box(rest: str) -> Target:
+    number, _, side = rest.partition(":")
+    if not number.isdigit() or len(number) > 9:
+        raise InputError(f"box {number!r} is no number; write box:0, box:0:left, box:0:suppressed")
+    if side == "suppressed":
+        return Box(int(number), rather_than="suppressed")
+    if side.isdigit() and len(side) < 10:
+        return Box(int(number), rather_than=int(side))
+    if side and side not in MEASURES:
+        raise InputError(f"a box has no {side!r}; choose one of {', '.join(MEASURES)}, suppressed")
+    return BoxSide(int(number), side) if side else Box(int(number))
+
+
+def _mask(rest: str) -> Target:
+    name, _, against = rest.partition(":")
+    return Mask(name, against=against) if against else Mask(name)
+
+
+def _pixel(rest: str) -> Target:
+    place, _, name = rest.partition(":")
+    numbers = place.split(",")
+    if len(numbers) != 2 or not all(n.strip().isdigit() and len(n) < 10 for n in numbers):
+        raise InputError(f"pixel {place!r} is no place; write pixel:Y,X")
+    return Pixel(int(numbers[0]), int(numbers[1]), name or None)
+
+
+def _like(rest: str) -> Target:
+    other, _, against = rest.partition(":rather:")
+    return Similarity(other, against or None)
+
+
+def _value(rest: str) -> Target:
+    return Value(rest)
+
+
+_WORDS: dict[str, Callable[[str], Target]] = {
+    "box": _box,
+    "mask": _mask,
+    "pixel": _pixel,
+    "like": _like,
+    "value": _value,
+}
+
+
+def first_of(output: Output, seen: Seen) -> Target:
+    """What is explained where nothing was asked for. Raises InputError where there is none."""
+    if isinstance(output, Boxes):
+        return Box(0)
+    if isinstance(output, Segmentation):
+        return Mask(_most_seen(seen))
+    if isinstance(output, Regression):
+        return Value(0)
+    if isinstance(output, Embedding):
+        raise InputError("what is this image to be like? give target=Similarity(image or vector)")
+    return Entry(tuple(int(n) for n in np.unravel_index(_best(seen), seen.shapes[0])))
+
+
+def _best(seen: Seen) -> int:
+    return int(seen.outputs[0].flatten().argmax())
+
+
+def _most_seen(seen: Seen) -> int:
+    """The class with the most places but for the first, which is the background by custom."""
+    (values,) = seen.outputs
+    if values.ndim != 3:
+        return 0
+    if len(values) == 1:
+        return 1 if bool((values > 0).any()) else 0
+    counts = values.argmax(0).flatten().bincount(minlength=len(values))
+    return int(counts[1:].argmax()) + 1 if int(counts[1:].sum()) else 0
+
+
+def offered(output: Output, seen: Seen) -> list[tuple[str, str]]:
+    """What an image offers: the words to ask for it, and what that is."""
+    labels = seen.labels
+    if isinstance(output, Boxes):
+        boxes = [
+            (
+                f"box:{n}",
+                f"{class_name(one.class_, labels)} {one.score:.4g} at "
+                f"{', '.join(f'{side:.0f}' for side in one.sides)}",
+            )
+            for n, one in enumerate(kept_boxes(output, seen))
+        ]
+        return [*boxes, *([("box:0:left", "a side of it, in pixels")] if boxes else [])]
+    if isinstance(output, Segmentation):
+        (values,) = seen.outputs
+        answers = (values[0] > 0).long() if len(values) == 1 else values.argmax(0)
+        counts = answers.flatten().bincount()
+        order = [int(n) for n in counts.argsort(descending=True) if counts[n]]
+        total = answers.numel()
+        return [
+            (
+                f"mask:{class_name(n, labels) if labels else n}",
+                f"{100 * int(counts[n]) / total:.1f} % of the picture",
+            )
+            for n in order
+        ]
+    if isinstance(output, Regression):
+        return [
+            (
+                f"value:{output.names[n] if n < len(output.names) else n}",
+                f"{float(value):.6g} {output.unit(n)}".strip(),
+            )
+            for n, value in enumerate(seen.outputs[0].flatten()[:100])
+        ]
+    if isinstance(output, Embedding):
+        return [
+            ("like:PHOTO", "the cosine with another photo"),
+            ("like:PHOTO:rather:PHOTO", "which of two photos is the more alike"),
+        ]
+    assert isinstance(output, Scores)
+    return [(str(list(shape)), "an index into it") for shape in seen.shapes]
