@@ -81,7 +81,11 @@ class OutputSpace:
         """The targets that are meant, for each of the images. Raises InputError."""
         if self.output is None or self._are_scores(target, found):
             return choose_targets(target, found.flat, found.labels, batched=batched)
-        rows = [wanted(target, self.output, found.seen(row)) for row in range(len(found.flat))]
+        per_image = batched and isinstance(target, list)
+        rows = [
+            wanted(target[row] if per_image else target, self.output, found.seen(row))
+            for row in range(len(found.flat))
+        ]
         asked = [
             [one.of(self.output, found.seen(row)) for one in targets]
             for row, (targets, _) in enumerate(rows)

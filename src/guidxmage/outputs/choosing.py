@@ -68,11 +68,13 @@ class Cotangent:
 def wanted(target: Any, output: Output, seen: Seen) -> tuple[list[Target], bool]:
     """The targets that are meant, and whether a list of them was asked for. Raises InputError.
 
-    target: a target or a list of them; the words of `in_words`; an index into the output, as
-    (channel, y, x); a float tensor of the output's shape; or "top1", what the output has first.
+    target: a target, or a list of them or ("targets", [...]); words as in FORMS; an index into the
+    output, as (channel, y, x); a float tensor of the output's shape; or "top1", what it has first.
     """
     if isinstance(target, Tensor | np.ndarray) and torch.as_tensor(target).is_floating_point():
         return [Cotangent(torch.as_tensor(target))], False
+    if isinstance(target, tuple) and len(target) == 2 and target[0] == "targets":
+        target = list(target[1])
     if isinstance(target, list):
         if not target:
             raise InputError("the list of targets is empty; name at least one")

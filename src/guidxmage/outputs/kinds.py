@@ -13,20 +13,13 @@ from guidxmage.outputs.boxes import FORMATS, Format
 from guidxmage.outputs.reading import Pick, Reading
 
 
-@dataclass(frozen=True)
 class Output:
-    """What is read of what a network gives out.
-
-    pick: the tensor that is meant: a key or attribute, an index, a function of the network's
-    output, or None for the output itself.
-    """
-
-    pick: Pick = None
+    """What is read of what a network gives out."""
 
     @property
     def picks(self) -> tuple[Pick, ...]:
         """One for each tensor that is explained."""
-        return (self.pick,)
+        raise NotImplementedError
 
     def around(self, model: nn.Module) -> Reading:
         """The network with these outputs alone, end to end."""
@@ -34,7 +27,23 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Scores(Output):
+class OneTensor(Output):
+    """A single tensor of what a network gives out.
+
+    pick: a key or attribute, an index, a function of the network's output, or None for the output
+    itself.
+    """
+
+    pick: Pick = None
+
+    @property
+    def picks(self) -> tuple[Pick, ...]:
+        """The one."""
+        return (self.pick,)
+
+
+@dataclass(frozen=True)
+class Scores(OneTensor):
     """Class scores (B, classes), or (B,) of a single one.
 
     multi_label: whether each score stands for itself, so that no class has a probability among all.
@@ -44,7 +53,7 @@ class Scores(Output):
 
 
 @dataclass(frozen=True)
-class Regression(Output):
+class Regression(OneTensor):
     """Numbers (B, n), or (B,), each with a name and a unit.
 
     names: one for each number; units: one for each, or one for all. Raises InputError where these
@@ -69,7 +78,7 @@ class Regression(Output):
 
 
 @dataclass(frozen=True)
-class Segmentation(Output):
+class Segmentation(OneTensor):
     """A score of each class at each place, (B, classes, h, w), which may be coarser than the image.
 
     With a single class its score is positive where it is there.
@@ -110,7 +119,7 @@ class Boxes(Output):
 
 
 @dataclass(frozen=True)
-class Embedding(Output):
+class Embedding(OneTensor):
     """A vector (B, n) that is compared with others."""
 
 

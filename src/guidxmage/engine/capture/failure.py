@@ -24,6 +24,8 @@ _TOO_SMALL = re.compile(
 
 def failure(model: nn.Module, images: Tensor, error: Exception) -> InputError:
     """The sentence for a model that raised `error` on images (B, …)."""
+    if isinstance(error, InputError):  # of what reads the network's outputs
+        return error
     if isinstance(model, Wrapped) and model.shapes is not None:
         return InputError(_of_several(model.model, model.shapes, error))
     name, reason = type(model).__name__, _reason(error)
