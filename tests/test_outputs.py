@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from guidxmage import Explainer, Explanation, InputError, Preprocessing
+from guidxmage import Explainer, Explanation, InputError, OffTrailError, Preprocessing
 from guidxmage.outputs import (
     Box,
     Boxes,
@@ -380,3 +380,51 @@ def test_an_output_that_there_is_not(read: Any, output: Any, sentence: str) -> N
     with pytest.raises(InputError) as error:
         Explainer(_double(Body(4, read)), output=output).explain(X)
     assert sentence in str(error.value)
+
+
+# --- choices are decisions ---------------------------------------------------------------------
+
+
+def test_a_replay_tells_when_a_choice_changes() -> None:
+    explainer = _detector()
+    found = explainer.explain(X, Box(0))
+    Z = torch.stack([X, X + 1e-9, OTHER])
+    replay = found.symbolic_model.replay(Z)
+    assert replay.choices is not None
+    assert replay.choices.tolist() == [True, True, False]
+    assert replay.follows.tolist() == found.symbolic_model.follows(Z).tolist()
+    assert replay.follows[0]
+    assert not replay.follows[2]
+    assert float(replay.network_score[2]) != pytest.approx(float(replay.score[2]))
+
+
+class Bright(nn.Module):
+    """A box for each pixel of a row, which scores as bright as the pixel is."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        scores = torch.relu(x + 1).mean(1).flatten(1)[..., None]
+        return {
+            "boxes": scores.expand(-1, -1, 4) * 0 + ANCHORS[: scores.shape[1]],
+            "scores": scores,
+        }
+
+
+def test_a_choice_can_change_on_the_same_trail() -> None:
+    explainer = Explainer(Bright(), output=Boxes(overlap=None), dtype=torch.float64)
+    dim = torch.tensor([0.5, 0.4]).double().expand(3, 1, 2).clone()
+    bright = torch.tensor([0.5, 0.6]).double().expand(3, 1, 2).clone()
+    model = explainer.explain(dim, Box(0)).symbolic_model
+    replay = model.replay(torch.stack([dim, bright]))
+    assert sum(int(site[1]) for site in replay.distance.values()) == 0
+    assert replay.choices.tolist() == replay.follows.tolist() == [True, False]
+    assert model(dim) == pytest.approx(1.5)
+    with pytest.raises(OffTrailError, match="another choice would be made"):
+        model(bright)
+    assert model(bright, check=False) == pytest.approx(1.5)
+
+
+def test_class_scores_have_no_choices() -> None:
+    explainer = Explainer(_double(Body(4, lambda m: m.mean((2, 3)))))
+    found = explainer.explain(X)
+    assert found.symbolic_model.replay(X[None]).choices is None
+    assert found.meaning is None

@@ -108,6 +108,7 @@ def assembled(
             several=several,
             network=network,
             input=own_input,
+            choices=tuple(row for part in parts for row in part.targets.choices),
         ),
         input=own_input,
         pictures=batch.pictures,

@@ -153,6 +153,7 @@ class Attribution:
                 cotangent=model.cotangent[:, index : index + 1],
                 batched=False,
                 input=None if model.input is None else model.input[index],
+                choices=model.choices[index : index + 1],
             ),
         )
 
@@ -176,6 +177,7 @@ class Attribution:
                 bias=model.bias[index],
                 cotangent=model.cotangent[index : index + 1],
                 several=False,
+                choices=tuple(row[index : index + 1] for row in model.choices),
             ),
         )
 

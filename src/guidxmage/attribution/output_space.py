@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -90,7 +90,14 @@ class OutputSpace:
             [one.of(self.output, found.seen(row)) for one in targets]
             for row, (targets, _) in enumerate(rows)
         ]
-        return _targets(asked, several=rows[0][1])
+        choices = tuple(
+            tuple(
+                _Choice(self.output, one, given.meaning, found)
+                for one, given in zip(targets, own, strict=True)
+            )
+            for (targets, _), own in zip(rows, asked, strict=True)
+        )
+        return replace(_targets(asked, several=rows[0][1]), choices=choices)
 
     def _are_scores(self, target: Any, found: Outputs) -> bool:
         """Whether these are class scores, of which a class or a contrast is asked."""
@@ -103,15 +110,22 @@ class OutputSpace:
             return []
         return offered(self.output, found.seen(0))
 
-    def holds(self, meanings: Sequence[Meaning], asked: Sequence[Target], found: Outputs) -> bool:
-        """Whether an image would have chosen what was chosen."""
-        if self.output is None:
-            return True
+
+@dataclass(frozen=True)
+class _Choice:
+    """Whether of other outputs (N,) the same would be chosen as was of an image's."""
+
+    output: Output
+    target: Target
+    meaning: Meaning
+    found: Outputs
+
+    def __call__(self, flat: Tensor) -> bool:
+        other = replace(self.found, flat=flat.detach()[None]).seen(0)
         try:
-            again = [one.of(self.output, found.seen(0)).meaning for one in asked]
-        except InputError:
+            return self.target.of(self.output, other).meaning.choice == self.meaning.choice
+        except InputError:  # there is no such box, or no such pixel
             return False
-        return all(a.choice == b.choice for a, b in zip(meanings, again, strict=True))
 
 
 def _targets(asked: list[list[Asked]], *, several: bool) -> Targets:

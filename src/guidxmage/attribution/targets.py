@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ class Targets:
 
     cotangent (K, B, classes); classes and against (K, B) int64, −1 where there is none;
     `several` tells whether the caller asked for a list of targets (the target axis is kept).
-    meanings: of each image and target, (B) (K), where they are not classes; else empty.
+    meanings: of each image and target, (B) (K), where they are not classes; choices: whether what
+    was chosen for it would be chosen of other outputs (N,). Both are empty for classes.
     """
 
     cotangent: Tensor
@@ -38,6 +39,7 @@ class Targets:
     against: Tensor
     several: bool
     meanings: tuple[tuple[Meaning, ...], ...] = ()
+    choices: tuple[tuple[Callable[[Tensor], bool], ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.cotangent)

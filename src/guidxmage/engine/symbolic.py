@@ -101,7 +101,9 @@ class Replay:
 
     score: the symbolic model's; network_score: the network's own; follows: whether each image
     follows the trail (only there the two must agree); distance: decisions that differ, per call
-    site; first_difference: the first of them, None where there is none.
+    site; first_difference: the first of them, None where there is none. choices: whether what was
+    chosen of the outputs, such as the box that is kept, would be chosen again; an image follows
+    only then. None where nothing was chosen.
     """
 
     score: Tensor
@@ -109,6 +111,7 @@ class Replay:
     follows: Tensor
     distance: dict[str, Tensor]
     first_difference: list[Difference | None]
+    choices: Tensor | None = None
 
     __repr__ = short_repr
 
@@ -119,7 +122,9 @@ class SymbolicModel:
 
     weights ([B,] [K,] C, H, W) and bias ([B,] [K]) with an image axis for batches and a target
     axis for lists of targets. `several` tells whether the target axis is there, `batched` the
-    image axis; cotangent is (K, B, classes). `input` is X, ([B,] C, H, W).
+    image axis; cotangent is (K, B, classes). `input` is X, ([B,] C, H, W). choices: for each image
+    and target, (B) (K), whether what was chosen of its outputs would be chosen of others (N,);
+    empty where nothing was.
     """
 
     weights: Tensor
@@ -130,12 +135,13 @@ class SymbolicModel:
     several: bool
     network: Network | None = None
     input: Tensor | None = None
+    choices: tuple[tuple[Callable[[Tensor], bool], ...], ...] = ()
 
     __repr__ = short_repr
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickling: the network stays behind, as it does when an explanation is saved."""
-        return {**vars(self), "network": None}
+        return {**vars(self), "network": None, "choices": ()}
 
     def __copy__(self) -> SymbolicModel:
         return self
@@ -143,9 +149,11 @@ class SymbolicModel:
     def __deepcopy__(self, memo: dict[int, Any]) -> SymbolicModel:
         """Tensors are copied; the network is the user's own, and stays that."""
         copied = {
-            name: deepcopy(value, memo) for name, value in vars(self).items() if name != "network"
+            name: deepcopy(value, memo)
+            for name, value in vars(self).items()
+            if name not in ("network", "choices")
         }
-        return SymbolicModel(**copied, network=self.network)
+        return SymbolicModel(**copied, network=self.network, choices=self.choices)
 
     def __call__(self, Z: Tensor, *, check: bool = True) -> Tensor:
         """The scores of images Z in the explained space.
@@ -173,6 +181,19 @@ class SymbolicModel:
                         "the affine function all the same"
                     )
                 row += 1
+            first = row - len(recording.logits)
+            if self.choices and not bool(self._chosen_again(recording.logits, first).all()):
+                raise OffTrailError(
+                    f"image {first} or one after it follows the trail, but of its outputs another "
+                    "choice would be made; use replay() to compare it with the network, or "
+                    "check=False to evaluate the affine function all the same"
+                )
+
+    def _chosen_again(self, logits: Tensor, first: int = 0) -> Tensor:
+        """Whether of outputs (n, N) the same would be chosen; the first is of image `first`."""
+        rows = [self.choices[(first + row) if self.batched else 0] for row in range(len(logits))]
+        found = [all(ask(own) for ask in row) for own, row in zip(logits, rows, strict=True)]
+        return torch.tensor(found, device=logits.device)
 
     def _recorded(self, images: Tensor) -> Iterator[tuple[Recording, Trail]]:
         """What the network does on images, some at a time, beside the trail that is explained."""
@@ -193,8 +214,10 @@ class SymbolicModel:
     def follows(self, Z: Tensor) -> Tensor:
         """Whether images Z follow the trail, T(Z) = T(X): bool, 0-d for one image, else (n,)."""
         images, single = self._images(Z)
-        pairs = self._recorded(images)
+        pairs = list(self._recorded(images))
         verdict = torch.cat([recording.trail.same(own) for recording, own in pairs])
+        if self.choices:
+            verdict &= self._chosen_again(torch.cat([found.logits for found, _ in pairs]))
         return verdict[0] if single else verdict
 
     def replay(self, Z: Tensor) -> Replay:
@@ -205,16 +228,19 @@ class SymbolicModel:
         apart = [own.hamming(recording.trail) for recording, own in pairs]
         cotangent = self.cotangent if self.batched else self.cotangent.expand(-1, len(images), -1)
         network_score = (cotangent * logits).sum(-1).t()
+        follows = torch.cat([recording.trail.same(own) for recording, own in pairs])
+        choices = self._chosen_again(logits) if self.choices else None
         return Replay(
             score=self._evaluate(images),
             network_score=network_score if self.several else network_score[:, 0],
-            follows=torch.cat([recording.trail.same(own) for recording, own in pairs]),
+            follows=follows if choices is None else follows & choices,
             distance={site: torch.cat([one[site] for one in apart]) for site in apart[0]},
             first_difference=[
                 difference
                 for recording, own in pairs
                 for difference in own.first_difference(recording.trail)
             ],
+            choices=choices,
         )
 
     def step_length(self, direction: Tensor) -> StepLength | tuple[StepLength, ...]:

@@ -87,6 +87,7 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement(_M, "batched", _DERIVED, "the arrays' axes"),
     Statement(_M, "several", _DERIVED, "the arrays' axes"),
     Statement(_M, "network", _RECOMPUTED, "captured again, and compared with the module"),
+    Statement(_M, "choices", _NONE, "asked of other images only; `meanings` says what was chosen"),
     Statement(_M, "input", _DERIVED, "the explanation's own"),
     # --- its arrays on a disk ------------------------------------------------------------------
     *(
