@@ -410,7 +410,7 @@ class Bright(nn.Module):
 
 
 def test_a_choice_can_change_on_the_same_trail() -> None:
-    explainer = Explainer(Bright(), output=Boxes(overlap=None), dtype=torch.float64)
+    explainer = Explainer(Bright().eval(), output=Boxes(overlap=None), dtype=torch.float64)
     dim = torch.tensor([0.5, 0.4]).double().expand(3, 1, 2).clone()
     bright = torch.tensor([0.5, 0.6]).double().expand(3, 1, 2).clone()
     model = explainer.explain(dim, Box(0)).symbolic_model

@@ -276,6 +276,7 @@ def test_every_change_is_noticed(explanation: Explanation) -> None:
         "no": "reference",
     }
     free = {one.name for one in STATEMENTS if one.judgement is Judgement.NOT_EVIDENCE}
+    free |= {f"symbolic_model.{name}" for name in free}
     assert judged - free <= walked | {named.get(name, "") for name in walked}
 
 
