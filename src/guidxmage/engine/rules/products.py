@@ -244,19 +244,20 @@ def _refuse_attention(call: Call) -> str | None:
         return "it drops attention at random"
     if call.kwargs.get("enable_gqa"):
         return "it shares keys between groups of queries"
-    if not all(is_active(arg) for arg in call.args[:3]):
-        return "one of its inputs does not depend on the image"
+    if not is_active(call.args[2]):
+        return "its values do not depend on the image"
     return None
 
 
-def _mask(f: Frame) -> list[None]:
-    """What flows to a mask that is computed at run time: nothing."""
-    return [None] * (len(f.call.inputs) - 3)
+def _flow(f: Frame, g: Tensor, v: Hole) -> list[Tensor | None]:
+    """To the values alone, not to queries, keys and a mask that are computed at run time.
 
-
-def _flow_to_values(f: Frame, g: Tensor, v: Hole) -> Tensor:
-    """Heads may share their values: what flows to them is added up."""
-    return (f.for_rows(f.numbers()[0]).transpose(-2, -1) @ g).sum_to_size(v.shape)
+    Heads may share their values: what flows to them is added up.
+    """
+    found: list[Tensor | None] = [None] * len(f.call.inputs)
+    before = sum(is_active(arg) for arg in f.call.args[:2])
+    found[before] = (f.for_rows(f.numbers()[0]).transpose(-2, -1) @ g).sum_to_size(v.shape)
+    return found
 
 
 register(
@@ -269,7 +270,7 @@ register(
             else _TANGENT_ATTENTION.push(f, q, k, v, *args)
         ),
         pull=lambda f, g, q, k, v, *args, **kw: (
-            [None, None, _flow_to_values(f, g, v), *_mask(f)]
+            _flow(f, g, v)
             if _frozen(f)
             else _TANGENT_ATTENTION.pull(f, g, q, k, v, *args)
         ),
