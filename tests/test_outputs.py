@@ -212,6 +212,23 @@ def test_a_single_score_at_each_place_is_binary() -> None:
         assert float(found.score) == pytest.approx(sign * float(values.sum()))
 
 
+def test_volumes_have_places_too() -> None:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Conv3d(1, 4, 3, 2, 1), nn.ReLU(), nn.Conv3d(4, 3, 1)).double().eval()
+    explainer = Explainer(model, output=Segmentation())
+    volume = torch.rand(1, 6, 8, 10, dtype=torch.float64)
+    values = model(volume[None])[0]
+    found = explainer.explain(volume, Pixel(4, 6, 1, z=2))
+    assert float(found.score) == pytest.approx(float(values[1, 1, 2, 3]))
+    area = np.zeros((6, 8, 10), bool)
+    area[:4] = True
+    margin = explainer.explain(volume, Mask(area, 2, 0))
+    assert float(margin.score) == pytest.approx(float((values[2] - values[0])[:2].sum()))
+    for wrong in (Pixel(4, 6), Mask(np.ones((8, 10), bool))):
+        with pytest.raises(InputError, match=r"6×8×10 pixels|of the size 3×4×5"):
+            explainer.explain(volume, wrong)
+
+
 def test_the_ranking_of_two_images_is_a_difference_of_cosines() -> None:
     explainer = _encoder()
     a, b = OTHER, X.flip(-1)
@@ -331,7 +348,11 @@ def test_figures_and_certificates_are_there_for_other_outputs() -> None:
         (_detector, "cat:1", "is not understood; write"),
         (_segmenter, Mask(np.zeros((32, 32), bool), 1), "the mask is empty"),
         (_segmenter, Mask(np.zeros((7, 9), bool), 1), "the mask is 7×9; give one of 8×8"),
-        (_segmenter, Mask(np.zeros((32, 32)), 1), "a mask holds true or false"),
+        (
+            _segmenter,
+            Mask(np.zeros((32, 32)), 1),
+            "a mask holds true or false for each pixel, of the size 8×8",
+        ),
         (_segmenter, Mask(9), "class 9 is out of range: there are class 0 to 4"),
         (_segmenter, Pixel(32, 0), "there is no pixel y = 32, x = 0"),
         (_segmenter, Pixel(-1, 0), "there is no pixel y = -1"),

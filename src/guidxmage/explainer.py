@@ -341,7 +341,7 @@ class Explainer:
     def _found(self, logits: Tensor, given: Tensor) -> Outputs:
         """Outputs (B, N) of inputs (B, C, …), and what is known of them."""
         shapes = self._outputs.shapes(self.model, given)
-        return Outputs(logits, shapes, given.shape[-2:], self.labels, self.logits, self._space)
+        return Outputs(logits, shapes, given.shape[2:], self.labels, self.logits, self._space)
 
     def targets(self, image: Images) -> list[tuple[str, str]]:
         """What can be asked of an image's outputs: words for `target`, and what they mean."""

@@ -37,11 +37,10 @@ class Outputs:
 
     def seen(self, row: int) -> Seen:
         """Those of one image."""
-        height, width = map(int, self.size)
         known = self.space.preprocessing
         crop = None if self.space.name != "pixels" or known is None else known.crop_labels
         outputs = parted(self.flat[row], self.shapes)
-        return Seen(outputs, (height, width), self.labels, self._embedded, crop)
+        return Seen(outputs, tuple(map(int, self.size)), self.labels, self._embedded, crop)
 
     def _embedded(self, image: Any) -> tuple[Tensor, ...]:
         return parted(self.embed(image), self.shapes)

@@ -109,7 +109,7 @@ def kept_boxes(output: Boxes, seen: Seen) -> list[Kept]:
 
 
 def _scale(output: Boxes, seen: Seen) -> tuple[float, float]:
-    height, width = seen.size
+    height, width = seen.size[-2:]
     return (1.0, 1.0) if output.unit == "pixels" else (float(width), float(height))
 
 

@@ -53,12 +53,13 @@ class Seen:
     """The outputs of one image, of which something is asked.
 
     outputs: as the network gave them, without the batch; size: (height, width) of the network's
-    input; labels: class names; embed: the outputs of another image; to_input: a mask of the photo's
-    own size as one of the network's input, None where the way is not known.
+    input, (depth, height, width) of a volume; labels: class names; embed: the outputs of another
+    image; to_input: a mask of the photo's own size as one of the network's input, None where the
+    way is not known.
     """
 
     outputs: tuple[Tensor, ...]
-    size: tuple[int, int]
+    size: tuple[int, ...]
     labels: Sequence[str] | None = None
     embed: Callable[[Any], tuple[Tensor, ...]] | None = None
     to_input: Callable[[Area], Area] | None = None

@@ -20,7 +20,7 @@ RUNNER_UP = "runner-up"
 
 @dataclass(frozen=True)
 class Pixel:
-    """The score of a class at one pixel (y, x) of the network's input.
+    """The score of a class at one pixel (y, x) of the network's input, (z, y, x) of a volume.
 
     class_: by default the one that the network sees there. against: counted against this class, or
     against RUNNER_UP, the best of the others; None for the score alone.
@@ -30,41 +30,50 @@ class Pixel:
     x: int
     class_: int | str | None = None
     against: int | str | None = None
+    z: int | None = None
 
     def of(self, output: Output, seen: Seen) -> Asked:
         """See `Target`."""
         needs(output, Segmentation, self)
         values = _scores_at_places(seen)
-        _, rows, columns = values.shape
-        height, width = seen.size
-        inside = all(
-            isinstance(n, int | np.integer) and 0 <= n < size
-            for n, size in zip((self.y, self.x), (height, width), strict=True)
-        )
-        if not inside:
-            raise InputError(
-                f"there is no pixel y = {self.y}, x = {self.x}; the network's input is "
-                f"{height}×{width} pixels"
-            )
-        place = (int(self.y * rows // height), int(self.x * columns // width))
-        own = values[:, place[0], place[1]]
-        chosen = _class_at(self.class_, own, seen)
-        area = np.zeros((rows, columns), bool)
+        grid = tuple(values.shape[1:])
+        place = self._place(grid, seen.size)
+        chosen = _class_at(self.class_, values[(slice(None), *place)], seen)
+        area = np.zeros(grid, bool)
         area[place] = True
         rivals = _rivals(values, area, chosen, self.against, seen)
         cotangent = _margin(values, area, chosen, rivals)
         name = f"{class_name(chosen, seen.labels)}{_rather(self.against, rivals, seen)} at "
         choice = {"kind": "pixel", "place": list(place), "class": chosen, **_told(rivals)}
-        return seen.asked([cotangent], Meaning(f"{name}y = {self.y}, x = {self.x}", choice=choice))
+        return seen.asked([cotangent], Meaning(f"{name}{self._words}", choice=choice))
+
+    @property
+    def _words(self) -> str:
+        depth = "" if self.z is None else f"z = {self.z}, "
+        return f"{depth}y = {self.y}, x = {self.x}"
+
+    def _place(self, grid: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, ...]:
+        """Where on the output's grid it lies."""
+        given = (self.y, self.x) if self.z is None else (self.z, self.y, self.x)
+        inside = len(given) == len(size) and all(
+            isinstance(n, int | np.integer) and 0 <= n < sides
+            for n, sides in zip(given, size, strict=True)
+        )
+        if not inside:
+            raise InputError(
+                f"there is no pixel {self._words}; the network's input is {_by(size)} pixels"
+            )
+        triples = zip(given, grid, size, strict=True)
+        return tuple(int(n * cells // sides) for n, cells, sides in triples)
 
 
 @dataclass(frozen=True, eq=False)
 class Mask:
     """Σ over an area of what a class scores there beyond its rival.
 
-    area: a mask (H, W) of the output's, the network input's or the photo's size; or a class, by
-    name or number, for the pixels that the network gives to it; or "prediction" for those of
-    `class_`. class_: by default the area's class, else the one that most of its pixels are given.
+    area: a mask (H, W), (D, H, W) of a volume, of the output's, the network input's or the photo's
+    size; or a class, by name or number, for the pixels that the network gives to it; or
+    "prediction" for those of `class_`. class_: by default the area's class, else the one that most of its pixels are given.
     against: another class, RUNNER_UP for the best other class at each pixel, None for none.
     """
 
@@ -83,7 +92,7 @@ class Mask:
         rivals = _rivals(values, area, chosen, self.against, seen)
         cotangent = _margin(values, area, chosen, rivals)
         pixels = int(area.sum())
-        where = f"over {pixels} place{'s' if pixels > 1 else ''} of {area.shape[0]}×{area.shape[1]}"
+        where = f"over {pixels} place{'s' if pixels > 1 else ''} of {_by(area.shape)}"
         name = f"{class_name(chosen, seen.labels)}{_rather(self.against, rivals, seen)} {where}"
         choice = {
             "kind": "mask",
@@ -121,7 +130,13 @@ class Mask:
 
 def _scores_at_places(seen: Seen) -> Tensor:
     (values,) = seen.outputs
-    return checked_dimensions(values, 3, "a segmentation", "(batch, classes, height, width)")
+    axes = len(seen.size)
+    words = "(batch, classes, height, width)" if axes == 2 else "(batch, classes, depth, …)"
+    return checked_dimensions(values, axes + 1, "a segmentation", words)
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return "×".join(map(str, size))
 
 
 def _answers(values: Tensor) -> Tensor:
@@ -138,24 +153,25 @@ def _class_at(given: int | str | None, own: Tensor, seen: Seen) -> int:
 def _fitted(given: Any, grid: tuple[int, ...], seen: Seen) -> Area:
     """A mask at the output's size: each place takes what lies in its middle."""
     array = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
-    if array.ndim != 2 or array.dtype.kind not in "bui":
+    if array.ndim != len(grid) or array.dtype.kind not in "bui":
         raise InputError(
-            f"a mask holds true or false for each pixel, height × width, not {array.dtype} of "
-            f"shape {array.shape}"
+            f"a mask holds true or false for each pixel, of the size {_by(grid)}, not "
+            f"{array.dtype} of shape {array.shape}"
         )
     area: Area = array.astype(bool)
-    if area.shape not in (grid, seen.size) and seen.to_input is not None:
+    flat = len(grid) == 2
+    if flat and area.shape not in (grid, seen.size) and seen.to_input is not None:
         area = seen.to_input(area)
     if area.shape == grid:
         return area
     if area.shape != seen.size:
-        sizes = f"{grid[0]}×{grid[1]} (the output) or {seen.size[0]}×{seen.size[1]} (the input)"
-        raise InputError(f"the mask is {area.shape[0]}×{area.shape[1]}; give one of {sizes}")
-    rows, columns = (
+        sizes = f"{_by(grid)} (the output) or {_by(seen.size)} (the input)"
+        raise InputError(f"the mask is {_by(area.shape)}; give one of {sizes}")
+    middles = [
         ((np.arange(n) + 0.5) * size / n).astype(int)
         for n, size in zip(grid, area.shape, strict=True)
-    )
-    coarse: Area = area[np.ix_(rows, columns)]
+    ]
+    coarse: Area = area[np.ix_(*middles)]
     return coarse
 
 
@@ -174,13 +190,16 @@ def _rivals(
 
 def _margin(values: Tensor, area: Area, chosen: int, rivals: Tensor | int | None) -> Tensor:
     cotangent = torch.zeros_like(values)
-    rows, columns = (torch.from_numpy(n).to(values.device) for n in np.nonzero(area))
+    inside = torch.from_numpy(area).to(values.device)
     if len(values) == 1:  # of a single score, the other answer is its negative
-        cotangent[0, rows, columns] = 1.0 if chosen == 1 else -1.0
+        cotangent[0][inside] = 1.0 if chosen == 1 else -1.0
         return cotangent
-    cotangent[chosen, rows, columns] += 1
-    if isinstance(rivals, int) or rivals is not None:
-        cotangent[rivals, rows, columns] -= 1
+    cotangent[chosen][inside] += 1
+    if isinstance(rivals, int):
+        cotangent[rivals][inside] -= 1
+    elif rivals is not None:
+        places = inside.nonzero(as_tuple=True)
+        cotangent[(rivals, *places)] -= 1
     return cotangent
 
 
@@ -197,4 +216,7 @@ def _rather(against: int | str | None, rivals: Tensor | int | None, seen: Seen) 
 def _told(rivals: Tensor | int | None) -> dict[str, Any]:
     if rivals is None:
         return {}
-    return {"against": rivals if isinstance(rivals, int) else rivals.tolist()}
+    if isinstance(rivals, int):
+        return {"against": rivals}
+    classes, counts = rivals.unique_consecutive(return_counts=True)
+    return {"against": [list(pair) for pair in zip(classes.tolist(), counts.tolist(), strict=True)]}

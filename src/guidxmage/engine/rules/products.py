@@ -270,9 +270,7 @@ register(
             else _TANGENT_ATTENTION.push(f, q, k, v, *args)
         ),
         pull=lambda f, g, q, k, v, *args, **kw: (
-            _flow(f, g, v)
-            if _frozen(f)
-            else _TANGENT_ATTENTION.pull(f, g, q, k, v, *args)
+            _flow(f, g, v) if _frozen(f) else _TANGENT_ATTENTION.pull(f, g, q, k, v, *args)
         ),
         record=_record_attention,
         constant=lambda f, q, k, v, *args, **kw: (
