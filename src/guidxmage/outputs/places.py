@@ -38,7 +38,7 @@ class Pixel:
         values = _scores_at_places(seen)
         grid = tuple(values.shape[1:])
         place = self._place(grid, seen.size)
-        chosen = _class_at(self.class_, values[(slice(None), *place)], seen)
+        chosen = _class_at(self.class_, values.movedim(0, -1)[place], seen)
         area = np.zeros(grid, bool)
         area[place] = True
         rivals = _rivals(values, area, chosen, self.against, seen)
@@ -73,8 +73,9 @@ class Mask:
 
     area: a mask (H, W), (D, H, W) of a volume, of the output's, the network input's or the photo's
     size; or a class, by name or number, for the pixels that the network gives to it; or
-    "prediction" for those of `class_`. class_: by default the area's class, else the one that most of its pixels are given.
-    against: another class, RUNNER_UP for the best other class at each pixel, None for none.
+    "prediction" for those of `class_`. class_: by default the area's class, else the one that most of its
+    pixels are given. against: another class, RUNNER_UP for the best other class at each pixel, None
+    for none.
     """
 
     area: Any
@@ -198,8 +199,9 @@ def _margin(values: Tensor, area: Area, chosen: int, rivals: Tensor | int | None
     if isinstance(rivals, int):
         cotangent[rivals][inside] -= 1
     elif rivals is not None:
-        places = inside.nonzero(as_tuple=True)
-        cotangent[(rivals, *places)] -= 1
+        at_places = cotangent.movedim(0, -1)[inside]
+        at_places[torch.arange(len(rivals)), rivals] -= 1
+        cotangent.movedim(0, -1)[inside] = at_places
     return cotangent
 
 
