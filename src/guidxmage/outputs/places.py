@@ -73,9 +73,9 @@ class Mask:
 
     area: a mask (H, W), (D, H, W) of a volume, of the output's, the network input's or the photo's
     size; or a class, by name or number, for the pixels that the network gives to it; or
-    "prediction" for those of `class_`. class_: by default the area's class, else the one that most of
-    its pixels are given. against: another class, RUNNER_UP for the best other class at each pixel,
-    None for none.
+    "prediction" for those of `class_`. class_: by default the area's class, else the one that most
+    of its pixels are given. against: another class, RUNNER_UP for the best other class at each
+    pixel, None for none.
     """
 
     area: Any
