@@ -3,7 +3,6 @@
 import { choice, dial, labelled, make, panel } from "./dom.js";
 import { makeLegend } from "./legend.js";
 import { SCALE_WORDS } from "./scales.js";
-import { depthName } from "./words.js";
 
 /**
  * @typedef {import("./state.js").Scales} Scales
@@ -95,13 +94,4 @@ function typedField(bench, name) {
     input.value = String(Number((bench.state.typed[name] * unit).toPrecision(4)));
   });
   return labelled(words, input);
-}
-
-/**
- * Depths as a reader of a select would name them.
- * @param {Bench} bench
- */
-export function depthWords(bench) {
-  const depth = bench.manifest.depths[bench.state.depth];
-  return depth ? depthName(depth) : "";
 }
