@@ -1,0 +1,1 @@
+"""One photo's explanation to look at and to touch: in a page, a report and a notebook."""
