@@ -1,1 +1,1 @@
-"""One photo's explanation to look at and to touch: in a page, a report and a notebook."""
+"""An explanation that can be touched: in a page, in a report from disk, in a notebook."""
