@@ -35,7 +35,8 @@ def test_pixels_are_summed_in_order(tmp_path: Path) -> None:
     found = run_modules(
         tmp_path,
         "pixelValues from numbers",
-        "for (const name in known) save(name, pixelValues(known[name], 3, known[name].length / 3));",
+        """for (const [name, values] of Object.entries(known))
+          save(name, pixelValues(values, 3, values.length / 3));""",
         **arrays,
     )
     for name, values in arrays.items():
@@ -368,7 +369,8 @@ def test_arrays_are_read_once_and_checked(tmp_path: Path) -> None:
         answer.none = [await said("none"), await said("toString"), arrays.has("toString")];
         arrays.add("more", { dtype: "int32", shape: [1] }, new Int32Array([7]).buffer);
         answer.more = [arrays.has("more"), [...(await arrays.get("more"))]];
-        answer.bad = fails(() => arrays.add("m", { dtype: "int32", shape: [2] }, new ArrayBuffer(4)));
+        const two = { dtype: "int32", shape: [2] };
+        answer.bad = fails(() => arrays.add("m", two, new ArrayBuffer(4)));
         """,
     )
     assert found["values"] == [1, 2, 3, 4, 5, 6] * 2

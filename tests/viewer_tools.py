@@ -21,7 +21,9 @@ REQUIRED = "GUID_XMAGE_REQUIRE_BROWSER"
 
 PRELUDE = """
 import { readFileSync, writeFileSync } from "node:fs";
-const kinds = { float64: Float64Array, float32: Float32Array, uint8: Uint8Array, int32: Int32Array };
+const kinds = {
+  float64: Float64Array, float32: Float32Array, uint8: Uint8Array, int32: Int32Array,
+};
 const folder = process.argv[2];
 const given = JSON.parse(readFileSync(`${folder}/given.json`, "utf8"));
 function load(name) {
@@ -34,7 +36,8 @@ for (const name of Object.keys(given.arrays)) known[name] = load(name);
 const answer = { arrays: {} };
 function save(name, array) {
   answer.arrays[name] = array.constructor.name;
-  writeFileSync(`${folder}/${name}.out`, new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
+  const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+  writeFileSync(`${folder}/${name}.out`, bytes);
 }
 function fails(run) {
   try { run(); } catch (error) { return error.message; }
