@@ -65,7 +65,7 @@ export function percentileScale(values) {
   const magnitudes = all.subarray(0, count);
   const place = (count - 1) * PERCENTILE_SHARE;
   const below = Math.min(Math.floor(place), count - 1);
-  const low = select(magnitudes, below);
+  const low = atRank(magnitudes, below);
   let high = below + 1 < count ? Infinity : low;
   for (let i = below + 1; i < count; i += 1) {
     high = Math.min(high, magnitudes[i]); // all that follow are at least as large
@@ -79,7 +79,7 @@ export function percentileScale(values) {
  * @param {Float64Array} values Reordered.
  * @param {number} place
  */
-export function select(values, place) {
+export function atRank(values, place) {
   let low = 0;
   let high = values.length - 1;
   let chance = 1;
