@@ -18,6 +18,7 @@
  * @property {number | null} sigma Of the whole map, in pixels; null for the depth's own.
  * @property {number | null} spread Of the saliency map, in pixels; null for the default.
  * @property {string} palette
+ * @property {"auto" | "light" | "dark"} theme
  * @property {boolean} blended Whether the distribution map blends its colours.
  * @property {ToolName} tool
  * @property {"new" | "add" | "take"} mode What becomes of a drawn shape.
@@ -109,7 +110,8 @@ export function firstState(manifest) {
       result: { ...off }, perturbation: { ...off },
     },
     small: 0.1, large: 0.5, scaleMode: "target", typed: { pixels: 0, saliency: 0, whole: 0 },
-    sigma: null, spread: null, palette: "paper", blended: false,
+    sigma: null, spread: null, palette: "paper", theme: "auto",
+    blended: false,
     tool: "move", mode: "new", brush: Math.max(1, Math.round(Math.min(height, width) / 28)),
     row: Math.floor(height / 2), column: Math.floor(width / 2), chosen: "",
   };

@@ -44,10 +44,11 @@ export class Viewport {
    * @param {number} down
    */
   resize(across, down) {
+    const zoom = this.scale / this.fitting;
     this.across = Math.max(1, across);
     this.down = Math.max(1, down);
     if (this.fitted) this.fit();
-    else this.clamp();
+    else this.restore({ zoom, x: this.x / this.width, y: this.y / this.height });
   }
 
   /**
