@@ -19,9 +19,9 @@ export const REPORT_COLUMNS = [
   { key: "target", words: "Explained", show: targetWords, by: (line) => line.target },
   numberColumn("score", "Score", "", (line) => line.score, format6),
   numberColumn("residual", "Residual", "score − all that is explained", (line) => line.residual, format6),
-  numberColumn("object", "Objects", "share of the score", (line) => line.object_share, percent),
+  numberColumn("object", "Objects", "share of the score", (line) => line.object_share, shareWords),
   numberColumn("background", "Background", "share of the score",
-    (line) => line.background_share, percent),
+    (line) => line.background_share, shareWords),
 ];
 
 /**
@@ -47,7 +47,7 @@ function targetWords(line) {
 }
 
 /** @param {number} share */
-function percent(share) {
+function shareWords(share) {
   return `${(100 * share).toFixed(1).replace("-", "−")} %`;
 }
 
@@ -114,6 +114,11 @@ export class ReportList {
           make("thead", {}, make("tr", {}, this.heads)), this.body)),
       this.more);
     this.show();
+    window.addEventListener("beforeprint", () => {
+      if (!this.element.isConnected) return;
+      this.most = this.lines.length; // paper has no button
+      this.show();
+    });
   }
 
   /** @param {Column} column */
@@ -160,10 +165,11 @@ export class ReportList {
     const link = make("a", { href: this.addressOf(line), "data-photo": line.id },
       line.thumbnail === null
         ? make("span", { class: "gx-report-none", "aria-hidden": "true" })
-        : make("img", { src: line.thumbnail, alt: "", loading: "lazy" }),
+        : make("img", { src: line.thumbnail, alt: "", decoding: "async" }),
       make("span", {}, line.name));
     const cells = REPORT_COLUMNS.slice(1).map((column) => make("td", {
       class: column.note === undefined ? null : "gx-report-number", "data-value": column.key,
+      "data-words": column.words,
     }, column.show(line)));
     return make("tr", { "data-line": line.id }, make("th", { scope: "row" }, link), cells);
   }
