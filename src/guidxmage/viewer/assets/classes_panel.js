@@ -2,7 +2,7 @@
 
 import { Asking, needsNetwork } from "./asking.js";
 import { fill, labelled, make, panel, pressable, sentenceOf } from "./dom.js";
-import { briefly, exactly, percent } from "./words.js";
+import { briefly, exactly, inPercent } from "./words.js";
 
 /** So many classes are listed at once. */
 const LISTED = 10;
@@ -46,7 +46,7 @@ export class ClassesPanel {
       click: () => store.set({ target: number, rather: state.rather === number ? -1 : this.bench.state.rather }),
     }, make("span", { class: "gx-target-name" }, entry.name),
     make("span", { class: "gx-target-score" }, briefly(entry.score, 4)),
-    make("small", {}, percent(entry.probability)))));
+    make("small", {}, inPercent(entry.probability)))));
     this.ratherField.hidden = scene.targets.length < 2;
     fill(this.rather, make("option", { value: -1 }, "no other: its score alone"),
       scene.targets.map(({ entry }, number) => (number === state.target ? null

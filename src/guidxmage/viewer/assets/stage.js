@@ -66,6 +66,7 @@ export class Stage {
     this.canvas.width = this.cover.width = Math.round(clientWidth * this.density);
     this.canvas.height = this.cover.height = Math.round(clientHeight * this.density);
     this.bench.viewport.resize(clientWidth, clientHeight);
+    this.bench.store.touch("view");
     this.draw(); // at once: a canvas that was resized is blank
   }
 
