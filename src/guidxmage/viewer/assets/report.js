@@ -131,7 +131,7 @@ class Report {
     try {
       const source = sourceOf(await packedPhoto(line, this.about.data));
       if (turn !== this.turn) return; // another photo was opened meanwhile
-      if (!KEPT_WORDS.some((word) => wanted.has(word)) && this.kept.size > 0) {
+      if (!KEPT_WORDS.some((word) => wanted.has(word)) && String(this.kept) !== "") {
         history.replaceState(null, "", `#photo=${line.id}&${this.kept}`);
       }
       fill(place);

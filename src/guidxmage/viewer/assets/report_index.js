@@ -83,7 +83,7 @@ function compared(a, b) {
   return a - b;
 }
 
-/** The list as it stands in the page. */
+/** The list as it stands in the page. Narrow, it is no grid; its roles say that it is a table still. */
 export class ReportList {
   /**
    * @param {ReportLine[]} lines
@@ -98,7 +98,7 @@ export class ReportList {
     this.addressOf = addressOf;
     this.most = LINES_AT_ONCE;
     this.heads = REPORT_COLUMNS.map((column) => this.head(column));
-    this.body = make("tbody");
+    this.body = make("tbody", { role: "rowgroup" });
     this.count = make("p", { class: "gx-report-count", role: "status" });
     this.more = pressable(`Show ${LINES_AT_ONCE} more`, () => this.showMore());
     this.search = make("input", {
@@ -107,11 +107,11 @@ export class ReportList {
     });
     this.element = make("div", { class: "gx-report-list" },
       make("div", { class: "gx-report-tools" },
-        make("label", { for: "gx-report-find" }, "Find"), this.search, this.count),
+        make("label", { for: "gx-report-find" }, "Find"), this.search, this.count,
+        make("p", { class: "gx-report-hint" }, "Press a heading to sort by it.")),
       make("div", { class: "gx-report-scroll" },
-        make("table", { class: "gx-report-table", "data-gx": "report-index" },
-          make("caption", {}, "Press a heading to sort by it."),
-          make("thead", {}, make("tr", {}, this.heads)), this.body)),
+        make("table", { class: "gx-report-table", role: "table", "data-gx": "report-index" },
+          make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, this.heads)), this.body)),
       this.more);
     this.show();
     window.addEventListener("beforeprint", () => {
@@ -128,7 +128,7 @@ export class ReportList {
       const again = this.state.sort === column.key;
       this.change({ sort: column.key, down: again ? !this.state.down : number });
     };
-    return make("th", { scope: "col", class: number ? "gx-report-number" : null },
+    return make("th", { scope: "col", role: "columnheader", class: number ? "gx-report-number" : null },
       make("button", { type: "button", class: "gx-report-sort", click: press,
         "data-sort": column.key, title: column.note || null }, column.words));
   }
@@ -166,12 +166,13 @@ export class ReportList {
       line.thumbnail === null
         ? make("span", { class: "gx-report-none", "aria-hidden": "true" })
         : make("img", { src: line.thumbnail, alt: "", decoding: "async" }),
-      make("span", {}, line.name));
+      make("span", {}, line.name, make("small", {}, line.result)));
     const cells = REPORT_COLUMNS.slice(1).map((column) => make("td", {
       class: column.note === undefined ? null : "gx-report-number", "data-value": column.key,
-      "data-words": column.words,
+      "data-words": column.words, role: "cell",
     }, column.show(line)));
-    return make("tr", { "data-line": line.id }, make("th", { scope: "row" }, link), cells);
+    return make("tr", { role: "row", "data-line": line.id },
+      make("th", { scope: "row", role: "rowheader" }, link), cells);
   }
 
   /**
