@@ -41,7 +41,7 @@ export class ClassesPanel {
   show() {
     const { scene, state, store } = this.bench;
     fill(this.targets, scene.targets.map(({ entry }, number) => make("button", {
-      type: "button", class: "gx-target", "data-target": number,
+      type: "button", class: "gx-target", "data-target": number, "data-key": number,
       "aria-pressed": String(number === state.target),
       click: () => store.set({ target: number, rather: state.rather === number ? -1 : this.bench.state.rather }),
     }, make("span", { class: "gx-target-name" }, entry.name),
@@ -75,9 +75,9 @@ export class ClassesPanel {
     const { scene, store } = this.bench;
     const known = scene.targets.findIndex(({ entry }) => entry.target === index && entry.against < 0);
     const action = known >= 0
-      ? pressable("Show", () => store.set({ target: known, rather: -1 }), { class: "gx-button gx-small", "aria-label": `Show ${name}` })
+      ? pressable("Show", () => store.set({ target: known, rather: -1 }), { class: "gx-button gx-small", "data-key": index, "aria-label": `Show ${name}` })
       : this.asking.possible
-        ? pressable("Explain", () => void this.explain(index), { class: "gx-button gx-small", "aria-label": `Explain ${name}` })
+        ? pressable("Explain", () => void this.explain(index), { class: "gx-button gx-small", "data-key": index, "aria-label": `Explain ${name}` })
         : null;
     return make("li", { value: place }, make("span", { class: "gx-class-name" }, name),
       make("span", { class: "gx-value" }, exactly(logit)), action);

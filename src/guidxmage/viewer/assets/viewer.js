@@ -44,14 +44,15 @@ export function mount(element, source, options = {}) {
     make("div", { class: "gx-columns" },
       make("div", { class: "gx-main" }, makeToolbar(bench), stage.element,
         makeToolOptions(bench), makeDepthPanel(bench),
-        new Readout(stage).element, new AreasPanel(stage).element),
+        new Readout(stage).element, new AreasPanel(stage).element,
+        make("div", { class: "gx-questions", "data-gx": "questions" }, makeErasePanel(bench), makeAttackPanel(bench))),
       make("div", { class: "gx-side" }, classes.element, makeLayersPanel(bench), makeColorsPanel(stage),
-        make("div", { class: "gx-questions", "data-gx": "questions" }, makeErasePanel(bench), makeAttackPanel(bench)),
         makeEvidencePanel(bench))),
     bench.voice);
   bench.store.watch(["theme"], () => { root.dataset.theme = bench.state.theme; });
   watchWidth(bench, root);
   openForPrint(bench, root);
+  if (bench.home === "notebook") keepKeys(root);
   element.replaceChildren(root);
   return {
     /** Take the viewer away; questions that are still asked are cancelled. */
@@ -82,6 +83,15 @@ function makeHeader(bench) {
     (value) => store.set({ theme: /** @type {any} */ (value) }), { "data-gx": "theme" });
   store.watch(["theme"], () => theme.show(bench.state.theme));
   return make("header", { class: "gx-header" }, make("div", {}, title, what), theme.field);
+}
+
+/**
+ * A notebook has shortcuts of single letters too; those typed here are meant for the viewer.
+ * @param {HTMLElement} root
+ */
+function keepKeys(root) {
+  root.dataset.lmSuppressShortcuts = "true";
+  root.addEventListener("keydown", (event) => event.stopPropagation());
 }
 
 /**
