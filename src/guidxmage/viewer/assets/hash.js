@@ -25,7 +25,7 @@ export function keepInAddress(bench) {
     clearTimeout(waiting);
     waiting = setTimeout(() => {
       if (bench.life.signal.aborted) return;
-      written = `#${writtenState(bench)}`;
+      written = `#${othersIn(location.hash)}${writtenState(bench)}`;
       history.replaceState(history.state, "", written);
     }, SETTLES_AFTER);
   });
@@ -36,6 +36,15 @@ export function keepInAddress(bench) {
     },
     { signal: bench.life.signal },
   );
+}
+
+/**
+ * What the page around the viewer has in the address, such as which photo it is.
+ * @param {string} hash
+ */
+function othersIn(hash) {
+  const parts = hash.slice(1).split("&").filter((part) => /^[^=]{2,}=/.test(part));
+  return parts.map((part) => `${part}&`).join("");
 }
 
 /** @param {Bench} bench */
