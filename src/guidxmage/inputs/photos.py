@@ -133,24 +133,33 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def open_image_bytes(content: bytes, name: str) -> Iterator[Image.Image]:
-    """`open_image` for a file's content; `name` is what an InputError calls it."""
+def open_image_bytes(
+    content: bytes, name: str, formats: tuple[str, ...] | None = None
+) -> Iterator[Image.Image]:
+    """`open_image` for a file's content; `name` is what an InputError calls it.
+
+    formats: those that are tried, by Pillow's names; by default all.
+    """
     with _told(name):
         if not content:
             raise InputError(f"{name} is empty")
-        with _opened(io.BytesIO(content), name) as opened:
+        with _opened(io.BytesIO(content), name, formats) as opened:
             yield opened
 
 
-def read_image_bytes(content: bytes, name: str) -> Image.Image:
-    """`read_image` in RGB for a file's content; `name` is what an InputError calls it."""
-    with open_image_bytes(content, name) as opened:
+def read_image_bytes(
+    content: bytes, name: str, formats: tuple[str, ...] | None = None
+) -> Image.Image:
+    """`read_image` in RGB for a file's content; the rest as for `open_image_bytes`."""
+    with open_image_bytes(content, name, formats) as opened:
         return _to_8_bit(_upright(opened, name), name, "RGB")
 
 
 @contextmanager
-def _opened(file: IO[bytes], name: str) -> Iterator[Image.Image]:
-    with Image.open(file) as opened:
+def _opened(
+    file: IO[bytes], name: str, formats: tuple[str, ...] | None = None
+) -> Iterator[Image.Image]:
+    with Image.open(file, formats=formats) as opened:
         if opened.format in _PROGRAMS:
             raise InputError(f"{name} is {opened.format}, which is no photo; save it as PNG")
         check_pixels(opened.size[::-1], name)

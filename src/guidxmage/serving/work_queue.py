@@ -86,7 +86,7 @@ class Job:
 class WorkQueue:
     """Runs what is submitted in threads of its own, in order."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 (it is frozen)
+    def __init__(self, limits: Limits = Limits()) -> None:
         self.limits = limits
         self._jobs: dict[str, Job] = {}  # in the order of their submission
         self._changed = threading.Condition()
