@@ -31,6 +31,7 @@ HOUSE = [
     ["evaluation"],
     ["jobs"],
     ["serving"],
+    ["serving"],
     ["cli"],
 ]
 ENGINE = [

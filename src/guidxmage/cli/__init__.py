@@ -15,6 +15,7 @@ from guidxmage.cli import (
     models,
     prove,
     ray,
+    serve,
     trails,
     verify,
 )
@@ -49,6 +50,7 @@ def root(
 
 
 app.command(cls=Command, epilog=explain.EXAMPLES)(explain.explain)
+app.command(cls=Command, epilog=serve.EXAMPLES)(serve.serve)
 app.command(cls=Command, epilog=attack.EXAMPLES)(attack.attack)
 app.command(cls=Command, epilog=ray.EXAMPLES)(ray.ray)
 app.command(cls=Command, epilog=trails.EXAMPLES)(trails.trails)

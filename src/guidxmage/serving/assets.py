@@ -1,0 +1,51 @@
+"""What the page is made of, read once: its own files and those of the viewer."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import import_module, resources
+from importlib.util import find_spec
+
+_KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_OWN = ("page.html", "page.js", "page.css", "icon.svg")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file: its bytes, its type, and the tag by which a browser knows it again."""
+
+    content: bytes
+    kind: str
+    tag: str
+
+
+def page_assets() -> dict[str, Asset]:
+    """All files by their names."""
+    folder = resources.files("guidxmage.serving").joinpath("page")
+    texts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in _OWN}
+    texts |= _viewer()
+    return {name: _asset(name, text.encode()) for name, text in texts.items()}
+
+
+def _asset(name: str, content: bytes) -> Asset:
+    digest = hashlib.sha256(content).hexdigest()
+    return Asset(content, _KINDS["." + name.rsplit(".", 1)[-1]], f'"{digest[:20]}"')
+
+
+def _viewer() -> dict[str, str]:
+    """The viewer's module and style."""
+    if find_spec("guidxmage.viewer.page_files") is None:  # until it is there
+        stub = (
+            "export function mount(element, source) {\n"
+            "  element.textContent = `${source.manifest.name}: ${source.manifest.network}`;\n"
+            "  return { destroy() { element.replaceChildren(); } };\n}\n"
+        )
+        return {"viewer.js": stub, "viewer.css": ""}
+    files = import_module("guidxmage.viewer.page_files")
+    return {"viewer.js": files.viewer_module(), "viewer.css": files.viewer_style()}
