@@ -62,7 +62,8 @@ class ArrayReply(Response):
     def __init__(self, values: Array, tag: str) -> None:
         plain = np.ascontiguousarray(values)
         little = plain.astype(plain.dtype.newbyteorder("<"), copy=False)
-        self._bytes = memoryview(little.reshape(-1).view(np.uint8))
+        flat: Any = little.reshape(-1).view(np.uint8)
+        self._bytes = memoryview(flat)
         super().__init__(media_type="application/octet-stream")
         self.headers["content-length"] = str(len(self._bytes))
         self.headers["etag"] = tag

@@ -13,7 +13,6 @@ _KINDS = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-_OWN = ("page.html", "page.js", "page.css", "icon.svg")
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,8 @@ class Asset:
 def page_assets() -> dict[str, Asset]:
     """All files by their names."""
     folder = resources.files("guidxmage.serving").joinpath("page")
-    texts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in _OWN}
+    own = [file for file in folder.iterdir() if f".{file.name.rsplit('.', 1)[-1]}" in _KINDS]
+    texts = {file.name: file.read_text(encoding="utf-8") for file in own}
     texts |= _viewer()
     return {name: _asset(name, text.encode()) for name, text in texts.items()}
 

@@ -130,7 +130,7 @@ def server_of(app: Guard) -> uvicorn.Server:
         "limit_concurrency": _CONNECTIONS,
         "timeout_graceful_shutdown": _GRACE,
     }
-    return uvicorn.Server(uvicorn.Config(app, **config))  # type: ignore[arg-type]
+    return uvicorn.Server(uvicorn.Config(app, **config))
 
 
 def serve(app: Guard, place: Place, started: Callable[[], None]) -> None:
