@@ -24,7 +24,7 @@ from guidxmage.jobs.explain_photos import Job, depths_for, explain_photos
 from guidxmage.objects.label_map import LabelMap
 from guidxmage.provenance import fingerprint
 from guidxmage.serving.held import Held, held_of, open_saved
-from guidxmage.serving.uploads import FORMATS
+from guidxmage.serving.uploads import formats
 from guidxmage.serving.work_queue import Outcome, Say, Stop
 
 # Below --out, for photos that came by a browser.
@@ -43,7 +43,7 @@ class Photo:
         """The picture. Raises InputError."""
         if self.path is not None:
             return read_image(self.path)
-        return read_image_bytes(self.content, self.name, FORMATS)
+        return read_image_bytes(self.content, self.name, formats())
 
     def sha256(self) -> str:
         """Of the file."""
@@ -167,7 +167,7 @@ class Maker:
 
 def _kept(photo: Photo, folder: Path) -> Path:
     """An upload as a file, under a name that every file system takes and no other photo has."""
-    with open_image_bytes(photo.content, photo.name, FORMATS) as opened:
+    with open_image_bytes(photo.content, photo.name, formats()) as opened:
         suffix = f".{(opened.format or 'png').lower()}"
     stem = folder_name(Path(photo.name).stem)[:100]
     path = folder / f"{with_suffix(stem, photo.sha256()[:12])}{suffix}"
@@ -190,7 +190,7 @@ def questions() -> Answerer:
     """What answers the questions."""
     if find_spec("guidxmage.serving.questions") is None:  # until it is there
 
-        def none(*_: Any) -> Answer:
+        def none(*_: Any, **__: Any) -> Any:
             raise InputError("questions are not answered yet")
 
         return none

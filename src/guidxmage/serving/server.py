@@ -32,12 +32,8 @@ class Place:
 
     socket: socket.socket
     host: str
+    port: int
     token: str | None
-
-    @property
-    def port(self) -> int:
-        """The port that it is bound to."""
-        return int(self.socket.getsockname()[1])
 
     @property
     def url(self) -> str:
@@ -76,7 +72,7 @@ def place_at(host: str, port: int | None) -> Place:
                 raise
         else:
             token = None if is_loopback(host) else secrets.token_urlsafe(24)
-            return Place(bound, host, token)
+            return Place(bound, host, int(bound.getsockname()[1]), token)
     raise AssertionError
 
 

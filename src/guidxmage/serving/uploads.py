@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
+from PIL import Image
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -16,7 +17,7 @@ from guidxmage.serving.replies import RefusedError
 
 FIELD = "photo"
 # Formats of photos; Pillow reads many more, which are of no use here.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS = 60_000_000
 _MOST_PARTS = 8
 _LONGEST_NAME = 100
@@ -48,9 +49,15 @@ async def read_upload(content_type: str, stream: AsyncIterator[bytes]) -> Upload
     return Upload(display_name(parts.name), bytes(parts.content))
 
 
+def formats() -> tuple[str, ...]:
+    """The formats that are taken, as far as Pillow was built with them."""
+    Image.init()
+    return tuple(one for one in _FORMATS if one in Image.OPEN)
+
+
 def check_photo(upload: Upload) -> None:
     """Raise InputError for what is no photo, or has too many pixels; only the head is read."""
-    with open_image_bytes(upload.content, upload.name, FORMATS) as opened:
+    with open_image_bytes(upload.content, upload.name, formats()) as opened:
         width, height = opened.size
         if width * height > MOST_PIXELS:
             raise InputError(

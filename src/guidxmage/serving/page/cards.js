@@ -34,6 +34,11 @@ function number(value, digits) {
   return value.toPrecision(digits).replace("-", "−");
 }
 
+/** @param {number | null | undefined} value */
+function tiny(value) {
+  return value ? value.toExponential(1).replaceAll("-", "−") : number(value, 2);
+}
+
 /** @param {number} share */
 function percent(share) {
   return `${(100 * share).toFixed(0).replace("-", "−")} %`;
@@ -46,7 +51,7 @@ function numbers(entry) {
     lines.push(element("p", { class: "gs-numbers" }, entry.target, " ",
       element("strong", {}, number(entry.score, 5))));
     lines.push(element("p", { class: "gs-numbers gs-quiet" },
-      `residual ${number(entry.residual, 2)}`));
+      `residual ${tiny(entry.residual)}`));
   }
   if (typeof entry.object_share === "number" && typeof entry.background_share === "number") {
     lines.push(element("p", { class: "gs-numbers gs-quiet" },
