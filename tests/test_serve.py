@@ -25,7 +25,6 @@ pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
 import torch
-from served import Served, Small, photo_bytes, serving, small_explainer
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
@@ -37,6 +36,7 @@ from guidxmage.serving.held import summary_of_saved
 from guidxmage.serving.server import is_loopback, place_at
 from guidxmage.serving.uploads import display_name
 from guidxmage.serving.work_queue import Limits
+from tests.served import Served, Small, photo_bytes, serving, small_explainer
 
 
 @pytest.fixture(scope="module")
