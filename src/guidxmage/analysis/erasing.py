@@ -6,13 +6,14 @@ and then the network says something else: the gap between the two is what the fl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from guidxmage.attribution.assemble import rounding_bound
 from guidxmage.attribution.attribution import Attribution
@@ -24,7 +25,7 @@ from guidxmage.engine.program.program import Program
 from guidxmage.engine.program.steps import Recording
 from guidxmage.engine.symbolic import Network, pull_targets
 from guidxmage.engine.trail.distance import Distance
-from guidxmage.errors import InputError
+from guidxmage.errors import InputError, OffTrailError
 from guidxmage.inputs.input_space import Photo, dtype_and_device
 from guidxmage.inputs.reference import BLACK, ZERO, filling
 from guidxmage.reports.short_repr import short_repr
@@ -158,20 +159,7 @@ def erase(
     erased_at = _area(area, X)
     R, words = _filling(explanation, fill, sigma)
     erased = torch.where(erased_at, R, X)
-    with running(network.model):
-        if dtype_and_device(network.model)[0] != X.dtype:
-            raise _changed()
-        own, logits = (
-            network.model(network.to_input(Z[None]).clone()).detach()[0] for Z in (X, erased)
-        )
-    functional = explanation.symbolic_model.cotangent[0, 0]
-    before, again, after = (
-        float((functional * scores).sum()) for scores in (explanation.logits, own, logits)
-    )
-    if not abs(again - before) <= 2 * float(explanation.residual_bound):
-        raise _changed()
-    if not bool(torch.isfinite(logits).all()):
-        raise InputError("the network returns NaN or Inf once the area is erased")
+    before, after, logits = _scores(explanation, network.model, network.to_input, erased)
     predicted, trail = _predicted(explanation, erased), explanation.trail
     with untouched(network.model):
         recording, program = _recorded(network, erased)
@@ -196,6 +184,29 @@ def erase(
         target_name=str(explanation.target_name),
         picture=shown(explanation, erased),
     )
+
+
+def _scores(
+    explanation: Attribution,
+    model: nn.Module,
+    to_input: Callable[[Tensor], Tensor],
+    erased: Tensor,
+) -> tuple[float, float, Tensor]:
+    """The score that was explained, and the network's own of the erased image, with its logits."""
+    X = explanation.input
+    with running(model):
+        if dtype_and_device(model)[0] != X.dtype:
+            raise _changed()
+        own, logits = (model(to_input(Z[None]).clone()).detach()[0] for Z in (X, erased))
+    functional = explanation.symbolic_model.cotangent[0, 0]
+    before, again, after = (
+        float((functional * scores).sum()) for scores in (explanation.logits, own, logits)
+    )
+    if not abs(again - before) <= 2 * float(explanation.residual_bound):
+        raise _changed()
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError("the network returns NaN or Inf once the area is erased")
+    return before, after, logits
 
 
 def _changed() -> InputError:
@@ -263,12 +274,10 @@ def _bound(
     numbers in place of its own. Where that takes other branches, with those of the image.
     """
     (recording, program), model = run, explanation.symbolic_model
-    norms, network = recording.norms, model.network
+    network = model.network
     assert network is not None
-    if recording.trail.sites != explanation.trail.sites:
-        program = network.program
-        norms = program.record(network.to_input(explanation.input[None])).norms
-    pulled = pull_targets(program, explanation.trail, model.cotangent, norms)
+    norms = recording.norms if program is network.program else _norms(network, explanation, erased)
+    pulled = pull_targets(network.program, explanation.trail, model.cotangent, norms)
     exact = model.weights.double() * erased.double()
     entries = torch.stack([*explanation.bias_by_layer.values(), model.bias]).double()
     residual = torch.full((1, 1), gap, dtype=torch.float64, device=exact.device)
@@ -282,6 +291,14 @@ def _bound(
     )
     carried = ROUNDING_DEVIATIONS * torch.finfo(erased.dtype).eps * float(exact.norm())
     return float(found) + carried
+
+
+def _norms(network: Network, explanation: Attribution, erased: Tensor) -> dict[int, Tensor]:
+    """In the program of the explained image, which may take other branches than the erased one."""
+    try:
+        return network.program.record(network.to_input(erased[None])).norms
+    except OffTrailError:
+        return network.program.record(network.to_input(explanation.input[None])).norms
 
 
 def _best(explanation: Attribution, logits: Tensor) -> Answer:
