@@ -23,13 +23,14 @@ HOUSE = [
     ["objects", "models"],
     ["engine"],
     ["attribution"],
-    ["proof"],
+    ["proof", "viewer"],
     ["explanation"],
     ["explainer"],
     ["analysis", "adversarial"],
     ["interfaces", "hardening"],
     ["evaluation"],
     ["jobs"],
+    ["serving"],
     ["cli"],
 ]
 ENGINE = [

@@ -716,7 +716,7 @@ def test_segments_of_a_photo():
 
 
 def test_segmentation_needs_scikit_image(monkeypatch):
-    monkeypatch.setitem(sys.modules, "skimage.color", None)
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
     with pytest.raises(MissingExtraError, match="scikit-image"):
         segment_image(Image.new("RGB", (4, 4)))
     with pytest.raises(InputError, match="regions is 0"):

@@ -234,20 +234,6 @@ class Explanation(Attribution):
     def _pixel_sum(self) -> float:
         return float(self.contributions.sum(dtype=torch.float64))
 
-    @property
-    def probability(self) -> float | None:
-        """The softmax of a single result's class, 0–1, or the score where scores are shares of 1.
-
-        None for contrasts and cotangents, and where there is one score only.
-        """
-        if int(self.target) < 0 or int(self.against) >= 0 or self.logits.numel() < 2:
-            return None
-        logits = self.logits.double()
-        shares = bool((logits >= 0).all()) and abs(float(logits.sum()) - 1) < 1e-3
-        if not shares and bool(((logits >= 0) & (logits <= 1)).all()):
-            return None  # each by itself, as of a sigmoid
-        return float((logits if shares else logits.softmax(-1))[int(self.target)])
-
     def _network(self) -> str:
         source = f" ({self.weights_source})" if self.weights_source else ""
         return f"{self.model_name}{source}"

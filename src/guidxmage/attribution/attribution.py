@@ -196,6 +196,20 @@ class Attribution:
             return self.labels[index]
         return f"class {index}"
 
+    @property
+    def probability(self) -> float | None:
+        """The softmax of a single result's class, 0–1, or the score where scores are shares of 1.
+
+        None for contrasts and cotangents, and where there is one score only.
+        """
+        if int(self.target) < 0 or int(self.against) >= 0 or self.logits.numel() < 2:
+            return None
+        logits = self.logits.double()
+        shares = bool((logits >= 0).all()) and abs(float(logits.sum()) - 1) < 1e-3
+        if not shares and bool(((logits >= 0) & (logits <= 1)).all()):
+            return None  # each by itself, as of a sigmoid
+        return float((logits if shares else logits.softmax(-1))[int(self.target)])
+
     def top(self, k: int = 5) -> list[tuple[int, str, float]]:
         """The k best classes of a single image: (index, name, logit)."""
         if self.batched:

@@ -25,20 +25,39 @@ def segment_image(image: Image.Image, regions: int = 6) -> LabelMap:
     """
     if regions < 1:
         raise InputError(f"regions is {regions}; give 1 or more")
+    pixels, parts = _small_superpixels(image)  # says so where scikit-image is missing
+    from skimage.color import rgb2lab
+
+    return _largest_first(_at_size(_merge(parts, rgb2lab(pixels), regions), image))
+
+
+def superpixels(image: Image.Image) -> npt.NDArray[np.int32]:
+    """Some 250 small connected parts of even colour, (H, W), numbered from 0.
+
+    The same picture always gives the same parts. Needs scikit-image (MissingExtraError).
+    """
+    return _at_size(_small_superpixels(image)[1], image)
+
+
+def _small_superpixels(
+    image: Image.Image,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The picture at the size that it is segmented at, (H, W, 3), and its superpixels."""
     try:
-        from skimage.color import rgb2lab
         from skimage.segmentation import slic
     except ImportError as error:
         raise MissingExtraError("scikit-image", "view") from error
     small = image.convert("RGB")
     small.thumbnail((_LONGER_SIDE, _LONGER_SIDE))
     pixels = np.asarray(small)
-    superpixels = slic(pixels, n_segments=_SUPERPIXELS, compactness=10, sigma=1, start_label=0)
-    parts = _merge(superpixels, rgb2lab(pixels), regions)
-    labels = np.asarray(
-        Image.fromarray(parts.astype(np.int32)).resize(image.size, Image.Resampling.NEAREST)
-    )
-    return _largest_first(labels)
+    parts = slic(pixels, n_segments=_SUPERPIXELS, compactness=10, sigma=1, start_label=0)
+    return pixels, parts
+
+
+def _at_size(parts: npt.NDArray[np.int64], image: Image.Image) -> npt.NDArray[np.int32]:
+    small = Image.fromarray(parts.astype(np.int32))
+    labels: npt.NDArray[np.int32] = np.asarray(small.resize(image.size, Image.Resampling.NEAREST))
+    return labels
 
 
 def _merge(
