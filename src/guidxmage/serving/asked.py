@@ -95,7 +95,7 @@ class Attack(_Checked):
     target: _Count
     area: Area | None = None
     norm: Literal["l2", "linf", "l1", "l0"]
-    budget: Annotated[int, Field(ge=1, le=MOST_GRADIENTS)]
+    budget: Annotated[int, Field(ge=1, le=MOST_GRADIENTS)] = 40
 
 
 class Explain(_Checked):
