@@ -31,7 +31,6 @@ HOUSE = [
     ["evaluation"],
     ["jobs"],
     ["serving"],
-    ["serving"],
     ["cli"],
 ]
 ENGINE = [

@@ -15,6 +15,7 @@ from guidxmage.cli import (
     models,
     prove,
     ray,
+    report,
     serve,
     trails,
     verify,
@@ -54,6 +55,7 @@ app.command(cls=Command, epilog=serve.EXAMPLES)(serve.serve)
 app.command(cls=Command, epilog=attack.EXAMPLES)(attack.attack)
 app.command(cls=Command, epilog=ray.EXAMPLES)(ray.ray)
 app.command(cls=Command, epilog=trails.EXAMPLES)(trails.trails)
+app.command(cls=Command, epilog=report.EXAMPLES)(report.report)
 app.command(cls=Command, epilog=verify.EXAMPLES)(verify.verify)
 app.command(cls=Command, epilog=prove.EXAMPLES)(prove.prove)
 app.command(cls=Command, epilog=harden.EXAMPLES)(harden.harden)

@@ -110,7 +110,8 @@ def serve(  # noqa: PLR0917
     from guidxmage.serving.app import Serving, create_app, largest_bodies
     from guidxmage.serving.desk import Desk
     from guidxmage.serving.gallery import Gallery
-    from guidxmage.serving.making import Maker, questions
+    from guidxmage.serving.making import Maker
+    from guidxmage.serving.questions import answer
     from guidxmage.serving.server import open_browser, place_at
     from guidxmage.serving.server import serve as run
     from guidxmage.serving.work_queue import Limits, WorkQueue
@@ -131,7 +132,7 @@ def serve(  # noqa: PLR0917
     explainer = load_explainer(asked, weights, labels, dtype.value, device, gates=gates.value)
     _leave_a_core()
     queue = WorkQueue(Limits(seconds=time_limit))
-    desk = Desk(Maker(explainer, job, questions(), out), gallery, queue)
+    desk = Desk(Maker(explainer, job, answer, out), gallery, queue)
     policy = place.policy(largest_bodies(limit_mb * 2**20))
     info = _info(explainer, place, limit_mb, out)
     typer.echo(f"guid-xmage: {place.url}   (Ctrl-C ends it)")

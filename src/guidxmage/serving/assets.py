@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from importlib import import_module, resources
-from importlib.util import find_spec
+from importlib import resources
+
+from guidxmage.viewer.page_files import viewer_css, viewer_module
 
 _KINDS = {
     ".html": "text/html; charset=utf-8",
@@ -29,23 +30,10 @@ def page_assets() -> dict[str, Asset]:
     folder = resources.files("guidxmage.serving").joinpath("page")
     own = [file for file in folder.iterdir() if f".{file.name.rsplit('.', 1)[-1]}" in _KINDS]
     texts = {file.name: file.read_text(encoding="utf-8") for file in own}
-    texts |= _viewer()
+    texts |= {"viewer.js": viewer_module(), "viewer.css": viewer_css()}
     return {name: _asset(name, text.encode()) for name, text in texts.items()}
 
 
 def _asset(name: str, content: bytes) -> Asset:
     digest = hashlib.sha256(content).hexdigest()
     return Asset(content, _KINDS["." + name.rsplit(".", 1)[-1]], f'"{digest[:20]}"')
-
-
-def _viewer() -> dict[str, str]:
-    """The viewer's module and style."""
-    if find_spec("guidxmage.viewer.page_files") is None:  # until it is there
-        stub = (
-            "export function mount(element, source) {\n"
-            "  element.textContent = `${source.manifest.name}: ${source.manifest.network}`;\n"
-            "  return { destroy() { element.replaceChildren(); } };\n}\n"
-        )
-        return {"viewer.js": stub, "viewer.css": ""}
-    files = import_module("guidxmage.viewer.page_files")
-    return {"viewer.js": files.viewer_module(), "viewer.css": files.viewer_style()}

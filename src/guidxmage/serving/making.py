@@ -6,8 +6,6 @@ import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +24,7 @@ from guidxmage.provenance import fingerprint
 from guidxmage.serving.held import Held, held_of, open_saved
 from guidxmage.serving.uploads import formats
 from guidxmage.serving.work_queue import Outcome, Say, Stop
+from guidxmage.viewer.answers import Answer
 
 # Below --out, for photos that came by a browser.
 UPLOADED = "uploaded-photos"
@@ -50,20 +49,6 @@ class Photo:
         if self.path is not None:
             return fingerprint.of_file(self.path)
         return hashlib.sha256(self.content).hexdigest()
-
-
-class Answer(Protocol):
-    """An answer: JSON values, and arrays that they name."""
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The values."""
-        ...
-
-    @property
-    def arrays(self) -> dict[str, Any]:
-        """The arrays by name."""
-        ...
 
 
 class Answerer(Protocol):
@@ -184,15 +169,3 @@ def _evidence(explanation: Explanation) -> Mapping[str, Any]:
     """What can be compared with another run."""
     manifest = manifest_of(explanation)
     return {key: manifest[key] for key in ("versions", "fingerprints")}
-
-
-def questions() -> Answerer:
-    """What answers the questions."""
-    if find_spec("guidxmage.serving.questions") is None:  # until it is there
-
-        def none(*_: Any, **__: Any) -> Any:
-            raise InputError("questions are not answered yet")
-
-        return none
-    found: Answerer = import_module("guidxmage.serving.questions").answer
-    return found
