@@ -104,8 +104,8 @@ class Page {
   /** @param {any} info */
   describe(info) {
     this.info = info;
-    const weights = info.weights ? ` (${info.weights})` : "";
-    at("network").textContent = `${info.network}${weights} · version ${info.version}`;
+    at("network").textContent = `${info.network} · version ${info.version}`;
+    at("network").title = info.weights;
     at("stored").textContent = info.saves ? "; results are saved" : ", and nothing is stored";
   }
 
