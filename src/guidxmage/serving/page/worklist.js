@@ -67,10 +67,9 @@ export class WorkList {
    */
   fail(row, title, sentence) {
     row.className = "gs-failed";
-    row.setAttribute("role", "alert");
     const words = sentence.includes(title) ? sentence : `${title}: ${sentence}`;
     row.replaceChildren(
-      element("span", { class: "gs-title" }, words),
+      element("span", { class: "gs-title", role: "alert" }, words),
       element("button", {
         type: "button", class: "gs-button gs-small", "aria-label": `Dismiss: ${title}`,
         click: () => row.remove(),
