@@ -65,8 +65,9 @@ export class AreasPanel {
     const sigma = briefly(widthsOf(state, manifest).whole);
     const through = depth
       ? `Whole: at ${depthName(depth)}, through a Gaussian of σ = ${sigma} pixels. ` : "";
+    const within = Math.abs(table.difference) <= table.bound ? "within" : "beyond";
     this.note.textContent = `${through}Score ${exactly(table.score)} less the total: `
-      + `${briefly(table.difference)}, which rounding explains (bound ${briefly(table.bound)}). `
+      + `${briefly(table.difference)}, ${within} the bound of rounding, ${briefly(table.bound)}. `
       + "Pixels in two areas count for the upper one.";
   }
 
@@ -75,13 +76,14 @@ export class AreasPanel {
     const chosen = row.kind === "area" && row.name === this.bench.state.chosen;
     const name = row.kind === "area"
       ? make("button", {
-        type: "button", class: "gx-area-name", "aria-pressed": String(chosen),
+        type: "button", class: "gx-area-name", "data-key": row.name, "aria-pressed": String(chosen),
         click: () => this.bench.store.set({ chosen: chosen ? "" : row.name }),
       }, row.name)
       : row.name;
     return make("tr", { "data-area": row.name, class: `gx-${row.kind}${chosen ? " gx-chosen" : ""}` },
       make("th", { scope: "row" }, name),
-      this.columns.map(([key]) => make("td", { "data-value": key }, exactly(row[key]))));
+      this.columns.map(([key]) => make("td", { "data-value": key },
+        key === "pixels" ? String(row.pixels ?? "–") : exactly(row[key]))));
   }
 
   /** Outline the chosen area and offer what can be done with it. */
@@ -104,7 +106,7 @@ export class AreasPanel {
   offer(name, mask) {
     const { areas, store, scene } = this.bench;
     const input = make("input", {
-      type: "text", maxlength: 60, value: name, change: () => {
+      type: "text", maxlength: 60, value: name, "data-key": "name", change: () => {
         const wanted = input.value.trim();
         const own = areas.rename(name, RESERVED.includes(wanted) ? `${wanted} (area)` : wanted);
         store.set({ chosen: own });

@@ -3,7 +3,7 @@
 import { toRuns } from "./areas.js";
 import { areaSelect, askedTarget, Asking, needsNetwork } from "./asking.js";
 import { fill, labelled, make, panel, pressable, sentenceOf } from "./dom.js";
-import { pictureButtons } from "./erase_panel.js";
+import { showPictures } from "./showing.js";
 import { exactly } from "./words.js";
 
 /** @type {[import("./types.js").Norm, string][]} */
@@ -65,5 +65,5 @@ async function showAttacked(bench, element, answer) {
       line("margin", "margin", exactly(answer.margin)),
       line("decisions flipped", "flipped", answer.flipped === null ? "not counted" : String(answer.flipped)))),
     answer.certificate ? make("p", { class: "gx-certificate" }, answer.certificate) : null,
-    ...await pictureButtons(bench, answer, null));
+    await showPictures(bench, answer));
 }

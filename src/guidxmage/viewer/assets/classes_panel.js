@@ -2,7 +2,7 @@
 
 import { Asking, needsNetwork } from "./asking.js";
 import { fill, labelled, make, panel, pressable, sentenceOf } from "./dom.js";
-import { briefly, exactly, percent } from "./words.js";
+import { briefly, exactly, inPercent } from "./words.js";
 
 /** So many classes are listed at once. */
 const LISTED = 10;
@@ -41,12 +41,12 @@ export class ClassesPanel {
   show() {
     const { scene, state, store } = this.bench;
     fill(this.targets, scene.targets.map(({ entry }, number) => make("button", {
-      type: "button", class: "gx-target", "data-target": number,
+      type: "button", class: "gx-target", "data-target": number, "data-key": number,
       "aria-pressed": String(number === state.target),
       click: () => store.set({ target: number, rather: state.rather === number ? -1 : this.bench.state.rather }),
     }, make("span", { class: "gx-target-name" }, entry.name),
     make("span", { class: "gx-target-score" }, briefly(entry.score, 4)),
-    make("small", {}, percent(entry.probability)))));
+    make("small", {}, inPercent(entry.probability)))));
     this.ratherField.hidden = scene.targets.length < 2;
     fill(this.rather, make("option", { value: -1 }, "no other: its score alone"),
       scene.targets.map(({ entry }, number) => (number === state.target ? null
@@ -75,9 +75,9 @@ export class ClassesPanel {
     const { scene, store } = this.bench;
     const known = scene.targets.findIndex(({ entry }) => entry.target === index && entry.against < 0);
     const action = known >= 0
-      ? pressable("Show", () => store.set({ target: known, rather: -1 }), { class: "gx-button gx-small", "aria-label": `Show ${name}` })
+      ? pressable("Show", () => store.set({ target: known, rather: -1 }), { class: "gx-button gx-small", "data-key": index, "aria-label": `Show ${name}` })
       : this.asking.possible
-        ? pressable("Explain", () => void this.explain(index), { class: "gx-button gx-small", "aria-label": `Explain ${name}` })
+        ? pressable("Explain", () => void this.explain(index), { class: "gx-button gx-small", "data-key": index, "aria-label": `Explain ${name}` })
         : null;
     return make("li", { value: place }, make("span", { class: "gx-class-name" }, name),
       make("span", { class: "gx-value" }, exactly(logit)), action);

@@ -29,14 +29,19 @@ export function make(tag, properties = {}, ...children) {
 }
 
 /**
- * Put children in the place of those that are there.
+ * Put children in the place of those that are there. If one with a data-key has the focus, the
+ * new one with this key gets it: whoever works by keyboard must not be thrown back.
  * @param {Element} element
  * @param {...(Child | Child[])} children
  */
 export function fill(element, ...children) {
   const nodes = children.flat().filter((child) => child !== null && child !== undefined);
+  const key = /** @type {HTMLElement | null} */ (element.querySelector("[data-key]:focus"))?.dataset.key;
   element.replaceChildren(...nodes.map((child) =>
     typeof child === "number" ? String(child) : /** @type {Node | string} */ (child)));
+  if (key === undefined) return;
+  const again = element.querySelector(`[data-key="${CSS.escape(key)}"]`);
+  if (again instanceof HTMLElement) again.focus();
 }
 
 /**
@@ -124,7 +129,7 @@ export function dial(of, properties = {}) {
   /** @param {number} value */
   function show(value) {
     range.value = String(value);
-    if (document.activeElement !== number) number.value = String(Number(value.toPrecision(4)));
+    if (!number.matches(":focus")) number.value = String(Number(value.toPrecision(4)));
   }
   show(of.value);
   return { range, number, show };

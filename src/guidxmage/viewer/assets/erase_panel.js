@@ -3,8 +3,8 @@
 import { toRuns } from "./areas.js";
 import { areaSelect, askedTarget, Asking, needsNetwork } from "./asking.js";
 import { fill, labelled, make, panel, pressable, sentenceOf } from "./dom.js";
-import { readArray } from "./arrays.js";
 import { boxOf } from "./outlines.js";
+import { showPictures } from "./showing.js";
 import { photoFill } from "./photo_fill.js";
 import { briefly, exactly, signed } from "./words.js";
 
@@ -92,7 +92,7 @@ async function showErased(bench, element, answer, area) {
       line("decisions flipped", "flipped", `${answer.flipped} of ${answer.decisions}`),
       line("answer before", "answer_before", answer.answer_before[1]),
       line("answer after", "answer_after", answer.answer_after[1]))),
-    flippedTable(answer), ...await pictureButtons(bench, answer, null));
+    flippedTable(answer), await showPictures(bench, answer));
 }
 
 /** @param {EraseAnswer} answer */
@@ -107,31 +107,4 @@ function flippedTable(answer) {
           make("th", { scope: "col" }, words)))),
         make("tbody", {}, layers.map(([site, flipped, of]) => make("tr", {},
           make("th", { scope: "row" }, site), make("td", {}, flipped), make("td", {}, of)))))));
-}
-
-/**
- * Put the pictures of an answer on the stage, and offer to compare.
- * @param {import("./bench.js").Bench} bench
- * @param {import("./types.js").Answer} answer
- * @param {HTMLElement | null} note
- */
-export async function pictureButtons(bench, answer, note) {
-  const get = async (/** @type {string} */ name) => (Object.hasOwn(answer.arrays, name)
-    ? readArray(name, answer.arrays[name], await answer.array(name)) : null);
-  const [picture, delta] = [await get("picture"), await get("delta")];
-  if (!picture && !delta) return [];
-  bench.painter.take({ picture: /** @type {Uint8Array | null} */ (picture), delta });
-  bench.store.touch("answers");
-  const toggle = (/** @type {string} */ name, /** @type {string} */ words) => {
-    const button = pressable(words, () => bench.store.setLayer(name, { on: !bench.state.layers[name].on, opacity: 1 }),
-      { class: "gx-button gx-small" });
-    bench.store.watch(["layers"], () => button.setAttribute("aria-pressed", String(bench.state.layers[name].on)));
-    return button;
-  };
-  const { layers } = bench.state;
-  const off = { on: false, opacity: 1 };
-  bench.store.set({ layers: { ...layers, perturbation: off, result: { ...off, on: picture !== null } } });
-  return [make("div", { class: "gx-buttons" },
-    picture ? toggle("result", "Show the changed picture") : null,
-    delta ? toggle("perturbation", "Show the perturbation") : null), note];
 }

@@ -23,13 +23,22 @@ export function keepInAddress(bench) {
     clearTimeout(waiting);
     waiting = setTimeout(() => {
       if (bench.life.signal.aborted) return;
-      written = `#${writtenState(bench)}`;
+      written = `#${othersIn(location.hash)}${writtenState(bench)}`;
       history.replaceState(history.state, "", written);
     }, SETTLES_AFTER);
   });
   window.addEventListener("hashchange", () => {
     if (location.hash !== written) restoreFrom(bench, location.hash.slice(1));
   }, { signal: bench.life.signal });
+}
+
+/**
+ * What the page around the viewer has in the address, such as which photo it is.
+ * @param {string} hash
+ */
+function othersIn(hash) {
+  const parts = hash.slice(1).split("&").filter((part) => /^[^=]{2,}=/.test(part));
+  return parts.map((part) => `${part}&`).join("");
 }
 
 /** @param {Bench} bench */

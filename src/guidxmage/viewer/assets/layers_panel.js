@@ -8,11 +8,11 @@ import { briefly } from "./words.js";
 /** @type {Record<string, [string, string]>} */
 const LAYER_WORDS = {
   photo: ["Photo", ""],
-  distribution: ["Distribution map", "each pixel's own contribution"],
+  distribution: ["Distribution map", "pixel by pixel"],
   saliency: ["Saliency", "contributions, smoothed"],
   placed: ["Placed bias", "at this depth, smoothed"],
-  whole: ["Whole score", "contributions and placed bias at this depth, smoothed"],
-  result: ["Result", "the picture that a question brought"],
+  whole: ["Whole score", "at this depth, smoothed"],
+  result: ["Result", "of the last question"],
   perturbation: ["Perturbation", ""],
 };
 

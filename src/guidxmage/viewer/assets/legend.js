@@ -34,8 +34,9 @@ function legendParts(stage) {
   }
   if ((layers.whole.on || layers.placed.on) && state.depth >= 0) {
     const perPercent = bench.scene.pixels / 100;
-    const title = layers.whole.on ? "Whole score" : "Placed bias";
-    parts.push(legendPart(`${title}, per 1 % of the picture`,
+    const title = [layers.whole.on ? "Whole score" : "", layers.placed.on ? "placed bias" : ""]
+      .filter(Boolean).join(" and ");
+    parts.push(legendPart(`${title[0].toUpperCase()}${title.slice(1)}, per 1 % of the picture`,
       ramp(palette.whole, scales.whole * perPercent, hatched), "white where it is zero"));
   }
   return parts.length ? parts : [make("p", { class: "gx-hint" }, "No map is shown.")];
@@ -73,7 +74,7 @@ function bandBar(bands, scale, shares, hatched) {
     .map((share) => make("span", {}, briefly(share * scale)));
   return make("div", { class: "gx-bar" },
     make("div", { class: "gx-boxes", "aria-hidden": "true" }, boxes),
-    make("div", { class: "gx-edges" }, edges), sides());
+    make("div", { class: "gx-edges" }, edges), sides(hatched));
 }
 
 /**
@@ -86,9 +87,10 @@ function ramp(colors, scale, hatched) {
   bar.style.backgroundImage = `linear-gradient(to right, ${colors.map(css).join(", ")})`;
   if (hatched) bar.append(make("span", { class: "gx-half gx-hatched" }));
   const ticks = [-1, -0.5, 0, 0.5, 1].map((share) => make("span", {}, briefly(share * scale)));
-  return make("div", { class: "gx-bar" }, bar, make("div", { class: "gx-ticks" }, ticks), sides());
+  return make("div", { class: "gx-bar" }, bar, make("div", { class: "gx-ticks" }, ticks), sides(hatched));
 }
 
-function sides() {
-  return make("div", { class: "gx-sides" }, make("span", {}, "◀ subtracts"), make("span", {}, "adds ▶"));
+/** @param {boolean} hatched */
+function sides(hatched) {
+  return make("div", { class: "gx-sides" }, make("span", {}, hatched ? "◀ subtracts, hatched" : "◀ subtracts"), make("span", {}, "adds ▶"));
 }

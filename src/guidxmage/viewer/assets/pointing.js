@@ -101,7 +101,7 @@ export class Pointing {
 
   /** @param {WheelEvent} event */
   wheel(event) {
-    const focused = this.stage.element.contains(document.activeElement);
+    const focused = this.stage.element.matches(":focus");
     // A notebook is scrolled with the wheel, so there it zooms only where it was asked to.
     if (this.bench.home === "notebook" && !focused && !event.ctrlKey) return;
     event.preventDefault();

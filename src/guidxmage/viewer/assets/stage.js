@@ -44,6 +44,7 @@ export class Stage {
     this.watchSize();
     bench.store.watch(PAINTED, () => void this.refresh());
     bench.store.watch(["row", "column", "view"], () => this.drawSoon());
+    bench.store.watch(["view", "tool"], () => this.freeScroll());
   }
 
   label() {
@@ -51,6 +52,12 @@ export class Stage {
     const [height, width] = manifest.size;
     return `Picture ${manifest.name}, ${height} rows by ${width} columns. Arrow keys move the `
       + "cursor, plus and minus zoom, 0 fits, letters choose a tool.";
+  }
+
+  /** A finger on a picture that is seen whole scrolls the page: there is nothing to move. */
+  freeScroll() {
+    const free = this.bench.viewport.fitted && this.bench.state.tool === "move";
+    this.element.classList.toggle("gx-free", free);
   }
 
   watchSize() {
@@ -66,6 +73,7 @@ export class Stage {
     this.canvas.width = this.cover.width = Math.round(clientWidth * this.density);
     this.canvas.height = this.cover.height = Math.round(clientHeight * this.density);
     this.bench.viewport.resize(clientWidth, clientHeight);
+    this.bench.store.touch("view");
     this.draw(); // at once: a canvas that was resized is blank
   }
 
@@ -74,15 +82,18 @@ export class Stage {
     this.turn += 1;
     const turn = this.turn;
     const current = () => turn === this.turn && !this.bench.life.signal.aborted;
+    this.element.setAttribute("aria-busy", "true");
     const waiting = setTimeout(() => { this.busy.hidden = !current(); }, BUSY_AFTER);
     try {
       await this.paint(current);
+      if (current()) this.bench.tell("");
     } catch (error) {
       if (current()) this.bench.tell(sentenceOf(error));
     } finally {
       clearTimeout(waiting);
       if (current()) {
         this.busy.hidden = true;
+        this.element.removeAttribute("aria-busy");
         this.element.dataset.ready = String(turn);
       }
     }

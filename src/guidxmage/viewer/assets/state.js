@@ -81,14 +81,18 @@ export class Store {
   }
 
   /**
-   * Call back now, and whenever one of some names changes.
+   * Call back now, and whenever one of some names changes, until the signal ends it.
    * @param {string[]} names
    * @param {() => void} callback
+   * @param {AbortSignal} [until]
    */
-  watch(names, callback) {
-    this.listeners.add((changed) => {
+  watch(names, callback, until) {
+    /** @type {Listener} */
+    const listener = (changed) => {
       if (names.some((name) => changed.has(name))) callback();
-    });
+    };
+    this.listeners.add(listener);
+    until?.addEventListener("abort", () => this.listeners.delete(listener));
     callback();
   }
 }

@@ -21,7 +21,7 @@ export function hasTool(bench, tool) {
 
 /** @param {import("./bench.js").Bench} bench */
 export function makeToolbar(bench) {
-  const { store, state } = bench;
+  const { store } = bench;
   const buttons = TOOLS.filter(([tool]) => hasTool(bench, tool)).map(([tool, words, key]) => {
     const button = make("button", {
       type: "button", class: "gx-tool", "data-tool": tool, title: `${words} (${key})`,
@@ -30,6 +30,16 @@ export function makeToolbar(bench) {
     store.watch(["tool"], () => button.setAttribute("aria-pressed", String(bench.state.tool === tool)));
     return button;
   });
+  return make("div", { class: "gx-toolbar", role: "group", "aria-label": "Tools", "data-gx": "tools" },
+    make("div", { class: "gx-tools" }, buttons), zoomButtons(bench));
+}
+
+/**
+ * What the chosen tool lets choose. It stands below the stage, which so stays where it is.
+ * @param {import("./bench.js").Bench} bench
+ */
+export function makeToolOptions(bench) {
+  const { store, state } = bench;
   const radius = dial({
     min: 0.5, max: Math.max(4, Math.round(Math.min(...bench.manifest.size) / 4)), step: 0.5,
     value: state.brush, label: "Brush radius in pixels", onInput: (brush) => store.set({ brush }),
@@ -43,8 +53,7 @@ export function makeToolbar(bench) {
     brush.hidden = bench.state.tool !== "brush";
     mode.field.hidden = bench.state.tool === "move" || !bench.areas.mask(bench.state.chosen);
   });
-  return make("div", { class: "gx-toolbar", role: "group", "aria-label": "Tools", "data-gx": "tools" },
-    make("div", { class: "gx-tools" }, buttons), zoomButtons(bench), brush, mode.field);
+  return make("div", { class: "gx-toolbar" }, brush, mode.field);
 }
 
 /** @param {import("./bench.js").Bench} bench */

@@ -17,8 +17,8 @@ import { Pointing } from "./pointing.js";
 import { openForPrint } from "./printing.js";
 import { Readout } from "./readout.js";
 import { Stage } from "./stage.js";
-import { hasTool, makeToolbar } from "./toolbar.js";
-import { briefly, percent } from "./words.js";
+import { hasTool, makeToolbar, makeToolOptions } from "./toolbar.js";
+import { briefly, inPercent } from "./words.js";
 
 /** From this width on the panels stand beside the stage. */
 const WIDE = 860;
@@ -42,15 +42,17 @@ export function mount(element, source, options = {}) {
   const root = make("div", { class: "gx-viewer", "data-home": bench.home },
     makeHeader(bench), bench.notice,
     make("div", { class: "gx-columns" },
-      make("div", { class: "gx-main" }, makeToolbar(bench), stage.element, makeDepthPanel(bench),
-        new Readout(stage).element, new AreasPanel(stage).element),
+      make("div", { class: "gx-main" }, makeToolbar(bench), stage.element,
+        makeToolOptions(bench), makeDepthPanel(bench),
+        new Readout(stage).element, new AreasPanel(stage).element,
+        make("div", { class: "gx-questions", "data-gx": "questions" }, makeErasePanel(bench), makeAttackPanel(bench))),
       make("div", { class: "gx-side" }, classes.element, makeLayersPanel(bench), makeColorsPanel(stage),
-        make("div", { class: "gx-questions", "data-gx": "questions" }, makeErasePanel(bench), makeAttackPanel(bench)),
         makeEvidencePanel(bench))),
     bench.voice);
   bench.store.watch(["theme"], () => { root.dataset.theme = bench.state.theme; });
   watchWidth(bench, root);
   openForPrint(bench, root);
+  if (bench.home === "notebook") keepKeys(root);
   element.replaceChildren(root);
   return {
     /** Take the viewer away; questions that are still asked are cancelled. */
@@ -73,7 +75,7 @@ function makeHeader(bench) {
   const what = make("p", { class: "gx-what" });
   store.watch(["target", "rather", "targets"], () => {
     const { entry } = bench.subject;
-    const share = percent(entry.probability);
+    const share = inPercent(entry.probability);
     what.replaceChildren(make("strong", {}, entry.name), ` scores ${briefly(entry.score, 6)}`,
       share ? ` (${share})` : "", make("span", { class: "gx-network" }, ` by ${manifest.network} · ${manifest.exactness}`));
   });
@@ -84,16 +86,41 @@ function makeHeader(bench) {
 }
 
 /**
+ * A notebook has shortcuts of single letters too; those typed here are meant for the viewer.
+ * @param {HTMLElement} root
+ */
+function keepKeys(root) {
+  root.dataset.lmSuppressShortcuts = "true";
+  root.addEventListener("keydown", (event) => event.stopPropagation());
+}
+
+/**
  * The room that there is decides, not the window: a notebook's cell is narrow in a wide one.
  * @param {Bench} bench
  * @param {HTMLElement} root
  */
 function watchWidth(bench, root) {
+  let first = true;
   const observer = new ResizeObserver(() => {
     const width = root.clientWidth;
+    if (first && width > 0) {
+      first = false;
+      if (width < NARROW) foldForSmall(root);
+    }
     root.classList.toggle("gx-wide", width >= WIDE);
     root.classList.toggle("gx-narrow", width < NARROW);
   });
   observer.observe(root);
   bench.life.signal.addEventListener("abort", () => observer.disconnect());
+}
+
+/**
+ * On a small screen only what is used most stands open at first.
+ * @param {HTMLElement} root
+ */
+function foldForSmall(root) {
+  for (const one of root.querySelectorAll("details.gx-panel")) {
+    const name = one.getAttribute("data-gx");
+    if (name !== "classes" && name !== "layers") one.removeAttribute("open");
+  }
 }

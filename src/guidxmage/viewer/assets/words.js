@@ -5,6 +5,9 @@ import { format6 } from "./numbers.js";
 /** The five bands from what subtracts most to what adds most. */
 export const BAND_WORDS = ["subtracts strongly", "subtracts", "calm", "adds", "adds strongly"];
 
+/** Below this, zeros behind the point are counted instead of written. */
+const TINY = 1e-4;
+
 /** @param {number | null | undefined} value */
 export function exactly(value) {
   return value === null || value === undefined ? "–" : format6(value);
@@ -17,7 +20,10 @@ export function exactly(value) {
  */
 export function briefly(value, digits = 3) {
   if (value === null || value === undefined) return "–";
-  return String(Number(value.toPrecision(digits))).replaceAll("-", "−");
+  const tiny = value !== 0 && Math.abs(value) < TINY;
+  const short = tiny ? value.toExponential(digits - 1).replace(/\.?0*e-(\d)$/, "e-0$1").replace(/\.?0*e/, "e")
+    : String(Number(value.toPrecision(digits)));
+  return short.replaceAll("-", "−");
 }
 
 /**
@@ -30,7 +36,7 @@ export function signed(value, digits = 6) {
 }
 
 /** @param {number | null | undefined} probability */
-export function percent(probability) {
+export function inPercent(probability) {
   if (probability === null || probability === undefined) return "";
   const share = 100 * probability;
   return `${share >= 99.95 || share < 0.1 ? briefly(share) : share.toFixed(1)} %`;
