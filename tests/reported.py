@@ -35,8 +35,8 @@ def small_explainer() -> Explainer:
 def photos_in(folder: Path, names: list[str]) -> list[Path]:
     """Photos of noise and a ramp, each its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(names):
-        rng = np.random.default_rng(number)
+    for name in names:
+        rng = np.random.default_rng(list(name.encode()))
         ramp = np.linspace(0, 200, SIZE[1])[None, :, None] * np.array([1, 0.5, 0.2])
         noise = rng.integers(0, 56, (*SIZE, 3))
         Image.fromarray((ramp + noise).astype(np.uint8)).save(folder / name)
