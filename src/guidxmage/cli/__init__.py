@@ -15,6 +15,8 @@ from guidxmage.cli import (
     models,
     prove,
     ray,
+    report,
+    serve,
     trails,
     verify,
 )
@@ -49,9 +51,11 @@ def root(
 
 
 app.command(cls=Command, epilog=explain.EXAMPLES)(explain.explain)
+app.command(cls=Command, epilog=serve.EXAMPLES)(serve.serve)
 app.command(cls=Command, epilog=attack.EXAMPLES)(attack.attack)
 app.command(cls=Command, epilog=ray.EXAMPLES)(ray.ray)
 app.command(cls=Command, epilog=trails.EXAMPLES)(trails.trails)
+app.command(cls=Command, epilog=report.EXAMPLES)(report.report)
 app.command(cls=Command, epilog=verify.EXAMPLES)(verify.verify)
 app.command(cls=Command, epilog=prove.EXAMPLES)(prove.prove)
 app.command(cls=Command, epilog=harden.EXAMPLES)(harden.harden)

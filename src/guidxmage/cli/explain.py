@@ -66,6 +66,7 @@ class Map(str, Enum):
 
 
 _LAYER = "layer:"
+REPORT, REPORT_TITLE = "report.html", "Explanations"
 
 EXAMPLES = """**Examples**
 
@@ -167,6 +168,10 @@ def explain(  # noqa: PLR0917
     certify: Annotated[
         bool, typer.Option("--certify", help="Also check that the result is exact, and say how.")
     ] = False,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Also write all results of --out into its report.html."),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -185,6 +190,8 @@ def explain(  # noqa: PLR0917
     is_new = not out.exists()
     found, problems = find_photos(photos, out)
     _check_method(method, certify or radius, baseline, pieces)
+    if report and not arrays:
+        raise InputError("--report shows the arrays; leave --no-arrays out")
     depths = _depths(depth, method, map_)
     # Where regions end is lost in float32.
     precision = "float64" if method is MethodName.exact_ig else dtype.value
@@ -218,11 +225,33 @@ def explain(  # noqa: PLR0917
         outcomes = explain_photos(explainer, found, out, job, overwrite, complain)
         try:
             done = tell_outcomes(outcomes, problems, _print_outcome, as_json, advance)
+        except typer.Exit:
+            if report:  # of those that went well
+                _write_report(out, as_json)
+            raise
         finally:
             write_index(out, complain)
             if is_new and out.is_dir() and not any(out.iterdir()):
                 out.rmdir()  # nothing could be explained
+    if report:
+        _write_report(out, as_json)
     _end_if_not_exact(done)
+
+
+def _write_report(out: Path, as_json: bool) -> None:
+    """All results of a folder as a page in it, where there are any."""
+    from guidxmage.cli.report import tell_report
+    from guidxmage.jobs.report_results import report_folders, report_results
+
+    try:
+        folders = report_folders([out])
+    except InputError:
+        return  # nothing could be explained, which was said
+    with progress_bar(len(folders), "reporting") as advance:
+        written = report_results(
+            folders, out / REPORT, title=REPORT_TITLE, say=complain, advance=advance
+        )
+    tell_report(written, on_stderr=as_json)
 
 
 def _end_if_not_exact(done: list[Outcome]) -> None:

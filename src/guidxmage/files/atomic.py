@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 from guidxmage.errors import InputError
@@ -85,13 +85,23 @@ def write_atomically(path: Path, content: bytes) -> None:
     Two that write the same file take turns. What a killed run left of it is used up. Raises
     InputError when it cannot be written; an earlier file of that name is then as it was.
     """
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file to write to, which appears as `write_atomically` has it when the block succeeds.
+
+    Errors of the system, in the block as well, are raised as InputError.
+    """
     partial = hidden(path, PARTIAL)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with held(partial) as descriptor:
             with open(descriptor, "r+b", closefd=False) as file:
                 file.truncate()
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(descriptor)
             if os.name == "nt":  # pragma: no cover -- there an open file cannot be renamed

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,34 @@ def write_index(out: Path, say: Callable[[str], None] = lambda _: None) -> Path 
     over.
     """
     found = (path for depth in range(1, _DEEPEST + 1) for path in out.glob("*/" * depth + MANIFEST))
-    lines = [line for path in sorted(found) for line in _lines(out, path)]
+    return _write(out, sorted(found), say)
+
+
+def add_to_index(
+    out: Path, results: Iterable[Path], say: Callable[[str], None] = lambda _: None
+) -> Path | None:
+    """`write_index` for results wherever they are, beside those that the table has already."""
+    listed = _listed(out / INDEX) if (out / INDEX).is_file() and _is_ours(out / INDEX) else set()
+    added = {_place(out, folder) for folder in results}
+    return _write(out, [out / place / MANIFEST for place in sorted(listed | added)], say)
+
+
+def _listed(path: Path) -> set[str]:
+    """The results that a table has."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return {line["result"] for line in csv.DictReader(file) if line["result"]}
+
+
+def _place(out: Path, folder: Path) -> str:
+    """Where a result lies as seen from the table."""
+    try:
+        return Path(os.path.relpath(folder, out)).as_posix()
+    except ValueError:  # on another drive
+        return folder.absolute().as_posix()
+
+
+def _write(out: Path, manifests: list[Path], say: Callable[[str], None]) -> Path | None:
+    lines = [line for path in manifests for line in _lines(out, path)]
     if not lines:
         return None
     if not _is_ours(out / INDEX):
@@ -74,7 +102,7 @@ def _lines(out: Path, path: Path) -> Iterator[dict[str, Any]]:
         if not str(manifest["schema"]).startswith("guid-xmage/explanation/"):
             return
         found = [
-            {**_of_result(manifest, result), "result": path.parent.relative_to(out).as_posix()}
+            {**_of_result(manifest, result), "result": _place(out, path.parent)}
             for result in manifest["results"]
         ]
         tables = manifest.get("objects") or [None] * len(found)

@@ -1,0 +1,61 @@
+"""guid-xmage report: saved results as one page that opens from disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from guidxmage.cli.common import above_the_bar, complain, one_sentence, progress_bar
+from guidxmage.files.names import shown
+
+if TYPE_CHECKING:
+    from guidxmage.jobs.report_results import Report
+
+EXAMPLES = """**Examples**
+
+`guid-xmage report explanations` — all results below a folder, in report.html
+
+`guid-xmage report explanations/cat explanations/dog --out pets.html`
+
+`guid-xmage explain photos/ --report` — explained and reported at once
+"""
+
+
+@one_sentence
+def report(
+    results: Annotated[
+        list[Path],
+        typer.Argument(help="Folders that `guid-xmage explain` wrote, or folders of them."),
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="Its title.")] = "Explanations",
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace an earlier report's data even where changed."),
+    ] = False,
+) -> None:
+    """Write saved explanations into one page that opens from disk and asks no other computer.
+
+    It lists the photos, and opens each in the viewer with its evidence. Of more than 100 photos, or
+    of arrays of more than 256 MiB, the data goes into a folder beside the page. index.csv beside it
+    has the numbers. A result that cannot be shown is told and left out.
+    """
+    from guidxmage.jobs.report_results import report_folders, report_results
+
+    folders = report_folders(results, complain)
+    with progress_bar(len(folders), "reporting") as advance:
+        written = report_results(
+            folders, out, title=title, overwrite=overwrite, say=complain, advance=advance
+        )
+    tell_report(written)
+
+
+def tell_report(written: Report, *, on_stderr: bool = False) -> None:
+    """A line on what was written."""
+    photos = f"{written.photos} photo{'' if written.photos == 1 else 's'}"
+    data = "" if written.data is None else f", data in {shown(written.data)}/"
+    missing = f", {written.left_out} left out" if written.left_out else ""
+    with above_the_bar():
+        typer.echo(f"{shown(written.path)}   ({photos}{missing}{data})", err=on_stderr)

@@ -1,0 +1,116 @@
+"""A report of saved results, wherever they are, and a table of them beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from guidxmage.attribution.archive import ARRAYS
+from guidxmage.errors import InputError
+from guidxmage.files.names import shown
+from guidxmage.jobs.index_file import add_to_index
+from guidxmage.jobs.saved_scene import saved_scene
+from guidxmage.jobs.verify_result import find_results
+from guidxmage.viewer.report import (
+    MOST_BYTES,
+    MOST_PHOTOS,
+    ReportPhoto,
+    check_report,
+    data_folder,
+    write_report,
+)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A written report: its page, the folder of its data where it has one, and of how many photos.
+
+    left_out: how many results could not be shown.
+    """
+
+    path: Path
+    data: Path | None
+    photos: int
+    left_out: int
+
+
+def report_folders(paths: Iterable[Path], say: Say = lambda _: None) -> list[Path]:
+    """The folders of results among paths and below them, each once, in order.
+
+    say: told of paths where there is none. Raises InputError where there is none at all.
+    """
+    found: dict[str, Path] = {}
+    problems: list[str] = []
+    for path in paths:
+        try:
+            for folder in find_results(path):
+                found.setdefault(os.path.realpath(folder), folder)
+        except InputError as error:
+            problems.append(str(error))
+    if not found:
+        for problem in problems[:-1]:
+            say(problem)
+        raise InputError(problems[-1] if problems else "there are no results")
+    for problem in problems:
+        say(problem)
+    return list(found.values())
+
+
+def report_results(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    title: str,
+    overwrite: bool = False,
+    say: Say = lambda _: None,
+    advance: Callable[[], None] = lambda: None,
+) -> Report:
+    """Write the report of some results to the file `out`, and index.csv beside it.
+
+    A result that cannot be shown is told in a sentence and left out; one at a time is in memory.
+    overwrite: as `write_report` has it. Raises InputError where none is left, or where something
+    other than an earlier report would have to be replaced.
+    """
+    check_report(out)
+    reading = _Reading(out, say, advance)
+    beside = len(folders) > MOST_PHOTOS or _size(folders) > MOST_BYTES
+    count = write_report(
+        out, reading.photos(folders), title=title, beside=beside, overwrite=overwrite
+    )
+    add_to_index(out.parent, reading.read, say)
+    old = data_folder(out)
+    if not beside and old.is_dir():
+        say(f"{shown(old)} belongs to no report any more; remove it if it is yours")
+    return Report(out, old if beside else None, count, len(folders) - count)
+
+
+def _size(folders: Iterable[Path]) -> int:
+    """How many bytes the arrays of some results take."""
+    files = (folder / ARRAYS for folder in folders)
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+@dataclass
+class _Reading:
+    """Reads results one after the other, and remembers those that could be."""
+
+    out: Path
+    say: Say
+    advance: Callable[[], None]
+    read: list[Path] = field(default_factory=list)
+
+    def photos(self, folders: Iterable[Path]) -> Iterator[ReportPhoto]:
+        for folder in folders:
+            try:
+                scene, summary = saved_scene(folder)
+                place = os.path.relpath(folder, self.out.parent)
+                yield ReportPhoto.of(scene, summary, shown(Path(place).as_posix()))
+            except InputError as error:
+                self.say(f"left out: {error}")
+            else:
+                self.read.append(folder)
+            self.advance()
