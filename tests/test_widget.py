@@ -89,6 +89,8 @@ def test_a_widget_gives_its_arrays_when_asked(explanation: Explanation, notebook
     assert manifest["name"] == "noise.png"
     assert shown.asks
     assert "objects" in manifest["arrays"]
+    assert manifest["objects"]["source"] == "auto"
+    assert set(manifest["evidence"]) == {"versions", "fingerprints"}
     assert manifest["depths"]
     while True:  # the layout is a widget of its own, and is opened first
         kind, opened, _ = notebook.said.get(timeout=5)
