@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidxmage.moved import find_moved_modules
 from guidxmage.provenance.versions import __version__
+from guidxmage.viewer.answers import answered_by
 
 find_moved_modules()
 
@@ -65,6 +66,18 @@ __all__ = [
     "available_models",
     "load_model",
 ]
+
+
+def _answers(explanation: Any, scene: Any, explainer: Any) -> Any:
+    """What a widget asks of its kernel; torch and all the rest are loaded only then."""
+    from guidxmage.serving.notebook import KernelAnswers
+
+    return KernelAnswers(explanation, scene, explainer)
+
+
+# The viewer stands below all that answers its questions; here, where everything is known, the two
+# are put together.
+answered_by(_answers)
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ from guidxmage.files.result_folder import atomic_folder
 from guidxmage.view.panel import shorten
 
 if TYPE_CHECKING:
+    from anywidget import AnyWidget
     from matplotlib.figure import Figure
 
     from guidxmage.objects.label_map import LabelMap
@@ -254,6 +255,27 @@ class Explanation(Attribution):
         shown = [part._with_depths() for part in self.split()[:4]]
         panels = [panel for part in shown for panel in part.panels()]
         return panel_html(panels, self._network(), self._about())
+
+    def widget(self, regions: Any = "auto", *, explainer: Any = None, name: str = "") -> AnyWidget:
+        """The interactive viewer in a notebook: Jupyter, VS Code, marimo (docs/viewer.md).
+
+        regions: as for `objects()`, or None; "auto" where there is a picture and scikit-image.
+        explainer: what made this, where it was loaded from a file; questions that need the network
+        are answered in the kernel. name: of the photo. Raises InputError for a batch and for what
+        is no picture, MissingExtraError without anywidget.
+        """
+        from guidxmage.viewer.answers import answers_about
+        from guidxmage.viewer.scene import scene_of
+        from guidxmage.viewer.widget import widget_of
+
+        lone = explainer is not None and self.symbolic_model.network is None
+        shown = (with_network(self, explainer) if lone else self)._with_depths()
+        none = regions is None or shown.batched  # scene_of says what is wrong with a batch
+        if isinstance(regions, str) and regions == "auto" and not none:
+            none = find_spec("skimage") is None or shown.picture() is None
+        found = None if none else shown.regions(regions)
+        scene = scene_of(shown, found, name=name, regions_from="" if none else "auto")
+        return widget_of(scene, answers_about(shown, scene, explainer))
 
     def certificate(self, *, primes: int = 3, seed: int | None = None) -> list[Certificate]:
         """Evidence that this is exact, one `Certificate` for each image and target.

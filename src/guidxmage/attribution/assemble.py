@@ -76,7 +76,7 @@ def assembled(
     bias = entries.sum(-1)
     score = (cotangent * logits).sum(-1).t()
     residual = score.double() - contributions.flatten(2).sum(2, dtype=torch.float64) - bias
-    bound = _rounding_bound((rounding[0], rounding[1]), residual, score, contributions, entries)
+    bound = rounding_bound((rounding[0], rounding[1]), residual, score, contributions, entries)
     _refuse_nonfinite(residual, bound, weights, entries)
     several = parts[0].targets.several
     smooth = bool(trail.gates)
@@ -166,7 +166,7 @@ def _moved(weights: Tensor, R: Tensor) -> Tensor:
     return (weights.double() * R.double()[:, None]).flatten(2).sum(2, keepdim=True)
 
 
-def _rounding_bound(
+def rounding_bound(
     rounding: tuple[Tensor, Tensor],
     residual: Tensor,
     score: Tensor,

@@ -16,6 +16,7 @@ from guidxmage.cli import (
     prove,
     ray,
     report,
+    serve,
     trails,
     verify,
 )
@@ -50,6 +51,7 @@ def root(
 
 
 app.command(cls=Command, epilog=explain.EXAMPLES)(explain.explain)
+app.command(cls=Command, epilog=serve.EXAMPLES)(serve.serve)
 app.command(cls=Command, epilog=attack.EXAMPLES)(attack.attack)
 app.command(cls=Command, epilog=ray.EXAMPLES)(ray.ray)
 app.command(cls=Command, epilog=trails.EXAMPLES)(trails.trails)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -121,27 +121,65 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     Raises InputError for what is missing, no image, damaged, or has more pixels than Pillow allows,
     and in place of what the block stumbles over.
     """
-    try:
+    with _told(str(path)):
         if path.is_dir():
             raise InputError(f"{path} is a folder; give an image file")
         if not path.is_file():
             raise InputError(f"{path} does not exist or is not a file")
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty")
-        with _File(path) as file, Image.open(file) as opened:
-            if opened.format in _PROGRAMS:
-                raise InputError(f"{path} is {opened.format}, which is no photo; save it as PNG")
-            check_pixels(opened.size[::-1], str(path))
+        with _File(path) as file, _opened(file, str(path)) as opened:
             yield opened
+
+
+@contextmanager
+def open_image_bytes(
+    content: bytes, name: str, formats: tuple[str, ...] | None = None
+) -> Iterator[Image.Image]:
+    """`open_image` for a file's content; `name` is what an InputError calls it.
+
+    formats: those that are tried, by Pillow's names; by default all.
+    """
+    with _told(name):
+        if not content:
+            raise InputError(f"{name} is empty")
+        with _opened(io.BytesIO(content), name, formats) as opened:
+            yield opened
+
+
+def read_image_bytes(
+    content: bytes, name: str, formats: tuple[str, ...] | None = None
+) -> Image.Image:
+    """`read_image` in RGB for a file's content; the rest as for `open_image_bytes`."""
+    with open_image_bytes(content, name, formats) as opened:
+        return _to_8_bit(_upright(opened, name), name, "RGB")
+
+
+@contextmanager
+def _opened(
+    file: IO[bytes], name: str, formats: tuple[str, ...] | None = None
+) -> Iterator[Image.Image]:
+    with Image.open(file, formats=formats) as opened:
+        if opened.format in _PROGRAMS:
+            raise InputError(f"{name} is {opened.format}, which is no photo; save it as PNG")
+        check_pixels(opened.size[::-1], name)
+        yield opened
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Whatever Pillow stumbles over, as an InputError."""
+    try:
+        yield
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError(f"{path} is not an image in a format that Pillow can read") from None
+        raise InputError(f"{name} is not an image in a format that Pillow can read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(f"{path} {_TOO_LARGE}") from None
+        raise InputError(f"{name} {_TOO_LARGE}") from None
     # Pillow's plugins let struct, index, syntax and zlib errors through on malformed headers.
     except Exception as error:
-        raise InputError(f"{path} cannot be read as an image ({_first_line(error)})") from error
+        raise InputError(f"{name} cannot be read as an image ({_first_line(error)})") from error
 
 
 class _File(io.BufferedReader):

@@ -63,7 +63,7 @@ def reference_of_input(given: Reference, X: Tensor, preprocessing: Preprocessing
 
 
 def _resolved(
-    given: Reference,
+    given: object,
     X: Tensor,
     space: str,
     preprocessing: Preprocessing | None,
@@ -115,6 +115,29 @@ def _fitted(R: Tensor, X: Tensor) -> Tensor | None:
     if not torch.isfinite(kept).all():
         raise InputError("the reference holds NaN or Inf")
     return R if bool(kept.any()) else None
+
+
+def filling(given: object, X: Tensor, space: str, preprocessing: Preprocessing | None) -> Tensor:
+    """Pixels to fill a part of X (C, H, W) with, of its shape: given as a reference is.
+
+    preprocessing: None where nothing is known of what becomes of pixels in the space. Raises
+    InputError for what is none or does not fit.
+    """
+
+    def read(image: Photo) -> Tensor:
+        if preprocessing is None:
+            raise InputError(
+                "what the network is given of a photo is not known, as the preprocessing is not; "
+                "give the pixels as a tensor"
+            )
+        photo = read_image(image, preprocessing.mode)
+        if space == "photo":
+            return planes_of(photo)
+        seen = planes_of(preprocessing.crop_image(photo))
+        return seen if space == "pixels" else preprocessing.from_pixels(seen)
+
+    R = _resolved(given, X, space, preprocessing, read)
+    return torch.zeros_like(X) if R is None else R
 
 
 # --- the two with a name -------------------------------------------------------------------------

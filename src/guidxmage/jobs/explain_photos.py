@@ -143,11 +143,11 @@ def _chosen(job: Job) -> Any:
     return None if job.depth is None else job.depth[:1]
 
 
-def _depths(photo: Path, job: Job) -> Any:
-    """The depths at which a photo is explained."""
+def depths_for(job: Job, size: Callable[[], tuple[int, int]]) -> Any:
+    """The depths at which a photo of this size, (height, width), is explained."""
     if job.depth != DEPTHS:
         return job.depth
-    if job.space == "photo" and prod(upright_size(photo)) > _LARGE:
+    if job.space == "photo" and prod(size()) > _LARGE:
         return ["default", "input"]
     return ["default", "all"]
 
@@ -215,7 +215,7 @@ def _explained(
             job.target,
             reference=job.reference,
             space=job.space,
-            depth=_depths(photo, job),
+            depth=depths_for(job, lambda: upright_size(photo)),
         )
         return found, None
     from guidxmage.analysis.integrated_gradients import METHODS, PIECES

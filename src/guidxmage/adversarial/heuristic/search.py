@@ -114,7 +114,8 @@ def stroll(account: Account, problem: Problem, steps: int) -> tuple[Tensor, Foun
         uphill = uphill.masked_fill(stays, 0)
         length = dot(uphill, uphill).sqrt().clamp_min(1e-30)
         stride = stride if number else -margin / length * _STRIDE
-        step = torch.where(margin > 0, 0, stride) / length
+        still = (margin > 0) | (length <= 1e-30)  # where nothing moves the scores, neither do we
+        step = torch.where(still, 0, stride) / length
         Z = (Z + spread(step, Z) * uphill).clamp(problem.low, problem.high)
     return Z, found
 

@@ -86,10 +86,14 @@ class Gates:
         """Other images or another device."""
         return replace(self, planes=planes)
 
+    def matches(self, other: Gates) -> bool:
+        """Whether the other has the same convention and shapes, so that the two can be compared."""
+        mine, theirs = ([tuple(p.shape[1:]) for p in g.planes] for g in (self, other))
+        return (self.convention, mine) == (other.convention, theirs)
+
     def same(self, other: Gates) -> Tensor:
         """Whether each image has the very same numbers, bool (B,)."""
-        mine, theirs = ([tuple(p.shape[1:]) for p in g.planes] for g in (self, other))
-        if (self.convention, mine) != (other.convention, theirs):
+        if not self.matches(other):
             raise InputError("the two trails come from different networks or conventions")
         verdict = torch.ones(max(self.images, other.images), dtype=torch.bool)
         for a, b in zip(self.planes, other.planes, strict=True):

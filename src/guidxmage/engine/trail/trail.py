@@ -140,7 +140,7 @@ class Trail(Mapping[str, Decisions]):
         """Whether T(X) = T(Z), bool (B,); one row on either side is compared with every row."""
         self._check_comparable(other)
         verdict = torch.ones(max(self.rows, other.rows), dtype=torch.bool)
-        if self.sites != other.sites:
+        if self.sites != other.sites or (self._branches and not self._matches(other)):
             return ~verdict
         for site, entry in self.items():
             verdict &= entry.same(other[site]).cpu()
@@ -201,6 +201,13 @@ class Trail(Mapping[str, Decisions]):
         """Whether the run took branches: the next image may take others, with other sites."""
         entries = [entry.kind for entry in self.values()]
         return "told" in entries or any(gate.convention == "told" for gate in self.gates.values())
+
+    def _matches(self, other: Trail) -> bool:
+        """Whether call sites of one name are of one size: in other branches they need not be."""
+        decisions = all(entry.matches(other[site]) for site, entry in self.items())
+        return decisions and all(
+            gate.matches(other.gates[site]) for site, gate in self.gates.items()
+        )
 
     def without_branches(self) -> Trail:
         """The same without what Python was told: programs in other precisions do not tell it."""

@@ -9,26 +9,37 @@ import { make, press, pressable } from "./dom.js";
  * @param {import("./types.js").Answer} answer
  */
 export async function showPictures(bench, answer) {
-  const get = async (/** @type {string} */ name) => (Object.hasOwn(answer.arrays, name)
-    ? readArray(name, answer.arrays[name], await answer.array(name)) : null);
+  const get = async (/** @type {string} */ name) =>
+    Object.hasOwn(answer.arrays, name)
+      ? readArray(name, answer.arrays[name], await answer.array(name))
+      : null;
   const picture = /** @type {Uint8Array | null} */ (await get("picture"));
   const delta = await get("delta");
   if (!picture && !delta) return null;
   const { painter, store, state } = bench;
   painter.take({ picture, delta });
   const off = { on: false, opacity: 1 };
-  store.set({ layers: { ...state.layers, perturbation: off, result: { ...off, on: picture !== null } } });
+  store.set({
+    layers: { ...state.layers, perturbation: off, result: { ...off, on: picture !== null } },
+  });
   store.touch("answers");
   const { number } = painter.answers;
   const over = new AbortController();
-  const element = make("div", { class: "gx-buttons" },
+  const element = make(
+    "div",
+    { class: "gx-buttons" },
     picture ? toggleFor(bench, "result", "Show the changed picture", over.signal) : null,
-    delta ? toggleFor(bench, "perturbation", "Show the perturbation", over.signal) : null);
-  store.watch(["answers"], () => {
-    if (painter.answers.number === number) return;
-    element.hidden = true; // the layers belong to a later answer now
-    over.abort();
-  }, over.signal);
+    delta ? toggleFor(bench, "perturbation", "Show the perturbation", over.signal) : null,
+  );
+  store.watch(
+    ["answers"],
+    () => {
+      if (painter.answers.number === number) return;
+      element.hidden = true; // the layers belong to a later answer now
+      over.abort();
+    },
+    over.signal,
+  );
   return element;
 }
 
@@ -40,8 +51,11 @@ export async function showPictures(bench, answer) {
  */
 function toggleFor(bench, name, words, until) {
   const { store } = bench;
-  const button = pressable(words, () =>
-    store.setLayer(name, { on: !bench.state.layers[name].on, opacity: 1 }), { class: "gx-button gx-small" });
+  const button = pressable(
+    words,
+    () => store.setLayer(name, { on: !bench.state.layers[name].on, opacity: 1 }),
+    { class: "gx-button gx-small" },
+  );
   store.watch(["layers"], () => press(button, bench.state.layers[name].on), until);
   return button;
 }

@@ -1,0 +1,1 @@
+"""The page of `guid-xmage serve`: photos in, the viewer out, on this machine alone."""
