@@ -245,6 +245,16 @@ def test_another_machine_needs_the_token() -> None:
         sentence(server.client.get("/", headers={"host": "evil.example"}), 421)
 
 
+def test_a_token_on_this_machine() -> None:
+    place = place_at("127.0.0.1", 0, token=True)
+    place.socket.close()
+    assert place.token
+    assert f"/?token={place.token}" in place.url
+    policy = place.policy({})
+    assert policy.token == place.token
+    assert not policy.addresses
+
+
 def test_what_counts_as_this_machine() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "localhost.evil.example")))

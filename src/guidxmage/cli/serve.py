@@ -86,6 +86,10 @@ def serve(  # noqa: PLR0917
         str,
         typer.Option(help="Address to be found at; other machines reach it by a token."),
     ] = "127.0.0.1",
+    token: Annotated[
+        bool,
+        typer.Option("--token", help="Need the token on this machine, too, which others may use."),
+    ] = False,
     port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="By default 8765 or the next free one; 0 for any."),
@@ -118,7 +122,7 @@ def serve(  # noqa: PLR0917
 
     gallery = Gallery(keep)
     photos, saved = _listed(paths or [], gallery)
-    place = place_at(host, port)
+    place = place_at(host, port, token=token)
     asked = model or _named_by(saved if not photos else []) or _DEFAULT
     source = {"model": asked, "weights": weights, "dtype": dtype.value, "gates": gates.value}
     if labels is not None:
