@@ -700,6 +700,24 @@ def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary", "work"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_many_clients_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial of the benchmarks, a small one."""
+    import asyncio
+
+    from tests.test_benchmarks import script
+
+    trial = script("benchmarks/serve.py")
+    with serving(gallery=Gallery(keep=3)) as server:
+        own = trial.Trial(str(server.client.base_url), time.monotonic() + 3, photo_bytes())
+        asyncio.run(trial.together(own, 6, os.getpid()))
+    assert not own.failures
+    rows = trial.rows_of(own)
+    assert {"list", "job", "upload"} <= {row.get("request") for row in rows}
+    assert rows[-1]["work"] > 0
+    assert "| upload |" in trial.table(rows)
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 NETWORK = """
