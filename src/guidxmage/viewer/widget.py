@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,8 @@ class Conversation:
             message = {"id": id_, "kind": "answer", "answer": found.json, "arrays": described}
             self._send(message, [_raw(values) for values in found.arrays.values()])
         except BaseException as error:  # whatever a network raises
-            self._send({"id": id_, "kind": "failed", "error": _sentence(error)}, [])
+            with suppress(Exception):  # nobody may be there any more
+                self._send({"id": id_, "kind": "failed", "error": _sentence(error)}, [])
         finally:
             self._stopped.pop(id_, None)
 
@@ -171,8 +173,9 @@ def _widget_class() -> type[AnyWidget]:
             self.on_msg(lambda _, message, __: self._conversation.hear(message))
 
         def _say(self, message: dict[str, Any], buffers: Sequence[bytes]) -> None:
-            if message["kind"] == "answer":  # a view that is opened later knows new targets
-                self.manifest = self._conversation.scene.manifest
+            shown = self._conversation.scene.manifest
+            if len(shown["targets"]) != len(self.manifest["targets"]):
+                self.manifest = shown  # a view that is opened later knows the new targets
             self.send(message, buffers=list(buffers))
 
         def close(self) -> None:

@@ -56,7 +56,9 @@ export async function areaTable(bench, current) {
   rows.push(total);
   const reached = deep ? total.whole : total.sum;
   return {
-    rows, score: entry.score, difference: entry.score - (reached ?? 0),
+    rows,
+    score: entry.score,
+    difference: entry.score - (reached ?? 0),
     bound: (at ?? entry).residual_bound,
   };
 }
@@ -72,7 +74,9 @@ export async function areaTable(bench, current) {
 function rowOf(name, kind, mask, maps) {
   const own = sumOver(maps.pixels, mask);
   return {
-    name, kind, ...own,
+    name,
+    kind,
+    ...own,
     placed: maps.placed && sumOver(maps.placed, mask).sum,
     whole: maps.whole && sumOver(maps.whole, mask).sum,
   };
@@ -86,8 +90,14 @@ function rowOf(name, kind, mask, maps) {
  */
 function unplacedRow(unplaced, bias) {
   return {
-    name: "no place", kind: "unplaced", pixels: null, placed: null, positive: null, negative: null,
-    sum: unplaced === null ? bias : null, whole: unplaced,
+    name: "no place",
+    kind: "unplaced",
+    pixels: null,
+    placed: null,
+    positive: null,
+    negative: null,
+    sum: unplaced === null ? bias : null,
+    whole: unplaced,
   };
 }
 
@@ -102,7 +112,13 @@ function totalOf(rows) {
     return values.length ? values.reduce((sum, value) => sum + value, 0) : null;
   };
   return {
-    name: "total", kind: "total", pixels: add("pixels"), sum: add("sum"), placed: add("placed"),
-    whole: add("whole"), positive: add("positive"), negative: add("negative"),
+    name: "total",
+    kind: "total",
+    pixels: add("pixels"),
+    sum: add("sum"),
+    placed: add("placed"),
+    whole: add("whole"),
+    positive: add("positive"),
+    negative: add("negative"),
   };
 }

@@ -1,7 +1,7 @@
 // Questions that need the network: they go to a server or a notebook's kernel, take their time,
 // and may be cancelled.
 
-import { fill, make, pressable, sentenceOf } from "./dom.js";
+import { fill, make, panel, pressable, sentenceOf } from "./dom.js";
 
 /**
  * @typedef {import("./bench.js").Bench} Bench
@@ -18,8 +18,13 @@ export class Asking {
     this.control = null;
     this.bar = make("progress", { max: 1, "aria-label": "Progress" });
     this.words = make("span", { class: "gx-progress-words", role: "status" });
-    this.running = make("div", { class: "gx-running", hidden: true }, this.bar, this.words,
-      pressable("Cancel", () => this.control?.abort(), { class: "gx-button gx-small" }));
+    this.running = make(
+      "div",
+      { class: "gx-running", hidden: true },
+      this.bar,
+      this.words,
+      pressable("Cancel", () => this.control?.abort(), { class: "gx-button gx-small" }),
+    );
     this.error = make("p", { class: "gx-error", role: "alert", hidden: true });
     this.element = make("div", { class: "gx-asking" }, this.running, this.error);
     bench.life.signal.addEventListener("abort", () => this.control?.abort());
@@ -45,18 +50,36 @@ export class Asking {
     this.progress({ text: "asking…", fraction: null });
     this.running.hidden = false;
     try {
-      const answer = await ask.call(this.bench.source, question, (progress) => {
-        if (this.control === control) this.progress(progress);
-      }, control.signal);
+      const answer = await ask.call(
+        this.bench.source,
+        question,
+        (progress) => {
+          if (this.control === control) this.progress(progress);
+        },
+        control.signal,
+      );
       return control.signal.aborted ? null : answer;
     } catch (error) {
-      if (this.control === control) this.fail(control.signal.aborted ? "Cancelled." : sentenceOf(error));
+      if (this.control === control)
+        this.fail(control.signal.aborted ? "Cancelled." : sentenceOf(error));
       return null;
     } finally {
       if (this.control === control) {
         this.control = null;
         this.running.hidden = true;
       }
+    }
+  }
+
+  /**
+   * Do what may fail; the failure is said where the question is.
+   * @param {() => Promise<void>} work
+   */
+  async attempt(work) {
+    try {
+      await work();
+    } catch (error) {
+      this.fail(sentenceOf(error));
     }
   }
 
@@ -75,16 +98,41 @@ export class Asking {
 }
 
 /**
+ * A panel to ask from, or what stands in its place where nobody can be asked.
+ * @param {Bench} bench
+ * @param {{title: string, kind: string, open: boolean, needs: string}} of
+ * @param {(asking: Asking) => (Node | string)[]} build
+ */
+export function questionPanel(bench, of, build) {
+  const asking = new Asking(bench);
+  const open = of.open && asking.possible && bench.home !== "report";
+  return panel(
+    of.title,
+    open,
+    { "data-question": of.kind },
+    asking.possible ? build(asking) : needsNetwork(bench, of.needs),
+  );
+}
+
+/**
  * What stands in the place of a question that cannot be asked here.
  * @param {Bench} bench
  * @param {string} what
  */
 export function needsNetwork(bench, what) {
-  const folder = bench.manifest.evidence.verify?.match(/^guid-xmage verify\s+("[^"]*"|'[^']*'|\S+)/)?.[1];
+  const folder = bench.manifest.evidence.verify?.match(
+    /^guid-xmage verify\s+("[^"]*"|'[^']*'|\S+)/,
+  )?.[1];
   const command = `guid-xmage serve ${folder ?? "RESULT"}`;
   const note = make("p", { class: "gx-hint gx-needs" });
-  fill(note, `${what} needs the network itself, which this file does not hold. Open the result with `,
-    make("code", {}, command), ", or in a notebook with ", make("code", {}, "explanation.widget()"), ".");
+  fill(
+    note,
+    `${what} needs the network itself, which this file does not hold. Open the result with `,
+    make("code", {}, command),
+    ", or in a notebook with ",
+    make("code", {}, "explanation.widget()"),
+    ".",
+  );
   return note;
 }
 
@@ -98,11 +146,19 @@ export function areaSelect(bench, everything) {
   bench.store.watch(["areas", "chosen"], () => {
     const before = select.value;
     const names = bench.areas.list.map(({ name }) => name);
-    fill(select, everything ? make("option", { value: "" }, everything) : null,
+    fill(
+      select,
+      everything ? make("option", { value: "" }, everything) : null,
       names.map((name) => make("option", { value: name }, name)),
-      !everything && !names.length ? make("option", { value: "" }, "draw an area first") : null);
-    select.value = names.includes(bench.state.chosen) ? bench.state.chosen
-      : names.includes(before) ? before : everything ? "" : names[0] ?? "";
+      !everything && !names.length ? make("option", { value: "" }, "draw an area first") : null,
+    );
+    select.value = names.includes(bench.state.chosen)
+      ? bench.state.chosen
+      : names.includes(before)
+        ? before
+        : everything
+          ? ""
+          : (names[0] ?? "");
   });
   return select;
 }

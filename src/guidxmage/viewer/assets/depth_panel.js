@@ -10,7 +10,11 @@ export function makeDepthPanel(bench) {
   const name = make("output", { class: "gx-depth-name" });
   const sum = make("p", { class: "gx-sum", "data-gx": "sum" });
   const slider = make("input", {
-    type: "range", min: 0, max: Math.max(0, depths.length - 1), step: 1, "data-gx": "depths",
+    type: "range",
+    min: 0,
+    max: Math.max(0, depths.length - 1),
+    step: 1,
+    "data-gx": "depths",
     "aria-label": "Depth, from pixels to the last layer",
     input: () => store.set({ depth: Number(slider.value) }),
   });
@@ -25,10 +29,19 @@ export function makeDepthPanel(bench) {
   });
   store.watch(["depth", "target", "rather"], () => fillSum(sum, bench));
   if (!depths.length) return make("div", { class: "gx-depth" }, sum);
-  return make("div", { class: "gx-depth" },
-    make("div", { class: "gx-depth-row" }, make("span", { class: "gx-end" }, "pixels"), slider,
-      make("span", { class: "gx-end" }, "last layer"), name),
-    sum);
+  return make(
+    "div",
+    { class: "gx-depth" },
+    make(
+      "div",
+      { class: "gx-depth-row" },
+      make("span", { class: "gx-end" }, "pixels"),
+      slider,
+      make("span", { class: "gx-end" }, "last layer"),
+      name,
+    ),
+    sum,
+  );
 }
 
 /**
@@ -38,13 +51,34 @@ export function makeDepthPanel(bench) {
 function fillSum(element, bench) {
   const { entry } = bench.subject;
   const at = entry.depths[bench.state.depth];
-  const part = (/** @type {string} */ words, /** @type {number | null} */ value,
-    /** @type {string} */ key) => make("span", { class: "gx-part" },
-    make("b", { "data-value": key }, exactly(value)), make("small", {}, words));
+  const part = (
+    /** @type {string} */ words,
+    /** @type {number | null} */ value,
+    /** @type {string} */ key,
+  ) =>
+    make(
+      "span",
+      { class: "gx-part" },
+      make("b", { "data-value": key }, exactly(value)),
+      make("small", {}, words),
+    );
   const sign = (/** @type {string} */ words) => make("span", { class: "gx-sign" }, words);
   const parts = at
-    ? [part("on the picture", at.whole_sum, "on-picture"), sign("+"), part("no place", at.unplaced, "unplaced")]
-    : [part("by its pixels", entry.contribution_sum, "on-picture"), sign("+"), part("bias", entry.bias, "unplaced")];
-  element.replaceChildren(part("score", entry.score, "score"), sign("="), ...parts, sign("+"),
-    part("residual", (at ?? entry).residual, "residual"));
+    ? [
+        part("on the picture", at.whole_sum, "on-picture"),
+        sign("+"),
+        part("no place", at.unplaced, "unplaced"),
+      ]
+    : [
+        part("by its pixels", entry.contribution_sum, "on-picture"),
+        sign("+"),
+        part("bias", entry.bias, "unplaced"),
+      ];
+  element.replaceChildren(
+    part("score", entry.score, "score"),
+    sign("="),
+    ...parts,
+    sign("+"),
+    part("residual", (at ?? entry).residual, "residual"),
+  );
 }

@@ -29,14 +29,23 @@ export function make(tag, properties = {}, ...children) {
 }
 
 /**
- * Put children in the place of those that are there.
+ * Put children in the place of those that are there. If one with a data-key has the focus, the
+ * new one with this key gets it: whoever works by keyboard must not be thrown back.
  * @param {Element} element
  * @param {...(Child | Child[])} children
  */
 export function fill(element, ...children) {
   const nodes = children.flat().filter((child) => child !== null && child !== undefined);
-  element.replaceChildren(...nodes.map((child) =>
-    typeof child === "number" ? String(child) : /** @type {Node | string} */ (child)));
+  const key = /** @type {HTMLElement | null} */ (element.querySelector("[data-key]:focus"))?.dataset
+    .key;
+  element.replaceChildren(
+    ...nodes.map((child) =>
+      typeof child === "number" ? String(child) : /** @type {Node | string} */ (child),
+    ),
+  );
+  if (key === undefined) return;
+  const again = element.querySelector(`[data-key="${CSS.escape(key)}"]`);
+  if (again instanceof HTMLElement) again.focus();
 }
 
 /**
@@ -45,7 +54,11 @@ export function fill(element, ...children) {
  * @param {Properties} [properties]
  */
 export function pressable(words, onPress, properties = {}) {
-  return make("button", { type: "button", class: "gx-button", click: onPress, ...properties }, words);
+  return make(
+    "button",
+    { type: "button", class: "gx-button", click: onPress, ...properties },
+    words,
+  );
 }
 
 /**
@@ -65,9 +78,12 @@ export function press(element, pressed) {
  * @param {...(Child | Child[])} children
  */
 export function panel(title, open, properties, ...children) {
-  return make("details", { class: "gx-panel", open, ...properties },
+  return make(
+    "details",
+    { class: "gx-panel", open, ...properties },
     make("summary", {}, make("h2", {}, title)),
-    make("div", { class: "gx-panel-body" }, ...children));
+    make("div", { class: "gx-panel-body" }, ...children),
+  );
 }
 
 let lastNumber = 0;
@@ -86,8 +102,13 @@ export function freshId() {
  */
 export function labelled(words, control, ...more) {
   control.id = control.id || freshId();
-  return make("div", { class: "gx-field" },
-    make("label", { for: control.id }, words), control, ...more);
+  return make(
+    "div",
+    { class: "gx-field" },
+    make("label", { for: control.id }, words),
+    control,
+    ...more,
+  );
 }
 
 /**
@@ -107,10 +128,19 @@ export function labelled(words, control, ...more) {
  */
 export function dial(of, properties = {}) {
   const range = make("input", {
-    type: "range", min: of.min, max: of.max, step: of.step, "aria-label": of.label, ...properties,
+    type: "range",
+    min: of.min,
+    max: of.max,
+    step: of.step,
+    "aria-label": of.label,
+    ...properties,
   });
   const number = make("input", {
-    type: "number", min: of.min, max: of.max, step: of.step, class: "gx-number",
+    type: "number",
+    min: of.min,
+    max: of.max,
+    step: of.step,
+    class: "gx-number",
     "aria-label": `${of.label}, number`,
   });
   range.addEventListener("input", () => take(range));
@@ -124,7 +154,7 @@ export function dial(of, properties = {}) {
   /** @param {number} value */
   function show(value) {
     range.value = String(value);
-    if (document.activeElement !== number) number.value = String(Number(value.toPrecision(4)));
+    if (!number.matches(":focus")) number.value = String(Number(value.toPrecision(4)));
   }
   show(of.value);
   return { range, number, show };
@@ -139,12 +169,22 @@ export function dial(of, properties = {}) {
  */
 export function choice(legend, choices, onChoice, properties = {}) {
   const name = freshId();
-  const inputs = choices.map(([value]) => make("input", {
-    type: "radio", name, value, change: () => onChoice(value),
-  }));
-  const field = make("fieldset", { class: "gx-choice", ...properties },
+  const inputs = choices.map(([value]) =>
+    make("input", {
+      type: "radio",
+      name,
+      value,
+      change: () => onChoice(value),
+    }),
+  );
+  const field = make(
+    "fieldset",
+    { class: "gx-choice", ...properties },
     make("legend", {}, legend),
-    ...inputs.map((input, number) => make("label", {}, input, make("span", {}, choices[number][1]))));
+    ...inputs.map((input, number) =>
+      make("label", {}, input, make("span", {}, choices[number][1])),
+    ),
+  );
   /** @param {string} value */
   function show(value) {
     for (const input of inputs) input.checked = input.value === value;

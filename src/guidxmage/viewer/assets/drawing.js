@@ -71,10 +71,17 @@ export class Drawing {
     const points = this.points;
     if (state.tool === "rectangle") {
       const [[x0, y0], [x1, y1]] = [points[0], points[points.length - 1]];
-      return rectangleMask(height, width, Math.floor(Math.min(y0, y1)), Math.floor(Math.min(x0, x1)),
-        Math.floor(Math.max(y0, y1)), Math.floor(Math.max(x0, x1)));
+      return rectangleMask(
+        height,
+        width,
+        Math.floor(Math.min(y0, y1)),
+        Math.floor(Math.min(x0, x1)),
+        Math.floor(Math.max(y0, y1)),
+        Math.floor(Math.max(x0, x1)),
+      );
     }
-    return state.tool === "brush" ? brushMask(height, width, points, state.brush)
+    return state.tool === "brush"
+      ? brushMask(height, width, points, state.brush)
       : polygonMask(height, width, points);
   }
 
@@ -115,7 +122,9 @@ export class Drawing {
       this.bench.speak(`${own} added.`);
     } else {
       const adds = state.mode === "add";
-      chosen.mask = chosen.mask.map((inside, at) => Number(adds ? inside || mask[at] : inside && !mask[at]));
+      chosen.mask = chosen.mask.map((inside, at) =>
+        Number(adds ? inside || mask[at] : inside && !mask[at]),
+      );
       this.bench.speak(`${chosen.name} changed.`);
     }
     store.touch("areas");
@@ -128,8 +137,12 @@ export class Drawing {
     const path = new Path2D();
     const [first, last] = [this.points[0], this.points[this.points.length - 1]];
     if (tool === "rectangle") {
-      const [left, right] = [Math.min(first[0], last[0]), Math.max(first[0], last[0])].map(Math.floor);
-      const [top, bottom] = [Math.min(first[1], last[1]), Math.max(first[1], last[1])].map(Math.floor);
+      const [left, right] = [Math.min(first[0], last[0]), Math.max(first[0], last[0])].map(
+        Math.floor,
+      );
+      const [top, bottom] = [Math.min(first[1], last[1]), Math.max(first[1], last[1])].map(
+        Math.floor,
+      );
       path.rect(left, top, right - left + 1, bottom - top + 1);
       return path;
     }

@@ -9,6 +9,8 @@ import { LAYER_NAMES } from "./state.js";
 /** Areas longer than this are left out: some programs cut long addresses. */
 const LONGEST_AREAS = 12000;
 const SETTLES_AFTER = 300;
+/** @type {WeakMap<Uint8Array, string>} */
+const packedMasks = new WeakMap();
 const MODES = ["target", "depth", "all", "typed"];
 
 /**
@@ -23,13 +25,26 @@ export function keepInAddress(bench) {
     clearTimeout(waiting);
     waiting = setTimeout(() => {
       if (bench.life.signal.aborted) return;
-      written = `#${writtenState(bench)}`;
+      written = `#${othersIn(location.hash)}${writtenState(bench)}`;
       history.replaceState(history.state, "", written);
     }, SETTLES_AFTER);
   });
-  window.addEventListener("hashchange", () => {
-    if (location.hash !== written) restoreFrom(bench, location.hash.slice(1));
-  }, { signal: bench.life.signal });
+  window.addEventListener(
+    "hashchange",
+    () => {
+      if (location.hash !== written) restoreFrom(bench, location.hash.slice(1));
+    },
+    { signal: bench.life.signal },
+  );
+}
+
+/**
+ * What the page around the viewer has in the address, such as which photo it is.
+ * @param {string} hash
+ */
+function othersIn(hash) {
+  const parts = hash.slice(1).split("&").filter((part) => /^[^=]{2,}=/.test(part));
+  return parts.map((part) => `${part}&`).join("");
 }
 
 /** @param {Bench} bench */
@@ -39,11 +54,21 @@ export function writtenState(bench) {
   part.set("t", String(state.target));
   if (state.rather >= 0) part.set("r", String(state.rather));
   if (state.depth >= 0) part.set("d", String(state.depth));
-  part.set("l", LAYER_NAMES.filter((name) => state.layers[name].on && name !== "result" && name !== "perturbation")
-    .map((name) => `${name}:${round(state.layers[name].opacity)}`).join(","));
+  part.set(
+    "l",
+    LAYER_NAMES.filter(
+      (name) => state.layers[name].on && name !== "result" && name !== "perturbation",
+    )
+      .map((name) => `${name}:${round(state.layers[name].opacity)}`)
+      .join(","),
+  );
   part.set("b", `${round(state.small)},${round(state.large)}`);
-  part.set("m", state.scaleMode === "typed"
-    ? ["typed", state.typed.pixels, state.typed.saliency, state.typed.whole].join() : state.scaleMode);
+  part.set(
+    "m",
+    state.scaleMode === "typed"
+      ? ["typed", state.typed.pixels, state.typed.saliency, state.typed.whole].join()
+      : state.scaleMode,
+  );
   if (state.sigma !== null) part.set("s", String(round(state.sigma)));
   if (state.spread !== null) part.set("q", String(round(state.spread)));
   part.set("p", state.palette);
@@ -52,7 +77,9 @@ export function writtenState(bench) {
   const place = viewport.place();
   if (place) part.set("z", [place.zoom, place.x, place.y].map(round).join());
   part.set("k", `${state.row},${state.column}`);
-  const packed = areas.list.map(({ name, mask }) => `${encodeURIComponent(name)}~${packedRuns(toRuns(mask))}`).join("!");
+  const packed = areas.list
+    .map(({ name, mask }) => `${encodeURIComponent(name)}~${packedMask(mask)}`)
+    .join("!");
   if (packed && packed.length <= LONGEST_AREAS) part.set("a", packed);
   if (state.chosen) part.set("n", state.chosen);
   // These signs are safe in an address, and so it stays readable.
@@ -92,7 +119,12 @@ function patchOf(bench, part) {
   const { scene, manifest } = bench;
   /** @type {Partial<State>} */
   const patch = {};
-  const put = (/** @type {keyof State} */ name, /** @type {string} */ key, /** @type {number} */ below, least = 0) => {
+  const put = (
+    /** @type {keyof State} */ name,
+    /** @type {string} */ key,
+    /** @type {number} */ below,
+    least = 0,
+  ) => {
     const value = wholeNumber(part.get(key), below, least);
     if (value !== null) Object.assign(patch, { [name]: value });
   };
@@ -101,7 +133,8 @@ function patchOf(bench, part) {
   if (patch.rather === (patch.target ?? 0)) delete patch.rather;
   put("depth", "d", manifest.depths.length);
   const bands = numbersOf(part.get("b"), 2);
-  if (bands && bands[0] >= 0 && bands[0] <= bands[1] && bands[1] <= 1) [patch.small, patch.large] = bands;
+  if (bands && bands[0] >= 0 && bands[0] <= bands[1] && bands[1] <= 1)
+    [patch.small, patch.large] = bands;
   const sigma = numbersOf(part.get("s"), 1);
   if (sigma && sigma[0] >= 0) [patch.sigma] = sigma;
   const spread = numbersOf(part.get("q"), 1);
@@ -130,7 +163,8 @@ function scaleOf(text) {
   const typed = numbersOf(rest.join(), 3);
   if (mode !== "typed") return { scaleMode };
   return typed && typed.every((value) => value >= 0)
-    ? { scaleMode, typed: { pixels: typed[0], saliency: typed[1], whole: typed[2] } } : {};
+    ? { scaleMode, typed: { pixels: typed[0], saliency: typed[1], whole: typed[2] } }
+    : {};
 }
 
 /**
@@ -140,12 +174,14 @@ function scaleOf(text) {
  */
 function layersOf(bench, text) {
   if (text === null) return {};
-  const layers = Object.fromEntries(LAYER_NAMES.map((name) =>
-    [name, { ...bench.state.layers[name], on: false }]));
+  const layers = Object.fromEntries(
+    LAYER_NAMES.map((name) => [name, { ...bench.state.layers[name], on: false }]),
+  );
   for (const one of text.split(",")) {
     const [name, opacity] = one.split(":");
     const value = Number(opacity);
-    if (Object.hasOwn(layers, name) && value >= 0 && value <= 1) layers[name] = { on: true, opacity: value };
+    if (Object.hasOwn(layers, name) && value >= 0 && value <= 1)
+      layers[name] = { on: true, opacity: value };
   }
   return { layers };
 }
@@ -158,10 +194,23 @@ function restoreAreas(bench, text) {
   if (!text) return;
   const list = text.split("!").map((one) => {
     const [name, runs] = one.split("~");
-    return { name: decodeURIComponent(name).slice(0, 60), mask: fromRuns(unpackedRuns(runs), bench.scene.pixels) };
+    return {
+      name: decodeURIComponent(name).slice(0, 60),
+      mask: fromRuns(unpackedRuns(runs), bench.scene.pixels),
+    };
   });
   bench.areas.list = [];
   for (const { name, mask } of list) bench.areas.add(name, mask);
+}
+
+/**
+ * The runs of a mask as text. Masks never change, and packing large ones takes a while.
+ * @param {Uint8Array} mask
+ */
+function packedMask(mask) {
+  const text = packedMasks.get(mask) ?? packedRuns(toRuns(mask));
+  packedMasks.set(mask, text);
+  return text;
 }
 
 /**
@@ -173,8 +222,15 @@ function packedRuns(runs) {
   for (let at = 0; at < runs.length;) {
     const pair = runs.slice(at, at + 2);
     let times = 1;
-    while (pair.length === 2 && runs[at + 2 * times] === pair[0] && runs[at + 2 * times + 1] === pair[1]) times += 1;
-    parts.push(pair.map((run) => run.toString(36)).join(".") + (times > 1 ? `*${times.toString(36)}` : ""));
+    while (
+      pair.length === 2 &&
+      runs[at + 2 * times] === pair[0] &&
+      runs[at + 2 * times + 1] === pair[1]
+    )
+      times += 1;
+    parts.push(
+      pair.map((run) => run.toString(36)).join(".") + (times > 1 ? `*${times.toString(36)}` : ""),
+    );
     at += 2 * times;
   }
   return parts.join("-");

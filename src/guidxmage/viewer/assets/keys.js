@@ -2,11 +2,19 @@
 
 /** @type {Record<string, import("./state.js").ToolName>} */
 const TOOL_KEYS = {
-  v: "move", r: "rectangle", b: "brush", l: "lasso", o: "object", s: "superpixel",
+  v: "move",
+  r: "rectangle",
+  b: "brush",
+  l: "lasso",
+  o: "object",
+  s: "superpixel",
 };
 /** @type {Record<string, [number, number]>} rows and columns */
 const STEPS = {
-  ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
+  ArrowUp: [-1, 0],
+  ArrowDown: [1, 0],
+  ArrowLeft: [0, -1],
+  ArrowRight: [0, 1],
 };
 const LONG_STEP = 10;
 const ZOOM_STEP = 1.4;
@@ -18,8 +26,12 @@ const ZOOM_STEP = 1.4;
 export function listenToKeys(stage, hasTool) {
   stage.element.addEventListener("keydown", (event) => {
     if (event.altKey || event.metaKey || event.ctrlKey) return;
-    if (onCursor(stage, event) || onZoom(stage, event.key) || onDrawing(stage, event.key)
-      || onTool(stage, event.key.toLowerCase(), hasTool)) {
+    if (
+      onCursor(stage, event) ||
+      onZoom(stage, event.key) ||
+      onDrawing(stage, event.key) ||
+      onTool(stage, event.key.toLowerCase(), hasTool)
+    ) {
       event.preventDefault();
     }
   });

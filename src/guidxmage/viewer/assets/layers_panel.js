@@ -24,12 +24,17 @@ const LAYER_WORDS = {
 function hasLayer(bench, name) {
   const { answers } = bench.painter;
   switch (name) {
-    case "photo": return bench.scene.arrays.has("picture");
+    case "photo":
+      return bench.scene.arrays.has("picture");
     case "placed":
-    case "whole": return bench.manifest.depths.length > 0;
-    case "result": return answers.picture !== null;
-    case "perturbation": return answers.delta !== null;
-    default: return true;
+    case "whole":
+      return bench.manifest.depths.length > 0;
+    case "result":
+      return answers.picture !== null;
+    case "perturbation":
+      return answers.delta !== null;
+    default:
+      return true;
   }
 }
 
@@ -49,15 +54,26 @@ function layerRow(bench, name) {
   const [title, words] = LAYER_WORDS[name];
   const note = make("small", {}, words);
   const shown = make("input", {
-    type: "checkbox", change: () => store.setLayer(name, { on: shown.checked }),
+    type: "checkbox",
+    change: () => store.setLayer(name, { on: shown.checked }),
   });
   const opacity = make("input", {
-    type: "range", min: 0, max: 1, step: 0.01, "aria-label": `Opacity of ${title}`,
-    input: () => store.setLayer(name, { opacity: Number(opacity.value), on: Number(opacity.value) > 0 }),
+    type: "range",
+    min: 0,
+    max: 1,
+    step: 0.01,
+    "aria-label": `Opacity of ${title}`,
+    input: () =>
+      store.setLayer(name, { opacity: Number(opacity.value), on: Number(opacity.value) > 0 }),
   });
   const percents = make("output", { class: "gx-percent" });
-  const row = make("div", { class: "gx-layer", "data-layer": name },
-    make("label", {}, shown, make("span", {}, title, note)), opacity, percents);
+  const row = make(
+    "div",
+    { class: "gx-layer", "data-layer": name },
+    make("label", {}, shown, make("span", {}, title, note)),
+    opacity,
+    percents,
+  );
   store.watch(["layers"], () => {
     const layer = bench.state.layers[name];
     shown.checked = layer.on;
@@ -82,12 +98,22 @@ function widthDials(bench) {
   const { manifest } = bench;
   const most = Math.max(8, Math.round(Math.min(...manifest.size) / 3));
   const whole = widthDial(bench, {
-    words: "σ of whole and placed", most, mark: "sigma", own: "as the depth", key: "sigma",
-    now: () => widthsOf(bench.state, manifest).whole, watched: ["sigma", "depth"],
+    words: "σ of whole and placed",
+    most,
+    mark: "sigma",
+    own: "as the depth",
+    key: "sigma",
+    now: () => widthsOf(bench.state, manifest).whole,
+    watched: ["sigma", "depth"],
   });
   const saliency = widthDial(bench, {
-    words: "σ of saliency", most, mark: "spread", own: "2 % of the picture", key: "spread",
-    now: () => widthsOf(bench.state, manifest).saliency, watched: ["spread"],
+    words: "σ of saliency",
+    most,
+    mark: "spread",
+    own: "2 % of the picture",
+    key: "spread",
+    now: () => widthsOf(bench.state, manifest).saliency,
+    watched: ["spread"],
   });
   return make("div", { class: "gx-widths" }, manifest.depths.length ? whole : null, saliency);
 }
@@ -99,16 +125,30 @@ function widthDials(bench) {
  */
 function widthDial(bench, of) {
   const { store } = bench;
-  const made = dial({
-    min: 0, max: of.most, step: "any", value: of.now(), label: `${of.words}, in pixels`,
-    onInput: (value) => store.set({ [of.key]: value }),
-  }, { "data-gx": of.mark });
-  const back = pressable(of.own, () => store.set({ [of.key]: null }), { class: "gx-button gx-small" });
+  const made = dial(
+    {
+      min: 0,
+      max: of.most,
+      step: "any",
+      value: of.now(),
+      label: `${of.words}, in pixels`,
+      onInput: (value) => store.set({ [of.key]: value }),
+    },
+    { "data-gx": of.mark },
+  );
+  const back = pressable(of.own, () => store.set({ [of.key]: null }), {
+    class: "gx-button gx-small",
+  });
   store.watch(of.watched, () => {
     made.show(of.now());
     back.setAttribute("aria-pressed", String(bench.state[of.key] === null));
   });
-  return make("div", { class: "gx-field gx-width" },
+  return make(
+    "div",
+    { class: "gx-field gx-width" },
     make("span", { class: "gx-field-words" }, of.words, make("small", {}, " pixels")),
-    made.range, made.number, back);
+    made.range,
+    made.number,
+    back,
+  );
 }

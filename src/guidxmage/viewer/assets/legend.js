@@ -10,8 +10,9 @@ import { briefly } from "./words.js";
 export function makeLegend(stage) {
   const { bench } = stage;
   const element = make("div", { class: "gx-legend", "data-gx": "legend" });
-  bench.store.watch(["scales", "layers", "small", "large", "palette", "blended", "scaleMode"],
-    () => element.replaceChildren(...legendParts(stage)));
+  bench.store.watch(["scales", "layers", "small", "large", "palette", "blended", "scaleMode"], () =>
+    element.replaceChildren(...legendParts(stage)),
+  );
   return element;
 }
 
@@ -23,22 +24,49 @@ function legendParts(stage) {
   const palette = paletteOf(state.palette);
   const hatched = state.palette === "blind";
   const parts = [];
-  if (layers.distribution.on) {
-    parts.push(legendPart("Each pixel's contribution", state.blended
-      ? ramp(palette.bands, scales.pixels, hatched)
-      : bandBar(palette.bands, scales.pixels, state, hatched), `s = ${briefly(scales.pixels)}`));
+  if (layers.distribution.on && known(scales.pixels)) {
+    parts.push(
+      legendPart(
+        "Each pixel's contribution",
+        state.blended
+          ? ramp(palette.bands, scales.pixels, hatched)
+          : bandBar(palette.bands, scales.pixels, state, hatched),
+        `s = ${briefly(scales.pixels)}`,
+      ),
+    );
   }
-  if (layers.saliency.on) {
-    parts.push(legendPart("Saliency, each pixel", ramp(palette.bands, scales.saliency, hatched),
-      "the photo, pale, where it is near zero"));
+  if (layers.saliency.on && known(scales.saliency)) {
+    parts.push(
+      legendPart(
+        "Saliency, each pixel",
+        ramp(palette.bands, scales.saliency, hatched),
+        "the photo, pale, where it is near zero",
+      ),
+    );
   }
-  if ((layers.whole.on || layers.placed.on) && state.depth >= 0) {
+  if ((layers.whole.on || layers.placed.on) && known(scales.whole)) {
     const perPercent = bench.scene.pixels / 100;
-    const title = layers.whole.on ? "Whole score" : "Placed bias";
-    parts.push(legendPart(`${title}, per 1 % of the picture`,
-      ramp(palette.whole, scales.whole * perPercent, hatched), "white where it is zero"));
+    const title = [layers.whole.on ? "Whole score" : "", layers.placed.on ? "placed bias" : ""]
+      .filter(Boolean)
+      .join(" and ");
+    parts.push(
+      legendPart(
+        `${title[0].toUpperCase()}${title.slice(1)}, per 1 % of the picture`,
+        ramp(palette.whole, scales.whole * perPercent, hatched),
+        "white where it is zero",
+      ),
+    );
   }
-  return parts.length ? parts : [make("p", { class: "gx-hint" }, "No map is shown.")];
+  const none = !["distribution", "saliency", "placed", "whole"].some((name) => layers[name].on);
+  return none ? [make("p", { class: "gx-hint" }, "No map is shown.")] : parts;
+}
+
+/**
+ * A scale that could not be found, or is not needed, is no number.
+ * @param {number} scale
+ */
+function known(scale) {
+  return !Number.isNaN(scale);
 }
 
 /**
@@ -47,8 +75,12 @@ function legendParts(stage) {
  * @param {string} note
  */
 function legendPart(title, bar, note) {
-  return make("figure", { class: "gx-legend-part" },
-    make("figcaption", {}, title, " ", make("small", {}, note)), bar);
+  return make(
+    "figure",
+    { class: "gx-legend-part" },
+    make("figcaption", {}, title, " ", make("small", {}, note)),
+    bar,
+  );
 }
 
 /** @param {Rgb} color */
@@ -69,11 +101,16 @@ function bandBar(bands, scale, shares, hatched) {
     box.style.backgroundColor = css(color);
     return box;
   });
-  const edges = [-shares.large, -shares.small, shares.small, shares.large]
-    .map((share) => make("span", {}, briefly(share * scale)));
-  return make("div", { class: "gx-bar" },
+  const edges = [-shares.large, -shares.small, shares.small, shares.large].map((share) =>
+    make("span", {}, briefly(share * scale)),
+  );
+  return make(
+    "div",
+    { class: "gx-bar" },
     make("div", { class: "gx-boxes", "aria-hidden": "true" }, boxes),
-    make("div", { class: "gx-edges" }, edges), sides());
+    make("div", { class: "gx-edges" }, edges),
+    sides(hatched),
+  );
 }
 
 /**
@@ -86,9 +123,21 @@ function ramp(colors, scale, hatched) {
   bar.style.backgroundImage = `linear-gradient(to right, ${colors.map(css).join(", ")})`;
   if (hatched) bar.append(make("span", { class: "gx-half gx-hatched" }));
   const ticks = [-1, -0.5, 0, 0.5, 1].map((share) => make("span", {}, briefly(share * scale)));
-  return make("div", { class: "gx-bar" }, bar, make("div", { class: "gx-ticks" }, ticks), sides());
+  return make(
+    "div",
+    { class: "gx-bar" },
+    bar,
+    make("div", { class: "gx-ticks" }, ticks),
+    sides(hatched),
+  );
 }
 
-function sides() {
-  return make("div", { class: "gx-sides" }, make("span", {}, "◀ subtracts"), make("span", {}, "adds ▶"));
+/** @param {boolean} hatched */
+function sides(hatched) {
+  return make(
+    "div",
+    { class: "gx-sides" },
+    make("span", {}, hatched ? "◀ subtracts, hatched" : "◀ subtracts"),
+    make("span", {}, "adds ▶"),
+  );
 }

@@ -1,7 +1,12 @@
-// What is drawn over the layers: the grid between pixels, outlines, a shape in the making, the cursor.
+// What is drawn over the layers: the grid between pixels and their values, outlines, a shape in
+// the making, the cursor.
+
+import { briefly } from "./words.js";
 
 /** From this zoom on the pixels are set apart by lines. */
 const GRID_FROM = 10;
+/** From this zoom on a pixel has room for its value. */
+const VALUES_FROM = 60;
 const DARK = "rgba(10, 14, 20, 0.9)";
 const LIGHT = "rgba(255, 255, 255, 0.95)";
 
@@ -14,6 +19,7 @@ export function drawMarks(pen, stage) {
   const { density } = stage;
   const [left, top] = viewport.corner();
   if (viewport.scale >= GRID_FROM) drawGrid(pen, stage, left, top);
+  if (viewport.scale >= VALUES_FROM && stage.printed) drawValues(pen, stage, stage.printed);
   const scale = viewport.scale * density;
   pen.setTransform(scale, 0, 0, scale, left * density, top * density);
   if (stage.outline) strokeTwice(pen, stage.outline, 1 / viewport.scale, []);
@@ -71,6 +77,37 @@ function drawGrid(pen, stage, left, top) {
     pen.lineTo(right, y);
   }
   pen.stroke();
+}
+
+/**
+ * The contribution of each pixel inside it.
+ * @param {CanvasRenderingContext2D} pen
+ * @param {import("./stage.js").Stage} stage
+ * @param {import("./types.js").Numbers} values
+ */
+function drawValues(pen, stage, values) {
+  const { viewport } = stage.bench;
+  const [left, top] = viewport.corner();
+  const { scale, width, height } = viewport;
+  pen.font = "11px system-ui, sans-serif";
+  pen.textAlign = "center";
+  pen.textBaseline = "middle";
+  pen.lineWidth = 3;
+  pen.strokeStyle = LIGHT;
+  pen.fillStyle = DARK;
+  const [firstX, firstY] = [left, top].map((at) => Math.max(0, Math.floor(-at / scale)));
+  for (let row = firstY; row < height && top + row * scale < viewport.down; row += 1) {
+    for (
+      let column = firstX;
+      column < width && left + column * scale < viewport.across;
+      column += 1
+    ) {
+      const words = briefly(values[row * width + column], 2);
+      const [x, y] = [left + (column + 0.5) * scale, top + (row + 0.5) * scale];
+      pen.strokeText(words, x, y, scale - 4);
+      pen.fillText(words, x, y, scale - 4);
+    }
+  }
 }
 
 /**

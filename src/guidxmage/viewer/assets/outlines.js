@@ -11,18 +11,27 @@ export function outlineOf(mask, height, width) {
   for (let row = 0; row <= height; row += 1) {
     const above = (row - 1) * width;
     const below = row * width;
-    addRuns(width, (column) => (row > 0 ? mask[above + column] : 0)
-      !== (row < height ? mask[below + column] : 0), (from, to) => {
-      path.moveTo(from, row);
-      path.lineTo(to, row);
-    });
+    addRuns(
+      width,
+      (column) =>
+        (row > 0 ? mask[above + column] : 0) !== (row < height ? mask[below + column] : 0),
+      (from, to) => {
+        path.moveTo(from, row);
+        path.lineTo(to, row);
+      },
+    );
   }
   for (let column = 0; column <= width; column += 1) {
-    addRuns(height, (row) => (column > 0 ? mask[row * width + column - 1] : 0)
-      !== (column < width ? mask[row * width + column] : 0), (from, to) => {
-      path.moveTo(column, from);
-      path.lineTo(column, to);
-    });
+    addRuns(
+      height,
+      (row) =>
+        (column > 0 ? mask[row * width + column - 1] : 0) !==
+        (column < width ? mask[row * width + column] : 0),
+      (from, to) => {
+        path.moveTo(column, from);
+        path.lineTo(column, to);
+      },
+    );
   }
   return path;
 }

@@ -53,11 +53,15 @@ export class Painter {
     switch (name) {
       case "distribution":
         return [...subject, scales.pixels, state.small, state.large, state.blended].join();
-      case "saliency": return [...subject, scales.saliency, widths.saliency].join();
+      case "saliency":
+        return [...subject, scales.saliency, widths.saliency].join();
       case "placed":
-      case "whole": return [...subject, scales.whole, state.depth, widths.whole].join();
-      case "photo": return "photo";
-      default: return String(this.answers.number);
+      case "whole":
+        return [...subject, scales.whole, state.depth, widths.whole].join();
+      case "photo":
+        return "photo";
+      default:
+        return String(this.answers.number);
     }
   }
 
@@ -102,24 +106,35 @@ export class Painter {
         const signed = { values: pixels, scale: scales.pixels };
         return state.blended
           ? { paint: (out) => paintContinuous(pixels, scales.pixels, palette, out), signed }
-          : { paint: (out) => paintBands(pixels, scales.pixels, state.small, state.large, palette,
-            out), signed };
+          : {
+              paint: (out) =>
+                paintBands(pixels, scales.pixels, state.small, state.large, palette, out),
+              signed,
+            };
       }
       case "saliency": {
-        const [picture, smooth] = await Promise.all(
-          [scene.picture(), subject.smooth("saliency", 0, widths.saliency)]);
+        const [picture, smooth] = await Promise.all([
+          scene.picture(),
+          subject.smooth("saliency", 0, widths.saliency),
+        ]);
         const signed = { values: smooth, scale: scales.saliency };
-        return { paint: (out) => paintSaliency(picture, smooth, scales.saliency, palette, out), signed };
+        return {
+          paint: (out) => paintSaliency(picture, smooth, scales.saliency, palette, out),
+          signed,
+        };
       }
       case "placed":
       case "whole": {
         if (state.depth < 0 || !(await subject.map(name, state.depth))) return null;
-        const [picture, smooth] = await Promise.all(
-          [scene.picture(), subject.smooth(name, state.depth, widths.whole)]);
+        const [picture, smooth] = await Promise.all([
+          scene.picture(),
+          subject.smooth(name, state.depth, widths.whole),
+        ]);
         const signed = { values: smooth, scale: scales.whole };
         return { paint: (out) => paintWhole(smooth, scales.whole, palette, out, picture), signed };
       }
-      default: return this.picturesFor(name);
+      default:
+        return this.picturesFor(name);
     }
   }
 

@@ -23,12 +23,18 @@ export async function photoFill(file, box, height, width) {
   // What is transparent would be black; on white it looks as photos do elsewhere.
   pen.fillStyle = "white";
   pen.fillRect(0, 0, wide, tall);
-  pen.drawImage(photo, (width - photo.width * scale) / 2 - left,
-    (height - photo.height * scale) / 2 - top, photo.width * scale, photo.height * scale);
+  pen.drawImage(
+    photo,
+    (width - photo.width * scale) / 2 - left,
+    (height - photo.height * scale) / 2 - top,
+    photo.width * scale,
+    photo.height * scale,
+  );
   photo.close();
   const { data } = pen.getImageData(0, 0, wide, tall);
   const rgb = new Uint8Array(3 * tall * wide);
-  for (let at = 0, to = 0; at < data.length; at += 4, to += 3) rgb.set(data.subarray(at, at + 3), to);
+  for (let at = 0, to = 0; at < data.length; at += 4, to += 3)
+    rgb.set(data.subarray(at, at + 3), to);
   return { box, rgb: base64(rgb) };
 }
 

@@ -19,6 +19,10 @@ export class Pointing {
     element.addEventListener("pointercancel", (event) => this.lost(event));
     element.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     element.addEventListener("dblclick", () => this.doubled());
+    // The middle button moves the picture; browsers would scroll the page with it.
+    element.addEventListener("mousedown", (event) => {
+      if (event.button === 1) event.preventDefault();
+    });
   }
 
   /** @param {{clientX: number, clientY: number}} event */
@@ -29,6 +33,7 @@ export class Pointing {
 
   /** @param {PointerEvent} event */
   down(event) {
+    if (event.button > 1) return; // menus are the browser's
     const place = this.place(event);
     this.stage.element.focus({ preventScroll: true });
     this.stage.element.setPointerCapture(event.pointerId);
@@ -101,7 +106,7 @@ export class Pointing {
 
   /** @param {WheelEvent} event */
   wheel(event) {
-    const focused = this.stage.element.contains(document.activeElement);
+    const focused = this.stage.element.matches(":focus");
     // A notebook is scrolled with the wheel, so there it zooms only where it was asked to.
     if (this.bench.home === "notebook" && !focused && !event.ctrlKey) return;
     event.preventDefault();

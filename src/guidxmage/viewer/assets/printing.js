@@ -8,12 +8,20 @@ export function openForPrint(bench, root) {
   const { signal } = bench.life;
   /** @type {HTMLDetailsElement[]} */
   let opened = [];
-  window.addEventListener("beforeprint", () => {
-    opened = [...root.querySelectorAll("details")].filter((one) => !one.open);
-    for (const one of opened) one.open = true;
-  }, { signal });
-  window.addEventListener("afterprint", () => {
-    for (const one of opened) one.open = false;
-    opened = [];
-  }, { signal });
+  window.addEventListener(
+    "beforeprint",
+    () => {
+      opened = [...root.querySelectorAll("details")].filter((one) => !one.open);
+      for (const one of opened) one.open = true;
+    },
+    { signal },
+  );
+  window.addEventListener(
+    "afterprint",
+    () => {
+      for (const one of opened) one.open = false;
+      opened = [];
+    },
+    { signal },
+  );
 }

@@ -25,8 +25,13 @@ export class Readout {
     /** @type {Map<string, HTMLElement>} */
     this.cells = new Map();
     this.swatch = make("span", { class: "gx-swatch", "aria-hidden": "true" });
-    this.element = make("section", { class: "gx-readout", "data-gx": "cursor", "aria-label": "Pixel under the cursor" },
-      this.placeLine(), this.channelTable(), this.sumList());
+    this.element = make(
+      "section",
+      { class: "gx-readout", "data-gx": "cursor", "aria-label": "Pixel under the cursor" },
+      this.placeLine(),
+      this.channelTable(),
+      this.sumList(),
+    );
     /** @type {AtPixel | null} */
     this.known = null;
     this.turn = 0;
@@ -45,27 +50,61 @@ export class Readout {
   }
 
   placeLine() {
-    const line = make("div", { class: "gx-place" },
-      make("span", {}, "row ", this.cell("row")), make("span", {}, "column ", this.cell("column")));
+    const line = make(
+      "div",
+      { class: "gx-place" },
+      make("span", {}, "row ", this.cell("row")),
+      make("span", {}, "column ", this.cell("column")),
+    );
     if (this.bench.scene.arrays.has("picture")) {
-      line.append(make("span", { class: "gx-rgb" }, this.swatch, "RGB ",
-        ...COLOURS.flatMap((color, at) => [at ? " " : "", this.cell(color)])));
+      line.append(
+        make(
+          "span",
+          { class: "gx-rgb" },
+          this.swatch,
+          "RGB ",
+          ...COLOURS.flatMap((color, at) => [at ? " " : "", this.cell(color)]),
+        ),
+      );
     }
     line.append(make("strong", { class: "gx-band" }, this.cell("band")));
     return line;
   }
 
   channelTable() {
-    const rows = this.bench.scene.channels.map((name, channel) => make("tr", {},
-      make("th", { scope: "row" }, name),
-      make("td", {}, this.cell(`weights.${channel}`)),
-      make("td", {}, this.cell(`contributions.${channel}`))));
-    return make("table", { class: "gx-channels" },
-      make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "channel"),
-        make("th", { scope: "col", title: "the derivative in the region of the input" }, "weight Δ"),
-        make("th", { scope: "col", title: "Δ times how far the value is from the reference" },
-          "contribution A"))),
-      make("tbody", {}, rows));
+    const rows = this.bench.scene.channels.map((name, channel) =>
+      make(
+        "tr",
+        {},
+        make("th", { scope: "row" }, name),
+        make("td", {}, this.cell(`weights.${channel}`)),
+        make("td", {}, this.cell(`contributions.${channel}`)),
+      ),
+    );
+    return make(
+      "table",
+      { class: "gx-channels" },
+      make(
+        "thead",
+        {},
+        make(
+          "tr",
+          {},
+          make("th", { scope: "col" }, "channel"),
+          make(
+            "th",
+            { scope: "col", title: "the derivative in the region of the input" },
+            "weight Δ",
+          ),
+          make(
+            "th",
+            { scope: "col", title: "Δ times how far the value is from the reference" },
+            "contribution A",
+          ),
+        ),
+      ),
+      make("tbody", {}, rows),
+    );
   }
 
   sumList() {
@@ -83,10 +122,14 @@ export class Readout {
     const turn = this.turn;
     const { scene, state, subject } = this.bench;
     const map = (/** @type {"whole" | "placed"} */ kind) =>
-      (state.depth < 0 ? null : subject.map(kind, state.depth));
+      state.depth < 0 ? null : subject.map(kind, state.depth);
     try {
-      const [numbers, placed, whole, picture] = await Promise.all(
-        [subject.numbers(), map("placed"), map("whole"), scene.picture()]);
+      const [numbers, placed, whole, picture] = await Promise.all([
+        subject.numbers(),
+        map("placed"),
+        map("whole"),
+        scene.picture(),
+      ]);
       if (turn !== this.turn) return;
       this.known = { numbers, placed, whole, picture };
       this.show(false);
@@ -121,13 +164,21 @@ export class Readout {
     }
     channels.forEach((_, channel) => {
       this.put(`weights.${channel}`, exactly(known.numbers.weight(channel * pixels + at)));
-      this.put(`contributions.${channel}`, exactly(known.numbers.contribution(channel * pixels + at)));
+      this.put(
+        `contributions.${channel}`,
+        exactly(known.numbers.contribution(channel * pixels + at)),
+      );
     });
     const sum = known.numbers.pixels[at];
-    const band = bandOf(sum, this.stage.scales.pixels, small, large);
     this.put("sum", exactly(sum));
     this.put("placed", exactly(known.placed?.[at]));
     this.put("whole", exactly(known.whole?.[at]));
+    const scale = this.stage.scales.pixels;
+    if (Number.isNaN(scale)) {
+      this.put("band", "–"); // not found yet
+      return;
+    }
+    const band = bandOf(sum, scale, small, large);
     this.put("band", BAND_WORDS[band]);
     this.element.dataset.band = String(band);
     if (speaks) this.speakSoon(row, column, sum, band);
@@ -141,7 +192,9 @@ export class Readout {
    */
   speakSoon(row, column, sum, band) {
     clearTimeout(this.speaking);
-    this.speaking = setTimeout(() => this.bench.speak(
-      `Row ${row}, column ${column}: ${BAND_WORDS[band]}, ${briefly(sum)}.`), SPEAK_AFTER);
+    this.speaking = setTimeout(
+      () => this.bench.speak(`Row ${row}, column ${column}: ${BAND_WORDS[band]}, ${briefly(sum)}.`),
+      SPEAK_AFTER,
+    );
   }
 }

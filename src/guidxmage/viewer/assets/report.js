@@ -2,7 +2,6 @@
 
 import { fill, make, pressable, sentenceOf } from "./dom.js";
 import { packedPhoto, sourceOf, writtenIn } from "./report_data.js";
-import { evidenceOf } from "./report_evidence.js";
 import { ReportList, shownLines } from "./report_index.js";
 import { mount } from "./viewer.js";
 
@@ -23,6 +22,9 @@ export function startReport() {
   }
 }
 
+/** What of a view goes along to the next photo, by its words in the address. */
+const KEPT_WORDS = ["d", "l", "b", "p", "c", "h"];
+
 /** What is shown, in step with the address. */
 class Report {
   /**
@@ -40,18 +42,24 @@ class Report {
     this.viewer = null;
     /** @type {string | null} */
     this.shown = null;
+    this.kept = new URLSearchParams();
     this.turn = 0;
-    window.addEventListener("hashchange", () => this.follow());
-    this.follow();
+    this.theme = new MutationObserver(() => this.wearTheme());
+    window.addEventListener("hashchange", (event) => this.follow(event.oldURL));
+    this.follow("");
   }
 
-  /** Show what the address says. */
-  follow() {
+  /**
+   * Show what the address says.
+   * @param {string} before The address until now.
+   */
+  follow(before) {
+    if (this.shown !== null) this.keep(new URLSearchParams(before.split("#")[1] ?? ""));
     const wanted = new URLSearchParams(location.hash.slice(1));
     const id = wanted.get("photo");
     const line = this.lines.find((one) => one.id === id);
     if (line !== undefined) {
-      if (this.shown !== line.id) this.showPhoto(line);
+      if (this.shown !== line.id) this.showPhoto(line, wanted);
       return;
     }
     if (id === null) {
@@ -62,19 +70,31 @@ class Report {
     this.showList();
   }
 
+  /** @param {URLSearchParams} words */
+  keep(words) {
+    this.kept = new URLSearchParams([...words].filter(([word]) => KEPT_WORDS.includes(word)));
+  }
+
   /** The address of the list as it is now. */
   listAddress() {
     const words = new URLSearchParams();
     if (this.list.sort !== "") words.set("sort", this.list.sort);
-    if (this.list.down) words.set("down", "");
+    if (this.list.down) words.set("down", "1");
     if (this.list.find !== "") words.set("find", this.list.find);
     return `#${words}`;
   }
 
   leave() {
     this.turn += 1;
+    this.theme.disconnect();
     this.viewer?.destroy();
     this.viewer = null;
+  }
+
+  /** The page around the viewer is as light or dark as the viewer. */
+  wearTheme() {
+    const theme = this.root.querySelector(".gx-viewer")?.getAttribute("data-theme");
+    document.body.dataset.theme = theme ?? this.kept.get("h") ?? "auto";
   }
 
   showList() {
@@ -90,39 +110,45 @@ class Report {
     const list = new ReportList(this.lines, this.list, changed, (line) => `#photo=${line.id}`);
     fill(this.root, make("main", { class: "gx-report-page" },
       make("h1", {}, this.about.title), list.element));
+    this.wearTheme();
     if (before !== null) list.focus(before);
   }
 
-  /** @param {ReportLine} line */
-  async showPhoto(line) {
+  /**
+   * @param {ReportLine} line
+   * @param {URLSearchParams} wanted
+   */
+  async showPhoto(line, wanted) {
     this.leave();
     const turn = this.turn;
     this.shown = line.id;
     document.title = `${line.name} – ${this.about.title}`;
-    const heading = make("h1", { tabindex: "-1" }, line.name);
     const place = make("div", { class: "gx-report-viewer" },
       make("p", { role: "status" }, "Opening…"));
-    const evidence = make("div");
-    fill(this.root, make("main", { class: "gx-report-photo" },
-      this.navigation(line, heading), place, evidence));
-    heading.focus();
+    const steps = this.navigation(line);
+    fill(this.root, make("main", { class: "gx-report-photo" }, steps, place));
     window.scrollTo(0, 0);
     try {
       const source = sourceOf(await packedPhoto(line, this.about.data));
       if (turn !== this.turn) return; // another photo was opened meanwhile
+      if (!KEPT_WORDS.some((word) => wanted.has(word)) && String(this.kept) !== "") {
+        history.replaceState(null, "", `#photo=${line.id}&${this.kept}`);
+      }
       fill(place);
       this.viewer = mount(place, source, { home: "report", url: true });
-      fill(evidence, evidenceOf(source.manifest, line.result));
+      const viewer = place.firstElementChild;
+      if (viewer !== null) this.theme.observe(viewer, { attributes: true });
+      this.wearTheme();
+      const heading = place.querySelector("h1");
+      heading?.setAttribute("tabindex", "-1");
+      heading?.focus();
     } catch (error) {
       fill(place, make("p", { role: "alert" }, sentenceOf(error)));
     }
   }
 
-  /**
-   * @param {ReportLine} line
-   * @param {HTMLElement} heading
-   */
-  navigation(line, heading) {
+  /** @param {ReportLine} line */
+  navigation(line) {
     const lines = shownLines(this.lines, this.list);
     const order = lines.includes(line) ? lines : this.lines;
     const at = order.indexOf(line);
@@ -134,16 +160,15 @@ class Report {
     const neighbour = (words, step, name) => {
       const other = order[at + step];
       return other === undefined
-        ? make("span", { class: "gx-report-off", "aria-disabled": "true", role: "link" }, words)
+        ? make("a", { role: "link", "aria-disabled": "true" }, words)
         : make("a", { href: `#photo=${other.id}`, "data-gx": name, title: other.name }, words);
     };
     return make("nav", { class: "gx-report-nav", "aria-label": "Photos" },
       make("a", { href: this.listAddress(), "data-gx": "report-back" }, "All photos"),
-      heading,
-      make("div", { class: "gx-report-steps" },
+      make("span", { class: "gx-report-steps" },
         neighbour("Previous", -1, "report-previous"),
         make("span", {}, `${at + 1} of ${order.length}`),
-        neighbour("Next", 1, "report-next"),
-        pressable("Print", () => window.print())));
+        neighbour("Next", 1, "report-next")),
+      pressable("Print", () => window.print()));
   }
 }

@@ -19,9 +19,9 @@ export const REPORT_COLUMNS = [
   { key: "target", words: "Explained", show: targetWords, by: (line) => line.target },
   numberColumn("score", "Score", "", (line) => line.score, format6),
   numberColumn("residual", "Residual", "score − all that is explained", (line) => line.residual, format6),
-  numberColumn("object", "Objects", "share of the score", (line) => line.object_share, percent),
+  numberColumn("object", "Objects", "share of the score", (line) => line.object_share, shareWords),
   numberColumn("background", "Background", "share of the score",
-    (line) => line.background_share, percent),
+    (line) => line.background_share, shareWords),
 ];
 
 /**
@@ -47,7 +47,7 @@ function targetWords(line) {
 }
 
 /** @param {number} share */
-function percent(share) {
+function shareWords(share) {
   return `${(100 * share).toFixed(1).replace("-", "−")} %`;
 }
 
@@ -83,7 +83,7 @@ function compared(a, b) {
   return a - b;
 }
 
-/** The list as it stands in the page. */
+/** The list as it stands in the page. Narrow, it is no grid; its roles say that it is a table still. */
 export class ReportList {
   /**
    * @param {ReportLine[]} lines
@@ -98,7 +98,7 @@ export class ReportList {
     this.addressOf = addressOf;
     this.most = LINES_AT_ONCE;
     this.heads = REPORT_COLUMNS.map((column) => this.head(column));
-    this.body = make("tbody");
+    this.body = make("tbody", { role: "rowgroup" });
     this.count = make("p", { class: "gx-report-count", role: "status" });
     this.more = pressable(`Show ${LINES_AT_ONCE} more`, () => this.showMore());
     this.search = make("input", {
@@ -107,13 +107,18 @@ export class ReportList {
     });
     this.element = make("div", { class: "gx-report-list" },
       make("div", { class: "gx-report-tools" },
-        make("label", { for: "gx-report-find" }, "Find"), this.search, this.count),
+        make("label", { for: "gx-report-find" }, "Find"), this.search, this.count,
+        make("p", { class: "gx-report-hint" }, "Press a heading to sort by it.")),
       make("div", { class: "gx-report-scroll" },
-        make("table", { class: "gx-report-table", "data-gx": "report-index" },
-          make("caption", {}, "Press a heading to sort by it."),
-          make("thead", {}, make("tr", {}, this.heads)), this.body)),
+        make("table", { class: "gx-report-table", role: "table", "data-gx": "report-index" },
+          make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, this.heads)), this.body)),
       this.more);
     this.show();
+    window.addEventListener("beforeprint", () => {
+      if (!this.element.isConnected) return;
+      this.most = this.lines.length; // paper has no button
+      this.show();
+    });
   }
 
   /** @param {Column} column */
@@ -123,7 +128,7 @@ export class ReportList {
       const again = this.state.sort === column.key;
       this.change({ sort: column.key, down: again ? !this.state.down : number });
     };
-    return make("th", { scope: "col", class: number ? "gx-report-number" : null },
+    return make("th", { scope: "col", role: "columnheader", class: number ? "gx-report-number" : null },
       make("button", { type: "button", class: "gx-report-sort", click: press,
         "data-sort": column.key, title: column.note || null }, column.words));
   }
@@ -160,12 +165,14 @@ export class ReportList {
     const link = make("a", { href: this.addressOf(line), "data-photo": line.id },
       line.thumbnail === null
         ? make("span", { class: "gx-report-none", "aria-hidden": "true" })
-        : make("img", { src: line.thumbnail, alt: "", loading: "lazy" }),
-      make("span", {}, line.name));
+        : make("img", { src: line.thumbnail, alt: "", decoding: "async" }),
+      make("span", {}, line.name, make("small", {}, line.result)));
     const cells = REPORT_COLUMNS.slice(1).map((column) => make("td", {
       class: column.note === undefined ? null : "gx-report-number", "data-value": column.key,
+      "data-words": column.words, role: "cell",
     }, column.show(line)));
-    return make("tr", { "data-line": line.id }, make("th", { scope: "row" }, link), cells);
+    return make("tr", { role: "row", "data-line": line.id },
+      make("th", { scope: "row", role: "rowheader" }, link), cells);
   }
 
   /**

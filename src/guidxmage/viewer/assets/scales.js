@@ -3,10 +3,13 @@
 /**
  * @typedef {import("./state.js").Scales} Scales
  * @typedef {import("./bench.js").Bench} Bench
+ * @typedef {import("./subject.js").Subject} Subject
  */
 
-/** The scales one can choose from, in words. */
-/** @type {[import("./state.js").ScaleMode, string][]} */
+/**
+ * The scales one can choose from, in words.
+ * @type {[import("./state.js").ScaleMode, string][]}
+ */
 export const SCALE_WORDS = [
   ["target", "this class, all depths"],
   ["depth", "this depth alone"],
@@ -15,43 +18,41 @@ export const SCALE_WORDS = [
 ];
 
 /**
- * The scales in use. Those of layers that are not shown are 0: they take long to find.
- * @param {Bench} bench
- * @param {{saliency: number, whole: number}} widths
- * @returns {Promise<Scales>}
+ * Which scale a layer is painted with.
+ * @type {Record<string, keyof Scales>}
  */
-export async function scalesFor(bench, widths) {
-  const { state, scene } = bench;
-  const { layers, scaleMode, typed } = state;
-  const depths = scaleMode === "depth" ? [state.depth]
-    : scene.manifest.depths.map((_, number) => number);
-  const subjects = [bench.subject];
-  if (scaleMode === "all") {
-    scene.targets.forEach((_, number) => subjects.push(scene.subject(number, -1)));
-  }
-  const given = (/** @type {keyof Scales} */ name) => (scaleMode === "typed" ? typed[name] : 0);
-  const scales = {
-    pixels: given("pixels") || await largest(subjects, (one) => one.pixelScale()),
-    saliency: 0,
-    whole: 0,
-  };
-  if (layers.saliency.on) {
-    scales.saliency = given("saliency")
-      || await largest(subjects, (one) => one.saliencyScale(widths.saliency));
-  }
-  if ((layers.whole.on || layers.placed.on) && state.depth >= 0) {
-    scales.whole = given("whole")
-      || await largest(subjects, (one) => one.wholeScale(depths, state.sigma));
-  }
-  return scales;
-}
+export const SCALE_OF_LAYER = {
+  distribution: "pixels",
+  saliency: "saliency",
+  placed: "whole",
+  whole: "whole",
+};
 
 /**
- * @param {import("./subject.js").Subject[]} subjects
- * @param {(subject: import("./subject.js").Subject) => Promise<number>} scaleOf
+ * A scale as the state has it: of this class, of all, or as typed. It may take a while to find.
+ * @param {Bench} bench
+ * @param {keyof Scales} name
+ * @param {{saliency: number, whole: number}} widths
+ * @returns {Promise<number>}
  */
-async function largest(subjects, scaleOf) {
+export async function findScale(bench, name, widths) {
+  const { state, scene } = bench;
+  if (state.scaleMode === "typed" && state.typed[name] > 0) return state.typed[name];
+  const subjects = new Set([bench.subject]);
+  if (state.scaleMode === "all") {
+    scene.targets.forEach((_, number) => subjects.add(scene.subject(number, -1)));
+  }
+  const depths =
+    state.scaleMode === "depth" ? [state.depth] : scene.manifest.depths.map((_, number) => number);
   let found = 0;
-  for (const subject of new Set(subjects)) found = Math.max(found, await scaleOf(subject));
+  for (const subject of subjects) {
+    const own =
+      name === "pixels"
+        ? await subject.pixelScale()
+        : name === "saliency"
+          ? await subject.saliencyScale(widths.saliency)
+          : await subject.wholeScale(depths, state.sigma);
+    found = Math.max(found, own);
+  }
   return found;
 }

@@ -17,7 +17,8 @@ export class Scene {
     this.width = this.manifest.size[1];
     this.channels = this.manifest.channels;
     this.targets = this.manifest.targets.map(
-      (entry, number) => new Target(this, entry, number, number));
+      (entry, number) => new Target(this, entry, number, number),
+    );
     /** @type {Map<string, Subject>} */
     this.subjects = new Map();
   }
@@ -33,8 +34,9 @@ export class Scene {
    */
   subject(target, rather) {
     const key = `${target}-${rather}`;
-    const found = this.subjects.get(key)
-      ?? new Subject(this, this.targets[target], this.targets[rather] ?? null);
+    const found =
+      this.subjects.get(key) ??
+      new Subject(this, this.targets[target], this.targets[rather] ?? null);
     this.subjects.delete(key); // the newest stands last
     this.subjects.set(key, found);
     for (const old of this.subjects.keys()) {
@@ -82,6 +84,7 @@ export class Scene {
   /** @returns {Promise<Uint8Array | null>} */
   async picture() {
     return this.arrays.has("picture")
-      ? /** @type {Uint8Array} */ (await this.arrays.get("picture")) : null;
+      ? /** @type {Uint8Array} */ (await this.arrays.get("picture"))
+      : null;
   }
 }

@@ -4,13 +4,28 @@
 import { make, sentenceOf } from "./dom.js";
 import { markNegative, strokesFor } from "./hatching.js";
 import { blankCanvas, penOf, Pyramid } from "./pyramid.js";
-import { scalesFor } from "./scales.js";
+import { findScale, SCALE_OF_LAYER } from "./scales.js";
 import { drawMarks } from "./marks.js";
 import { LAYER_NAMES, widthsOf } from "./state.js";
 
+/** @typedef {{name: string, painted: import("./painter.js").Painted, opacity: number}} Shown */
+
 /** What changes the layers; the rest changes only what is drawn over them. */
-const PAINTED = ["target", "rather", "depth", "layers", "small", "large", "scaleMode", "typed",
-  "sigma", "spread", "palette", "blended", "answers"];
+const PAINTED = [
+  "target",
+  "rather",
+  "depth",
+  "layers",
+  "small",
+  "large",
+  "scaleMode",
+  "typed",
+  "sigma",
+  "spread",
+  "palette",
+  "blended",
+  "answers",
+];
 const BUSY_AFTER = 250;
 
 /** The canvas that shows the picture and its maps. */
@@ -23,10 +38,19 @@ export class Stage {
     this.canvas.className = "gx-canvas";
     this.canvas.setAttribute("aria-hidden", "true");
     this.busy = make("div", { class: "gx-busy", hidden: true }, "computing…");
-    this.element = make("div", {
-      class: "gx-stage", "data-gx": "stage", tabindex: 0, role: "application",
-      "aria-roledescription": "picture", "aria-label": this.label(),
-    }, this.canvas, this.busy);
+    this.element = make(
+      "div",
+      {
+        class: "gx-stage",
+        "data-gx": "stage",
+        tabindex: 0,
+        role: "application",
+        "aria-roledescription": "picture",
+        "aria-label": this.label(),
+      },
+      this.canvas,
+      this.busy,
+    );
     this.layers = new Pyramid(width, height);
     this.marks = new Pyramid(width, height);
     this.marksKey = "";
@@ -36,7 +60,9 @@ export class Stage {
     this.turn = 0;
     this.asked = false;
     /** @type {import("./state.js").Scales} */
-    this.scales = { pixels: 0, saliency: 0, whole: 0 };
+    this.scales = { pixels: NaN, saliency: NaN, whole: NaN };
+    /** The values that are printed into large pixels. @type {import("./types.js").Numbers | null} */
+    this.printed = null;
     /** @type {import("./drawing.js").Drawing | null} */
     this.drawing = null;
     /** @type {Path2D | null} */
@@ -44,13 +70,22 @@ export class Stage {
     this.watchSize();
     bench.store.watch(PAINTED, () => void this.refresh());
     bench.store.watch(["row", "column", "view"], () => this.drawSoon());
+    bench.store.watch(["view", "tool"], () => this.freeScroll());
   }
 
   label() {
     const { manifest } = this.bench;
     const [height, width] = manifest.size;
-    return `Picture ${manifest.name}, ${height} rows by ${width} columns. Arrow keys move the `
-      + "cursor, plus and minus zoom, 0 fits, letters choose a tool.";
+    return (
+      `Picture ${manifest.name}, ${height} rows by ${width} columns. Arrow keys move the ` +
+      "cursor, plus and minus zoom, 0 fits, letters choose a tool."
+    );
+  }
+
+  /** A finger on a picture that is seen whole scrolls the page: there is nothing to move. */
+  freeScroll() {
+    const free = this.bench.viewport.fitted && this.bench.state.tool === "move";
+    this.element.classList.toggle("gx-free", free);
   }
 
   watchSize() {
@@ -75,41 +110,66 @@ export class Stage {
     this.turn += 1;
     const turn = this.turn;
     const current = () => turn === this.turn && !this.bench.life.signal.aborted;
-    const waiting = setTimeout(() => { this.busy.hidden = !current(); }, BUSY_AFTER);
-    try {
-      await this.paint(current);
-    } catch (error) {
-      if (current()) this.bench.tell(sentenceOf(error));
-    } finally {
-      clearTimeout(waiting);
-      if (current()) {
-        this.busy.hidden = true;
-        this.element.dataset.ready = String(turn);
-      }
-    }
+    this.element.setAttribute("aria-busy", "true");
+    const waiting = setTimeout(() => {
+      this.busy.hidden = !current();
+    }, BUSY_AFTER);
+    const problem = await this.paint(current);
+    clearTimeout(waiting);
+    if (!current()) return;
+    this.bench.tell(problem);
+    this.busy.hidden = true;
+    this.element.removeAttribute("aria-busy");
+    this.element.dataset.ready = String(turn);
   }
 
-  /** @param {() => boolean} current */
+  /**
+   * What is wrong with one layer leaves the others as they are.
+   * @param {() => boolean} current
+   * @returns {Promise<string>} what went wrong, or ""
+   */
   async paint(current) {
     const { bench } = this;
     const state = { ...bench.state };
-    const scales = await scalesFor(bench, widthsOf(state, bench.manifest));
-    if (!current()) return;
+    const scales = { pixels: NaN, saliency: NaN, whole: NaN };
+    /** @type {Shown[]} */
     const shown = [];
-    for (const name of LAYER_NAMES) {
-      if (!state.layers[name].on) continue;
-      const painted = await bench.painter.paint(name, state, scales, current);
-      if (!current()) return;
-      if (painted) shown.push({ painted, opacity: state.layers[name].opacity });
+    let problem = "";
+    // The scale of single pixels is always needed: the cursor names the band.
+    for (const name of ["", ...LAYER_NAMES]) {
+      if (name && !state.layers[name].on) continue;
+      try {
+        await this.findScaleOf(name || "distribution", scales, state);
+        const painted =
+          name && current() && (await bench.painter.paint(name, state, scales, current));
+        if (painted) shown.push({ name, painted, opacity: state.layers[name].opacity });
+      } catch (error) {
+        problem ||= sentenceOf(error);
+      }
+      if (!current()) return "";
     }
     this.scales = scales;
     this.compose(shown);
     this.hatch(state, shown);
+    this.printed =
+      shown.find(({ name }) => name === "distribution")?.painted.signed?.values ?? null;
     bench.store.touch("scales");
     this.draw();
+    return problem;
   }
 
-  /** @param {{painted: import("./painter.js").Painted, opacity: number}[]} shown */
+  /**
+   * @param {string} layer
+   * @param {import("./state.js").Scales} scales
+   * @param {import("./state.js").State} state
+   */
+  async findScaleOf(layer, scales, state) {
+    const key = SCALE_OF_LAYER[layer];
+    if (!key || !Number.isNaN(scales[key]) || (key === "whole" && state.depth < 0)) return;
+    scales[key] = await findScale(this.bench, key, widthsOf(state, this.bench.manifest));
+  }
+
+  /** @param {Shown[]} shown */
   compose(shown) {
     const { full } = this.layers;
     const pen = penOf(full);
@@ -125,7 +185,7 @@ export class Stage {
   /**
    * Strokes over the uppermost map that has a sign.
    * @param {import("./state.js").State} state
-   * @param {{painted: import("./painter.js").Painted, opacity: number}[]} shown
+   * @param {Shown[]} shown
    */
   hatch(state, shown) {
     const top = shown.findLast(({ painted, opacity }) => painted.signed && opacity > 0)?.painted;
@@ -173,8 +233,17 @@ export class Stage {
     if (across <= 0 || down <= 0) return;
     const [fx, fy] = [level.width / viewport.width, level.height / viewport.height];
     pen.imageSmoothingEnabled = scale < 1;
-    pen.drawImage(level, first[0] * fx, first[1] * fy, across * fx, down * fy,
-      left + first[0] * scale, top + first[1] * scale, across * scale, down * scale);
+    pen.drawImage(
+      level,
+      first[0] * fx,
+      first[1] * fy,
+      across * fx,
+      down * fy,
+      left + first[0] * scale,
+      top + first[1] * scale,
+      across * scale,
+      down * scale,
+    );
   }
 
   /** @param {CanvasRenderingContext2D} pen */

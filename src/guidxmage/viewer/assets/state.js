@@ -31,8 +31,15 @@
  */
 
 /** The layers from the bottom to the top. */
-export const LAYER_NAMES = Object.freeze(
-  ["photo", "distribution", "saliency", "placed", "whole", "result", "perturbation"]);
+export const LAYER_NAMES = Object.freeze([
+  "photo",
+  "distribution",
+  "saliency",
+  "placed",
+  "whole",
+  "result",
+  "perturbation",
+]);
 
 /** The default width of the saliency map's Gaussian, as a share of the shorter side. */
 const SPREAD_SHARE = 0.02;
@@ -81,14 +88,18 @@ export class Store {
   }
 
   /**
-   * Call back now, and whenever one of some names changes.
+   * Call back now, and whenever one of some names changes, until the signal ends it.
    * @param {string[]} names
    * @param {() => void} callback
+   * @param {AbortSignal} [until]
    */
-  watch(names, callback) {
-    this.listeners.add((changed) => {
+  watch(names, callback, until) {
+    /** @type {Listener} */
+    const listener = (changed) => {
       if (names.some((name) => changed.has(name))) callback();
-    });
+    };
+    this.listeners.add(listener);
+    until?.addEventListener("abort", () => this.listeners.delete(listener));
     callback();
   }
 }
@@ -103,17 +114,33 @@ export function firstState(manifest) {
   const deep = manifest.depths.length > 0;
   const off = { on: false, opacity: 1 };
   return {
-    target: 0, rather: -1, depth: deep ? Math.max(0, manifest.depth) : -1,
+    target: 0,
+    rather: -1,
+    depth: deep ? Math.max(0, manifest.depth) : -1,
     layers: {
-      photo: { on: true, opacity: 1 }, distribution: { on: !deep, opacity: 1 },
-      saliency: { ...off }, placed: { ...off }, whole: { on: deep, opacity: 1 },
-      result: { ...off }, perturbation: { ...off },
+      photo: { on: true, opacity: 1 },
+      distribution: { on: !deep, opacity: 1 },
+      saliency: { ...off },
+      placed: { ...off },
+      whole: { on: deep, opacity: 1 },
+      result: { ...off },
+      perturbation: { ...off },
     },
-    small: 0.1, large: 0.5, scaleMode: "target", typed: { pixels: 0, saliency: 0, whole: 0 },
-    sigma: null, spread: null, palette: "paper", theme: "auto",
+    small: 0.1,
+    large: 0.5,
+    scaleMode: "target",
+    typed: { pixels: 0, saliency: 0, whole: 0 },
+    sigma: null,
+    spread: null,
+    palette: "paper",
+    theme: "auto",
     blended: false,
-    tool: "move", mode: "new", brush: Math.max(1, Math.round(Math.min(height, width) / 28)),
-    row: Math.floor(height / 2), column: Math.floor(width / 2), chosen: "",
+    tool: "move",
+    mode: "new",
+    brush: Math.max(1, Math.round(Math.min(height, width) / 28)),
+    row: Math.floor(height / 2),
+    column: Math.floor(width / 2),
+    chosen: "",
   };
 }
 

@@ -55,8 +55,11 @@ export class Subject {
   numbers() {
     return this.once("numbers", async () => {
       const [plus, minus] = await Promise.all([this.plus.load(), this.minus?.load()]);
-      const less = (/** @type {Numbers} */ a, /** @type {Numbers | undefined} */ b,
-        /** @type {number} */ at) => (b ? a[at] - b[at] : a[at]);
+      const less = (
+        /** @type {Numbers} */ a,
+        /** @type {Numbers | undefined} */ b,
+        /** @type {number} */ at,
+      ) => (b ? a[at] - b[at] : a[at]);
       return {
         pixels: minus ? differenceOf(plus.pixels, minus.pixels) : plus.pixels,
         weight: (/** @type {number} */ at) => less(plus.weights, minus?.weights, at),
@@ -141,8 +144,10 @@ export class Subject {
     let largest = 0;
     for (const depth of depths) {
       const used = sigma ?? this.scene.manifest.depths[depth].sigma;
-      largest = Math.max(largest, await this.once(`largest.${depth}.${used}`,
-        () => this.largest(depth, used)));
+      largest = Math.max(
+        largest,
+        await this.once(`largest.${depth}.${used}`, () => this.largest(depth, used)),
+      );
     }
     return largest;
   }

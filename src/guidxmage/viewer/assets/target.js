@@ -40,8 +40,11 @@ export class Target {
     const own = `contributions.${this.key}`;
     const contributions = arrays.has(own)
       ? await arrays.get(own)
-      : contributionsOf(weights, await arrays.get("input"),
-        arrays.has("reference") ? await arrays.get("reference") : null);
+      : contributionsOf(
+          weights,
+          await arrays.get("input"),
+          arrays.has("reference") ? await arrays.get("reference") : null,
+        );
     const pixels = pixelValues(contributions, channels.length, height * width);
     return { weights, contributions, pixels };
   }
@@ -58,4 +61,4 @@ export class Target {
   }
 }
 
-/** @typedef {{weights: TypedArray, contributions: TypedArray | Float32Array | Float64Array, pixels: Float64Array}} LoadedTarget */
+/** @typedef {{weights: TypedArray, contributions: TypedArray, pixels: Float64Array}} LoadedTarget */

@@ -4,8 +4,12 @@ import { choice, dial, make, pressable } from "./dom.js";
 
 /** @type {[import("./state.js").ToolName, string, string][]} */
 const TOOLS = [
-  ["move", "Move", "v"], ["rectangle", "Rectangle", "r"], ["brush", "Brush", "b"],
-  ["lasso", "Lasso", "l"], ["object", "Object", "o"], ["superpixel", "Superpixel", "s"],
+  ["move", "Move", "v"],
+  ["rectangle", "Rectangle", "r"],
+  ["brush", "Brush", "b"],
+  ["lasso", "Lasso", "l"],
+  ["object", "Object", "o"],
+  ["superpixel", "Superpixel", "s"],
 ];
 const SIGNS = { move: "✥", rectangle: "▭", brush: "●", lasso: "∿", object: "◈", superpixel: "⬡" };
 
@@ -23,15 +27,30 @@ export function hasTool(bench, tool) {
 export function makeToolbar(bench) {
   const { store } = bench;
   const buttons = TOOLS.filter(([tool]) => hasTool(bench, tool)).map(([tool, words, key]) => {
-    const button = make("button", {
-      type: "button", class: "gx-tool", "data-tool": tool, title: `${words} (${key})`,
-      "aria-keyshortcuts": key, click: () => store.set({ tool }),
-    }, make("span", { "aria-hidden": "true" }, SIGNS[tool]), make("span", { class: "gx-tool-word" }, words));
-    store.watch(["tool"], () => button.setAttribute("aria-pressed", String(bench.state.tool === tool)));
+    const button = make(
+      "button",
+      {
+        type: "button",
+        class: "gx-tool",
+        "data-tool": tool,
+        title: `${words} (${key})`,
+        "aria-keyshortcuts": key,
+        click: () => store.set({ tool }),
+      },
+      make("span", { "aria-hidden": "true" }, SIGNS[tool]),
+      make("span", { class: "gx-tool-word" }, words),
+    );
+    store.watch(["tool"], () =>
+      button.setAttribute("aria-pressed", String(bench.state.tool === tool)),
+    );
     return button;
   });
-  return make("div", { class: "gx-toolbar", role: "group", "aria-label": "Tools", "data-gx": "tools" },
-    make("div", { class: "gx-tools" }, buttons), zoomButtons(bench));
+  return make(
+    "div",
+    { class: "gx-toolbar", role: "group", "aria-label": "Tools", "data-gx": "tools" },
+    make("div", { class: "gx-tools" }, buttons),
+    zoomButtons(bench),
+  );
 }
 
 /**
@@ -41,12 +60,29 @@ export function makeToolbar(bench) {
 export function makeToolOptions(bench) {
   const { store, state } = bench;
   const radius = dial({
-    min: 0.5, max: Math.max(4, Math.round(Math.min(...bench.manifest.size) / 4)), step: 0.5,
-    value: state.brush, label: "Brush radius in pixels", onInput: (brush) => store.set({ brush }),
+    min: 0.5,
+    max: Math.max(4, Math.round(Math.min(...bench.manifest.size) / 4)),
+    step: 0.5,
+    value: state.brush,
+    label: "Brush radius in pixels",
+    onInput: (brush) => store.set({ brush }),
   });
-  const brush = make("div", { class: "gx-brush" }, make("span", {}, "radius"), radius.range, radius.number);
-  const mode = choice("A shape", [["new", "new area"], ["add", "adds to the chosen"],
-    ["take", "takes from it"]], (value) => store.set({ mode: /** @type {any} */ (value) }));
+  const brush = make(
+    "div",
+    { class: "gx-brush" },
+    make("span", {}, "radius"),
+    radius.range,
+    radius.number,
+  );
+  const mode = choice(
+    "A shape",
+    [
+      ["new", "new area"],
+      ["add", "adds to the chosen"],
+      ["take", "takes from it"],
+    ],
+    (value) => store.set({ mode: /** @type {any} */ (value) }),
+  );
   store.watch(["brush"], () => radius.show(bench.state.brush));
   store.watch(["mode"], () => mode.show(bench.state.mode));
   store.watch(["tool", "chosen", "areas"], () => {
@@ -73,12 +109,20 @@ function zoomButtons(bench) {
     viewport.reveal(state.row, state.column);
     store.touch("view");
   };
-  return make("div", { class: "gx-tools" },
+  return make(
+    "div",
+    { class: "gx-tools" },
     pressable("−", by(1 / 1.6), { "aria-label": "Zoom out", title: "Zoom out (−)" }),
     pressable("+", by(1.6), { "aria-label": "Zoom in", title: "Zoom in (+)" }),
-    pressable("Fit", () => {
-      viewport.fit();
-      store.touch("view");
-    }, { title: "Whole picture (0)" }),
-    pressable("Pixels", toPixels, { title: "Single pixels around the cursor" }), zoomed);
+    pressable(
+      "Fit",
+      () => {
+        viewport.fit();
+        store.touch("view");
+      },
+      { title: "Whole picture (0)" },
+    ),
+    pressable("Pixels", toPixels, { title: "Single pixels around the cursor" }),
+    zoomed,
+  );
 }

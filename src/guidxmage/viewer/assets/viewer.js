@@ -34,24 +34,21 @@ const NARROW = 560;
 export function mount(element, source, options = {}) {
   const bench = new Bench(source, options);
   if (options.url) keepInAddress(bench);
-  const stage = new Stage(bench);
-  stage.drawing = new Drawing(bench);
-  new Pointing(stage);
-  listenToKeys(stage, (tool) => hasTool(bench, tool));
   const classes = new ClassesPanel(bench);
-  const root = make("div", { class: "gx-viewer", "data-home": bench.home },
-    makeHeader(bench), bench.notice,
-    make("div", { class: "gx-columns" },
-      make("div", { class: "gx-main" }, makeToolbar(bench), stage.element,
-        makeToolOptions(bench), makeDepthPanel(bench),
-        new Readout(stage).element, new AreasPanel(stage).element),
-      make("div", { class: "gx-side" }, classes.element, makeLayersPanel(bench), makeColorsPanel(stage),
-        make("div", { class: "gx-questions", "data-gx": "questions" }, makeErasePanel(bench), makeAttackPanel(bench)),
-        makeEvidencePanel(bench))),
-    bench.voice);
-  bench.store.watch(["theme"], () => { root.dataset.theme = bench.state.theme; });
+  const root = make(
+    "div",
+    { class: "gx-viewer", "data-home": bench.home },
+    makeHeader(bench),
+    bench.notice,
+    makeColumns(bench, classes),
+    bench.voice,
+  );
+  bench.store.watch(["theme"], () => {
+    root.dataset.theme = bench.state.theme;
+  });
   watchWidth(bench, root);
   openForPrint(bench, root);
+  if (bench.home === "notebook") keepKeys(root);
   element.replaceChildren(root);
   return {
     /** Take the viewer away; questions that are still asked are cancelled. */
@@ -67,6 +64,40 @@ export function mount(element, source, options = {}) {
   };
 }
 
+/**
+ * The stage and what is read from it, and the panels beside it.
+ * @param {Bench} bench
+ * @param {ClassesPanel} classes
+ */
+function makeColumns(bench, classes) {
+  const stage = new Stage(bench);
+  stage.drawing = new Drawing(bench);
+  new Pointing(stage);
+  listenToKeys(stage, (tool) => hasTool(bench, tool));
+  const questions = [makeErasePanel(bench), makeAttackPanel(bench)];
+  const main = [
+    makeToolbar(bench),
+    stage.element,
+    makeToolOptions(bench),
+    makeDepthPanel(bench),
+    new Readout(stage).element,
+    new AreasPanel(stage).element,
+    make("div", { class: "gx-questions", "data-gx": "questions" }, questions),
+  ];
+  const side = [
+    classes.element,
+    makeLayersPanel(bench),
+    makeColorsPanel(stage),
+    makeEvidencePanel(bench),
+  ];
+  return make(
+    "div",
+    { class: "gx-columns" },
+    make("div", { class: "gx-main" }, main),
+    make("div", { class: "gx-side" }, side),
+  );
+}
+
 /** @param {Bench} bench */
 function makeHeader(bench) {
   const { manifest, store } = bench;
@@ -75,13 +106,34 @@ function makeHeader(bench) {
   store.watch(["target", "rather", "targets"], () => {
     const { entry } = bench.subject;
     const share = inPercent(entry.probability);
-    what.replaceChildren(make("strong", {}, entry.name), ` scores ${briefly(entry.score, 6)}`,
-      share ? ` (${share})` : "", make("span", { class: "gx-network" }, ` by ${manifest.network} · ${manifest.exactness}`));
+    what.replaceChildren(
+      make("strong", {}, entry.name),
+      ` scores ${briefly(entry.score, 6)}`,
+      share ? ` (${share})` : "",
+      make("span", { class: "gx-network" }, ` by ${manifest.network} · ${manifest.exactness}`),
+    );
   });
-  const theme = choice("Theme", [["auto", "auto"], ["light", "light"], ["dark", "dark"]],
-    (value) => store.set({ theme: /** @type {any} */ (value) }), { "data-gx": "theme" });
+  const theme = choice(
+    "Theme",
+    [
+      ["auto", "auto"],
+      ["light", "light"],
+      ["dark", "dark"],
+    ],
+    (value) => store.set({ theme: /** @type {any} */ (value) }),
+    { "data-gx": "theme" },
+  );
   store.watch(["theme"], () => theme.show(bench.state.theme));
   return make("header", { class: "gx-header" }, make("div", {}, title, what), theme.field);
+}
+
+/**
+ * A notebook has shortcuts of single letters too; those typed here are meant for the viewer.
+ * @param {HTMLElement} root
+ */
+function keepKeys(root) {
+  root.dataset.lmSuppressShortcuts = "true";
+  root.addEventListener("keydown", (event) => event.stopPropagation());
 }
 
 /**

@@ -112,15 +112,13 @@ export class Viewport {
 
   /** Where the picture's corner is on the stage. */
   corner() {
-    return [
-      this.across / 2 - this.x * this.scale,
-      this.down / 2 - this.y * this.scale,
-    ];
+    return [this.across / 2 - this.x * this.scale, this.down / 2 - this.y * this.scale];
   }
 
   /** The place as plain numbers that do not depend on the stage's size. */
   place() {
-    return this.fitted ? null
+    return this.fitted
+      ? null
       : { zoom: this.scale / this.fitting, x: this.x / this.width, y: this.y / this.height };
   }
 

@@ -21,7 +21,11 @@ export function exactly(value) {
 export function briefly(value, digits = 3) {
   if (value === null || value === undefined) return "–";
   const tiny = value !== 0 && Math.abs(value) < TINY;
-  const short = tiny ? value.toExponential(digits - 1).replace(/\.?0*e/, "e")
+  const short = tiny
+    ? value
+        .toExponential(digits - 1)
+        .replace(/\.?0*e-(\d)$/, "e-0$1")
+        .replace(/\.?0*e/, "e")
     : String(Number(value.toPrecision(digits)));
   return short.replaceAll("-", "−");
 }
