@@ -447,6 +447,43 @@ def test_a_request_that_never_ends() -> None:
         assert connection.getresponse().status == 408
 
 
+def test_a_request_that_comes_in_drops() -> None:
+    from dataclasses import replace
+
+    def impatient(place: Any, sizes: dict[str, int]) -> Any:
+        return replace(place.policy(sizes), slowest=0.5)
+
+    with serving(policy=impatient) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.place.port, timeout=10)
+        connection.putrequest("POST", "/api/photos")
+        connection.putheader("content-type", "multipart/form-data; boundary=x")
+        connection.putheader("content-length", "1000")
+        connection.endheaders(b"--x\r\n")
+        for _ in range(8):
+            time.sleep(0.1)
+            with contextlib.suppress(OSError):
+                connection.send(b"a")
+        assert connection.getresponse().status == 408
+
+
+def test_a_photo_that_is_removed_while_it_is_explained(tmp_path: Path) -> None:
+    class Slow(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            time.sleep(0.1)
+            return super().forward(x)
+
+    (tmp_path / "one.png").write_bytes(photo_bytes())
+    gallery = Gallery()
+    entry = gallery.add(Entry("one.png", photo=tmp_path / "one.png"))
+    with serving(explainer=small_explainer(Slow()), gallery=gallery) as server:
+        response = server.client.post(f"/api/photos/{entry.id}")
+        again = server.client.post(f"/api/photos/{entry.id}")
+        assert again.json() == response.json(), "it stands in the queue once"
+        server.client.delete(f"/api/results/{entry.id}")
+        assert server.ended(response)["state"] == "done"
+        assert server.client.get("/api/results").json() == []
+
+
 def test_closed_connections(server: Served, result: str) -> None:
     """Half a request, and a large answer that nobody waits for."""
     large = f"GET /api/results/{result}/arrays/input HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -780,6 +817,25 @@ def test_the_next_free_port() -> None:
         second = place_at("127.0.0.1", None)
         second.socket.close()
     assert second.port > first.port >= 8765
+
+
+def test_what_is_listed(folder: Path) -> None:
+    """Photos and results of folders; pictures in results of any command are no photos."""
+    from guidxmage.cli.serve import _listed
+
+    pytest.importorskip("matplotlib")
+    for command in ("explain", "attack"):
+        options = ["--model", "net.py:build", "--out", f"made/{command}"]
+        more = ["--objects", "none"] if command == "explain" else []
+        made = CliRunner().invoke(app, [command, "photo.png", *options, *more])
+        assert made.exit_code == 0, made.output
+    gallery = Gallery()
+    photos, saved = _listed([Path()], gallery)
+    assert [str(path) for path in photos] == ["photo.png"]
+    assert [str(path) for path in saved] == ["made/explain/photo"]
+    assert gallery.each(lambda entry: entry.state) == ["ready", "new"]
+    photos, _ = _listed([Path("made/explain/photo/figure.png")], Gallery())
+    assert len(photos) == 1, "but when it is named"
 
 
 def test_a_missing_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

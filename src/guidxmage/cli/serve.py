@@ -169,7 +169,7 @@ def _listed(paths: Sequence[Path], gallery: Gallery) -> tuple[list[Path], list[P
     inside = tuple(f"{os.path.abspath(folder)}{os.sep}" for folder in saved)
     given = [path for path in paths if not _is_inside(path, saved)]
     found = find_images(given, problems)
-    photos = [one for one in found if not os.path.abspath(one).startswith(inside)]
+    photos = [one for one in found if one in given or not _is_picture_of(one, inside)]
     for folder in list(saved):
         try:
             name, summary = summary_of_saved(folder)
@@ -188,6 +188,13 @@ def _listed(paths: Sequence[Path], gallery: Gallery) -> tuple[list[Path], list[P
     for problem in problems:
         complain(problem)
     return photos, saved
+
+
+def _is_picture_of(photo: Path, results: tuple[str, ...]) -> bool:
+    """Whether it was drawn into a result, of `explain` or of another command."""
+    from guidxmage.files.result_folder import is_result
+
+    return os.path.abspath(photo).startswith(results) or is_result(photo.parent)
 
 
 def _results_below(folder: Path) -> list[Path]:
