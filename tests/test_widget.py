@@ -460,7 +460,6 @@ def test_the_module_in_a_browser(page: Any, explanation: Explanation) -> None:
     assert result.locator('[data-value="before"]').text_content() == printed(
         float(explanation.score)
     )
-    one.get_by_text("All classes by their logits").click()
     one.get_by_role("button", name="Explain ").first.click()
     one.locator(".gx-target").nth(1).wait_for()
     # A view that is closed leaves the other alone.
