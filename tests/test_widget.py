@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from viewer_tools import missing
 
 from guidxmage import Explainer, Explanation, InputError, MissingExtraError
 from guidxmage.viewer import widget as module
@@ -25,6 +24,7 @@ from guidxmage.viewer.scene import Scene
 from guidxmage.viewer.widget import Conversation, notebook_module
 from tests.test_erasing import photo
 from tests.test_questions import SEEN, box, layers, runs
+from tests.viewer_tools import missing
 
 pytest.importorskip("anywidget")
 
