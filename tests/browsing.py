@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from viewer_tools import missing, program
+from tests.viewer_tools import missing, program
 
 
 @contextmanager

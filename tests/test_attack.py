@@ -411,3 +411,27 @@ def test_under_a_mask_an_affine_network_gives_up_its_optimum(budget: int, norm: 
     # Three quarters of the entries have to fall by 0.05 · 4/3 each.
     least = {"linf": 0.05 * 4 / 3, "l2": 0.05 * 4 / 3 * 144**0.5}[norm]
     assert found.norm.tolist() == pytest.approx([least] * 2, rel=2e-4)
+
+
+@pytest.mark.parametrize("quantise", [False, True])
+def test_progress_is_told_and_may_end_the_attack(
+    network: nn.Module, samples: tuple[Tensor, Tensor], quantise: bool
+) -> None:
+    model = network
+    X = samples[0][:2]
+    told: list[float] = []
+    result = attack(model, X, budget=12, quantise=quantise, progress=told.append)
+    assert told[0] == 0
+    assert told == sorted(told)
+    assert told[-1] < 1
+    plain = attack(model, X, budget=12, quantise=quantise)
+    assert torch.equal(plain.adversarial.nan_to_num(), result.adversarial.nan_to_num())
+
+    def enough(share: float) -> None:
+        if share > 0.4:
+            raise KeyboardInterrupt
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt):
+        attack(model, X, budget=12, quantise=quantise, progress=enough)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,6 +1,6 @@
 """kill −9 at random moments of every command that goes on where it was stopped.
 
-GUIDXMAGE_KILLS says how often each is killed (3); GUIDXMAGE_KILL_SEED when (0).
+GUIDXMAGE_KILLS says how often each is killed (2); GUIDXMAGE_KILL_SEED when (0).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LIBRARIES = ("matplotlib", "safetensors", "foolbox", "pyautoattack", "captum", "
 def test_nothing_is_lost_when_runs_are_killed(tmp_path: Path) -> None:
     for name in LIBRARIES:
         pytest.importorskip(name)
-    kills, seed = os.environ.get("GUIDXMAGE_KILLS", "3"), os.environ.get("GUIDXMAGE_KILL_SEED", "0")
+    kills, seed = os.environ.get("GUIDXMAGE_KILLS", "2"), os.environ.get("GUIDXMAGE_KILL_SEED", "0")
     done = subprocess.run(
         [sys.executable, "-m", "tests.killed_runs", str(tmp_path), kills, seed],
         cwd=ROOT,

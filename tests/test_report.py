@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reported import explained, masks_for, photos_in
 from typer.testing import CliRunner
 
 from guidxmage.attribution.archive import read_result, restored
@@ -22,6 +21,7 @@ from guidxmage.errors import InputError
 from guidxmage.jobs import report_results as reporting
 from guidxmage.jobs.saved_scene import saved_scene
 from guidxmage.viewer.report import ReportPhoto, write_report
+from tests.reported import explained, masks_for, photos_in
 
 pytest.importorskip("matplotlib")
 NAMES = ["a.png", "b.png", "c.png"]

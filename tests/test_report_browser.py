@@ -8,21 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from browsing import Watched, browser, until
-from reported import SIZE, explained, masks_for
 
-from guidxmage.attribution.placement import smoothed
 from guidxmage.jobs import report_results as reporting
 from guidxmage.jobs.saved_scene import saved_scene
-from guidxmage.view.colors import color_index, shared_scale
-from guidxmage.viewer.scene import Scene
+from tests.browsing import Watched, browser, until
+from tests.reported import SIZE, explained, masks_for
+from tests.shown_numbers import areas_address, check_areas, check_pixels, random_areas
 
 pytest.importorskip("matplotlib")
 NAMES = ["a.png", "b.png", "c.png"]
-BANDS = ["subtracts strongly", "subtracts", "calm", "adds", "adds strongly"]
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +65,6 @@ def photo(page: Any, number: int, more: str = "") -> None:
     """Open a photo by its address."""
     page.evaluate("hash => { location.hash = hash; }", f"#photo={number:04d}{more}")
     page.wait_for_selector("[data-gx=stage]")
-
-
-def printed(value: float) -> str:
-    return format(float(value), ".6g").replace("-", "−")
 
 
 # --- the list ------------------------------------------------------------------------------------
@@ -176,110 +167,15 @@ def test_the_look_goes_along_to_the_next_photo(watched: Watched) -> None:
 # --- the numbers ---------------------------------------------------------------------------------
 
 
-def contributions(scene: Scene, number: int) -> Any:
-    stored = scene.arrays.get(f"contributions.{number}")
-    if stored is not None:
-        return stored
-    counted = scene.arrays["input"]
-    if "reference" in scene.arrays:
-        counted = counted - scene.arrays["reference"]
-    return scene.arrays[f"weights.{number}"] * counted
-
-
 def test_fifty_pixels_are_numpys(watched: Watched, results: list[Path]) -> None:
-    page = watched.page
-    scene, _ = saved_scene(results[0])
-    depth = scene.manifest["depth"]
-    A = contributions(scene, 0)
-    pixels = A.astype(np.float64).sum(0)
-    bands = color_index(pixels, shared_scale([pixels]))
-    photo(page, 1)
-    box = page.locator("[data-gx=stage]").bounding_box()
-    place = page.locator("[data-gx=cursor]")
-    until(page, "document.querySelector('[data-gx=cursor] [data-value=sum]').textContent !== '–'")
-    rng = np.random.default_rng(0)
-    seen = set()
-    height, width = SIZE
-    side = min(box["width"] / width, box["height"] / height) * 0.95
-    while len(seen) < 50:
-        row, column = int(rng.integers(height)), int(rng.integers(width))
-        x = box["x"] + box["width"] / 2 + (column + 0.5 - width / 2) * side
-        y = box["y"] + box["height"] / 2 + (row + 0.5 - height / 2) * side
-        page.mouse.move(x, y)
-        found = place.evaluate(
-            "element => Object.fromEntries([...element.querySelectorAll('[data-value]')]"
-            ".map((cell) => [cell.dataset.value, cell.textContent]))"
-        )
-        row, column = int(found["row"]), int(found["column"])
-        seen.add((row, column))
-        wanted = {
-            "sum": printed(pixels[row, column]),
-            "placed": printed(scene.arrays[f"placed.0.{depth}"][row, column]),
-            "whole": printed(scene.arrays[f"whole.0.{depth}"][row, column]),
-            "band": BANDS[bands[row, column]],
-        }
-        for channel, color in enumerate(("red", "green", "blue")):
-            wanted[color] = str(scene.arrays["picture"][row, column, channel])
-            wanted[f"weights.{channel}"] = printed(scene.arrays["weights.0"][channel, row, column])
-            wanted[f"contributions.{channel}"] = printed(A[channel, row, column])
-        assert {name: found[name] for name in wanted} == wanted, (row, column)
-
-
-def packed(mask: Any) -> str:
-    """A mask as the address has it: run lengths in pairs, in the base 36."""
-    flat = mask.ravel()
-    ends = np.flatnonzero(np.diff(flat, prepend=0))
-    runs = np.diff(np.concatenate([[0], ends, [flat.size]])).tolist()
-    pairs = [runs[at : at + 2] for at in range(0, len(runs), 2)]
-    return "-".join(".".join(np.base_repr(run, 36).lower() for run in pair) for pair in pairs)
+    photo(watched.page, 1)
+    check_pixels(watched.page, saved_scene(results[0])[0])
 
 
 def test_twenty_areas_are_numpys(watched: Watched, results: list[Path]) -> None:
-    page = watched.page
-    scene, _ = saved_scene(results[1])
-    depth = scene.manifest["depth"]
-    rng = np.random.default_rng(1)
-    masks = []
-    for _ in range(20):
-        top, left = rng.integers(0, SIZE[0] - 4), rng.integers(0, SIZE[1] - 4)
-        mask = np.zeros(SIZE, dtype=int)
-        mask[top : top + rng.integers(2, 12), left : left + rng.integers(2, 14)] = 1
-        masks.append(mask)
-    areas = "!".join(f"area{number}~{packed(mask)}" for number, mask in enumerate(masks))
-    photo(page, 2, f"&a={areas}")
-    page.wait_for_selector("[data-gx=areas] [data-area=area19] [data-value=whole]")
-    until(
-        page,
-        "document.querySelector('[data-area=total] [data-value=whole]')?.textContent.length > 1",
-    )
-    found = page.evaluate(
-        "Object.fromEntries([...document.querySelectorAll('[data-gx=areas] [data-area]')].map("
-        "(row) => [row.dataset.area, Object.fromEntries([...row.querySelectorAll('[data-value]')]"
-        ".map((cell) => [cell.dataset.value, cell.textContent]))]))"
-    )
-    pixels = contributions(scene, 0).astype(np.float64).sum(0)
-    placed = scene.arrays[f"placed.0.{depth}"].astype(np.float64)
-    sigma = scene.manifest["depths"][depth]["sigma"]
-    whole = smoothed(torch.from_numpy(scene.arrays[f"whole.0.{depth}"].copy()), sigma).numpy()
-    free = np.ones(SIZE, dtype=bool)
-    rows = {}
-    for number, mask in enumerate(masks):
-        rows[f"area{number}"] = free & (mask > 0)
-        free &= mask == 0
-    rows["rest"] = free
-    for name, inside in rows.items():
-        own = pixels[inside]
-        assert found[name] == {
-            "pixels": str(int(inside.sum())),
-            "sum": printed(own.sum()),
-            "placed": printed(placed[inside].sum()),
-            "whole": printed(whole[inside].sum()),
-            "positive": printed(own[own > 0].sum()),
-            "negative": printed(own[own < 0].sum()),
-        }, name
-    target = scene.manifest["targets"][0]
-    score = float(found["total"]["whole"].replace("−", "-"))
-    assert score == pytest.approx(target["score"], rel=1e-5)
+    masks = random_areas(SIZE)
+    photo(watched.page, 2, f"&{areas_address(masks)}")
+    check_areas(watched.page, saved_scene(results[1])[0], masks)
 
 
 def test_the_evidence_is_there(watched: Watched, results: list[Path]) -> None:

@@ -245,6 +245,16 @@ def test_another_machine_needs_the_token() -> None:
         sentence(server.client.get("/", headers={"host": "evil.example"}), 421)
 
 
+def test_a_token_on_this_machine() -> None:
+    place = place_at("127.0.0.1", 0, token=True)
+    place.socket.close()
+    assert place.token
+    assert f"/?token={place.token}" in place.url
+    policy = place.policy({})
+    assert policy.token == place.token
+    assert not policy.addresses
+
+
 def test_what_counts_as_this_machine() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "localhost.evil.example")))
@@ -435,6 +445,43 @@ def test_a_request_that_never_ends() -> None:
         connection.putheader("content-length", "1000")
         connection.endheaders(b"--x\r\n")
         assert connection.getresponse().status == 408
+
+
+def test_a_request_that_comes_in_drops() -> None:
+    from dataclasses import replace
+
+    def impatient(place: Any, sizes: dict[str, int]) -> Any:
+        return replace(place.policy(sizes), slowest=0.5)
+
+    with serving(policy=impatient) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.place.port, timeout=10)
+        connection.putrequest("POST", "/api/photos")
+        connection.putheader("content-type", "multipart/form-data; boundary=x")
+        connection.putheader("content-length", "1000")
+        connection.endheaders(b"--x\r\n")
+        for _ in range(8):
+            time.sleep(0.1)
+            with contextlib.suppress(OSError):
+                connection.send(b"a")
+        assert connection.getresponse().status == 408
+
+
+def test_a_photo_that_is_removed_while_it_is_explained(tmp_path: Path) -> None:
+    class Slow(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            time.sleep(0.1)
+            return super().forward(x)
+
+    (tmp_path / "one.png").write_bytes(photo_bytes())
+    gallery = Gallery()
+    entry = gallery.add(Entry("one.png", photo=tmp_path / "one.png"))
+    with serving(explainer=small_explainer(Slow()), gallery=gallery) as server:
+        response = server.client.post(f"/api/photos/{entry.id}")
+        again = server.client.post(f"/api/photos/{entry.id}")
+        assert again.json() == response.json(), "it stands in the queue once"
+        server.client.delete(f"/api/results/{entry.id}")
+        assert server.ended(response)["state"] == "done"
+        assert server.client.get("/api/results").json() == []
 
 
 def test_closed_connections(server: Served, result: str) -> None:
@@ -690,6 +737,24 @@ def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary", "work"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_many_clients_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial of the benchmarks, a small one."""
+    import asyncio
+
+    from tests.test_benchmarks import script
+
+    trial = script("benchmarks/serve.py")
+    with serving(gallery=Gallery(keep=3)) as server:
+        own = trial.Trial(str(server.client.base_url), time.monotonic() + 3, photo_bytes())
+        asyncio.run(trial.together(own, 6, os.getpid()))
+    assert not own.failures
+    rows = trial.rows_of(own)
+    assert {"list", "job", "upload"} <= {row.get("request") for row in rows}
+    assert rows[-1]["work"] > 0
+    assert "| upload |" in trial.table(rows)
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 NETWORK = """
@@ -752,6 +817,25 @@ def test_the_next_free_port() -> None:
         second = place_at("127.0.0.1", None)
         second.socket.close()
     assert second.port > first.port >= 8765
+
+
+def test_what_is_listed(folder: Path) -> None:
+    """Photos and results of folders; pictures in results of any command are no photos."""
+    from guidxmage.cli.serve import _listed
+
+    pytest.importorskip("matplotlib")
+    for command in ("explain", "attack"):
+        options = ["--model", "net.py:build", "--out", f"made/{command}"]
+        more = ["--objects", "none"] if command == "explain" else []
+        made = CliRunner().invoke(app, [command, "photo.png", *options, *more])
+        assert made.exit_code == 0, made.output
+    gallery = Gallery()
+    photos, saved = _listed([Path()], gallery)
+    assert [str(path) for path in photos] == ["photo.png"]
+    assert [str(path) for path in saved] == ["made/explain/photo"]
+    assert gallery.each(lambda entry: entry.state) == ["ready", "new"]
+    photos, _ = _listed([Path("made/explain/photo/figure.png")], Gallery())
+    assert len(photos) == 1, "but when it is named"
 
 
 def test_a_missing_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

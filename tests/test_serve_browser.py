@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from tests.shown_numbers import areas_address, check_areas, check_pixels, printed, random_areas
 from tests.viewer_tools import missing, program
 
 pytest.importorskip("fastapi")
@@ -189,38 +191,59 @@ def test_the_keyboard_alone(visit: Visit) -> None:
     quiet(visit)
 
 
-def test_hovered_pixels_are_the_numbers_of_python(visit: Visit) -> None:
+def _held(visit: Visit, name: str) -> Any:
+    """What the server holds of an uploaded photo, which is open in the viewer."""
     visit.open()
-    visit.choose("numbers.png")
-    visit.result("numbers.png").click()
-    visit.shows("numbers.png")
+    visit.choose(name)
+    visit.result(name).click()
+    visit.shows(name)
     identity = re.search(r"result=([\w-]+)", visit.page.url)
     assert identity is not None
-    held = visit.server.desk.gallery.held(identity[1])
-    contributions = held.explanation.contributions.numpy()
-    weights = held.explanation.weights.numpy()
-    height, width = contributions.shape[1:]
-    stage = visit.page.locator("[data-gx=stage]")
-    stage.focus()
-    stage.press("Home")
-    random = np.random.default_rng(0)
-    cursor = visit.page.locator("[data-gx=cursor]")
+    return visit.server.desk.gallery.held(identity[1])
 
-    def value(name: str) -> str:
-        return (cursor.locator(f'[data-value="{name}"]').text_content() or "").strip()
 
-    for _ in range(10):
-        for key in ("ArrowDown", "ArrowRight"):
-            for _ in range(int(random.integers(1, 4))):
-                stage.press(key)
-        row, column = int(value("row")), int(value("column"))
-        assert 0 <= row < height
-        assert 0 <= column < width
-        for channel in range(3):
-            own = f"{contributions[channel, row, column]:.6g}"
-            assert _number(value(f"contributions.{channel}")) == float(own)
-            own = f"{weights[channel, row, column]:.6g}"
-            assert _number(value(f"weights.{channel}")) == float(own)
+def test_fifty_pixels_are_numpys(visit: Visit) -> None:
+    check_pixels(visit.page, _held(visit, "pixels.png").scene)
+    quiet(visit)
+
+
+def test_twenty_areas_are_numpys(visit: Visit) -> None:
+    scene = _held(visit, "areas.png").scene
+    masks = random_areas(scene.manifest["size"])
+    visit.page.goto(visit.page.url.split("#")[0] + "#" + areas_address(masks))
+    visit.page.reload()
+    visit.shows("areas.png")
+    check_areas(visit.page, scene, masks)
+    quiet(visit)
+
+
+@pytest.mark.parametrize("fill", ["zero", "black"])
+def test_an_erased_area_is_what_the_network_says(visit: Visit, fill: str) -> None:
+    """The page's numbers are those of the network run here, and of Δ and b."""
+    held = _held(visit, f"erased-{fill}.png")
+    scene, found = held.scene, held.explanation
+    mask = np.zeros(scene.manifest["size"], dtype=int)
+    mask[5:20, 8:30] = 1
+    page = visit.page
+    page.goto(page.url.split("#")[0] + "#" + areas_address([mask]))
+    page.reload()
+    visit.shows(f"erased-{fill}.png")
+    panel = page.locator("[data-question=erase]")
+    panel.locator("select").last.select_option(fill)
+    panel.get_by_role("button", name="Erase and check").click()
+    result = panel.locator("[data-gx=erase-result]")
+    expect(result.locator("[data-value=after]")).to_be_visible(timeout=30_000)
+    X = found.input.clone()
+    X[:, torch.from_numpy(mask) > 0] = 0  # both fills: there is no normalisation
+    model = visit.server.desk.maker.explainer.model
+    with torch.no_grad():
+        after = float(model(X[None])[0, int(found.target)])
+    predicted = float(found.symbolic_model(X, check=False))
+    for name, value in (("after", after), ("predicted", predicted)):
+        text = result.locator(f"[data-value={name}]").text_content()
+        assert text == printed(value), name
+    gap = _number(result.locator("[data-value=gap]").text_content() or "")
+    assert gap == pytest.approx(after - predicted, rel=1e-4, abs=1e-5)
     quiet(visit)
 
 

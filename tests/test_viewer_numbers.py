@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-from viewer_tools import run_modules
 
 from guidxmage.attribution.placement import smoothed
 from guidxmage.view.colors import ASCENDING, color_index, colorize, shared_scale
 from guidxmage.view.diverging import diverging, over_photo
 from guidxmage.view.maps import overlay, smooth_contributions
+from tests.viewer_tools import run_modules
 
 torch = pytest.importorskip("torch")
 SHAPES = [(1, 1), (1, 7), (9, 1), (2, 2), (13, 17), (40, 31)]

@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from viewer_tools import ASSETS, missing, program
 
 from guidxmage.viewer.page_files import (
     exports_of,
@@ -20,6 +19,7 @@ from guidxmage.viewer.page_files import (
     viewer_module,
     viewer_script,
 )
+from tests.viewer_tools import ASSETS, missing, program
 
 MODULES = sorted(path.stem for path in ASSETS.glob("*.js"))
 IMPORT = re.compile(r'import \{ (\w+(?:, \w+)*),? \} from "\./([a-z_]+)\.js";')

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from viewer_tools import missing
 
 from guidxmage import Explainer, Explanation, InputError, MissingExtraError
 from guidxmage.viewer import widget as module
@@ -25,6 +24,7 @@ from guidxmage.viewer.scene import Scene
 from guidxmage.viewer.widget import Conversation, notebook_module
 from tests.test_erasing import photo
 from tests.test_questions import SEEN, box, layers, runs
+from tests.viewer_tools import missing
 
 pytest.importorskip("anywidget")
 
@@ -89,6 +89,8 @@ def test_a_widget_gives_its_arrays_when_asked(explanation: Explanation, notebook
     assert manifest["name"] == "noise.png"
     assert shown.asks
     assert "objects" in manifest["arrays"]
+    assert manifest["objects"]["source"] == "auto"
+    assert set(manifest["evidence"]) == {"versions", "fingerprints"}
     assert manifest["depths"]
     while True:  # the layout is a widget of its own, and is opened first
         kind, opened, _ = notebook.said.get(timeout=5)
@@ -458,7 +460,6 @@ def test_the_module_in_a_browser(page: Any, explanation: Explanation) -> None:
     assert result.locator('[data-value="before"]').text_content() == printed(
         float(explanation.score)
     )
-    one.get_by_text("All classes by their logits").click()
     one.get_by_role("button", name="Explain ").first.click()
     one.locator(".gx-target").nth(1).wait_for()
     # A view that is closed leaves the other alone.

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from guidxmage.attribution.archive import KIND, read_explanation, write_explanation
+from guidxmage.attribution.archive import (
+    KIND,
+    manifest_of,
+    read_explanation,
+    write_explanation,
+)
 from guidxmage.attribution.attribution import Attribution
 from guidxmage.attribution.change_space import Door, with_network
 from guidxmage.attribution.exactness import in_words
@@ -271,10 +276,14 @@ class Explanation(Attribution):
         lone = explainer is not None and self.symbolic_model.network is None
         shown = (with_network(self, explainer) if lone else self)._with_depths()
         none = regions is None or shown.batched  # scene_of says what is wrong with a batch
-        if isinstance(regions, str) and regions == "auto" and not none:
+        auto = isinstance(regions, str) and regions == "auto"
+        if auto and not none:
             none = find_spec("skimage") is None or shown.picture() is None
         found = None if none else shown.regions(regions)
-        scene = scene_of(shown, found, name=name, regions_from="" if none else "auto")
+        source = "" if none else "auto" if auto else "given"
+        stated = manifest_of(shown)
+        evidence = {key: stated[key] for key in ("versions", "fingerprints")}
+        scene = scene_of(shown, found, name=name, regions_from=source, evidence=evidence)
         return widget_of(scene, answers_about(shown, scene, explainer))
 
     def certificate(self, *, primes: int = 3, seed: int | None = None) -> list[Certificate]:

@@ -86,6 +86,10 @@ def serve(  # noqa: PLR0917
         str,
         typer.Option(help="Address to be found at; other machines reach it by a token."),
     ] = "127.0.0.1",
+    token: Annotated[
+        bool,
+        typer.Option("--token", help="Need the token on this machine, too, which others may use."),
+    ] = False,
     port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="By default 8765 or the next free one; 0 for any."),
@@ -118,7 +122,7 @@ def serve(  # noqa: PLR0917
 
     gallery = Gallery(keep)
     photos, saved = _listed(paths or [], gallery)
-    place = place_at(host, port)
+    place = place_at(host, port, token=token)
     asked = model or _named_by(saved if not photos else []) or _DEFAULT
     source = {"model": asked, "weights": weights, "dtype": dtype.value, "gates": gates.value}
     if labels is not None:
@@ -165,7 +169,7 @@ def _listed(paths: Sequence[Path], gallery: Gallery) -> tuple[list[Path], list[P
     inside = tuple(f"{os.path.abspath(folder)}{os.sep}" for folder in saved)
     given = [path for path in paths if not _is_inside(path, saved)]
     found = find_images(given, problems)
-    photos = [one for one in found if not os.path.abspath(one).startswith(inside)]
+    photos = [one for one in found if one in given or not _is_picture_of(one, inside)]
     for folder in list(saved):
         try:
             name, summary = summary_of_saved(folder)
@@ -184,6 +188,13 @@ def _listed(paths: Sequence[Path], gallery: Gallery) -> tuple[list[Path], list[P
     for problem in problems:
         complain(problem)
     return photos, saved
+
+
+def _is_picture_of(photo: Path, results: tuple[str, ...]) -> bool:
+    """Whether it was drawn into a result, of `explain` or of another command."""
+    from guidxmage.files.result_folder import is_result
+
+    return os.path.abspath(photo).startswith(results) or is_result(photo.parent)
 
 
 def _results_below(folder: Path) -> list[Path]:

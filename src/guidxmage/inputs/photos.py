@@ -159,7 +159,7 @@ def read_image_bytes(
 def _opened(
     file: IO[bytes], name: str, formats: tuple[str, ...] | None = None
 ) -> Iterator[Image.Image]:
-    with Image.open(file, formats=formats) as opened:
+    with Image.open(file) if formats is None else Image.open(file, formats=formats) as opened:
         if opened.format in _PROGRAMS:
             raise InputError(f"{name} is {opened.format}, which is no photo; save it as PNG")
         check_pixels(opened.size[::-1], name)

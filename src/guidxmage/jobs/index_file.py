@@ -49,7 +49,7 @@ def add_to_index(
 ) -> Path | None:
     """`write_index` for results wherever they are, beside those that the table has already."""
     listed = _listed(out / INDEX) if (out / INDEX).is_file() and _is_ours(out / INDEX) else set()
-    added = {_place(out, folder) for folder in results}
+    added = {place_from(out, folder) for folder in results}
     return _write(out, [out / place / MANIFEST for place in sorted(listed | added)], say)
 
 
@@ -59,8 +59,8 @@ def _listed(path: Path) -> set[str]:
         return {line["result"] for line in csv.DictReader(file) if line["result"]}
 
 
-def _place(out: Path, folder: Path) -> str:
-    """Where a result lies as seen from the table."""
+def place_from(out: Path, folder: Path) -> str:
+    """Where a result lies as seen from a folder, with slashes."""
     try:
         return Path(os.path.relpath(folder, out)).as_posix()
     except ValueError:  # on another drive
@@ -102,7 +102,7 @@ def _lines(out: Path, path: Path) -> Iterator[dict[str, Any]]:
         if not str(manifest["schema"]).startswith("guid-xmage/explanation/"):
             return
         found = [
-            {**_of_result(manifest, result), "result": _place(out, path.parent)}
+            {**_of_result(manifest, result), "result": place_from(out, path.parent)}
             for result in manifest["results"]
         ]
         tables = manifest.get("objects") or [None] * len(found)

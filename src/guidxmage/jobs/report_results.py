@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from guidxmage.attribution.archive import ARRAYS
 from guidxmage.errors import InputError
 from guidxmage.files.names import shown
-from guidxmage.jobs.index_file import add_to_index
+from guidxmage.jobs.index_file import add_to_index, place_from
 from guidxmage.jobs.saved_scene import saved_scene
 from guidxmage.jobs.verify_result import find_results
 from guidxmage.viewer.report import (
@@ -78,8 +79,12 @@ def report_results(
     check_report(out)
     reading = _Reading(out, say, advance)
     beside = len(folders) > MOST_PHOTOS or _size(folders) > MOST_BYTES
+    photos = reading.photos(folders)
+    first = next(photos, None)
+    if first is None:  # before anything is made
+        raise InputError("there is no result that a report could show")
     count = write_report(
-        out, reading.photos(folders), title=title, beside=beside, overwrite=overwrite
+        out, chain([first], photos), title=title, beside=beside, overwrite=overwrite
     )
     add_to_index(out.parent, reading.read, say)
     old = data_folder(out)
@@ -107,8 +112,8 @@ class _Reading:
         for folder in folders:
             try:
                 scene, summary = saved_scene(folder)
-                place = os.path.relpath(folder, self.out.parent)
-                yield ReportPhoto.of(scene, summary, shown(Path(place).as_posix()))
+                place = shown(place_from(self.out.parent, folder))
+                yield ReportPhoto.of(scene, summary, place)
             except InputError as error:
                 self.say(f"left out: {error}")
             else:

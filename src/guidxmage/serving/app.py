@@ -51,8 +51,9 @@ def create_app(serving: Serving) -> Guard:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     _add_errors(app)
     _add_page(app, serving)
-    _add_results(app, serving.desk)
-    _add_work(app, serving.desk)
+    receiving = asyncio.Semaphore(_RECEIVING)
+    _add_results(app, serving.desk, receiving)
+    _add_work(app, serving.desk, receiving)
     return Guard(app, serving.policy)
 
 
@@ -147,7 +148,7 @@ def _add_page(app: FastAPI, serving: Serving) -> None:
         return _json({**serving.info, "queue": serving.desk.queue.counts()})
 
 
-def _add_results(app: FastAPI, desk: Desk) -> None:
+def _add_results(app: FastAPI, desk: Desk, receiving: asyncio.Semaphore) -> None:
     reading = asyncio.Semaphore(_READING)
     gallery = desk.gallery
 
@@ -187,9 +188,9 @@ def _add_results(app: FastAPI, desk: Desk) -> None:
     @app.post("/api/results/{identity}/questions")
     async def question(request: Request, identity: str) -> Response:
         held = await taken(gallery.held, identity)
-        async with reading:
+        async with receiving:
             body = await request.body()
-            asked = await asyncio.to_thread(_question, body)
+            asked = await taken(_question, body)
         return _json({"job": desk.ask(held, asked, len(body)).id}, 202)
 
 
@@ -204,9 +205,7 @@ def _question(body: bytes) -> dict[str, Any]:
     return found
 
 
-def _add_work(app: FastAPI, desk: Desk) -> None:
-    receiving = asyncio.Semaphore(_RECEIVING)
-
+def _add_work(app: FastAPI, desk: Desk, receiving: asyncio.Semaphore) -> None:
     def submitted(job: Job) -> Response:
         return _json({"job": job.id}, 202)
 

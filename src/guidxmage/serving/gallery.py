@@ -77,8 +77,10 @@ class Gallery:
             return self._entries[identity]
 
     def put(self, entry: Entry, held: Held) -> None:
-        """What was explained of an entry."""
+        """What was explained of an entry; nothing where it was taken off the list meanwhile."""
         with self._lock:
+            if entry.id not in self._entries:
+                return
             entry.held, entry.summary, entry.error, entry.picture = held, held.summary, None, None
             self._touch(entry)
 

@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import ipaddress
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
@@ -43,7 +44,7 @@ class Policy:
     """hosts: names that the address may have, whatever the port (a tunnel may have another).
     addresses: any IP address will do as well; no foreign page can give itself one. token: needed
     where it is not None. cookie: what it is called. largest_body: path → bytes, and of all others
-    `small_body`. patience: seconds that a body may pause for.
+    `small_body`. patience: seconds that a body may pause for, and slowest that it may take at all.
     """
 
     hosts: tuple[str, ...] = LOOPBACK
@@ -53,6 +54,7 @@ class Policy:
     largest_body: Mapping[str, int] = field(default_factory=dict)
     small_body: int = 2**16
     patience: float = 30.0
+    slowest: float = 300.0
 
     def limit(self, path: str) -> int:
         """Bytes that the body of a request to this path may have."""
@@ -143,13 +145,15 @@ class Guard:
         if stated and (not stated.isdecimal() or len(stated) > 18 or int(stated) > limit):
             raise too_large
         count, complete = 0, False
+        until = time.monotonic() + self.policy.slowest
 
         async def counted() -> Message:
             nonlocal count, complete
             if complete:
                 return await receive()
+            left = min(self.policy.patience, until - time.monotonic())
             try:
-                message = await asyncio.wait_for(receive(), self.policy.patience)
+                message = await asyncio.wait_for(receive(), max(left, 0.001))
             except asyncio.TimeoutError:
                 raise RefusedError(408, "the rest of the request did not come") from None
             count += len(message.get("body", b""))

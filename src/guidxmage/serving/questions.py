@@ -124,8 +124,13 @@ def _attacked(
     area = None if asked.area is None else asked.area.mask(_size(part))
     X = _attackable(part)
     mask = None if area is None else torch.from_numpy(area).to(X.device)
-    stop()
-    say(f"looking for the smallest change, with up to {asked.budget} gradients", None)
+    words = f"looking for the smallest change, with up to {asked.budget} gradients"
+
+    def progress(share: float) -> None:
+        stop()
+        say(words, share)
+
+    progress(0.0)
     result = attack(
         explainer,
         X[None],
@@ -134,6 +139,7 @@ def _attacked(
         mask=mask,
         budget=asked.budget,
         quantise=_has_levels(part),
+        progress=progress,
     )
     stop()
     success = bool(result.success[0])

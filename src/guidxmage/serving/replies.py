@@ -7,8 +7,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from guidxmage.errors import GuidXmageError
 
+_PLAIN = (str, int, type(None))
 JSON_TYPE = "application/json; charset=utf-8"
 
 
@@ -22,7 +25,7 @@ class RefusedError(GuidXmageError):
 
 def json_bytes(document: Any) -> bytes:
     """As JSON in UTF-8; what is no finite number is null."""
-    text = json.dumps(_finite(document), ensure_ascii=False, allow_nan=False, default=str)
+    text = json.dumps(_finite(document), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace")
 
 
@@ -33,4 +36,6 @@ def _finite(value: Any) -> Any:
         return {str(key): _finite(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(one) for one in value]
-    return value
+    if isinstance(value, np.generic):
+        return _finite(value.item())
+    return value if isinstance(value, _PLAIN) else str(value)

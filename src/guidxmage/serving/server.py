@@ -47,20 +47,22 @@ class Place:
         """What the guard lets through here."""
         own = f"[{self.host}]" if ":" in self.host else self.host
         names = {*LOOPBACK, own.lower()}
-        if self.token is not None:
+        everywhere = not is_loopback(self.host)
+        if everywhere:
             names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
         return Policy(
             hosts=tuple(names),
-            addresses=self.token is not None,
+            addresses=everywhere,
             token=self.token,
             cookie=f"guid-xmage-{self.port}",  # cookies are shared by all ports of a host
             largest_body=largest_body,
         )
 
 
-def place_at(host: str, port: int | None) -> Place:
+def place_at(host: str, port: int | None, *, token: bool = False) -> Place:
     """A socket bound there. port: None for the usual one or the next that is free, 0 for any.
 
+    token: have one also where only this machine can reach the page, which others may use.
     Raises InputError where there is no such host, or the port is taken.
     """
     tried = [port] if port is not None else range(PORT, PORT + _TRIED)
@@ -71,8 +73,9 @@ def place_at(host: str, port: int | None) -> Place:
             if number == tried[-1]:
                 raise
         else:
-            token = None if is_loopback(host) else secrets.token_urlsafe(24)
-            return Place(bound, host, int(bound.getsockname()[1]), token)
+            needed = token or not is_loopback(host)
+            made = secrets.token_urlsafe(24) if needed else None
+            return Place(bound, host, int(bound.getsockname()[1]), made)
     raise AssertionError
 
 

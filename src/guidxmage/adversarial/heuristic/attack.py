@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -44,6 +44,7 @@ def attack(
     quantise: bool = False,
     seed: int = 0,
     count_regions: int = 0,
+    progress: Callable[[float], None] | None = None,
 ) -> AttackResult:
     """The smallest perturbations of images in [0, 1] that change the network's answer.
 
@@ -54,7 +55,8 @@ def attack(
     "linf", "l1", "l0" (fewest pixels changed) or "erase" (fewest pixels set to 0). mask: bool
     (H, W), (B, H, W) or (B, C, H, W), True where pixels may change. budget: gradients per image.
     quantise: results lie on the 8-bit grid. count_regions: walk the line to each result through at
-    most that many regions and count them.
+    most that many regions and count them. progress: called with the share of the budget that is
+    spent, 0–1, before each gradient; what it raises ends the attack.
 
     Images that cannot be attacked (values outside [0, 1], NaN scores, a mask without pixels, a
     target that is the label) fail with a note and leave the others alone. Raises InputError where
@@ -77,7 +79,10 @@ def attack(
         open_ = (~already).nonzero()[:, 0]
         samples: list[Samples] = [[(0.0, image)] for image in problem.X]
         if len(open_):
-            account = _search(target_model, problem.rows(open_), budget, quantise, seed)
+            kind = GridAccount if quantise else Account
+            account = kind(target_model, problem.rows(open_), budget)
+            account.tell(progress)
+            _search(account, seed)
             for place, row in enumerate(open_.tolist()):
                 samples[row] = account.samples(place)
         result = _report(target_model, problem, samples, already, (quantise, count_regions))
@@ -87,14 +92,11 @@ def attack(
 # --- the search ----------------------------------------------------------------------------------
 
 
-def _search(
-    target_model: TargetModel, problem: Problem, budget: int, quantise: bool, seed: int
-) -> Account:
-    account = (GridAccount if quantise else Account)(target_model, problem, budget)
+def _search(account: Account, seed: int) -> None:
+    """Spend the budget."""
     with suppress(SpentError):
-        way = _WAYS.get(problem.norm, search_dense)
+        way = _WAYS.get(account.problem.norm, search_dense)
         way(account, account.problem, seed)
-    return account
 
 
 # --- the report ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ smallest offered is the result, so that a larger budget never ends with a larger
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -32,15 +33,23 @@ class Account:
 
     def __init__(self, target_model: TargetModel, problem: Problem, budget: int) -> None:
         self.target_model, self.left = target_model, budget
+        self._told: Callable[[float], None] | None = None
+        self._budget = budget
         self.problem = replace(problem, index=None)
         self.best = Found.nothing(problem)
         self._least = self.best.size.double()
         self._kept: list[list[tuple[float, Tensor]]] = [[] for _ in problem.X]
 
+    def tell(self, told: Callable[[float], None] | None) -> None:
+        """Tell what share of the budget is spent, before any of it is; None for nobody."""
+        self._told = told
+
     def pay(self, gradients: int = 1) -> None:
         """Take so many gradients of each image; raises SpentError where fewer are left."""
         if self.left < gradients:
             raise SpentError
+        if self._told is not None:
+            self._told(1 - self.left / self._budget)
         self.left -= gradients
 
     def local(self, Z: Tensor, goal: Goal, via: Tensor | None = None) -> Local:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,10 @@ class GridAccount(Account):
         super().__init__(target_model, problem, budget)
         self.grid = Account(target_model, problem, budget)
         self.turn, self.search_left = 0, _TURNS[0][0]
+
+    def tell(self, told: Callable[[float], None] | None) -> None:
+        """As without a grid."""
+        self.grid.tell(told)
 
     def pay(self, gradients: int = 1) -> None:
         """Take gradients for the search; its turn may be over, which the grid's comes before."""

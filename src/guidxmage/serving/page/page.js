@@ -34,7 +34,7 @@ class Page {
   async start() {
     this.listen();
     for (;;) {
-      await this.refresh();
+      if (!document.hidden) await this.refresh();
       await pause(REFRESH);
     }
   }
@@ -46,6 +46,7 @@ class Page {
       file.value = "";
     });
     document.addEventListener("dragover", (event) => {
+      if (event.target instanceof HTMLInputElement) return; // takes files by itself
       event.preventDefault();
       document.body.classList.add("gs-dragging");
     });
@@ -53,8 +54,9 @@ class Page {
       if (!event.relatedTarget) document.body.classList.remove("gs-dragging");
     });
     document.addEventListener("drop", (event) => {
-      event.preventDefault();
       document.body.classList.remove("gs-dragging");
+      if (event.target instanceof HTMLInputElement) return;
+      event.preventDefault();
       this.upload([...(event.dataTransfer?.files ?? [])]);
     });
     document.addEventListener("paste", (event) => {

@@ -4,8 +4,8 @@ import { Asking, needsNetwork } from "./asking.js";
 import { fill, labelled, make, panel, pressable, sentenceOf } from "./dom.js";
 import { briefly, exactly, inPercent } from "./words.js";
 
-/** So many classes are listed at once. */
-const LISTED = 10;
+/** So many classes are listed at once: the best, or what was searched for. */
+const LISTED = 5;
 
 /** The panel of classes. */
 export class ClassesPanel {
@@ -51,7 +51,7 @@ export class ClassesPanel {
     return [
       make(
         "details",
-        { class: "gx-inner", "data-gx": "other-classes" },
+        { class: "gx-inner", "data-gx": "other-classes", open: true },
         make("summary", {}, "All classes by their logits"),
         labelled("Search", this.query),
         this.found,

@@ -44,8 +44,11 @@ class Report {
     this.shown = null;
     this.kept = new URLSearchParams();
     this.turn = 0;
+    /** @type {ReportList | null} */
+    this.index = null;
     this.theme = new MutationObserver(() => this.wearTheme());
     window.addEventListener("hashchange", (event) => this.follow(event.oldURL));
+    window.addEventListener("beforeprint", () => this.index?.showAll());
     this.follow("");
   }
 
@@ -89,6 +92,7 @@ class Report {
     this.theme.disconnect();
     this.viewer?.destroy();
     this.viewer = null;
+    this.index = null;
   }
 
   /** The page around the viewer is as light or dark as the viewer. */
@@ -107,11 +111,11 @@ class Report {
       this.list = state;
       history.replaceState(null, "", this.listAddress());
     };
-    const list = new ReportList(this.lines, this.list, changed, (line) => `#photo=${line.id}`);
+    this.index = new ReportList(this.lines, this.list, changed, (line) => `#photo=${line.id}`);
     fill(this.root, make("main", { class: "gx-report-page" },
-      make("h1", {}, this.about.title), list.element));
+      make("h1", {}, this.about.title), this.index.element));
     this.wearTheme();
-    if (before !== null) list.focus(before);
+    if (before !== null) this.index.focus(before);
   }
 
   /**

@@ -114,11 +114,6 @@ export class ReportList {
           make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, this.heads)), this.body)),
       this.more);
     this.show();
-    window.addEventListener("beforeprint", () => {
-      if (!this.element.isConnected) return;
-      this.most = this.lines.length; // paper has no button
-      this.show();
-    });
   }
 
   /** @param {Column} column */
@@ -139,6 +134,12 @@ export class ReportList {
     this.most = LINES_AT_ONCE;
     this.show();
     this.onChange(this.state);
+  }
+
+  /** All lines, for paper, which has no button. */
+  showAll() {
+    this.most = this.lines.length;
+    this.show();
   }
 
   showMore() {
