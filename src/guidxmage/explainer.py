@@ -88,8 +88,8 @@ class Explainer:
         network = unwrapped(model)
         check_rows(batch_rows)
         refuse_unusable(network)
-        self._outputs = OutputSpace(output)
-        self.model = self._outputs.around(copied_to(network, device, dtype))
+        self.outputs = OutputSpace(output)
+        self.model = self.outputs.around(copied_to(network, device, dtype))
         self.name = name or name_of(network)
         self.labels = as_labels(labels)
         self._space = InputSpace(self.model, preprocessing)
@@ -121,7 +121,7 @@ class Explainer:
         """SHA-256 of all that its answers depend on, as `fingerprint.of_network` has it."""
         place = [str(one) for one in dtype_and_device(self.model)]
         run = [place, self.gates, self.batch_rows, self.memory_budget, self.cuda_graphs]
-        also = [self._space.transform, self.space, self.labels, run, self._outputs.output]
+        also = [self._space.transform, self.space, self.labels, run, self.outputs.output]
         return fingerprint.of_network(self.model, *also, code=self.code)
 
     @classmethod
@@ -228,7 +228,7 @@ class Explainer:
             model_name=self.name,
             weights_source=self.weights_source,
             preprocessing=self._space.preprocessing,
-            output=self._outputs.kind,
+            output=self.outputs.kind,
         )
         explanation = assembled(parts, batch, R, network, origin)
         self._check_together(network.program, batch.tensor, explanation)
@@ -331,7 +331,7 @@ class Explainer:
         def choose(logits: Tensor) -> Targets:
             refuse_nonfinite(logits, first)
             own = target[first : first + len(X)] if batched and is_per_image(target) else target
-            return self._outputs.choose(own, self._found(logits, given), batched=batched)
+            return self.outputs.choose(own, self._found(logits, given), batched=batched)
 
         runner = program if cuts else self._runner(program, given, first)
         run = run_chunk(runner, given, choose, self.rows(program), cuts)
@@ -340,14 +340,14 @@ class Explainer:
 
     def _found(self, logits: Tensor, given: Tensor) -> Outputs:
         """Outputs (B, N) of inputs (B, C, …), and what is known of them."""
-        shapes = self._outputs.shapes(self.model, given)
+        shapes = self.outputs.shapes(self.model, given)
         return Outputs(logits, shapes, given.shape[2:], self.labels, self.logits, self._space)
 
     def targets(self, image: Images) -> list[tuple[str, str]]:
         """What can be asked of an image's outputs: words for `target`, and what they mean."""
         with running(self.model):
             X = self._space.read(image).tensor[:1]
-            return self._outputs.offered(self._found(self.run(X), self.to_input(X)))
+            return self.outputs.offered(self._found(self.run(X), self.to_input(X)))
 
     def _runner(self, program: Program, given: Tensor, first: int) -> Program | Graphed:
         """What runs a chunk; what is left of a larger batch is not worth a graph of its own."""

@@ -110,23 +110,32 @@ class Explanation(Attribution):
     def regions(self, regions: Any = "auto", photo: Path | None = None) -> LabelMap:
         """Objects as regions of the network's input, for `objects()` and `figure()`.
 
-        photo: the file the image came from, to find its own annotation among several.
+        "auto" is what lies inside, near and elsewhere of the box or area that was asked for; where
+        there is none, the picture is segmented. photo: the file the image came from, to find its
+        own annotation among several.
         """
         from guidxmage.objects.label_map import read_regions
 
         if isinstance(regions, str) and regions == "auto":
-            from guidxmage.objects.segmentation import segment_image
+            from guidxmage.objects.around import asked_about
 
-            picture = self.picture()
-            if picture is None:
-                raise InputError("there is no picture to segment; pass masks of the objects")
-            return segment_image(picture)
+            own = self.preprocessing if self.space == "photo" else None
+            found = asked_about(self.meanings, tuple(self.input.shape[self.batched + 1 :]), own)
+            return self._segmented() if found is None else found
         found = read_regions(regions, image=photo)
         size = tuple(self.contributions.shape[-2:])
         if found.size != size and self.preprocessing is not None:
             found.check_size(self.photo_sizes[0], "the photo")
             found = found.cropped(self.preprocessing)
         return found
+
+    def _segmented(self) -> LabelMap:
+        from guidxmage.objects.segmentation import segment_image
+
+        picture = self.picture()
+        if picture is None:
+            raise InputError("there is no picture to segment; pass masks of the objects")
+        return segment_image(picture)
 
     # --- pictures ----------------------------------------------------------------------------
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidxmage.attribution.targets import Targets, choose_targets
+from guidxmage.attribution.targets import Targets, choose_targets, classes_of
 from guidxmage.engine.capture.as_found import running
 from guidxmage.errors import InputError
 from guidxmage.inputs.input_space import InputSpace
 from guidxmage.outputs.choosing import offered, wanted
+from guidxmage.outputs.classes import class_name
 from guidxmage.outputs.kinds import Output, Scores, as_output
 from guidxmage.outputs.meaning import Asked, Meaning, Seen
 from guidxmage.outputs.reading import Reading, Shapes, parted
@@ -80,7 +81,8 @@ class OutputSpace:
         """The targets that are meant, for each of the images. Raises InputError."""
         if self.output is None or self._are_scores(target, found):
             return choose_targets(target, found.flat, found.labels, batched=batched)
-        per_image = batched and isinstance(target, list)
+        flat = isinstance(target, Tensor) and target.ndim == 2
+        per_image = batched and (isinstance(target, list) or flat)
         rows = [
             wanted(target[row] if per_image else target, self.output, found.seen(row))
             for row in range(len(found.flat))
@@ -105,8 +107,11 @@ class OutputSpace:
 
     def offered(self, found: Outputs) -> list[tuple[str, str]]:
         """What the first of the images offers: the words to ask for it, and what that is."""
-        if self.output is None:
-            return []
+        if self.output is None or self._are_scores(None, found):
+            best = found.flat[0].topk(min(10, found.flat.shape[1]))
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            named = [(n, class_name(n, found.labels), value) for n, value in pairs]
+            return [(name if found.labels else str(n), f"{v:.6g}") for n, name, v in named]
         return offered(self.output, found.seen(0))
 
 
@@ -130,6 +135,5 @@ class _Choice:
 def _targets(asked: list[list[Asked]], *, several: bool) -> Targets:
     """B images' K targets each."""
     cotangent = torch.stack([torch.stack([one.cotangent for one in row]) for row in asked], 1)
-    nothing = torch.full(cotangent.shape[:2], -1, device=cotangent.device)
     meanings = tuple(tuple(one.meaning for one in row) for row in asked)
-    return Targets(cotangent, nothing, nothing.clone(), several, meanings)
+    return Targets(cotangent, *classes_of(cotangent), several, meanings)

@@ -67,6 +67,15 @@ Gates = Annotated[
     GateConvention,
     typer.Option(help="How smooth operators (GELU, attention …) are made affine."),
 ]
+OutputKind = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        help="What of the network's output is explained: a key or index of class scores, or "
+        "scores, regression, segmentation, boxes, embedding, with settings after a colon "
+        "(docs/outputs.md).",
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Make results anew, whatever is there of them."),
@@ -219,7 +228,10 @@ def load_explainer(
 
     from guidxmage.explainer import Explainer
     from guidxmage.models import load_python_model, read_labels
+    from guidxmage.outputs.words import output_of
 
+    if (words := options.pop("output", None)) is not None:
+        options["output"] = output_of(words)
     precision = {"float32": torch.float32, "float64": torch.float64}[dtype]
     if ":" not in model or model.startswith("timm:"):
         place = {"dtype": precision, "device": device}
@@ -230,6 +242,7 @@ def load_explainer(
             "function"
         )
     loaded = load_python_model(model)
+    options.setdefault("output", loaded.output)
     explainer = Explainer(
         loaded.model,
         preprocessing=loaded.preprocessing,
@@ -249,8 +262,15 @@ def is_number(text: str) -> bool:
     return re.fullmatch(r"-?[0-9]{1,18}", text) is not None
 
 
-def target_of(target: str, rather_than: str | None) -> Any:
-    """The target specification for --target and --rather-than."""
+def target_of(target: str, rather_than: str | None, output: str = "scores") -> Any:
+    """The target specification for --target and --rather-than; output: the explainer's kind."""
+    if output not in ("scores", "labels"):
+        if rather_than is not None:
+            raise InputError(
+                f"--rather-than is between class scores; of {output} write it in the target, as "
+                "box:0:1, mask:dog:cat or like:a.jpg:rather:b.jpg"
+            )
+        return target
     if rather_than is not None:
         return ("contrast", class_of(target), class_of(rather_than))
     parts = [part.strip() for part in target.split(",")]

@@ -16,6 +16,7 @@ from guidxmage.cli.common import (
     Gates,
     Labels,
     Model,
+    OutputKind,
     Overwrite,
     Precision,
     Weights,
@@ -28,6 +29,7 @@ from guidxmage.cli.common import (
     tell_gone,
     tell_outcomes,
 )
+from guidxmage.cli.list_targets import list_targets_of
 from guidxmage.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,10 +96,17 @@ def explain(  # noqa: PLR0917
     model: Model = "efficientnet_lite0",
     weights: Weights = "default",
     labels: Labels = None,
+    output: OutputKind = None,
     target: Annotated[
         str,
-        typer.Option(help="top1, top5, all, a class index or name, or a comma-separated list."),
+        typer.Option(
+            help="top1, top5, all, a class index or name, or a comma-separated list; of other "
+            "outputs box:0, box:0:left, mask:dog, pixel:120,80, like:other.jpg, value:age."
+        ),
     ] = "top1",
+    list_targets: Annotated[
+        bool, typer.Option("--list-targets", help="Print what each photo offers, and end.")
+    ] = False,
     rather_than: Annotated[
         str | None,
         typer.Option(help="Explain why the target rather than this class (or top2)."),
@@ -195,9 +204,14 @@ def explain(  # noqa: PLR0917
     depths = _depths(depth, method, map_)
     # Where regions end is lost in float32.
     precision = "float64" if method is MethodName.exact_ig else dtype.value
-    explainer = load_explainer(model, weights, labels, precision, device, gates=gates.value)
+    explainer = load_explainer(
+        model, weights, labels, precision, device, gates=gates.value, output=output
+    )
+    if list_targets:
+        list_targets_of(explainer, found, problems, as_json)
+        return
     job = Job(
-        target=target_of(target, rather_than),
+        target=target_of(target, rather_than, explainer.outputs.kind),
         objects=objects if objects in ("auto", "none") else Path(objects),
         reference=_reference(reference),
         space=None if space is None else space.value,
@@ -216,6 +230,7 @@ def explain(  # noqa: PLR0917
             "dtype": precision,
             "gates": gates.value,
             **({} if labels is None else {"labels": str(labels)}),
+            **({} if output is None else {"output": output}),
         },
     )
     if shared_scale:

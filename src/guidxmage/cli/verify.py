@@ -132,6 +132,7 @@ class _Asked:
                 self.labels,
                 source.dtype,
                 gates=source.gates,
+                output=source.output,
             )
         return self._explainers[source]
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
-from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.inputs.preprocessing import Preprocessing, Size
 
 
 @dataclass(frozen=True)
@@ -90,3 +91,24 @@ def planes_of(image: Image.Image) -> Tensor:
     """Pixels in [0, 1], float64 (C, H, W)."""
     pixels: Any = np.asarray(image, dtype=np.float64) / 255
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+
+
+def labels_on_photo(
+    labels: npt.NDArray[np.int32], preprocessing: Preprocessing, size: Size, outside: int
+) -> npt.NDArray[np.int32]:
+    """Label map (H, W) of what the network sees → of a photo of this (height, width).
+
+    Nearest neighbour; what the crop cuts off is labelled `outside`.
+    """
+    resized, (top, left, height, width) = preprocessing.geometry(size)
+    places = []
+    sides = zip(size, resized, (top, left), (height, width), strict=True)
+    for length, new, start, seen in sides:
+        at = ((np.arange(length) + 0.5) * new / length).astype(int) - start
+        places.append(np.where((at >= 0) & (at < seen), at, -1))
+    rows, columns = places
+    found: npt.NDArray[np.int32] = labels[np.ix_(np.maximum(rows, 0), np.maximum(columns, 0))]
+    found = found.copy()
+    found[rows < 0] = outside
+    found[:, columns < 0] = outside
+    return found

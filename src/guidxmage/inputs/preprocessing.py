@@ -129,6 +129,13 @@ class Preprocessing:
         cropped[y : y + visible.shape[0], x : x + visible.shape[1]] = visible
         return cropped
 
+    def geometry(self, size: Size) -> tuple[Size, tuple[int, int, int, int]]:
+        """Of a photo (height, width): the size it is resized to, and top, left, height and width
+        of the crop of that, negative where it is padded.
+        """
+        resized = self._resized(size)
+        return resized, self._crop_box(resized)
+
     def resize_matrices(self, size: Size) -> tuple[torch.Tensor, torch.Tensor]:
         """Resize and crop of a photo P (height, width) = ``size`` as matrices: seen = V P Hᵀ.
 

@@ -161,9 +161,10 @@ def _explain_photo(explainer: Explainer, photo: Path, job: Job) -> Write:
     if job.objects != "none":
         regions = explanation.regions(job.objects, photo)
     extra: dict[str, Any] = {"photo": shown(photo), "seconds": round(seconds, 4)}
-    extra["top"] = [
-        {"class": index, "name": name, "score": score} for index, name, score in explanation.top()
-    ]
+    if best := explanation.top():
+        extra["top"] = [
+            {"class": index, "name": name, "score": score} for index, name, score in best
+        ]
     if regions is not None:
         tables = [part.table(regions) for part in explanation.split()]
         extra["objects"] = [table.to_dict() for table in tables]

@@ -73,6 +73,7 @@ class Source:
     dtype: str
     gates: str
     labels: str | None
+    output: str | None = None
 
     @property
     def runs_code(self) -> bool:
@@ -153,6 +154,7 @@ def read_source(manifest: Mapping[str, Any], folder: Path) -> Source:
     stated = {key: optional(source, key, str, name) for key in ("model", "weights", "labels")}
     dtype = optional(source, "dtype", str, name) or entry(trail, "dtype", str, name)
     gates = optional(source, "gates", str, name) or "secant"
+    output = optional(source, "output", str, name)
     if dtype not in ("float32", "float64") or gates not in ("secant", "tangent"):
         raise InputError(f"{name} names a network in {dtype!r} with {gates!r} gates")
     return Source(
@@ -161,6 +163,7 @@ def read_source(manifest: Mapping[str, Any], folder: Path) -> Source:
         dtype=dtype,
         gates=gates,
         labels=stated["labels"],
+        output=output,
     )
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.outputs.kinds import Output
 from guidxmage.reports.short_repr import short_repr
 
 
@@ -20,7 +21,7 @@ class LoadedModel:
     ``preprocessing`` is None or any callable only for networks from the user's own code.
     ``labels``: one name per class, or None where they are unknown. ``weights``: for example
     "torchvision IMAGENET1K_V2", "file resnet50.pth" or "random, seed 0". ``code``: the user's own
-    files that made it.
+    files that made it. ``output``: what its output means, where that is not class scores.
     """
 
     model: nn.Module
@@ -29,5 +30,6 @@ class LoadedModel:
     labels: tuple[str, ...] | None
     weights: str
     code: tuple[Path, ...] = ()
+    output: Output | None = None
 
     __repr__ = short_repr

@@ -18,6 +18,7 @@ from guidxmage.errors import InputError
 from guidxmage.inputs.preprocessing import describe_preprocessing
 from guidxmage.models.loaded import LoadedModel
 from guidxmage.models.torchvision_import import import_torchvision, misses_operator
+from guidxmage.outputs.kinds import as_output
 
 T = TypeVar("T")
 
@@ -26,13 +27,14 @@ def load_python_model(spec: str) -> LoadedModel:
     """Call the user's factory "package.module:callable" or "file.py:callable", without arguments.
 
     It returns an nn.Module, or an nn.Module and its preprocessing (a Preprocessing or any callable
-    from a PIL image to a (C, H, W) tensor). The model is put into evaluation mode. This runs the
-    user's code, which may import its neighbours: modules in the file's folder, or in the working
-    folder where a module is named. Raises InputError when the spec or what the code returns cannot
-    be used.
+    from a PIL image to a (C, H, W) tensor, or None), or these and what its output means (one of
+    `guidxmage.outputs`, or a key, an index or a function of the output). The model is put into
+    evaluation mode. This runs the user's code, which may import its neighbours: modules in the
+    file's folder, or in the working folder where a module is named. Raises InputError when the
+    spec or what the code returns cannot be used.
     """
     made = call_factory(spec)
-    model, preprocessing = _parts(made, spec)
+    model, preprocessing, output = _parts(made, spec)
     if preprocessing is not None and not callable(preprocessing):
         raise InputError(f"the preprocessing that {spec} returned cannot be called with an image")
     return LoadedModel(
@@ -42,6 +44,7 @@ def load_python_model(spec: str) -> LoadedModel:
         labels=None,
         weights=f"made by {spec}",
         code=code_of(spec),
+        output=as_output(output),
     )
 
 
@@ -164,14 +167,15 @@ def _called(factory: Callable[..., Any], spec: str, *arguments: Any) -> Any:
         raise InputError(f"{spec} failed: {_said(error)}") from error
 
 
-def _parts(made: Any, spec: str) -> tuple[nn.Module, Any]:
-    model, preprocessing = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+def _parts(made: Any, spec: str) -> tuple[nn.Module, Any, Any]:
+    several = isinstance(made, tuple) and len(made) in (2, 3)
+    model, preprocessing, output = (*made, None, None)[:3] if several else (made, None, None)
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{spec} returned a {type(model).__name__} where an nn.Module, or an nn.Module and "
             "its preprocessing, is expected"
         )
-    return model, preprocessing
+    return model, preprocessing, output
 
 
 def _said(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from guidxmage.outputs.kinds import Boxes, Embedding, Output, Regression, Scores
 from guidxmage.outputs.likeness import Similarity
 from guidxmage.outputs.meaning import Asked, Meaning, Seen
 from guidxmage.outputs.places import Mask, Pixel
+from guidxmage.outputs.reading import parted
 from guidxmage.outputs.target import Target
 from guidxmage.outputs.values import Value
 
@@ -45,22 +47,43 @@ class Entry:
         return seen.asked([cotangent], Meaning(f"output {self.index}", choice=choice))
 
 
+@dataclass(frozen=True)
+class Number:
+    """One number by its place among all outputs, end to end."""
+
+    place: int
+
+    def of(self, output: Output, seen: Seen) -> Asked:  # noqa: ARG002
+        """See `Target`."""
+        total = sum(map(prod, seen.shapes))
+        if not 0 <= self.place < total:
+            raise InputError(f"there is no number {self.place}; the output has 0 to {total - 1}")
+        flat = seen.outputs[0].new_zeros(total)
+        flat[self.place] = 1
+        choice = {"kind": "number", "place": self.place}
+        meaning = Meaning(f"output number {self.place}", choice=choice)
+        return seen.asked(parted(flat, seen.shapes), meaning)
+
+
 @dataclass(frozen=True, eq=False)
 class Cotangent:
-    """Any linear functional of one output, of the output's own shape."""
+    """Any linear functional of one output, of its own shape, or of all of them end to end, (N,)."""
 
     values: Tensor
 
     def of(self, output: Output, seen: Seen) -> Asked:  # noqa: ARG002
         """See `Target`."""
+        if not torch.isfinite(self.values).all():
+            raise InputError("the cotangent holds NaN or Inf")
         (wanted, *others) = seen.shapes
+        if tuple(self.values.shape) == (sum(map(prod, seen.shapes)),):  # all of them, end to end
+            parts = parted(self.values.to(seen.outputs[0]), seen.shapes)
+            return seen.asked(parts, Meaning("cotangent", choice={"kind": "cotangent"}))
         if others or tuple(self.values.shape) != wanted:
             raise InputError(
                 f"a cotangent of shape {tuple(self.values.shape)} does not fit the output, which "
                 f"is of shape {' and '.join(map(str, seen.shapes))}"
             )
-        if not torch.isfinite(self.values).all():
-            raise InputError("the cotangent holds NaN or Inf")
         values = self.values.to(seen.outputs[0])
         return seen.asked([values], Meaning("cotangent", choice={"kind": "cotangent"}))
 
@@ -69,7 +92,8 @@ def wanted(target: Any, output: Output, seen: Seen) -> tuple[list[Target], bool]
     """The targets that are meant, and whether a list of them was asked for. Raises InputError.
 
     target: a target, or a list of them or ("targets", [...]); words as in FORMS; an index into the
-    output, as (channel, y, x); a float tensor of the output's shape; or "top1", what it has first.
+    output, as (channel, y, x), or a number's place among all outputs end to end; a float tensor of
+    the output's shape; or "top1", what it has first.
     """
     if isinstance(target, Tensor | np.ndarray) and torch.as_tensor(target).is_floating_point():
         return [Cotangent(torch.as_tensor(target))], False
@@ -101,7 +125,7 @@ def _one(target: Any, output: Output, seen: Seen) -> Target:
     if isinstance(target, str):
         return first_of(output, seen) if target.lower() == "top1" else _from_words(target, output)
     if isinstance(target, int | np.integer) and not isinstance(target, bool):
-        target = (int(target),)
+        return Number(int(target))
     whole = isinstance(target, Sequence) and all(
         isinstance(n, int | np.integer) and not isinstance(n, bool) for n in target
     )

@@ -85,3 +85,13 @@ def runs_of(area: Area) -> list[int]:
     bounds = np.concatenate([[0], edges, [area.size]])
     lengths: list[int] = np.diff(bounds).tolist()
     return lengths if lengths[-1] else lengths[:-1]
+
+
+def area_of(runs: list[int], size: tuple[int, ...]) -> Area:
+    """The inverse of `runs_of`."""
+    flat = np.zeros(int(np.prod(size)), dtype=bool)
+    end = 0
+    for number, length in enumerate(runs):
+        flat[end : end + length] = number % 2 == 1
+        end += length
+    return flat.reshape(size)
