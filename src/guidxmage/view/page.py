@@ -175,7 +175,7 @@ class PageRow:
     def _draw_heading(self, top: int) -> None:
         panel, canvas = self.row.panel, self.canvas
         digits = decimals(panel.score)
-        words = f"{panel.heading()}:  score {number(panel.score, digits)}"
+        words = f"{panel.heading()}:  score {number(panel.score, digits)} {panel.unit}".rstrip()
         canvas.text(MARGIN, top + 14, words, size=12.5, weight="bold")
         if panel.probability is not None:
             left = MARGIN + canvas.width_of(words, 12.5, weight="bold") + 24
@@ -256,7 +256,9 @@ class Page:
         """The figure; given: the scales of pixels, smoothed values and whole maps, if they were."""
         top = (TITLE if self.title else MARGIN) + LINE * len(self.about) + 10 * bool(self.about)
         rows = self.rows
-        scale = common_scale(row.main for row in rows) if given[2] is None else given[2]
+        # Scores of different units have nothing to compare.
+        units = {row.row.panel.unit for row in rows}
+        common = {u: common_scale(r.main for r in rows if r.row.panel.unit == u) for u in units}
         self.canvas.set_height(top + sum(row.height for row in rows) + LEGEND_HEIGHT)
         if self.title:
             words = self.canvas.shortened(self.title, WIDTH - 2 * MARGIN, 14, weight="bold")
@@ -265,6 +267,7 @@ class Page:
             place = (TITLE if self.title else MARGIN) + LINE * line
             self.canvas.text(MARGIN, place, words, size=9.5, color=FAINT_INK)
         for row in rows:
+            scale = common[row.row.panel.unit] if given[2] is None else given[2]
             row.draw(top, scales, scale, given[2] is not None)
             top += row.height
         scales.draw_legends(self.canvas, top, given[0], given[1])

@@ -65,8 +65,8 @@ class Panel:
     optional. `shape` is the input's own, where `contributions` has it not: (C, frames, H, W).
     `depths` are maps of the whole score, the chosen one first, and `sentence` says in words what
     the first adds up to; the objects then have a `whole`, too. `probability` of the class, 0–1, is
-    None where the score is no class's. Raises InputError if the sizes differ or a number is not
-    finite.
+    None where the score is no class's. `unit` is the score's, "" where it has none. Raises
+    InputError if the sizes differ or a number is not finite.
     """
 
     image: Image.Image | None
@@ -85,6 +85,7 @@ class Panel:
     depths: tuple[PlacedMap, ...] = ()
     sentence: str = ""
     probability: float | None = None
+    unit: str = ""
 
     __repr__ = short_repr
 
