@@ -69,13 +69,13 @@ def _anchors() -> Tensor:
 ANCHORS = _anchors()
 
 
-def _detector() -> Explainer:
+def _detector(threshold: float = -0.1) -> Explainer:
     model = _double(Body(7, lambda m: {"raw": m.flatten(2)}))
     output = Boxes(
         boxes=lambda o: o["raw"][:, :4].transpose(1, 2) * 10 + ANCHORS,
         scores=lambda o: o["raw"][:, 4:].transpose(1, 2),
         form="cxcywh",
-        threshold=-0.1,
+        threshold=threshold,
     )
     return Explainer(model, output=output, labels=["cat", "dog", "cup"])
 
