@@ -35,6 +35,14 @@ BAD_INPUT, INTERRUPTED = 2, 130
 GONE_SHOWN = 10
 
 
+class Space(str, Enum):
+    """What is explained."""
+
+    photo = "photo"
+    pixels = "pixels"
+    input = "input"
+
+
 class Precision(str, Enum):
     """The dtype a network is run in."""
 
@@ -55,6 +63,13 @@ Model = Annotated[
         help="A name from `guid-xmage models`, timm:NAME, a folder saved by Hugging Face "
         "transformers, or your own factory as file.py:function or package.module:function, "
         "which runs that file or module."
+    ),
+]
+ExplainedSpace = Annotated[
+    Space | None,
+    typer.Option(
+        help="photo: its own pixels at its own size; pixels: those the network sees; input: "
+        "after the normalisation."
     ),
 ]
 Weights = Annotated[

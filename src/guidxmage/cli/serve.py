@@ -13,6 +13,7 @@ import typer
 
 from guidxmage.cli.common import (
     Device,
+    ExplainedSpace,
     GateConvention,
     Gates,
     Labels,
@@ -24,7 +25,6 @@ from guidxmage.cli.common import (
     one_sentence,
     target_of,
 )
-from guidxmage.cli.explain import Space
 from guidxmage.errors import GuidXmageError, InputError, MissingExtraError
 from guidxmage.files.names import brief, shown
 
@@ -68,13 +68,7 @@ def serve(  # noqa: PLR0917
     objects: Annotated[
         str, typer.Option(help="auto (segment the photo), none, or masks of the listed photos.")
     ] = "auto",
-    space: Annotated[
-        Space | None,
-        typer.Option(
-            help="photo: its own pixels at its own size; pixels: those the network sees; input: "
-            "after the normalisation."
-        ),
-    ] = None,
+    space: ExplainedSpace = None,
     dtype: Annotated[Precision, typer.Option(help="Precision to run in.")] = Precision.float32,
     device: Device = "cpu",
     gates: Gates = GateConvention.secant,
