@@ -18,6 +18,7 @@ from guidxmage.cli.common import (
     Gates,
     Labels,
     Model,
+    OutputKind,
     Precision,
     Weights,
     complain,
@@ -61,6 +62,7 @@ def serve(  # noqa: PLR0917
     model: Model = "",
     weights: Weights = "default",
     labels: Labels = None,
+    output: OutputKind = None,
     target: Annotated[
         str,
         typer.Option(help="top1, top5, all, a class index or name, or a comma-separated list."),
@@ -121,13 +123,16 @@ def serve(  # noqa: PLR0917
     source = {"model": asked, "weights": weights, "dtype": dtype.value, "gates": gates.value}
     if labels is not None:
         source["labels"] = str(labels)
+    if output is not None:
+        source["output"] = output
+    options = {"gates": gates.value, "output": output}
+    explainer = load_explainer(asked, weights, labels, dtype.value, device, **options)
     job = Job(
-        target=target_of(target, None),
+        target=target_of(target, None, explainer.outputs.kind),
         objects=_objects(objects),
         space=None if space is None else space.value,
         source=source,
     )
-    explainer = load_explainer(asked, weights, labels, dtype.value, device, gates=gates.value)
     _leave_a_core()
     queue = WorkQueue(Limits(seconds=time_limit))
     desk = Desk(Maker(explainer, job, answer, out), gallery, queue)
