@@ -53,8 +53,8 @@ Model = Annotated[
     str,
     typer.Option(
         help="A name from `guid-xmage models`, timm:NAME, a folder saved by Hugging Face "
-        "transformers, or your own factory as file.py:function or package.module:function, "
-        "which runs that file or module."
+        "transformers, an ONNX file, or your own factory as file.py:function or "
+        "package.module:function, which runs that file or module."
     ),
 ]
 Weights = Annotated[
@@ -239,7 +239,7 @@ def load_explainer(
         device=device,
         **options,
     )
-    explainer.weights_source = loaded.weights
+    explainer.weights_source, explainer.check = loaded.weights, loaded.check
     explainer.code = loaded.code
     return explainer
 
