@@ -223,7 +223,10 @@ def load_explainer(
     precision = {"float32": torch.float32, "float64": torch.float64}[dtype]
     if ":" not in model or model.startswith("timm:"):
         place = {"dtype": precision, "device": device}
-        return Explainer.load(model, weights=weights, labels=labels, **place, **options)
+        explainer = Explainer.load(model, weights=weights, labels=labels, **place, **options)
+        if model.lower().endswith(".onnx"):  # what was changed in it, and what it does not say
+            complain(explainer.weights_source)
+        return explainer
     if weights != "default":
         raise InputError(
             f"--weights {weights} does not go with --model {model}: load the weights in your own "

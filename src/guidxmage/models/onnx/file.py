@@ -10,6 +10,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -69,6 +70,7 @@ def read_onnx(path: Path) -> OnnxFile:
         model.ParseFromString(content)
     except Exception as error:  # protobuf has several kinds of errors, by its implementation
         raise InputError(f"{path} is no ONNX file, or a damaged one") from error
+    _check_texts(model, path)
     _check_model(model, path)
     digest = hashlib.sha256(content)
     del content
@@ -95,6 +97,21 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _check_texts(message: Any, path: Path) -> None:
+    """Raise InputError where a name is no text in UTF-8, which some readers of this format pass."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_MESSAGE, field.TYPE_STRING):
+            continue
+        listed = (
+            [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
+        )
+        for one in listed:
+            if isinstance(one, bytes):
+                raise InputError(f"{path} is a damaged ONNX file: {field.name} is no text in UTF-8")
+            if not isinstance(one, str):
+                _check_texts(one, path)
 
 
 def _check_model(model: ModelProto, path: Path) -> None:

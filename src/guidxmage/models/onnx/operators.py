@@ -186,8 +186,7 @@ class Gather(nn.Module):
 
     def forward(self, x: Tensor, indices: Tensor) -> Tensor:
         """(…)."""
-        before = (slice(None),) * (self.axis % x.ndim)
-        return x[(*before, indices.long())]
+        return x[_along(self.axis % x.ndim, indices.long())]
 
 
 class Slice(nn.Module):
@@ -204,12 +203,16 @@ class Slice(nn.Module):
         axes = list(range(len(starts))) if axes is None else axes
         steps = [1] * len(starts) if steps is None else steps
         for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-            before = (slice(None),) * (axis % x.ndim)
             part = range(x.shape[axis])[start:end:step]
             low = min(part, default=0)
-            x = x[(*before, slice(low, max(part, default=-1) + 1, abs(step)))]
+            x = x[_along(axis % x.ndim, slice(low, max(part, default=-1) + 1, abs(step)))]
             x = x.flip(axis) if step < 0 else x
         return x
+
+
+def _along(axis: int, index: Tensor | slice) -> Any:
+    """An index of one axis, and all of those before it."""
+    return (*[slice(None)] * axis, index)
 
 
 def _numpy_name(kind: int) -> str:
