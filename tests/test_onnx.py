@@ -385,7 +385,7 @@ def test_explained_and_verified_on_the_command_line(tmp_path: Path) -> None:
     manifest = json.loads((out / "photo" / "manifest.json").read_text())
     assert manifest["source"]["model"] == str(path)
     assert manifest["exactness"] == "on region"
-    assert "SHA-256" in manifest["weights_source"]
+    assert "SHA-256" in manifest["model"]["weights"]
     told = _run("verify", str(out / "photo"))
     assert told.exit_code == 0, told.stdout
     # Another file under the same name is not what was explained.

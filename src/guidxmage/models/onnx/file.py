@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker
 
 from guidxmage.errors import InputError
 from guidxmage.files.names import brief
@@ -77,8 +77,9 @@ def read_onnx(path: Path) -> OnnxFile:
     reader = _Tensors(path, digest)
     for tensor in model.graph.initializer:
         reader.check(tensor)
+    context = _context(model)
     for node in model.graph.node:
-        _check_node(node, path)
+        _check_node(node, context, path)
         for attribute in node.attribute:
             for tensor in [attribute.t, *attribute.tensors]:
                 reader.check(tensor)
@@ -138,13 +139,29 @@ def _check_model(model: ModelProto, path: Path) -> None:
         raise InputError(f"{path} holds sparse weights, which are not read")
 
 
-def _check_node(node: NodeProto, path: Path) -> None:
+def _context(model: ModelProto) -> Any:
+    """What onnx's own checker has to know to check a node."""
+    found = checker.C.CheckerContext()
+    found.ir_version = model.ir_version
+    found.opset_imports = {one.domain: one.version for one in model.opset_import}
+    return found
+
+
+def _check_node(node: NodeProto, context: Any, path: Path) -> None:
     refuse_operator(node, path)
     if not node.output or not node.output[0]:
         raise InputError(f"{path}: the node {brief(node.name)!r} has no output")
     for one in node.attribute:
         if one.HasField("g") or one.graphs or one.ref_attr_name:
             raise InputError(f"{path}: the node {brief(node.name)!r} holds a graph of its own")
+    try:
+        checker.check_node(node, context)
+    except Exception as error:  # a kind of its own, and those of the conversion to its form
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path}: the node {brief(node.name)!r} is no {node.op_type} as ONNX has it: "
+            f"{brief(reason)}"
+        ) from error
 
 
 def _check_links(graph: GraphProto, path: Path) -> None:
