@@ -16,6 +16,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from guidxmage.errors import InputError
 from guidxmage.files.names import brief
 from guidxmage.models.onnx.file import OnnxFile
+from guidxmage.models.onnx.fused import fuse_gelu
 from guidxmage.models.onnx.operators import OWN, Attributes, attributes_of
 
 _FLOATS: dict[int, str] = {
@@ -67,6 +68,7 @@ def prepare(file: OnnxFile, *, keep_last: bool = False) -> Prepared:
     reference.CopyFrom(model)
     _without_passing(graph)
     _constants_as_weights(graph)
+    fuse_gelu(graph)
     _used_only(graph)
     _check_weights(graph, file)
     modules = _renamed(graph)
