@@ -6,12 +6,21 @@ Done on the file's own form, before anything is converted: `reference` is what o
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
 
 from guidxmage.errors import InputError
 from guidxmage.files.names import brief
@@ -19,6 +28,7 @@ from guidxmage.models.onnx.file import OnnxFile
 from guidxmage.models.onnx.fused import fuse_gelu
 from guidxmage.models.onnx.operators import OWN, Attributes, attributes_of
 
+FLOAT = TensorProto.FLOAT
 _FLOATS: dict[int, str] = {
     TensorProto.FLOAT: "float32",
     TensorProto.DOUBLE: "float64",
@@ -68,6 +78,7 @@ def prepare(file: OnnxFile, *, keep_last: bool = False) -> Prepared:
     reference.CopyFrom(model)
     _without_passing(graph)
     _constants_as_weights(graph)
+    _bounds_as_numbers(graph)
     fuse_gelu(graph)
     _used_only(graph)
     _check_weights(graph, file)
@@ -227,6 +238,22 @@ def _constant(node: NodeProto) -> TensorProto:
         if key in ("value_int", "value_ints"):
             return numpy_helper.from_array(np.array(value, dtype=np.int64), name)
     raise InputError(f"the node {brief(node.name or name)!r} is a constant without numbers")
+
+
+def _bounds_as_numbers(graph: GraphProto) -> None:
+    """Let constant bounds of a Clip be its attributes, as they once were: numbers, not tensors."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        bounds = list(zip(("min", "max"), node.input[1:], strict=False))
+        known = all(name in weights for _, name in bounds if name)
+        of_floats = all(weights[name].data_type == FLOAT for _, name in bounds if name in weights)
+        if node.op_type != "Clip" or not known or not of_floats:
+            continue
+        for key, name in bounds:
+            if name and math.prod(weights[name].dims) == 1:
+                value = float(numpy_helper.to_array(weights[name]).item())
+                node.attribute.append(helper.make_attribute(key, value))
+        del node.input[1:]
 
 
 def _check_weights(graph: GraphProto, file: OnnxFile) -> None:
