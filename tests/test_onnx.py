@@ -441,7 +441,7 @@ def test_a_real_network(tmp_path: Path) -> None:
     assert spec.origin is not None
     (path,) = Path(spec.origin).parent.rglob("*.onnx")
     explainer = Explainer.load(str(path), dtype=torch.float64)
-    found = explainer.explain("examples/chelsea.png")
+    found = explainer.explain(Path(__file__).parents[1] / "examples" / "chelsea.png")
     assert found.exactness == "on region"
     assert found.input.shape == (3, 240, 240)
     assert float(found.residual.abs().max()) < 1e-11

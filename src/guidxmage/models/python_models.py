@@ -27,10 +27,10 @@ def load_python_model(spec: str) -> LoadedModel:
     """Call the user's factory "package.module:callable" or "file.py:callable", without arguments.
 
     It returns an nn.Module, or an nn.Module and its preprocessing (a Preprocessing or any callable
-    from a PIL image to a (C, H, W) tensor), or a LoadedModel. The model is put into evaluation mode. This runs the
-    user's code, which may import its neighbours: modules in the file's folder, or in the working
-    folder where a module is named. Raises InputError when the spec or what the code returns cannot
-    be used.
+    from a PIL image to a (C, H, W) tensor), or a LoadedModel. The model is put into evaluation
+    mode. This runs the user's code, which may import its neighbours: modules in the file's folder,
+    or in the working folder where a module is named. Raises InputError when the spec or what the
+    code returns cannot be used.
     """
     made = call_factory(spec)
     if isinstance(made, LoadedModel):
