@@ -329,6 +329,30 @@ def test_captum_and_the_exact_sum_are_compared_with_the_exact_sum() -> None:
     assert "| rough | 5 |" in bench.markdown(rows)
 
 
+def test_boxes_are_timed_beside_d_rise() -> None:
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    bench = script("benchmarks/boxes.py")
+    network, anchors = bench.retinanet(64)
+    image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1))
+    found = bench.explainer_of(network, anchors).explain(image, bench.Box(0))
+    assert abs(float(found.residual)) <= float(found.residual_bound)
+    generator = torch.Generator().manual_seed(0)
+    some = torch.stack(list(bench.masks(40, 64, generator)))
+    assert some.shape == (40, 1, 64, 64)
+    assert 0.4 < float(some.mean()) < 0.6
+    boxes = bench.decoded(network(image[None])["bbox_regression"], anchors)
+    odds = torch.rand(1, len(anchors), 3) + 0.1
+    same = bench.likeness(boxes[0, 7], odds[0, 7], boxes, odds)
+    assert float(same) == pytest.approx(1)  # a box is most like itself
+    anchor = found.meaning.choice["anchor"]
+    saliency = bench.d_rise(network, anchors, image, anchor, 12)
+    assert saliency.shape == (64, 64)
+    assert 0 < float(saliency.max()) <= 12
+    table = bench.markdown([bench.Row("one box, ours", 1, 0.5, 1.0)])
+    assert table.splitlines()[2] == "| one box, ours | 1 | 0.50 | 1.0 |"
+
+
 def test_certificates_are_timed_by_their_parts() -> None:
     from guidxmage import Explainer
     from guidxmage.proof import certificate

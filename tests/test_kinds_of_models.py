@@ -168,9 +168,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], Tensor, str]] = {
     "dict": (
         lambda: _Doing(lambda net, x: {"logits": net(x), "x": x}),
         IMAGE,
-        "returns a dict with 'logits' and 'x' .* wrap it",
+        "returns a dict with 'logits' and 'x' .* output=…",
     ),
-    "tuple": (lambda: _Doing(lambda net, x: (net(x), x)), IMAGE, "a tuple of 2 values .* wrap it"),
+    "tuple": (lambda: _Doing(lambda net, x: (net(x), x)), IMAGE, "a tuple of 2 values .* output=…"),
     "nan": (_with_nan, IMAGE, "NaN or Inf in '0.weight'"),
     "a_class": (lambda: nn.Sequential, IMAGE, "not the class Sequential; make one of it"),
     "weights": (lambda: plain().state_dict(), IMAGE, "not weights alone; .* load_state_dict"),

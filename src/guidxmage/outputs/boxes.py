@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -86,21 +86,19 @@ def keep(
     best = own[np.arange(len(own)), classes]
     if background is not None:  # where the background is the better answer there is no object
         best = np.where(scores[:, background] > best, -np.inf, best)
-    order = [int(n) for n in np.argsort(-best, kind="stable") if best[n] > threshold]
+    order = np.argsort(-best, kind="stable")
+    left = order[best[order] > threshold]
     kept: list[Kept] = []
-    left = order
-    while left and len(kept) < most:
-        first, others = left[0], left[1:]
-        gone: list[int] = []
+    while len(left) and len(kept) < most:
+        first, others = int(left[0]), left[1:]
+        worse = np.zeros(len(others), dtype=bool)
         if overlap is not None:
-            shares = _overlap(sides[first], sides[others])
-            same = classes[others] == classes[first]
-            gone = [n for n, s, c in zip(others, shares, same, strict=True) if c and s > overlap]
-        left = [n for n in others if n not in set(gone)]
+            worse = classes[others] == classes[first]
+            worse[worse] = _overlap(sides[first], sides[others[worse]]) > overlap
         box = tuple(float(side) for side in sides[first])
-        kept.append(
-            Kept(first, int(classes[first]), float(best[first]), box, tuple(gone))  # type: ignore[arg-type]
-        )
+        gone = tuple(others[worse].tolist())
+        kept.append(Kept(first, int(classes[first]), float(best[first]), box, gone))  # type: ignore[arg-type]
+        left = others[~worse]
     return kept
 
 
@@ -108,11 +106,16 @@ def _overlap(
     one: npt.NDArray[np.float64], others: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Intersection over union of a box with others (n, 4)."""
-    low, high = np.maximum(one[:2], others[:, :2]), np.minimum(one[2:], others[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(1)
-    areas = np.clip(others[:, 2:] - others[:, :2], 0, None).prod(1)
-    total = areas + np.clip(one[2:] - one[:2], 0, None).prod() - shared
+    left, top, right, bottom = others.T
+    across = np.minimum(one[2], right) - np.maximum(one[0], left)
+    down = np.minimum(one[3], bottom) - np.maximum(one[1], top)
+    shared = np.maximum(across, 0) * np.maximum(down, 0)
+    total = _area(*others.T) + _area(*one) - shared
     found: npt.NDArray[np.float64] = np.divide(
         shared, total, out=np.zeros_like(shared), where=total > 0
     )
     return found
+
+
+def _area(left: Any, top: Any, right: Any, bottom: Any) -> Any:
+    return np.maximum(right - left, 0) * np.maximum(bottom - top, 0)

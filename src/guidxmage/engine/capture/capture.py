@@ -252,8 +252,12 @@ def _check_output(calls: Sequence[Call], batched: bool) -> int:
         sizes = ", ".join("batch" if n == BatchSize(1, 0) else str(n) for n in shape)
         raise InputError(
             f"the model's output has shape [{sizes}] where class scores [batch, classes] are "
-            "expected; wrap it in a module that returns them"
+            "expected; say what the output is with output=… (docs/outputs.md), as "
+            "output=Segmentation()"
         )
     if shape[1] == 0:
-        raise InputError("the model's output has no classes")
+        raise InputError(
+            "the model's output is empty for this image; of a detector explain what its head gives "
+            "before any box is dropped (docs/outputs.md)"
+        )
     return int(shape[1])

@@ -51,8 +51,8 @@ def scores_of(output: Any) -> Tensor:
     elif isinstance(output, list | tuple):
         kind = f"a {kind} of {len(output)} value{'s' if len(output) != 1 else ''}"
     raise InputError(
-        f"the model returns {kind} where one tensor of class scores is expected; say which of "
-        "them with output=, or wrap it in a module that returns the scores alone"
+        f"the model returns {kind} where one tensor of class scores is expected; say which part of "
+        "it is meant with output=…, a key, an index or one of guidxmage.outputs (docs/outputs.md)"
     )
 
 

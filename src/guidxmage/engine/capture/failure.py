@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from guidxmage.errors import InputError
 from guidxmage.inputs.multi_input import Shapes, Wrapped
+from guidxmage.outputs.reading import Reading
 
 _OTHER_CHANNELS = re.compile(r"expected input\[([\d, ]+)\] to have (\d+) channels")
 _OTHER_FEATURES = re.compile(r"mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x")
@@ -26,6 +27,8 @@ def failure(model: nn.Module, images: Tensor, error: Exception) -> InputError:
     """The sentence for a model that raised `error` on images (B, …)."""
     if isinstance(error, InputError):  # of what reads the network's outputs
         return error
+    if isinstance(model, Reading):  # a name that the user has never heard of
+        model = model.model
     if isinstance(model, Wrapped) and model.shapes is not None:
         return InputError(_of_several(model.model, model.shapes, error))
     name, reason = type(model).__name__, _reason(error)
