@@ -194,6 +194,17 @@ def test_an_address_that_makes_no_sense_costs_nothing_else(watched: Watched) -> 
     watched.requests.clear()
 
 
+def test_long_names_make_no_page_wide(watched: Watched) -> None:
+    page = watched.page
+    page.set_viewport_size({"width": 390, "height": 800})
+    photo(page, 1)
+    page.evaluate(
+        "document.querySelectorAll('.gx-target-name, .gx-class-name, [data-gx=rather] option')"
+        ".forEach((one) => { one.textContent = 'x'.repeat(200); })"
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_the_look_goes_along_to_the_next_photo(watched: Watched) -> None:
     page = watched.page
     photo(page, 1, "&p=blind&h=dark&l=photo:1,distribution:0.5&k=1,2")
