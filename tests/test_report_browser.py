@@ -205,6 +205,15 @@ def test_long_names_make_no_page_wide(watched: Watched) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_the_band_under_the_cursor_wears_the_palette(watched: Watched) -> None:
+    page = watched.page
+    photo(page, 1, "&p=blind&b=0,0&k=3,4")
+    until(page, "document.querySelector('[data-gx=cursor] [data-value=band]').textContent !== '–'")
+    colour = page.evaluate("getComputedStyle(document.querySelector('.gx-band')).borderLeftColor")
+    adds = page.inner_text("[data-gx=cursor] [data-value=band]") == "adds strongly"
+    assert colour == ("rgb(170, 14, 38)" if adds else "rgb(24, 82, 158)")
+
+
 def test_the_look_goes_along_to_the_next_photo(watched: Watched) -> None:
     page = watched.page
     photo(page, 1, "&p=blind&h=dark&l=photo:1,distribution:0.5&k=1,2")
