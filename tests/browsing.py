@@ -44,6 +44,7 @@ class Watched:
     def __init__(self, opened: Any, **options: Any) -> None:
         self.context = opened.new_context(**options)
         self.page = self.context.new_page()
+        self.address = ""
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from guidxmage import Explainer, Explanation, GuidXmageError, InputError, Preprocessing
 from guidxmage.serving.asked import MOST_GRADIENTS, Area, read_question
 from guidxmage.serving.notebook import KernelAnswers, explainer_of
-from guidxmage.serving.questions import MOST_TARGETS
+from guidxmage.serving.questions import FEW_TARGETS, HELD, MOST_TARGETS
 from guidxmage.viewer.answers import Answer, StoppedError
 from guidxmage.viewer.scene import scene_of
 from tests.networks import imagenet_photos
@@ -230,6 +230,36 @@ def test_targets_are_bounded(explainer: Explainer, monkeypatch: pytest.MonkeyPat
 
 
 # --- stopping, other doors ------------------------------------------------------------------------
+
+
+def test_targets_of_large_photos_are_bounded_by_memory(
+    explainer: Explainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = held(explainer, space="photo")
+    one = sum(values.nbytes for name, values in asked.scene.arrays.items() if "." in name)
+    monkeypatch.setattr("guidxmage.serving.questions.MOST_BYTES", 3 * HELD * one)
+    for target in (1, 2, 3):
+        with suppress(InputError):
+            ask(asked, {"kind": "explain", "target": target})
+    assert len(asked.scene.manifest["targets"]) == FEW_TARGETS
+    with pytest.raises(InputError, match="3 targets of this photo are held already, and more"):
+        ask(asked, {"kind": "explain", "target": 0, "against": 1})
+
+
+@pytest.mark.parametrize("kind", ["erase", "attack", "explain"])
+def test_a_network_that_was_trained_further_is_told(kind: str) -> None:
+    model = layers()
+    asked = held(Explainer(model, preprocessing=SEEN))
+    with torch.no_grad():
+        next(model[1].parameters()).mul_(1.1)
+    area = runs(np.ones(asked.scene.manifest["size"], dtype=bool))
+    questions = {
+        "erase": {"target": 0, "area": area, "fill": "black"},
+        "attack": {"target": 0, "area": area, "norm": "l2"},
+        "explain": {"target": 3},
+    }
+    with pytest.raises(InputError, match="the network is not as it was"):
+        ask(asked, {"kind": kind, **questions[kind]})
 
 
 @pytest.mark.parametrize("kind", ["erase", "attack", "explain"])

@@ -6,6 +6,7 @@ import base64
 import csv
 import gzip
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -220,6 +221,20 @@ def test_nothing_of_others_is_replaced(
     assert "was changed" in run("results").stderr
     assert page.read_bytes() == before
     assert run("results", "--overwrite").exit_code == 0
+
+
+def test_places_and_titles_of_every_kind(results: Path) -> None:
+    if hasattr(os, "mkfifo"):
+        os.mkfifo("pipe.html")
+        done = run("results", "--out", "pipe.html")
+        assert done.exit_code == 2
+        assert "is something other than an earlier report" in done.stderr
+    done = run("results", "--out", "odd.html", "--title", "a\udcffb\u202ec")
+    assert done.exit_code == 0, done.output
+    assert written(Path("odd.html"), "gx-about")["title"] == "a\\udcffb\\u202ec"
+    (results / "a").rename("-a")
+    scene, _ = saved_scene(Path("-a"))
+    assert scene.manifest["evidence"]["verify"] == "guid-xmage verify ./-a"
 
 
 def test_a_report_that_fails_leaves_the_earlier_one(results: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def report(results: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pat
 def watched(chromium: Any, report: Path) -> Iterator[Watched]:
     """The report, opened; at the end nothing may have gone wrong."""
     found = Watched(chromium, viewport={"width": 1280, "height": 900})
-    found.page.goto(report.as_uri())
+    found.address = report.as_uri()
+    found.page.goto(found.address)
     found.page.wait_for_selector("[data-line]")
     yield found
     found.page.wait_for_timeout(50)
@@ -147,6 +149,60 @@ def test_the_view_of_a_photo_is_in_its_address(watched: Watched, report: Path) -
     page.wait_for_selector("[data-gx=stage]")
     assert page.inner_text("[data-gx=cursor] [data-value=column]") == str(SIZE[1] // 2 + 3)
     watched.requests.clear()
+
+
+def test_areas_come_back_whatever_they_are_called(watched: Watched) -> None:
+    page = watched.page
+    photo(page, 1)
+    page.focus("[data-gx=stage]")
+    for key in ("r", "Enter", "Shift+ArrowRight", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    for name in ("nose!", "a~b", "50 %", "1*2-3.4", "</b>"):
+        page.fill(".gx-edit input", name)
+        page.keyboard.press("Enter")
+        until(page, f"document.querySelector('.gx-chosen')?.dataset.area === {name!r}")
+        page.wait_for_timeout(400)
+        address = page.evaluate("location.href")
+        page.goto("about:blank")
+        page.goto(address)
+        page.wait_for_selector("[data-gx=areas] .gx-chosen")
+        assert page.get_attribute("[data-gx=areas] .gx-chosen", "data-area") == name
+    watched.requests.clear()
+
+
+def test_an_address_that_makes_no_sense_costs_nothing_else(watched: Watched) -> None:
+    """Neither the rest of what it says, nor time and memory."""
+    page = watched.page
+    endless = "-".join(["0.0*lflr"] * 40)
+    for areas in (endless, "%FF", "1.2.3", "a~0.1-zz*zzzzz"):
+        page.goto("about:blank")
+        began = time.monotonic()
+        page.goto(f"{watched.address}#photo=0001&t=1&p=blind&a=a~{areas}")
+        page.wait_for_selector("[data-gx=stage]")
+        page.wait_for_selector("[data-gx=areas] [data-area=total]")
+        assert time.monotonic() - began < 4
+        assert page.get_attribute("[data-target='1']", "aria-pressed") == "true"
+    watched.requests.clear()
+
+
+def test_long_names_make_no_page_wide(watched: Watched) -> None:
+    page = watched.page
+    page.set_viewport_size({"width": 390, "height": 800})
+    photo(page, 1)
+    page.evaluate(
+        "document.querySelectorAll('.gx-target-name, .gx-class-name, [data-gx=rather] option')"
+        ".forEach((one) => { one.textContent = 'x'.repeat(200); })"
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_band_under_the_cursor_wears_the_palette(watched: Watched) -> None:
+    page = watched.page
+    photo(page, 1, "&p=blind&b=0,0&k=3,4")
+    until(page, "document.querySelector('[data-gx=cursor] [data-value=band]').textContent !== '–'")
+    colour = page.evaluate("getComputedStyle(document.querySelector('.gx-band')).borderLeftColor")
+    adds = page.inner_text("[data-gx=cursor] [data-value=band]") == "adds strongly"
+    assert colour == ("rgb(170, 14, 38)" if adds else "rgb(24, 82, 158)")
 
 
 def test_the_look_goes_along_to_the_next_photo(watched: Watched) -> None:

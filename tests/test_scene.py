@@ -141,3 +141,21 @@ def test_what_is_no_picture_is_refused() -> None:
     line = Explainer(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval())
     with pytest.raises(InputError, match="index the explanation first"):
         scene_of(line.explain(torch.rand(2, 1, 3, 4)))
+
+
+def test_names_are_short_lines_that_turn_nothing() -> None:
+    """Whatever files of labels and masks hold."""
+    labels = ["x" * 10_000, "a\nb", "\u202eback", " ", "plain"]
+    explainer = Explainer(_network(), labels=labels, name="net\u202e" * 200)
+    regions = LabelMap(np.zeros((12, 12), dtype=np.uint8), {0: "sky\u202e", 1: "y" * 999, 2: ""})
+    found = explainer.explain(torch.rand(3, 12, 12), "all")
+    manifest = scene_of(found, regions, name="photo\u2067" * 200).manifest
+    classes = {index: name for index, name, _ in manifest["classes"]}
+    assert classes == {
+        0: "x" * 199 + "…", 1: "a", 2: "\\u202eback", 3: "class 3", 4: "plain",
+    }  # fmt: skip
+    assert {one["target"]: one["name"] for one in manifest["targets"]} == classes
+    assert manifest["objects"]["names"] == {"0": "sky\\u202e", "1": "y" * 199 + "…"}
+    for name in (manifest["name"], manifest["network"]):
+        assert len(name) == 200
+        assert name.isprintable()

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -35,7 +36,8 @@ from guidxmage.serving.guard import SECURITY_HEADERS
 from guidxmage.serving.held import summary_of_saved
 from guidxmage.serving.server import is_loopback, place_at
 from guidxmage.serving.uploads import display_name
-from guidxmage.serving.work_queue import Limits
+from guidxmage.serving.work_queue import FullError, Limits, Outcome, Say, Stop, WorkQueue
+from guidxmage.serving.work_queue import Job as QueuedJob
 from tests.served import Served, Small, photo_bytes, serving, small_explainer
 
 
@@ -411,7 +413,9 @@ def test_broken_uploads(server: Served, content_type: str, body: bytes, status: 
         (b'{"kind": "hello", "x": ' + b"9" * 5000 + b"}", "no finite number"),
         (b'{"kind": "hello", "x": 1e999}', "no finite number"),
         (b'{"kind": "hello", "kind": "bye"}', "twice"),
-        (b'{"kind": "hello", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "deep"),
+        (b'{"kind": "hello", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "more parts"),
+        (b'{"kind": "hello", "x": [' + b"[], " * 5_000_000 + b"0]}", "more parts"),
+        (b'{"kind": "hello", "x": [' + b"0, " * 10_000_000 + b"0]}", "more parts"),
         (b'{"kind": "hello", "x": ' + b"[" * 100 + b"]" * 100 + b"}", "deep"),
         (b'{"kind": "\\ud800"}', "characters"),
         (b"\xff\xfe", "UTF-8"),
@@ -537,6 +541,40 @@ def test_the_time_limit(kind: str) -> None:
         assert told["state"] == "failed"
         assert "took longer than the 0.3 s" in told["error"]
         assert server.ended(server.ask(result, kind="hello"), 5)["state"] == "done"
+
+
+def test_work_that_never_comes_back() -> None:
+    """Others go on, however many follow it; and where nothing can go on, that is said."""
+    queue, go_on = WorkQueue(Limits(seconds=0.2)), threading.Event()
+
+    def ended(name: str, *, deaf: bool = False) -> QueuedJob:
+        def work(say: Say, stop: Stop) -> Outcome:
+            if deaf:
+                go_on.wait(20)
+            return Outcome(name)
+
+        job, until = queue.submit(name, work), time.monotonic() + 5
+        while not job.ended:
+            assert time.monotonic() < until, f"{name} is still {job.state}"
+            time.sleep(0.01)
+        return job
+
+    for _ in range(2):
+        assert "took longer than the 0.2 s" in str(ended("deaf", deaf=True).error)
+        assert [ended("quick").state for _ in range(3)] == ["done"] * 3
+    waiting: list[QueuedJob] = []
+    timer = threading.Timer(
+        0.05, lambda: waiting.append(queue.submit("next", lambda *_: Outcome()))
+    )
+    timer.start()
+    ended("deaf", deaf=True)
+    assert "start the server again" in str(waiting[0].error)
+    with pytest.raises(FullError, match="start the server again"):
+        queue.submit("another", lambda *_: Outcome())
+    go_on.set()  # and all of them come back
+    time.sleep(0.2)
+    assert [ended("quick").state for _ in range(3)] == ["done"] * 3
+    queue.close()
 
 
 def test_the_queue_is_bounded() -> None:

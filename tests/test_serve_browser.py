@@ -283,6 +283,26 @@ def test_a_class_is_asked_for(visit: Visit) -> None:
     quiet(visit)
 
 
+def test_an_address_leads_to_its_class_whoever_else_asked(visit: Visit, browser: Browser) -> None:
+    """Two tabs ask for classes; each has them in its own order, the server in another."""
+    visit.open()
+    visit.choose("shared.png")
+    visit.result("shared.png").click()
+    visit.shows("shared.png")
+    tabs = [visit.page, browser.new_page()]
+    tabs[1].goto(visit.page.url)
+    for page, place in ((tabs[0], -1), (tabs[1], 0)):
+        before = page.locator(".gx-target").count()
+        page.locator("[data-gx=other-classes] button:has-text('Explain')").nth(place).click()
+        expect(page.locator(".gx-target")).to_have_count(before + 1, timeout=20_000)
+    chosen = tabs[1].locator(".gx-target[aria-pressed=true] .gx-target-name")
+    name = chosen.inner_text()
+    tabs[1].wait_for_timeout(500)
+    tabs[1].reload()
+    expect(chosen).to_have_text(name, timeout=20_000)
+    tabs[1].close()
+
+
 def test_faults_are_sentences_in_the_page(visit: Visit) -> None:
     visit.open()
     visit.choose("none.png", content=b"this is no photo")

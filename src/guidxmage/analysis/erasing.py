@@ -6,7 +6,6 @@ and then the network says something else: the gap between the two is what the fl
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,18 +149,13 @@ def erase(
     """
     if explanation.batched or explanation.several:
         raise InputError("erase() is for one image and target; index the explanation first")
-    network, X = explanation.symbolic_model.network, explanation.input
-    if network is None or network.model is None:
-        raise InputError(
-            "the explanation was loaded without its network, or is none of one region; make it "
-            "with an Explainer, or load it with Explanation.load(path, explainer=…)"
-        )
+    (network, model), X = _network(explanation), explanation.input
     erased_at = _area(area, X)
     R, words = _filling(explanation, fill, sigma)
     erased = torch.where(erased_at, R, X)
-    before, after, logits = _scores(explanation, network.model, network.to_input, erased)
+    before, after, logits = _scores(explanation, erased)
     predicted, trail = _predicted(explanation, erased), explanation.trail
-    with untouched(network.model):
+    with untouched(model):
         recording, program = _recorded(network, erased)
         follows = bool(trail.same(recording.trail))
         # A gap that flips have made says nothing of how large rounding is at worst.
@@ -186,27 +180,44 @@ def erase(
     )
 
 
-def _scores(
-    explanation: Attribution,
-    model: nn.Module,
-    to_input: Callable[[Tensor], Tensor],
-    erased: Tensor,
-) -> tuple[float, float, Tensor]:
+def _network(explanation: Attribution) -> tuple[Network, nn.Module]:
+    """The network that was explained. Raises InputError where it is not at hand."""
+    network = explanation.symbolic_model.network
+    if network is None or network.model is None:
+        raise InputError(
+            "the explanation was loaded without its network, or is none of one region; make it "
+            "with an Explainer, or load it with Explanation.load(path, explainer=…)"
+        )
+    return network, network.model
+
+
+def _scores(explanation: Attribution, erased: Tensor) -> tuple[float, float, Tensor]:
     """The score that was explained, and the network's own of the erased image, with its logits."""
-    X = explanation.input
+    check_unchanged(explanation)
+    network, model = _network(explanation)
     with running(model):
-        if dtype_and_device(model)[0] != X.dtype:
-            raise _changed()
-        own, logits = (model(to_input(Z[None]).clone()).detach()[0] for Z in (X, erased))
+        logits = model(network.to_input(erased[None]).clone()).detach()[0]
     functional = explanation.symbolic_model.cotangent[0, 0]
-    before, again, after = (
-        float((functional * scores).sum()) for scores in (explanation.logits, own, logits)
-    )
-    if not abs(again - before) <= 2 * float(explanation.residual_bound):
-        raise _changed()
+    before, after = (float((functional * scores).sum()) for scores in (explanation.logits, logits))
     if not bool(torch.isfinite(logits).all()):
         raise InputError("the network returns NaN or Inf once the area is erased")
     return before, after, logits
+
+
+def check_unchanged(explanation: Attribution) -> None:
+    """Raise InputError where the network gives the explained image another score by now.
+
+    explanation: of one image and one target.
+    """
+    (network, model), X = _network(explanation), explanation.input
+    with running(model):
+        if dtype_and_device(model)[0] != X.dtype:
+            raise _changed()
+        own = model(network.to_input(X[None]).clone()).detach()[0]
+    functional = explanation.symbolic_model.cotangent[0, 0]
+    before, again = (float((functional * scores).sum()) for scores in (explanation.logits, own))
+    if not abs(again - before) <= 2 * float(explanation.residual_bound):
+        raise _changed()
 
 
 def _changed() -> InputError:

@@ -77,7 +77,9 @@ def saved_evidence(manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """What a result states of how it came about, and how to have it checked, where it can be."""
     found = {key: manifest[key] for key in _STATED if manifest.get(key) is not None}
     if manifest.get("schema") == SCHEMA and "integrated_gradients" not in manifest:
-        found["verify"] = f"guid-xmage verify {shlex.quote(shown(folder))}"
+        place = shown(folder)
+        place = f"./{place}" if place.startswith("-") else place  # no option
+        found["verify"] = f"guid-xmage verify {shlex.quote(place)}"
     return found
 
 

@@ -30,6 +30,8 @@ _RECEIVING, _READING = 4, 2
 # An answer that a browser may keep, if it asks every time whether it still holds.
 _ASK_AGAIN = "private, no-cache"
 LARGEST_QUESTION = 2**26
+# A question is a few fields, the runs of an area and a text; the rest would only take time.
+_MOST_FIELDS, _MOST_RUNS = 2**10, 2**23
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,8 @@ def _add_results(app: FastAPI, desk: Desk, receiving: asyncio.Semaphore) -> None
 
 def _question(body: bytes) -> dict[str, Any]:
     """A question as JSON. Raises RefusedError, and InputError for what is no JSON."""
+    if sum(map(body.count, (b"[", b"{", b":"))) > _MOST_FIELDS or body.count(b",") > _MOST_RUNS:
+        raise RefusedError(400, "the question has more parts than any that is answered here")
     try:
         found = parsed_json(body.decode("utf-8"), "the question")
     except UnicodeDecodeError:

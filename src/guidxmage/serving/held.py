@@ -26,6 +26,7 @@ from guidxmage.jobs.saved_scene import (
     summary_of,
 )
 from guidxmage.objects.label_map import LabelMap
+from guidxmage.serving.questions import HELD
 from guidxmage.viewer.scene import Scene, scene_of
 
 _THUMBNAIL = 320
@@ -59,7 +60,8 @@ class Held:
     def nbytes(self) -> int:
         """About how much memory it takes."""
         arrays = sum(values.nbytes for values in self.scene.arrays.values())
-        return 2 * arrays + self.explanation.trail.nbytes
+        trails = (1 + len(self.added)) * self.explanation.trail.nbytes
+        return HELD * arrays + trails
 
 
 def held_of(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guidxmage.adversarial.heuristic.attack import attack
 from guidxmage.adversarial.heuristic.result import AttackResult
-from guidxmage.analysis.erasing import erase, shown
+from guidxmage.analysis.erasing import check_unchanged, erase, shown
 from guidxmage.attribution.attribution import Attribution
 from guidxmage.attribution.targets import Contrast
 from guidxmage.errors import GuidXmageError, InputError
@@ -23,8 +23,10 @@ from guidxmage.serving.asked import Attack, Erase, Explain, Mask, Size, read_que
 from guidxmage.viewer.answers import Answer, Say, Stop
 from guidxmage.viewer.scene import Scene
 
-MOST_TARGETS = 64
-"""Targets of one photo that are held at once: each takes as much memory as the photo's Δ."""
+MOST_TARGETS, MOST_BYTES, FEW_TARGETS = 64, 2**31, 3
+"""Targets of one photo that are held at once, and about the memory of more than a few of them."""
+HELD = 4
+"""Bytes in memory for each byte that is shown of a target: its explanation has the numbers, too."""
 _NORMS = {"l2": "L2", "linf": "L∞", "l1": "L1", "l0": "pixels"}
 
 
@@ -123,6 +125,7 @@ def _attacked(
     say, stop = steps
     area = None if asked.area is None else asked.area.mask(_size(part))
     X = _attackable(part)
+    check_unchanged(part)
     mask = None if area is None else torch.from_numpy(area).to(X.device)
     words = f"looking for the smallest change, with up to {asked.budget} gradients"
 
@@ -257,10 +260,8 @@ def _explained(
     _check_classes(asked, first.logits.numel())
     with held.lock:
         known = _number_of(held, asked)
-        if known is None and len(held.scene.manifest["targets"]) >= MOST_TARGETS:
-            raise InputError(
-                f"{MOST_TARGETS} targets of this photo are held already; explain it anew for others"
-            )
+        if known is None:
+            _check_room(held.scene)
     if known is None:
         stop()
         say(f"explaining {_named(first, asked.target)}", None)
@@ -276,6 +277,18 @@ def _explained(
     names = [name for name in scene.arrays if name.split(".")[1:2] == [str(known)]]
     values = {"kind": "explain", "number": known, "entry": scene.manifest["targets"][known]}
     return Answer(values, {name: scene.arrays[name] for name in names})
+
+
+def _check_room(scene: Scene) -> None:
+    count = len(scene.manifest["targets"])
+    own = sum(values.nbytes for name, values in scene.arrays.items() if "." in name)
+    # The next one takes as much as those before it.
+    full = count >= FEW_TARGETS and HELD * own * (count + 1) > MOST_BYTES * count
+    if full or count >= MOST_TARGETS:
+        raise InputError(
+            f"{count} targets of this photo are held already, and more would take too much "
+            "memory; explain it anew for others"
+        )
 
 
 def _check_classes(asked: Explain, classes: int) -> None:

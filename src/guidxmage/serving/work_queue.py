@@ -20,8 +20,12 @@ Stop = Callable[[], None]
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 _ENDED = (DONE, FAILED, CANCELLED)
-# Threads that a network which never returns may take away; each is replaced by a new one.
+# Threads that a network which never returns may take away and are replaced by new ones.
 _MOST_LOST = 2
+_STUCK = (
+    "nothing can be computed any more: the network does not come back from what it was given; "
+    "start the server again"
+)
 
 
 class FullError(InputError):
@@ -91,14 +95,17 @@ class WorkQueue:
         self._jobs: dict[str, Job] = {}  # in the order of their submission
         self._changed = threading.Condition()
         self._closed = False
-        self._lost = 0
         self._threads: list[threading.Thread] = []
+        self._doing: dict[threading.Thread, Job] = {}
+        self._lost: set[threading.Thread] = set()  # those that are not waited for any more
 
     def submit(self, title: str, work: Work, nbytes: int = 0) -> Job:
         """Stand in the queue with work that holds so many bytes meanwhile. Raises FullError."""
         job = Job(title, work, nbytes)
         with self._changed:
             self._forget()
+            if self._is_stuck():
+                raise FullError(_STUCK)
             waiting = [one for one in self._jobs.values() if one.state == WAITING]
             held = sum(one.nbytes for one in waiting) + nbytes
             full = len(waiting) >= self.limits.waiting or held > self.limits.waiting_bytes
@@ -154,10 +161,16 @@ class WorkQueue:
 
     def _start_threads(self) -> None:
         self._threads = [thread for thread in self._threads if thread.is_alive()]
-        while len(self._threads) < self.limits.workers + self._lost:
+        self._lost &= set(self._threads)
+        replaced = min(len(self._lost), _MOST_LOST)
+        while len(self._threads) < self.limits.workers + replaced:
             thread = threading.Thread(target=self._work, name="guid-xmage work", daemon=True)
             self._threads.append(thread)
             thread.start()
+
+    def _is_stuck(self) -> bool:
+        """Whether no thread is left that does anything."""
+        return bool(self._lost) and len(self._lost) == len(self._threads)
 
     def _end(self, job: Job, state: str, error: str | None) -> None:
         if job.ended:
@@ -180,12 +193,13 @@ class WorkQueue:
             del self._jobs[job.id]
 
     def _next(self) -> Job | None:
-        """Wait for work; None when there will be no more."""
+        """Wait for work for this thread; None when there will be no more."""
         with self._changed:
             while not self._closed:
                 for job in self._jobs.values():
                     if job.state == WAITING:
                         job.state, job.text = RUNNING, "starting"
+                        self._doing[threading.current_thread()] = job
                         return job
                 self._changed.wait()
         return None
@@ -195,7 +209,8 @@ class WorkQueue:
     def _work(self) -> None:
         while (job := self._next()) is not None:
             work = job.work
-            late = threading.Timer(self.limits.seconds, self._overdue, [job])
+            thread = threading.current_thread()
+            late = threading.Timer(self.limits.seconds, self._overdue, [thread, job])
             late.daemon = True
             late.start()
             try:
@@ -205,11 +220,11 @@ class WorkQueue:
                 late.cancel()
                 work = None
             with self._changed:
-                if self._lost and len(self._threads) > self.limits.workers:
-                    # Another thread has taken its place meanwhile.
-                    self._lost -= 1
-                    self._threads.remove(threading.current_thread())
-                    return
+                del self._doing[thread]
+                others = set(self._threads) - self._lost - {thread}
+                if thread in self._lost and len(others) >= self.limits.workers:
+                    return  # another thread has taken its place meanwhile
+                self._lost.discard(thread)
 
     def _run(self, job: Job, work: Work) -> None:
         def say(text: str, fraction: float | None = None) -> None:
@@ -236,17 +251,23 @@ class WorkQueue:
                     job.outcome, job.text, job.fraction = outcome, "done", 1.0
                 self._end(job, DONE, None)
 
-    def _overdue(self, job: Job) -> None:
+    def _overdue(self, thread: threading.Thread, job: Job) -> None:
         """The time is over: say so, and let others go on while the work does not listen.
 
-        Not called for work that has come back; it may have been cancelled long ago.
+        The work may have been cancelled long ago.
         """
         with self._changed:
+            if self._doing.get(thread) is not job:
+                return  # it has come back just now
             limit = f"{self.limits.seconds:g}"
             self._end(job, FAILED, f"{job.title} took longer than the {limit} s that it may take")
-            if self._lost < _MOST_LOST and not self._closed:
-                self._lost += 1
-                self._start_threads()
+            if self._closed:
+                return
+            self._lost.add(thread)
+            self._start_threads()
+            if self._is_stuck():
+                for one in self._jobs.values():
+                    self._end(one, FAILED, _STUCK)
 
 
 def _named(error: BaseException) -> str:

@@ -26,6 +26,7 @@ from PIL import Image
 
 from guidxmage.errors import InputError
 from guidxmage.files.atomic import atomic_file
+from guidxmage.files.names import shown
 from guidxmage.files.result_folder import Kind, atomic_folder, write_mark
 from guidxmage.viewer.page_files import asset, inline, script_of, viewer_css
 from guidxmage.viewer.scene import Scene
@@ -106,9 +107,11 @@ def check_report(path: Path) -> None:
     """Raise InputError where there is something that a report may not replace."""
     if not os.path.lexists(path):
         return
+    ours = False
     try:
-        with path.open("rb") as file:
-            ours = path.is_file() and file.read(len(_HEAD)) == _HEAD
+        if path.is_file():  # opening a pipe would wait for somebody to write into it
+            with path.open("rb") as file:
+                ours = file.read(len(_HEAD)) == _HEAD
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if not ours:
@@ -132,6 +135,7 @@ def write_report(
     also lets go files of data that were changed since. Raises InputError, also for no photos.
     """
     check_report(path)
+    title = shown(title)
     count = 0
     with ExitStack() as stack:
         # What is opened first appears last: a page never stands there without its data.

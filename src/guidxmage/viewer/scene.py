@@ -21,6 +21,7 @@ from guidxmage.attribution.exactness import in_words
 from guidxmage.attribution.placement import Placement
 from guidxmage.engine.program.places import INPUT
 from guidxmage.errors import InputError
+from guidxmage.files.names import brief
 from guidxmage.objects.label_map import LabelMap
 from guidxmage.objects.segmentation import superpixels
 
@@ -29,6 +30,7 @@ Array = npt.NDArray[Any]
 # The types that the viewer reads, by their names in the manifest.
 _TYPES = ("float32", "float64", "uint8", "uint16", "int32")
 _COLOURS = ("red", "green", "blue")
+_LONGEST = 200  # characters of a name that is shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +90,8 @@ def scene_of(
         arrays |= _target_arrays(part, number, _in_order(part.placements))
     manifest = {
         "format": FORMAT,
-        "name": name,
-        "network": _network(first),
+        "name": brief(name, _LONGEST),
+        "network": brief(_network(first), _LONGEST),
         "space": first.space,
         "reference": first.reference_name,
         "exactness": in_words(first.exactness),
@@ -99,7 +101,10 @@ def scene_of(
         "targets": [_target(part) for part in singles],
         "depths": [_depth(one) for one in _in_order(first.placements)],
         "depth": _first_shown(first.placements),
-        "classes": [[index, name, _finite(value)] for index, name, value in _classes(first)],
+        "classes": [
+            [index, brief(name, _LONGEST) or f"class {index}", _finite(value)]
+            for index, name, value in _classes(first)
+        ],
         "objects": None if regions is None else _objects(regions, regions_from),
         "evidence": dict(evidence or {}),
         "arrays": _described(arrays),
@@ -124,7 +129,8 @@ def _classes(part: Attribution) -> list[tuple[int, str, float]]:
 
 
 def _objects(regions: LabelMap, source: str) -> dict[str, Any]:
-    return {"names": {str(label): name for label, name in regions.names.items()}, "source": source}
+    names = {str(label): brief(name, _LONGEST) for label, name in regions.names.items()}
+    return {"names": {label: name for label, name in names.items() if name}, "source": source}
 
 
 # --- depths ----------------------------------------------------------------------------------
@@ -156,7 +162,7 @@ def _depth(one: Placement) -> dict[str, Any]:
 
 def _target(part: Attribution) -> dict[str, Any]:
     return {
-        "name": str(part.target_name),
+        "name": brief(part.target_name, _LONGEST) or f"class {int(part.target)}",
         "target": int(part.target),
         "against": int(part.against),
         "score": _finite(part.score),

@@ -1,6 +1,6 @@
 // The state of a viewer in the address of its page, so that a view can be kept and passed on.
 
-import { fromRuns, toRuns } from "./areas.js";
+import { Areas, fromRuns, toRuns } from "./areas.js";
 import { LAYER_NAMES } from "./state.js";
 
 /** @typedef {import("./state.js").State} State */
@@ -8,6 +8,8 @@ import { LAYER_NAMES } from "./state.js";
 
 /** Areas longer than this are left out: some programs cut long addresses. */
 const LONGEST_AREAS = 12000;
+/** More than fit into so many signs. */
+const MOST_AREAS = 2000;
 const SETTLES_AFTER = 300;
 /** @type {WeakMap<Uint8Array, string>} */
 const packedMasks = new WeakMap();
@@ -49,10 +51,11 @@ function othersIn(hash) {
 
 /** @param {Bench} bench */
 export function writtenState(bench) {
-  const { state, viewport, areas } = bench;
+  const { state, scene, viewport, areas } = bench;
   const part = new URLSearchParams();
-  part.set("t", String(state.target));
-  if (state.rather >= 0) part.set("r", String(state.rather));
+  // Who else asks the same server may have been given other places here.
+  part.set("t", String(scene.targets[state.target].number));
+  if (state.rather >= 0) part.set("r", String(scene.targets[state.rather].number));
   if (state.depth >= 0) part.set("d", String(state.depth));
   part.set(
     "l",
@@ -78,7 +81,7 @@ export function writtenState(bench) {
   if (place) part.set("z", [place.zoom, place.x, place.y].map(round).join());
   part.set("k", `${state.row},${state.column}`);
   const packed = areas.list
-    .map(({ name, mask }) => `${encodeURIComponent(name)}~${packedMask(mask)}`)
+    .map(({ name, mask }) => `${packedName(name)}~${packedMask(mask)}`)
     .join("!");
   if (packed && packed.length <= LONGEST_AREAS) part.set("a", packed);
   if (state.chosen) part.set("n", state.chosen);
@@ -100,7 +103,7 @@ export function restoreFrom(bench, text) {
   if (!text) return;
   try {
     const part = new URLSearchParams(text);
-    restoreAreas(bench, part.get("a"));
+    bench.areas.list = areasOf(bench, part.get("a")) ?? bench.areas.list;
     bench.store.set(patchOf(bench, part));
     const place = numbersOf(part.get("z"), 3);
     if (place) bench.viewport.restore({ zoom: place[0], x: place[1], y: place[2] });
@@ -128,8 +131,10 @@ function patchOf(bench, part) {
     const value = wholeNumber(part.get(key), below, least);
     if (value !== null) Object.assign(patch, { [name]: value });
   };
-  put("target", "t", scene.targets.length);
-  put("rather", "r", scene.targets.length);
+  const place = (/** @type {string} */ key) =>
+    scene.targets.findIndex(({ number }) => String(number) === part.get(key));
+  if (place("t") >= 0) patch.target = place("t");
+  if (place("r") >= 0) patch.rather = place("r");
   if (patch.rather === (patch.target ?? 0)) delete patch.rather;
   put("depth", "d", manifest.depths.length);
   const bands = numbersOf(part.get("b"), 2);
@@ -144,8 +149,8 @@ function patchOf(bench, part) {
   const theme = part.get("h");
   if (theme === "light" || theme === "dark") patch.theme = theme;
   patch.blended = part.get("c") === "1";
-  const place = part.get("k")?.split(",") ?? [];
-  const [row, column] = [wholeNumber(place[0], scene.height), wholeNumber(place[1], scene.width)];
+  const at = part.get("k")?.split(",") ?? [];
+  const [row, column] = [wholeNumber(at[0], scene.height), wholeNumber(at[1], scene.width)];
   if (row !== null && column !== null) Object.assign(patch, { row, column });
   const chosen = part.get("n");
   if (chosen !== null && bench.areas.mask(chosen)) patch.chosen = chosen;
@@ -187,20 +192,32 @@ function layersOf(bench, text) {
 }
 
 /**
+ * The areas that a text stands for; null where there are none, or it makes no sense.
  * @param {Bench} bench
  * @param {string | null} text
  */
-function restoreAreas(bench, text) {
-  if (!text) return;
-  const list = text.split("!").map((one) => {
-    const [name, runs] = one.split("~");
-    return {
-      name: decodeURIComponent(name).slice(0, 60),
-      mask: fromRuns(unpackedRuns(runs), bench.scene.pixels),
-    };
-  });
-  bench.areas.list = [];
-  for (const { name, mask } of list) bench.areas.add(name, mask);
+function areasOf(bench, text) {
+  const found = new Areas(bench.scene.pixels);
+  const parts = text?.split("!") ?? [];
+  if (!text || parts.length > MOST_AREAS) return null;
+  try {
+    for (const part of parts) {
+      const [name, runs] = part.split("~");
+      const mask = fromRuns(unpackedRuns(runs, bench.scene.pixels), bench.scene.pixels);
+      found.add(decodeURIComponent(name).slice(0, 60), mask);
+    }
+  } catch {
+    return null;
+  }
+  return found.list;
+}
+
+/**
+ * A name without the signs that stand between areas.
+ * @param {string} name
+ */
+function packedName(name) {
+  return encodeURIComponent(name).replaceAll("!", "%21").replaceAll("~", "%7E");
 }
 
 /**
@@ -236,15 +253,23 @@ function packedRuns(runs) {
   return parts.join("-");
 }
 
-/** @param {string} text */
-function unpackedRuns(text) {
-  return text.split("-").flatMap((part) => {
+/**
+ * @param {string} text
+ * @param {number} pixels
+ */
+function unpackedRuns(text, pixels) {
+  /** @type {number[]} */
+  const runs = [];
+  for (const part of text.split("-")) {
     const [pair, times = "1"] = part.split("*");
-    const runs = pair.split(".").map((run) => parseInt(run, 36));
+    const numbers = pair.split(".").map((run) => parseInt(run, 36));
     const count = parseInt(times, 36);
-    if (!(count >= 1 && count < 1e6)) throw new Error("no run length");
-    return Array.from({ length: count }, () => runs).flat();
-  });
+    // No mask has more runs than pixels, whatever an address says.
+    const all = runs.length + count * numbers.length;
+    if (!(count >= 1 && all <= pixels + 2)) throw new Error("no run length");
+    for (let time = 0; time < count; time += 1) runs.push(...numbers);
+  }
+  return runs;
 }
 
 /**

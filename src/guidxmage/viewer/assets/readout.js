@@ -40,6 +40,9 @@ export class Readout {
     store.watch(["target", "rather", "depth"], () => void this.load());
     store.watch(["row", "column"], () => this.show(true));
     store.watch(["scales", "small", "large"], () => this.show(false));
+    store.watch(["palette"], () => {
+      this.element.dataset.palette = store.state.palette;
+    });
   }
 
   /** @param {string} name */
