@@ -69,13 +69,13 @@ def _anchors() -> Tensor:
 ANCHORS = _anchors()
 
 
-def _detector() -> Explainer:
+def _detector(threshold: float = -0.1) -> Explainer:
     model = _double(Body(7, lambda m: {"raw": m.flatten(2)}))
     output = Boxes(
         boxes=lambda o: o["raw"][:, :4].transpose(1, 2) * 10 + ANCHORS,
         scores=lambda o: o["raw"][:, 4:].transpose(1, 2),
         form="cxcywh",
-        threshold=-0.1,
+        threshold=threshold,
     )
     return Explainer(model, output=output, labels=["cat", "dog", "cup"])
 
@@ -330,6 +330,53 @@ def test_figures_and_certificates_are_there_for_other_outputs() -> None:
     assert found.figure() is not None
     (evidence,) = found.certificate()
     assert evidence.holds
+
+
+def test_inside_near_and_elsewhere_add_up(tmp_path: Path) -> None:
+    found = _detector().explain(X, BoxSide(0, "left"), depth="default")
+    table = found.objects()
+    assert {row.name for row in table} <= {"inside", "near", "elsewhere"}
+    assert table.whole + table.unplaced == pytest.approx(float(found.score), abs=1e-9)
+    left, top, right, bottom = found.meaning.box
+    middles = np.arange(32) + 0.5
+    wide = ((middles >= left) & (middles <= right)).sum()
+    tall = ((middles >= top) & (middles <= bottom)).sum()
+    assert table["inside"].pixels == wide * tall
+    masked = _segmenter().explain(X, Mask(AREA, 1))
+    assert masked.objects()["inside"].pixels == 16 * AREA[2::4, 2::4].sum(), "cells of the output"
+    two = _detector().explain(X, [Box(0), Box(1)])
+    assert "inside" not in two.regions().names.values(), "they are about two places"
+
+
+def test_boxes_lie_on_the_photo_as_well() -> None:
+    known = Preprocessing(resize=32, crop=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+    model = _detector().model.model
+    pick = {
+        "boxes": lambda o: o["raw"][:, :4].transpose(1, 2) * 10 + ANCHORS,
+        "scores": lambda o: o["raw"][:, 4:].transpose(1, 2),
+    }
+    output = Boxes(**pick, form="cxcywh", threshold=-9)
+    explainer = Explainer(model, preprocessing=known, output=output)
+    photo = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    found = explainer.explain(photo, Box(0), space="photo")
+    labels = found.regions().labels
+    left, top, right, bottom = found.meaning.box
+    # The photo is halved, and 8 of its 48 columns are cut off on each side.
+    rows, columns = np.nonzero(labels == 1)
+    assert abs(columns.min() / 2 - 8 - max(left, 0)) <= 1
+    assert abs((columns.max() + 1) / 2 - 8 - min(right, 32)) <= 1
+    assert abs(rows.min() / 2 - max(top, 0)) <= 1
+    assert abs((rows.max() + 1) / 2 - min(bottom, 32)) <= 1
+
+
+def test_slices_of_a_volume_are_drawn(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv3d(1, 3, 3, padding=1), nn.ReLU()).eval()
+    explainer = Explainer(model, output=Segmentation())
+    found = explainer.explain(torch.rand(1, 30, 6, 5), Pixel(2, 3, 1, z=29))
+    found.slices().savefig(tmp_path / "slices.png")
+    assert (tmp_path / "slices.png").stat().st_size > 1000
+    with pytest.raises(InputError, match="depth × height × width"):
+        _detector().explain(X, Box(0)).slices()
 
 
 # --- what there is not -------------------------------------------------------------------------

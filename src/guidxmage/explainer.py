@@ -101,6 +101,7 @@ class Explainer:
             refuse_other_than_cuda(dtype_and_device(self.model)[1])
         self.weights_source = ""
         self.code: tuple[Path, ...] = ()  # the user's own files that made the model
+        self.check: Callable[[Tensor], None] | None = None  # of the network, on a first image
         self._graphs = Graphs()
         # Not a method of its own: what is explained is freed with the last reference to it.
         self._programs = Programs(self.model, self.gates, self._graphs.clear)
@@ -131,14 +132,9 @@ class Explainer:
 
         own = {key: options.pop(key) for key in _OPTIONS if key in options}
         loaded = load_model(name, **options)
-        explainer = cls(
-            loaded.model,
-            preprocessing=loaded.preprocessing,
-            labels=loaded.labels,
-            name=loaded.name,
-            **own,
-        )
-        explainer.weights_source = loaded.weights
+        given: dict[str, Any] = {"preprocessing": loaded.preprocessing, "labels": loaded.labels}
+        explainer = cls(loaded.model, name=loaded.name, **given, **own)
+        explainer.weights_source, explainer.check = loaded.weights, loaded.check
         return explainer
 
     @overload
@@ -396,5 +392,8 @@ class Explainer:
             generator = torch.Generator().manual_seed(0)
             images = torch.rand(2, *images, generator=generator, dtype=dtype).to(device)
         with untouched(self.model):
-            program = self._programs.of(self._space.to_input(images))
+            given = self._space.to_input(images)
+            if self.check is not None:
+                self.check(given)
+            program = self._programs.of(given)
         return Network(program, self._space.to_input, self.model, self._programs)

@@ -174,6 +174,16 @@ class Explanation(Attribution):
         scales = {"scale": scale, "whole_scale": whole_scale}
         return figure(panels, title=named, about=about, style=style, **scales)
 
+    def slices(self, word: str = "slice") -> Figure:
+        """The slices of a single volume (C, D, H, W), or a video's frames, with what each adds.
+
+        word: what one is called. Raises InputError for other shapes.
+        """
+        from guidxmage.view.slices import slices_figure
+
+        input_, added = (a.double().sum(0).cpu().numpy() for a in (self.input, self.contributions))
+        return slices_figure(input_, added, str(self.target_name), self._title(), word)
+
     def _with_depths(self) -> Explanation:
         """With the placements that a figure shows, where there are none and they can be made."""
         if self.placements or not self._can_be_placed:

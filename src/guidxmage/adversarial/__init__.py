@@ -6,8 +6,9 @@ from typing import Any
 from guidxmage.adversarial.certified.certify import CertifiedMinimum, certify
 from guidxmage.adversarial.heuristic.attack import NORMS, attack
 from guidxmage.adversarial.heuristic.result import AttackResult, Optimality
+from guidxmage.adversarial.margin import margin
 
-__all__ = ["NORMS", "AttackResult", "CertifiedMinimum", "Optimality", "attack", "certify"]
+__all__ = ["NORMS", "AttackResult", "CertifiedMinimum", "Optimality", "attack", "certify", "margin"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from guidxmage.cli.common import (
     Dtype,
     Labels,
     Model,
+    OutputKind,
     Overwrite,
     Precision,
     Weights,
@@ -38,6 +39,8 @@ EXAMPLES = """**Examples**
 
 `guid-xmage attack cat.jpg --mask cat_mask.png --outside` — only the background may change
 
+`guid-xmage attack street.jpg --model net.py:build --output boxes --target box:0:left --move -10`
+
 `guid-xmage attack photos/ --norm linf --budget 40 --out attacks --json`
 """
 
@@ -58,12 +61,24 @@ def attack(  # noqa: PLR0917
     model: Model = "efficientnet_lite0",
     weights: Weights = "default",
     labels: Labels = None,
+    output: OutputKind = None,
     norm: Annotated[
         Norm,
         typer.Option(help="l2, linf, l1, l0 (fewest pixels) or erase (fewest pixels set to 0)."),
     ] = Norm.l2,
     target: Annotated[
-        str | None, typer.Option(help="Class to reach, index or name; by default any other class.")
+        str | None,
+        typer.Option(
+            help="Class to reach, index or name; by default any other class. Of other outputs the "
+            "number that is to change: box:0, box:0:left, mask:dog, pixel:120,80."
+        ),
+    ] = None,
+    move: Annotated[
+        float | None,
+        typer.Option(
+            help="Other outputs: by how much the number is to change, negative to fall; by default "
+            "until it means something else."
+        ),
     ] = None,
     label: Annotated[
         str | None,
@@ -109,11 +124,18 @@ def attack(  # noqa: PLR0917
     if outside and mask is None:
         raise InputError("--outside needs a --mask to be outside of")
     found, problems = find_photos(photos, out)
-    explainer = load_explainer(model, weights, labels, dtype.value, device)
+    explainer = load_explainer(model, weights, labels, dtype.value, device, output=output)
+    classes = explainer.outputs.kind in ("scores", "labels")
+    if classes and move is not None:
+        raise InputError("--move is for numbers of other outputs; see --output")
+    if not classes and label is not None:
+        raise InputError("--label is for class scores; leave it out")
     job = AttackJob(
         norm=norm.value,
         label=None if label is None else class_of(label),
-        target=None if target is None else class_of(target),
+        target=None if target is None or not classes else class_of(target),
+        number=None if classes else target or "top1",
+        move=move,
         budget=budget,
         quantise=quantize,
         mask=mask,

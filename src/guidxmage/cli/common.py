@@ -35,6 +35,14 @@ BAD_INPUT, INTERRUPTED = 2, 130
 GONE_SHOWN = 10
 
 
+class Space(str, Enum):
+    """What is explained."""
+
+    photo = "photo"
+    pixels = "pixels"
+    input = "input"
+
+
 class Precision(str, Enum):
     """The dtype a network is run in."""
 
@@ -53,8 +61,15 @@ Model = Annotated[
     str,
     typer.Option(
         help="A name from `guid-xmage models`, timm:NAME, a folder saved by Hugging Face "
-        "transformers, or your own factory as file.py:function or package.module:function, "
-        "which runs that file or module."
+        "transformers, an ONNX file, or your own factory as file.py:function or "
+        "package.module:function, which runs that file or module."
+    ),
+]
+ExplainedSpace = Annotated[
+    Space | None,
+    typer.Option(
+        help="photo: its own pixels at its own size; pixels: those the network sees; input: "
+        "after the normalisation."
     ),
 ]
 Weights = Annotated[
@@ -235,7 +250,10 @@ def load_explainer(
     precision = {"float32": torch.float32, "float64": torch.float64}[dtype]
     if ":" not in model or model.startswith("timm:"):
         place = {"dtype": precision, "device": device}
-        return Explainer.load(model, weights=weights, labels=labels, **place, **options)
+        explainer = Explainer.load(model, weights=weights, labels=labels, **place, **options)
+        if model.lower().endswith(".onnx"):  # what was changed in it, and what it does not say
+            complain(explainer.weights_source)
+        return explainer
     if weights != "default":
         raise InputError(
             f"--weights {weights} does not go with --model {model}: load the weights in your own "
@@ -252,7 +270,7 @@ def load_explainer(
         device=device,
         **options,
     )
-    explainer.weights_source = loaded.weights
+    explainer.weights_source, explainer.check = loaded.weights, loaded.check
     explainer.code = loaded.code
     return explainer
 

@@ -12,6 +12,7 @@ from guidxmage.attribution.exactness import NOT_EXACT, in_words
 from guidxmage.cli.common import (
     AsJson,
     Device,
+    ExplainedSpace,
     GateConvention,
     Gates,
     Labels,
@@ -50,14 +51,6 @@ class MethodName(str, Enum):
     contributions = "contributions"
     exact_ig = "exact-ig"
     adaptive_ig = "adaptive-ig"
-
-
-class Space(str, Enum):
-    """What is explained."""
-
-    photo = "photo"
-    pixels = "pixels"
-    input = "input"
 
 
 class Map(str, Enum):
@@ -125,13 +118,7 @@ def explain(  # noqa: PLR0917
             "maps to 0), black, a value of every pixel (0 black … 1 white), or an image."
         ),
     ] = "zero",
-    space: Annotated[
-        Space | None,
-        typer.Option(
-            help="photo: its own pixels at its own size; pixels: those the network sees; input: "
-            "after the normalisation."
-        ),
-    ] = None,
+    space: ExplainedSpace = None,
     depth: Annotated[
         list[str] | None,
         typer.Option(

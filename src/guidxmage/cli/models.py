@@ -107,7 +107,7 @@ def _list_depths(names: list[str], as_json: bool) -> None:
 
     listed: dict[str, list[dict[str, Any]]] = {}
     for name in names:
-        own = ":" in name and not name.startswith("timm:")
+        own = (":" in name and not name.startswith("timm:")) or name.lower().endswith(".onnx")
         explainer = load_explainer(name, "default" if own else "none", None, "float32")
         every = explainer.depths()
         known = explainer.preprocessing

@@ -13,10 +13,12 @@ import typer
 
 from guidxmage.cli.common import (
     Device,
+    ExplainedSpace,
     GateConvention,
     Gates,
     Labels,
     Model,
+    OutputKind,
     Precision,
     Weights,
     complain,
@@ -24,7 +26,6 @@ from guidxmage.cli.common import (
     one_sentence,
     target_of,
 )
-from guidxmage.cli.explain import Space
 from guidxmage.errors import GuidXmageError, InputError, MissingExtraError
 from guidxmage.files.names import brief, shown
 
@@ -61,6 +62,7 @@ def serve(  # noqa: PLR0917
     model: Model = "",
     weights: Weights = "default",
     labels: Labels = None,
+    output: OutputKind = None,
     target: Annotated[
         str,
         typer.Option(help="top1, top5, all, a class index or name, or a comma-separated list."),
@@ -68,13 +70,7 @@ def serve(  # noqa: PLR0917
     objects: Annotated[
         str, typer.Option(help="auto (segment the photo), none, or masks of the listed photos.")
     ] = "auto",
-    space: Annotated[
-        Space | None,
-        typer.Option(
-            help="photo: its own pixels at its own size; pixels: those the network sees; input: "
-            "after the normalisation."
-        ),
-    ] = None,
+    space: ExplainedSpace = None,
     dtype: Annotated[Precision, typer.Option(help="Precision to run in.")] = Precision.float32,
     device: Device = "cpu",
     gates: Gates = GateConvention.secant,
@@ -127,13 +123,16 @@ def serve(  # noqa: PLR0917
     source = {"model": asked, "weights": weights, "dtype": dtype.value, "gates": gates.value}
     if labels is not None:
         source["labels"] = str(labels)
+    if output is not None:
+        source["output"] = output
+    options = {"gates": gates.value, "output": output}
+    explainer = load_explainer(asked, weights, labels, dtype.value, device, **options)
     job = Job(
-        target=target_of(target, None),
+        target=target_of(target, None, explainer.outputs.kind),
         objects=_objects(objects),
         space=None if space is None else space.value,
         source=source,
     )
-    explainer = load_explainer(asked, weights, labels, dtype.value, device, gates=gates.value)
     _leave_a_core()
     queue = WorkQueue(Limits(seconds=time_limit))
     desk = Desk(Maker(explainer, job, answer, out), gallery, queue)

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.models.loaded import LoadedModel
+from guidxmage.outputs.kinds import Scores
 
 
 class Whole(nn.Module):
@@ -57,14 +59,21 @@ class Subject:
 def make_subject(loaded: LoadedModel, image_shape: torch.Size, dtype: torch.dtype) -> Subject:
     """The network in a precision, for images of one shape (C, H, W); the model is only copied.
 
-    Raises UnsupportedOperatorError where it cannot be explained.
+    Raises UnsupportedOperatorError where it cannot be explained, and InputError where its output is
+    no class scores.
     """
+    if loaded.output is not None and not isinstance(loaded.output, Scores):
+        raise InputError(
+            f"evaluation compares explanations of class scores; the output of {loaded.name} is "
+            f"{type(loaded.output).__name__}, which `explain` and `attack` take"
+        )
     explainer = Explainer(
         copy.deepcopy(loaded.model).eval(),
         preprocessing=loaded.preprocessing,
         labels=loaded.labels,
         name=loaded.name,
         dtype=dtype,
+        output=loaded.output,
     )
     explainer.weights_source = loaded.weights
     network = copy.deepcopy(explainer.model)

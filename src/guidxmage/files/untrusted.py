@@ -53,7 +53,7 @@ def read_arrays(
     where what it would unpack to is out of proportion or not what its headers say.
     """
     try:
-        with zipfile.ZipFile(_regular(Path(path))) as archive:
+        with zipfile.ZipFile(regular(Path(path))) as archive:
             members = _members(archive, Path(path))
             chosen = {name: member for name, member in members.items() if wanted(name)}
             return {name: _array(archive, member, path) for name, member in chosen.items()}
@@ -83,8 +83,8 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
     allowed = min(max(SMALL_ARCHIVE, LARGEST_RATIO * own), LARGEST_ARCHIVE)
     if unpacked > allowed:
         raise InputError(
-            f"{path} of {_size(own)} would unpack to {_size(unpacked)}, more than the "
-            f"{_size(allowed)} that are allowed"
+            f"{path} of {size_in_words(own)} would unpack to {size_in_words(unpacked)}, more "
+            f"than the {size_in_words(allowed)} that are allowed"
         )
     return found
 
@@ -108,8 +108,8 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Any) -> Arra
         promised, left = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
         if promised != left:
             raise InputError(
-                f"{path}: the header of {name!r} promises {_size(promised)} where "
-                f"{_size(max(left, 0))} follow"
+                f"{path}: the header of {name!r} promises {size_in_words(promised)} where "
+                f"{size_in_words(max(left, 0))} follow"
             )
         content = stream.read(promised)
         # Reading to the end compares the checksum, and finds what is packed beyond the stated size.
@@ -129,10 +129,12 @@ def read_json(path: str | os.PathLike[str], largest: int = LARGEST_TEXT) -> Any:
 
 def read_text(path: str | os.PathLike[str], largest: int = LARGEST_TEXT) -> str:
     """A text file in UTF-8 of at most so many bytes. Raises InputError."""
-    file = _regular(Path(path))
+    file = regular(Path(path))
     size = file.stat().st_size
     if size > largest:
-        raise InputError(f"{path} has {_size(size)}; at most {_size(largest)} are read")
+        raise InputError(
+            f"{path} has {size_in_words(size)}; at most {size_in_words(largest)} are read"
+        )
     try:
         with file.open("rb") as stream:
             return stream.read(size).decode("utf-8")
@@ -301,8 +303,11 @@ def _kind(value: Any) -> str:
     return _KIND_NAMES.get(type(value), type(value).__name__)
 
 
-def _regular(path: Path) -> Path:
-    """The path of a file that can be read from its beginning to its end: no folder, no device."""
+def regular(path: Path) -> Path:
+    """The path of a file that can be read from its beginning to its end: no folder, no device.
+
+    Raises InputError.
+    """
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -314,7 +319,8 @@ def _regular(path: Path) -> Path:
     return path
 
 
-def _size(count: int) -> str:
+def size_in_words(count: int) -> str:
+    """A number of bytes, as "1.5 MiB"."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from guidxmage.adversarial.heuristic.attack import attack
 from guidxmage.adversarial.heuristic.result import AttackResult
+from guidxmage.adversarial.margin import margin
 from guidxmage.explainer import Explainer
 from guidxmage.files.names import shown
 from guidxmage.files.result_folder import PROVENANCE, Kind, write_mark
@@ -35,8 +36,9 @@ FIGURE, ADVERSARIAL = "figure.png", "adversarial.png"
 class AttackJob:
     """How every photo is attacked: see `attack`.
 
-    mask: a file or folder as `read_regions` takes it; only its objects may change or, with
-    `outside`, only what lies outside of them.
+    number, move: of other outputs than class scores, which number is to change and by how much, see
+    `margin`. mask: a file or folder as `read_regions` takes it; only its objects may change or,
+    with `outside`, only what lies outside of them.
     """
 
     norm: str = "l2"
@@ -48,6 +50,8 @@ class AttackJob:
     outside: bool = False
     seed: int = 0
     count_regions: int = 0
+    number: str | None = None
+    move: float | None = None
 
 
 def attack_photos(  # noqa: PLR0917
@@ -94,13 +98,16 @@ def _attack_photo(explainer: Explainer, photo: Path, job: AttackJob) -> Write:
     """Attack a photo; returns what draws and writes the result."""
     started = time.perf_counter()
     X = explainer.read(photo)
+    free, label = _mask(explainer, photo, job), job.label
+    if job.number is not None:
+        explainer, label = margin(explainer, photo, job.number, job.move), 0
     result = attack(
         explainer,
         X[None],
-        job.label,
+        label,
         norm=job.norm,
         targets=job.target,
-        mask=_mask(explainer, photo, job),
+        mask=free,
         budget=job.budget,
         quantise=job.quantise,
         seed=job.seed,

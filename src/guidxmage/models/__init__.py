@@ -10,7 +10,7 @@ from guidxmage.models.labels import (
 )
 from guidxmage.models.loaded import LoadedModel
 from guidxmage.models.python_models import load_python_model
-from guidxmage.models.registry import ModelInfo, available_models, load_model
+from guidxmage.models.registry import ModelInfo, available_models, load_model, load_onnx
 from guidxmage.models.torchvision_import import import_torchvision
 from guidxmage.models.weights import read_weights
 
@@ -25,6 +25,7 @@ __all__ = [
     "import_torchvision",
     "load_huggingface",
     "load_model",
+    "load_onnx",
     "load_python_model",
     "read_labels",
     "read_weights",

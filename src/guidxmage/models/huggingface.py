@@ -66,7 +66,7 @@ def load_huggingface(folder: Path) -> LoadedModel:
         model=LogitsOnly(network).eval(),
         name=folder.resolve().name,
         preprocessing=described(processor) or _closed_box(folder),
-        labels=_labels(settings),
+        labels=labels_in(settings),
         weights=f"folder {folder}",
     )
 
@@ -129,7 +129,8 @@ def _normalisation(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"mean": tuple(settings["image_mean"]), "std": tuple(settings["image_std"])}
 
 
-def _labels(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
+def labels_in(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The class names in config.json, in the order of their indices; None where there are none."""
     by_index = settings.get("id2label")
     if not isinstance(by_index, dict):
         return None

@@ -21,7 +21,9 @@ class LoadedModel:
     ``preprocessing`` is None or any callable only for networks from the user's own code.
     ``labels``: one name per class, or None where they are unknown. ``weights``: for example
     "torchvision IMAGENET1K_V2", "file resnet50.pth" or "random, seed 0". ``code``: the user's own
-    files that made it. ``output``: what its output means, where that is not class scores.
+    files that made it. ``check``: called with inputs (B, C, …) before the first are explained;
+    raises InputError where the network is not what it was loaded from. ``output``: what its output
+    means, where that is not class scores.
     """
 
     model: nn.Module
@@ -30,6 +32,7 @@ class LoadedModel:
     labels: tuple[str, ...] | None
     weights: str
     code: tuple[Path, ...] = ()
+    check: Callable[[Tensor], None] | None = None
     output: Output | None = None
 
     __repr__ = short_repr

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib import util
 from pathlib import Path
@@ -28,12 +29,14 @@ def load_python_model(spec: str) -> LoadedModel:
 
     It returns an nn.Module, or an nn.Module and its preprocessing (a Preprocessing or any callable
     from a PIL image to a (C, H, W) tensor, or None), or these and what its output means (one of
-    `guidxmage.outputs`, or a key, an index or a function of the output). The model is put into
-    evaluation mode. This runs the user's code, which may import its neighbours: modules in the
-    file's folder, or in the working folder where a module is named. Raises InputError when the
-    spec or what the code returns cannot be used.
+    `guidxmage.outputs`, or a key, an index or a function of the output), or a LoadedModel. The
+    model is put into evaluation mode. This runs the user's code, which may import its neighbours:
+    modules in the file's folder, or in the working folder where a module is named. Raises
+    InputError when the spec or what the code returns cannot be used.
     """
     made = call_factory(spec)
+    if isinstance(made, LoadedModel):
+        return replace(made, model=made.model.eval(), code=code_of(spec))
     model, preprocessing, output = _parts(made, spec)
     if preprocessing is not None and not callable(preprocessing):
         raise InputError(f"the preprocessing that {spec} returned cannot be called with an image")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
 from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.models.architecture import Architecture, Source
 from guidxmage.models.bundled import bundled_architecture, bundled_names
 from guidxmage.models.calibration import (
@@ -23,10 +27,12 @@ from guidxmage.models.huggingface import CONFIG, load_huggingface
 from guidxmage.models.labels import imagenet_labels, read_labels
 from guidxmage.models.loaded import LoadedModel
 from guidxmage.models.timm_models import PREFIX, timm_architecture
+from guidxmage.models.torchvision_import import import_torchvision
 from guidxmage.models.torchvision_models import torchvision_architecture, torchvision_names
 from guidxmage.models.weights import StateDict, head_classes, load_weights, read_weights
 
 _IMAGENET_CLASSES = 1000
+_ONNX = ".onnx"
 _CALIBRATION_IMAGES = 4
 # Larger images would make calibration slow and change the statistics little.
 _CALIBRATION_SIDE = 224
@@ -72,11 +78,12 @@ def load_model(
     weights: str | os.PathLike[str] | None = "default",
     labels: Sequence[str] | str | os.PathLike[str] | None = None,
     seed: int = 0,
+    **of_file: Any,
 ) -> LoadedModel:
     """A classifier by name (see ``available_models``), in evaluation mode, on the CPU, float32.
 
-    ``name`` may also be ``timm:NAME`` for one of timm's networks, or a folder that Hugging Face
-    transformers has saved a classifier in.
+    ``name`` may also be ``timm:NAME`` for one of timm's networks, a folder that Hugging Face
+    transformers has saved a classifier in, or an ONNX file, for which `load_onnx` has more options.
     ``weights``: "default" for the published ones, the path of a .pth, .pt or .safetensors file with
     a state dict (it also tells the number of classes), or "none" (None, as in torchvision) for
     random weights drawn with ``seed``, with realistic batch-norm statistics. ``labels``: class
@@ -84,6 +91,13 @@ def load_model(
     Raises InputError for an unknown name, and for weights or labels that cannot be had or do not
     fit.
     """
+    if name.lower().endswith(_ONNX):
+        if weights != "default":
+            raise InputError(f"the file {name} brings its own weights; leave weights out")
+        given = read_labels(labels) if isinstance(labels, (str, os.PathLike)) else labels
+        return load_onnx(name, labels=given, **of_file)
+    if of_file:
+        raise InputError(f"{', '.join(of_file)} goes with ONNX files, which {name!r} is not")
     if _is_folder(name):
         if weights != "default":
             raise InputError(f"the folder {name} brings its own weights; leave weights out")
@@ -112,12 +126,41 @@ def load_model(
     )
 
 
+def load_onnx(
+    path: str | os.PathLike[str],
+    *,
+    labels: Sequence[str] | None = None,
+    preprocessing: Preprocessing | Callable[[Image.Image], Tensor] | None = None,
+    layout: str | None = None,
+    keep_last: bool = False,
+) -> LoadedModel:
+    """The network in an ONNX file, in float32 and evaluation mode on the CPU.
+
+    ``labels`` and ``preprocessing`` replace what the file, or preprocessor_config.json and
+    config.json beside it, say. ``layout``: "nchw" or "nhwc", where the input's shape does not tell.
+    ``keep_last``: leave a last softmax or sigmoid on. On the first image the network is compared
+    with onnxruntime. Nothing in the file is run but ONNX's own operators. Raises InputError for
+    files, and operators in them, that cannot be used, and MissingExtraError.
+    """
+    for package in ("onnx", "onnxruntime", "onnx2pytorch"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "onnx")
+    import_torchvision()  # the converter imports it as it finds it
+    from guidxmage.models.onnx import load
+
+    return load.load_onnx(
+        Path(path), labels=labels, preprocessing=preprocessing, layout=layout, keep_last=keep_last
+    )
+
+
 def check_available(name: str, weights: str = "default") -> None:
     """Whether `load_model` knows a network, and its weight file is there; nothing is loaded.
 
     Raises InputError, and MissingExtraError where the package of the network is not installed.
     """
-    if _is_folder(name):
+    if name.lower().endswith(_ONNX) and not Path(name).is_file():
+        raise InputError(f"{name} does not exist")
+    if name.lower().endswith(_ONNX) or _is_folder(name):
         return
     _architecture(name)
     if weights.lower() not in ("default", "none") and not Path(weights).is_file():

@@ -161,6 +161,7 @@ def _target(part: Attribution) -> dict[str, Any]:
         "against": int(part.against),
         "score": _finite(part.score),
         "probability": part.probability,
+        **({} if part.meaning is None else {"unit": part.meaning.unit}),
         "contribution_sum": _finite(part.contributions.sum(dtype=torch.float64)),
         "bias": _finite(part.bias),
         "residual": _finite(part.residual),

@@ -18,7 +18,11 @@ from guidxmage.adversarial.heuristic.notes import notes_for
 from guidxmage.adversarial.heuristic.problem import Problem, norms, pose, spread
 from guidxmage.adversarial.heuristic.result import AttackResult, Optimality
 from guidxmage.adversarial.heuristic.sparse import search_l1, search_pixels
-from guidxmage.adversarial.heuristic.target_model import TargetModel, as_explainer
+from guidxmage.adversarial.heuristic.target_model import (
+    TargetModel,
+    as_explainer,
+    refuse_other_outputs,
+)
 from guidxmage.engine.capture.as_found import running
 from guidxmage.engine.linear_regions.walk import walk
 from guidxmage.errors import InputError
@@ -63,6 +67,7 @@ def attack(
     none is left, and for unusable arguments. The network and the global random state are untouched.
     """
     explainer = as_explainer(model)
+    refuse_other_outputs(explainer)
     if norm not in NORMS:
         raise InputError(f"norm {norm!r} is unknown; choose one of {', '.join(NORMS)}")
     if budget < 1:

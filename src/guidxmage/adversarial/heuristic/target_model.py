@@ -181,6 +181,15 @@ def _difference(logits: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return cotangent.scatter_add_(1, down[:, None], -torch.ones_like(cotangent[:, :1]))
 
 
+def refuse_other_outputs(explainer: Explainer) -> None:
+    """Raises InputError for a network whose outputs are no class scores, with the way out."""
+    if explainer.outputs.kind not in ("scores", "labels"):
+        raise InputError(
+            f"the outputs are {explainer.outputs.kind}, not class scores; attack "
+            "guidxmage.adversarial.margin(explainer, image, target), one number of them"
+        )
+
+
 def as_explainer(model: nn.Module | Explainer) -> Explainer:
     """An explainer for a plain module, which then takes images in [0, 1] itself."""
     if isinstance(model, Explainer):

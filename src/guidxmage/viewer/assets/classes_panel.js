@@ -33,7 +33,7 @@ export class ClassesPanel {
     this.found = make("ol", { class: "gx-class-list" });
     this.count = make("p", { class: "gx-hint", role: "status" });
     this.element = panel(
-      "Classes",
+      bench.manifest.classes.length ? "Classes" : "What is explained",
       true,
       { "data-gx": "classes" },
       this.targets,
@@ -82,7 +82,7 @@ export class ClassesPanel {
           },
           make("span", { class: "gx-target-name" }, entry.name),
           make("span", { class: "gx-target-score" }, briefly(entry.score, 4)),
-          make("small", {}, inPercent(entry.probability)),
+          make("small", {}, inPercent(entry.probability) || entry.unit || ""),
         ),
       ),
     );

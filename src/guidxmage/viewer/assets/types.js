@@ -22,6 +22,7 @@
  * @property {number} against The class that it is compared with, -1 where there is none.
  * @property {number} score
  * @property {number | null} [probability]
+ * @property {string} [unit] Of the score, where it has one.
  * @property {number} contribution_sum
  * @property {number} bias
  * @property {number} residual

@@ -108,7 +108,7 @@ function makeHeader(bench) {
     const share = inPercent(entry.probability);
     what.replaceChildren(
       make("strong", {}, entry.name),
-      ` scores ${briefly(entry.score, 6)}`,
+      ` scores ${briefly(entry.score, 6)}${entry.unit ? ` ${entry.unit}` : ""}`,
       share ? ` (${share})` : "",
       make("span", { class: "gx-network" }, ` by ${manifest.network} · ${manifest.exactness}`),
     );

@@ -1,0 +1,1 @@
+"""Networks from ONNX files: read as data, converted, and compared with onnxruntime."""
