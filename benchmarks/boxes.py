@@ -137,14 +137,15 @@ def d_rise(network: nn.Module, anchors: Tensor, image: Tensor, anchor: int, coun
 # --- the table ---------------------------------------------------------------------------------
 
 
-def seconds(run: Callable[[], object], rounds: int) -> float:
-    """Median over the rounds."""
-    taken = []
+def seconds(runs: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+    """The median of each over the rounds, in which all take turns."""
+    taken: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return median(taken)
+        for run, own in zip(runs, taken, strict=True):
+            start = time.perf_counter()
+            run()
+            own.append(time.perf_counter() - start)
+    return [median(own) for own in taken]
 
 
 def measured(size: int, count: int, rounds: int) -> list[Row]:
@@ -152,28 +153,28 @@ def measured(size: int, count: int, rounds: int) -> list[Row]:
     network, anchors = retinanet(size)
     image = torch.rand(3, size, size, generator=torch.Generator().manual_seed(1))
     explainer = explainer_of(network, anchors)
-    first = seconds(lambda: explainer.explain(image, Box(0)), 1)
+    (first,) = seconds([lambda: explainer.explain(image, Box(0))], 1)
     anchor = int(explainer.explain(image, Box(0)).meaning.choice["anchor"])  # type: ignore[union-attr]
     sides = [BoxSide(0, side) for side in SIDES]
 
+    @torch.no_grad()
     def alone() -> object:
-        with torch.no_grad():
-            return network(image[None])
+        return network(image[None])
 
-    def ours(target: object) -> float:
-        return seconds(lambda: explainer.explain(image, target), rounds)
-
-    one = ours(Box(0))
-    theirs = seconds(lambda: d_rise(network, anchors, image, anchor, count), 1)
-    timed = [
-        ("the network alone", 1, seconds(alone, rounds)),
-        ("one box, ours", 1, one),
-        ("its left side, ours", 1, ours(sides[0])),
-        ("the box and its four sides, ours", 1, ours(("targets", [Box(0), *sides]))),
-        ("one box, ours, the first time", 1, first),
-        (f"one box, D-RISE, {count} masks", count + 1, theirs),
-    ]
-    return [Row(name, passes, taken, taken / one) for name, passes, taken in timed]
+    repeated: dict[str, Callable[[], object]] = {
+        "the network alone": alone,
+        "one box, ours": lambda: explainer.explain(image, Box(0)),
+        "its left side, ours": lambda: explainer.explain(image, sides[0]),
+        "the box and its four sides, ours": lambda: explainer.explain(
+            image, ("targets", [Box(0), *sides])
+        ),
+    }
+    taken = dict(zip(repeated, seconds(list(repeated.values()), rounds), strict=True))
+    one = taken["one box, ours"]
+    taken["one box, ours, the first time"] = first
+    rows = [Row(name, 1, own, own / one) for name, own in taken.items()]
+    (theirs,) = seconds([lambda: d_rise(network, anchors, image, anchor, count)], 1)
+    return [*rows, Row(f"one box, D-RISE, {count} masks", count + 1, theirs, theirs / one)]
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -216,10 +216,7 @@ def places() -> None:
     parts = []
     for title, target in (
         ("(a) espresso rather than the runner-up, where it is seen", Mask("espresso")),
-        (
-            "(b) cat rather than espresso, over the left half",
-            Mask(half, "Egyptian cat", "espresso"),
-        ),
+        ("(b) cat rather than espresso, over the left half", cat),
     ):
         found = explainer.explain(both, target, depth="default")
         words = shares(found).replace(",\n", ", ")

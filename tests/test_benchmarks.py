@@ -349,6 +349,12 @@ def test_boxes_are_timed_beside_d_rise() -> None:
     saliency = bench.d_rise(network, anchors, image, anchor, 12)
     assert saliency.shape == (64, 64)
     assert 0 < float(saliency.max()) <= 12
+    rows = [
+        bench.Row(**row)
+        for row in bench.result_table.read(ROOT / "benchmarks/results/boxes-cpu.jsonl")[1]
+    ]
+    for page in ("docs/outputs.md", "benchmarks/README.md"):
+        assert bench.markdown(rows) in (ROOT / page).read_text(encoding="utf-8")
     table = bench.markdown([bench.Row("one box, ours", 1, 0.5, 1.0)])
     assert table.splitlines()[2] == "| one box, ours | 1 | 0.50 | 1.0 |"
 
@@ -391,6 +397,7 @@ def test_table1_is_the_one_that_was_measured(page: str) -> None:
         "certified.md",
         "evaluation.md",
         "hardening.md",
+        "outputs.md",
         "path-conditions.md",
     ],
 )
