@@ -1,0 +1,1 @@
+"""Explanations as graphs that run without Python: ONNX, torch.export and compiled libraries."""
