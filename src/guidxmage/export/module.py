@@ -19,11 +19,15 @@ class ExplainingModule(nn.Module):
     """Images (B, C, H, W) → logits (B, classes), target (B[, K]), score, contributions, bias, ….
 
     The images are of the explained space, or uint8 pixels where `from_bytes` is set. outputs: names
-    of `OUTPUTS`. Further inputs are those of the target, int64 (B,). scale and shift: the affine map
-    from the explained space to the network's input, X·scale + shift, float64 (C, 1, 1), or None;
-    reference: R in the explained space, (C, H, W) or a shape that expands to it, or None for 0;
-    from_zero: whether R is the network's zero, from where map and reference add nothing.
+    of `OUTPUTS`. Further inputs are those of the target, int64 (B,). normalisation: mean and std,
+    float64 (C, 1, 1), where pixels in [0, 1] are explained, or None. reference: R in the explained
+    space, (C, H, W) or a shape that expands to it, or None for 0; from_zero: whether R is the
+    network's zero, from where normalisation and reference add nothing to the bias.
     """
+
+    mean: Tensor
+    std: Tensor
+    reference: Tensor | None
 
     def __init__(
         self,

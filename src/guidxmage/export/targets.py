@@ -41,9 +41,7 @@ class GraphTarget:
             return tuple(name for side, name in sides if side.kind == GIVEN)
         return (CLASS_INPUT,) if self.kind == GIVEN else ()
 
-    def choose(
-        self, logits: Tensor, given: Mapping[str, Tensor | None]
-    ) -> tuple[Tensor, Tensor]:
+    def choose(self, logits: Tensor, given: Mapping[str, Tensor | None]) -> tuple[Tensor, Tensor]:
         """Classes, int64 (K, B), of a contrast the first; and cotangents (K, B, classes).
 
         given: the graph's further inputs by name.
@@ -80,9 +78,7 @@ class GraphTarget:
         return ", ".join(map(str, self.classes))
 
 
-def graph_target(
-    target: Any, classes: int, labels: Sequence[str] | None = None
-) -> GraphTarget:
+def graph_target(target: Any, classes: int, labels: Sequence[str] | None = None) -> GraphTarget:
     """Translate a target: as `Explainer.explain` takes it, and "given" for an input of the graph.
 
     In a contrast "given" may stand for either side. Raises InputError for what a graph cannot be

@@ -1,8 +1,8 @@
 """emit: a program and its transposed run as a module of ordinary operators.
 
 The same rules as in `program.py`, in one run from the images to Δ and the bias: decisions are dense
-masks of the values at hand, nothing is packed, folded or kept of one image. What a rule derives from
-the weights alone is computed once, here, and is a buffer of the module like the weights themselves.
+masks of the values at hand, nothing is packed, folded or kept of one image. What a rule derives
+from the weights alone is computed once, here, and is a buffer of the module like the weights.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Held:
 
 
 @dataclass(frozen=True)
-class _Plain:
-    """One call, its tensors taken out, and its rule; tensor: what it takes as `Held`."""
+class _PlainStep:
+    """One call, with `Held` for its tensors, and its rule."""
 
     call: Call
     rule: Rule
@@ -50,7 +50,7 @@ class Forward:
 
 
 class PlainProgram(nn.Module):
-    """A program from images (B, *input shape) to logits, Δ and bias, in operators that leave Python.
+    """A program from images (B, *input shape) to logits, Δ and bias, as ordinary operators.
 
     `forward` takes the images, `pull` the cotangents of K targets of each. Raises
     UnsupportedOperatorError, by operator and call site, for what has no such form.
@@ -65,7 +65,9 @@ class PlainProgram(nn.Module):
         self._names: dict[int, str] = {}
         self._derived: dict[tuple[int, str], Any] = {}
         self._preparing = True
-        self._steps = [_Plain(self._without_tensors(call), _rule(call)) for call in program.calls]
+        self._steps = [
+            _PlainStep(self._without_tensors(call), _rule(call)) for call in program.calls
+        ]
         # Once for real, so that all that follows from the weights is at hand.
         self.dtype, self.device = program.dtype, program.device
         rows = 2 if program.batched else 1
@@ -82,7 +84,7 @@ class PlainProgram(nn.Module):
         for step in self._steps:
             call = self._with_tensors(step.call)
             args = call.arguments(values, images.shape[0])
-            frame = self._frame(step, call, images.shape[0], 1)
+            frame = self._frame(call, images.shape[0], 1)
             frame = replace(frame, convention=self._conventions.get(step.rule.family, ""))
             values[call.id], entry = recorded(frame, step.rule, *args, **call.kwargs)
             if entry is not None:
@@ -105,10 +107,10 @@ class PlainProgram(nn.Module):
             if g is None:
                 continue
             call = self._with_tensors(step.call)
-            frame = self._frame(step, call, rows, repeats, run.entries.get(call.id))
+            frame = self._frame(call, rows, repeats, run.entries.get(call.id))
             holes = call.arguments(blanks, rows)
-            for constant in constants_of(frame, step.rule, holes):
-                bias = bias + inner(*by_row(g, constant.weighed, rows))
+            for weighed in self._constants(frame, step.rule, holes):
+                bias = bias + inner(*by_row(g, weighed, rows))
             for id_, sent in zip(call.inputs, pulled(frame, step.rule, g, holes), strict=True):
                 if sent is not None:
                     waiting[id_] = waiting[id_] + sent if id_ in waiting else sent
@@ -117,9 +119,7 @@ class PlainProgram(nn.Module):
             weights = blanks[0].zeros()
         return weights, bias
 
-    def _frame(
-        self, step: _Plain, call: Call, rows: int, repeats: int, entry: Any = None
-    ) -> PlainFrame:
+    def _frame(self, call: Call, rows: int, repeats: int, entry: Any = None) -> PlainFrame:
         return PlainFrame(
             call,
             rows,
@@ -130,6 +130,19 @@ class PlainProgram(nn.Module):
             repeats=repeats,
             keep=self._kept,
         )
+
+    def _constants(self, frame: PlainFrame, rule: Rule, holes: list[Any]) -> list[Tensor]:
+        """What a call adds; computed here once where it follows from the weights alone."""
+
+        def make() -> list[Tensor] | None:
+            found = [one.weighed for one in constants_of(frame, rule, holes)]
+            same = all(one.ndim < len(frame.shape) or one.shape[0] == 1 for one in found)
+            return found if same else None
+
+        kept = frame.prepare("constants", make) if rule.kind == "affine" else None
+        if kept is not None:
+            return list(kept)
+        return [one.weighed for one in constants_of(frame, rule, holes)]
 
     # --- tensors of the program as buffers -----------------------------------------------------
 
@@ -196,7 +209,8 @@ def refuse_what_is_not_plain(program: Program) -> None:
                 f"{call.op} at '{call.site}' cannot be exported: it is a mask or a position that "
                 "changes by steps with the image"
             )
-        why = why_not_plain(_rule(call))
+        rule = _rule(call)
+        why = why_not_plain(rule, program.conventions.get(rule.family, ""))
         if why:
             raise UnsupportedOperatorError(f"{call.op} at '{call.site}' cannot be exported: {why}")
 

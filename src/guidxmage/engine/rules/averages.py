@@ -38,7 +38,7 @@ def _adaptive(inputs: int, outputs: int) -> Tensor:
     return weights
 
 
-def windows_pull(  # noqa: PLR0917
+def windows_pull(
     f: Frame,
     g: Tensor,
     x: Hole,

@@ -16,9 +16,9 @@ from guidxmage.engine.rules.affine import leading, spreading
 from guidxmage.engine.rules.breakpoints import Crossings, halves
 from guidxmage.engine.rules.choices import AlongDimensions, OfTwo
 from guidxmage.engine.rules.places import summed_over
-from guidxmage.engine.trail.dense import Dense
 from guidxmage.engine.rules.table import Plain, Rule, Traits, register
 from guidxmage.engine.trail.decisions import Decisions
+from guidxmage.engine.trail.dense import Dense
 
 # --- the larger or smaller of two ----------------------------------------------------------------
 

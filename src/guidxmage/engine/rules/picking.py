@@ -20,7 +20,8 @@ class Picked:
 
     block: first and last-plus-one position in every dimension, where they are a block in order.
     back: for every number of the image where it goes to, `outputs` where it goes nowhere; empty
-    where one goes to several places. places: for every output where it comes from.
+    where one goes to several places. places: for every output where it comes from, the number of
+    inputs for what was put in.
     """
 
     block: tuple[tuple[int, int], ...] | None
@@ -30,19 +31,23 @@ class Picked:
 
     @classmethod
     def of(cls, f: Frame, shape: Sequence[int], args: Sequence[Any]) -> Picked:
-        """By running the call on the places themselves, which float64 holds exactly."""
+        """By running the call on the places themselves, which float64 holds exactly.
+
+        They count from 1: what the operator puts in is 0.
+        """
         count = prod(shape)
-        places = torch.arange(count, dtype=torch.float64).reshape(1, *shape)
-        index = f.call.run(places, *args).long().flatten()
+        places = 1 + torch.arange(count, dtype=torch.float64).reshape(1, *shape)
+        index = f.call.run(places, *args).long().flatten() - 1
+        own, outputs = index >= 0, len(index)
         nothing = index[:0]
-        block = _block(index, shape)
+        block = _block(index, shape) if bool(own.all()) else None
         if block is not None:
-            return cls(block, nothing, nothing, len(index))
-        back = torch.full((count,), len(index))
-        back[index] = torch.arange(len(index))
-        if int((back < len(index)).sum()) == len(index):
-            return cls(None, back, nothing, len(index))
-        return cls(None, nothing, index, len(index))
+            return cls(block, nothing, nothing, outputs)
+        back = torch.full((count,), outputs)
+        back[index[own]] = torch.arange(outputs)[own]
+        if int((back < outputs).sum()) == int(own.sum()):
+            return cls(None, back, nothing, outputs)
+        return cls(None, nothing, torch.where(own, index, count), outputs)
 
 
 def selection_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
@@ -57,9 +62,9 @@ def selection_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
     if len(picked.back):
         one_zero = functional.pad(flat, [0, 1])
         return [one_zero.index_select(1, picked.back.to(g.device)).reshape(-1, *shape)]
-    zeros = flat.new_zeros(flat.shape[0], prod(shape))
+    zeros = flat.new_zeros(flat.shape[0], prod(shape) + 1)
     index = picked.places.to(g.device).expand(flat.shape[0], -1)
-    return [zeros.scatter_add(1, index, flat).reshape(-1, *shape)]
+    return [zeros.scatter_add(1, index, flat)[:, :-1].reshape(-1, *shape)]
 
 
 def _block(index: Tensor, shape: Sequence[int]) -> tuple[tuple[int, int], ...] | None:

@@ -1,7 +1,7 @@
 """Rules in operators that leave Python: decisions as dense masks, derived from what is chosen.
 
-`program/plain.py` runs them. A rule says here what its `record` and `pull` do where those pack bits,
-keep a weight ready or call a backward kernel; most say nothing, and are run as they are.
+`program/plain.py` runs them. In `Rule.plain` a rule says what its `record` and `pull` are where
+those pack bits, keep a weight ready or call a backward kernel; most rules are run as they are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from guidxmage.engine.rules.choices import (
     OfTwo,
     TwoSlopes,
 )
-from guidxmage.engine.rules.table import Derived, Rule
+from guidxmage.engine.rules.table import BY_AUTOGRAD, Derived, Rule
 from guidxmage.engine.trail.dense import Dense
 
 
@@ -67,7 +67,7 @@ class PlainFrame(Frame):
 
 
 def recorded(f: PlainFrame, rule: Rule, *args: Any, **kw: Any) -> tuple[Tensor, Any]:
-    """One call run for real: its value, and its dense decisions or gates; None where it has none."""
+    """One call run for real: its value, and its dense decisions or gates, or None."""
     if rule.plain is not None and rule.plain.record is not None:
         value, entry = rule.plain.record(f, *args, **kw)
         return value, entry
@@ -105,13 +105,18 @@ def pulled(f: PlainFrame, rule: Rule, g: Tensor, holes: list[Any]) -> list[Tenso
     return sent
 
 
-def why_not_plain(rule: Rule) -> str | None:
-    """Why a rule has no form in operators that can be exported, or None."""
+def why_not_plain(rule: Rule, convention: str = "") -> str | None:
+    """Why a rule has no form in operators that can be exported, or None.
+
+    convention: what its family of smooth operators is made affine by.
+    """
     plain = rule.plain
     if plain is not None and plain.refused:
         return plain.refused
+    if convention == "tangent" and rule.family in ("activations", "products"):
+        return f'as a tangent {BY_AUTOGRAD}; use gates="secant"'
     if isinstance(rule.pull, Derived) and (plain is None or plain.pull is None):
-        return "its transpose is derived by autograd, which cannot be exported"
+        return BY_AUTOGRAD
     unsaid = plain is None or plain.record is None
     if rule.kind == "decision" and unsaid and not isinstance(rule.choice, _BY_VALUE):
         return "its decisions are not written in operators that can be exported"

@@ -60,6 +60,9 @@ class Traits:
     sized: bool = False
 
 
+BY_AUTOGRAD = "it is transposed by autograd, which cannot be exported"
+
+
 @dataclass(frozen=True)
 class Plain:
     """A rule in operators that leave Python: no backward kernel, no packed weight, no question put
@@ -238,6 +241,7 @@ class Derived:
     push: Function
 
     def __call__(self, frame: Frame, g: Tensor, *args: Any, **options: Any) -> list[Tensor]:
+        """One cotangent for each active input."""
         with torch.enable_grad():
             inputs = [hole.zeros().requires_grad_() for hole in holes(args)]
             output = self.push(frame, *fill(args, inputs), **options)

@@ -14,7 +14,7 @@ from guidxmage.engine.trail.decisions import Decisions
 class Dense(Decisions):
     """Decisions of B images as tensors: planes are bool (B, …), or one is of int64 positions."""
 
-    def plane(self, number: int = 0, *, channels_last: bool = False) -> Tensor:
+    def plane(self, number: int = 0, *, channels_last: bool = False) -> Tensor:  # noqa: ARG002
         """One plane as uint8 zeros and ones."""
         return self.planes[number].to(torch.uint8)
 
