@@ -28,7 +28,10 @@ def traced(module: ExplainingModule, example: Tensor) -> ExportedProgram:
     example: images (2, C, H, W), or one image where the program takes single images.
     """
     rows = len(example)
-    inputs = {name: torch.zeros(rows, dtype=torch.int64) for name in module.target.inputs}
+    inputs = {
+        name: torch.zeros(rows, dtype=torch.int64, device=example.device)
+        for name in module.target.inputs
+    }
     batch = {0: torch.export.Dim("batch")} if module.program.batched else {}
     shapes: dict[str, Any] = dict.fromkeys(("images", *inputs), batch)
     with torch.no_grad(), warnings.catch_warnings():

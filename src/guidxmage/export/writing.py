@@ -66,7 +66,9 @@ def export(
     )
     dtype = torch.uint8 if from_bytes else module.program.dtype
     rows = 2 if module.program.batched else 1
-    example = torch.zeros(rows, *module.program.input_shape, dtype=dtype)
+    example = torch.zeros(
+        rows, *module.program.input_shape, dtype=dtype, device=module.program.device
+    )
     names = (("images", *module.target.inputs), module.outputs)
     text = json.dumps({**metadata, "format": kind}, ensure_ascii=False, allow_nan=False)
     content = written(kind, traced(module, example), names, {METADATA: text})

@@ -191,7 +191,10 @@ class PlainProgram(nn.Module):
             plain = "".join(c if c.isalnum() else "_" for c in site).strip("_") or "constant"
             name = f"{plain}_{len(self._names)}"
             self._names[id(tensor)] = name
-            self.register_buffer(name, tensor.detach())
+            own = tensor.detach()
+            if own.numel() * own.itemsize != own.untyped_storage().nbytes():
+                own = own.clone()  # a part of a tensor would be written whole
+            self.register_buffer(name, own)
             self._alive = [*getattr(self, "_alive", []), tensor]  # so that no other has its id
         return self._names[id(tensor)]
 

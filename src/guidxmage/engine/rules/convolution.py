@@ -78,17 +78,8 @@ def _plain_convolution_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Te
         size - ((out - 1) * s - 2 * p + d * (k - 1) + 1)
         for size, (out, s, p, d, k) in zip(c.size[1:], reached, strict=True)
     ]
-    pulled = aten.convolution(
-        g[None] if single else g,
-        c.weight,
-        None,
-        c.stride,
-        c.padding,
-        c.dilation,
-        True,
-        beyond,
-        c.groups,
-    )
+    geometry = (c.stride, c.padding, c.dilation, True, beyond, c.groups)
+    pulled = aten.convolution(g[None] if single else g, c.weight, None, *geometry)
     return [pulled[0] if single else pulled]
 
 
