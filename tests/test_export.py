@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from guidxmage import Explainer, InputError, UnsupportedOperatorError
+from guidxmage.cli import app
 from guidxmage.export import OUTPUTS, check, explaining, export
 from guidxmage.export.formats import METADATA, traced
 from guidxmage.export.targets import graph_target
@@ -234,6 +238,27 @@ def test_onnxruntime_in_float32_on_bytes(small_onnx: Path) -> None:
         same(found, explainer.explain(X.float() / 255, 4), 1e-5)
 
 
+def test_another_runtime_in_javascript(small_onnx: Path, tmp_path: Path) -> None:
+    """The same file in onnxruntime-web or -node, which GUIDXMAGE_NODE names the folder of."""
+    folder, node = os.environ.get("GUIDXMAGE_NODE"), shutil.which("node")
+    if folder is None or node is None:
+        pytest.skip("needs node, and GUIDXMAGE_NODE: a folder where onnxruntime-web is installed")
+    for count in (1, 5):
+        X = (images(count, seed=count) * 255).round().to(torch.uint8)
+        pixels = tmp_path / "pixels.bin"
+        pixels.write_bytes(X.numpy().tobytes())
+        command = [node, Path(__file__).with_name("run_onnx.mjs"), folder, small_onnx, pixels]
+        told = subprocess.run(
+            [*map(str, command), str(count)], capture_output=True, check=True, timeout=120
+        )
+        found = {
+            name: np.array(one["data"]).reshape(one["dims"])
+            for name, one in json.loads(told.stdout).items()
+        }
+        found["target"] = found["target"].astype(np.int64)
+        same(found, explainer_of(torch.float32).explain(X.float() / 255, 3), 1e-5)
+
+
 def test_a_file_says_what_it_is(small_onnx: Path) -> None:
     onnx = pytest.importorskip("onnx")
     model = onnx.load(small_onnx)
@@ -393,6 +418,68 @@ def test_words_for_targets() -> None:
     given = graph_target(("contrast", "given", "given"), 9)
     assert given.inputs == ("class_index", "against_index")
     assert graph_target(("contrast", 3, "top2"), 9).words == "3 rather than the second best"
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+MODEL = """
+import torch
+from tests.test_export import MEAN, SIZE, STD, branches
+from guidxmage.inputs.preprocessing import Preprocessing
+
+def build():
+    model = branches(torch.float32)
+    model.preprocessing = Preprocessing(resize=SIZE[1:], mean=MEAN, std=STD)
+    return model
+"""
+
+
+def test_the_command_writes_and_checks(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    (tmp_path / "model.py").write_text(MODEL)
+    made_of = ["--model", f"{tmp_path}/model.py:build", "--size", "3x16x16"]
+    path = str(tmp_path / "graph.onnx")
+    words = ["export", *made_of, "--target", "top1", "--rather-than", "given", "--out", path]
+    written = CliRunner().invoke(app, [*words, "--json"])
+    assert written.exit_code == 0, written.output
+    said = json.loads(written.stdout)
+    assert said["bytes"] == Path(path).stat().st_size
+    assert [one["name"] for one in said["inputs"]] == ["images", "against_index"]
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 2
+    assert "is there already" in again.output
+    checked = CliRunner().invoke(app, ["export", "--check", path])
+    assert checked.exit_code == 0, checked.output
+    assert "gives the numbers in the file" in checked.stdout
+
+
+def test_the_command_notices_a_changed_graph(small_onnx: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(small_onnx)
+    said = json.loads(model.metadata_props[0].value)
+    said["check"]["logits"][0] += 0.5
+    model.metadata_props[0].value = json.dumps(said)
+    path = tmp_path / "changed.onnx"
+    onnx.save(model, path)
+    found = CliRunner().invoke(app, ["export", "--check", str(path), "--json"])
+    assert found.exit_code == 1
+    told = json.loads(found.stdout)
+    assert not told["holds"]
+    assert [one["name"] for one in told["outputs"] if not one["holds"]] == ["logits"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["export"], "--out"),
+        (["export", "--out", "x.onnx", "--size", "big"], "--size big"),
+        (["export", "--check", "none.onnx"], "is no file"),
+    ],
+)
+def test_the_command_refuses_in_a_sentence(words: list[str], sentence: str) -> None:
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 2
+    assert sentence in found.output
 
 
 # --- smooth networks, compiled graphs ------------------------------------------------------------

@@ -122,7 +122,7 @@ def deviations(
             expected = _expected(check, key, own.size, name)
             allowed = 0.0 if key == "target" else near * max(largest, 1e-30)
             if key == "bias":
-                allowed = max(allowed, maps * max(map(abs, expected), default=0.0))
+                allowed = max(allowed, maps * float(np.abs(expected).max()))
             found.append(Deviation(key, float(np.abs(own - expected).max()), allowed))
     return found
 
