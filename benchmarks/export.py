@@ -37,6 +37,8 @@ NETWORKS = (
 SIDES = {"inception_v3": 299}
 # Contributions that agree so well took the same decisions; where one fell otherwise they do not.
 SAME = 1e-4
+# Images that are explained in float64 as well.
+_EXACT = 5
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class Line:
     """One network in batches of one size.
 
     logits: the largest difference over the largest logit; maps: of each image, the 2-norm of the
-    difference of the contributions over their own; residual: the largest over its bound; checked:
-    whether the self-check holds; eager, onnx: wall seconds of a batch in each round.
+    difference of the contributions over their own; eager64, onnx64: the same of either from those
+    in float64, of some images; residual: the largest over its bound; checked: whether the
+    self-check holds; eager, onnx: wall seconds of a batch in each round.
     """
 
     network: str
@@ -55,6 +58,8 @@ class Line:
     seconds: float
     logits: float
     maps: list[float]
+    eager64: list[float]
+    onnx64: list[float]
     residual: float
     checked: bool
     eager: list[float]
@@ -78,9 +83,10 @@ def measure(name: str, images: int, rounds: int, threads: int) -> list[Line]:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
+        exact = Explainer.load(name, weights=weights, dtype=torch.float64)
         lines = []
         for batch in (1, 5):
-            found = _agreement(explainer, session, X, batch)
+            found = _agreement((explainer, exact), session, X, batch)
             times = _seconds(explainer, session, X[:batch], rounds)
             lines.append(
                 Line(name, side, batch, written.size / 1e6, seconds, *found, holds, *times)
@@ -94,19 +100,37 @@ def _run(session: onnxruntime.InferenceSession, X: Tensor) -> dict[str, np.ndarr
 
 
 def _agreement(
-    explainer: Explainer, session: onnxruntime.InferenceSession, X: Tensor, batch: int
-) -> tuple[float, list[float], float]:
+    explainers: tuple[Explainer, Explainer],
+    session: onnxruntime.InferenceSession,
+    X: Tensor,
+    batch: int,
+) -> tuple[float, list[float], list[float], list[float], float]:
+    """explainers: in float32 and in float64, which is asked about the first five images."""
+    explainer, exact = explainers
     logits, maps, residuals = [0.0], [], [0.0]
-    for part in X.split(batch):
+    from_exact: tuple[list[float], list[float]] = ([], [])
+    for first, part in zip(range(0, len(X), batch), X.split(batch), strict=True):
         mine, theirs = explainer.explain(part), _run(session, part)
         size = mine.logits.abs().max()
         logits.append(float((mine.logits - torch.from_numpy(theirs["logits"])).abs().max() / size))
         A = torch.from_numpy(theirs["contributions"])
-        apart = (A - mine.contributions).flatten(1).norm(dim=1)
-        maps += (apart / mine.contributions.flatten(1).norm(dim=1)).tolist()
+        maps += _apart(A, mine.contributions)
+        if first < _EXACT:
+            found = exact.explain(part.double(), ("classes", sorted(set(mine.target.tolist()))))
+            rows = [found.target[n].tolist().index(int(t)) for n, t in enumerate(mine.target)]
+            own = found.contributions[torch.arange(len(part)), rows]
+            from_exact[0].extend(_apart(mine.contributions, own))
+            from_exact[1].extend(_apart(A, own))
         residual = torch.from_numpy(theirs["residual"]).abs() / mine.residual_bound
         residuals.append(float(residual.max()))
-    return max(logits), maps, max(residuals)
+    return max(logits), maps, *from_exact, max(residuals)
+
+
+def _apart(a: Tensor, b: Tensor) -> list[float]:
+    """Of each image, the 2-norm of the difference over that of b."""
+    lengths = (a.double() - b.double()).flatten(1).norm(dim=1) / b.double().flatten(1).norm(dim=1)
+    found: list[float] = lengths.tolist()
+    return found
 
 
 def _seconds(
@@ -129,9 +153,9 @@ def _seconds(
 def table(rows: Sequence[dict[str, object]]) -> str:
     """The page's table."""
     lines = [
-        "| network | images at once | file, MB | export, s | logits | contributions, median | "
-        "same decisions | residual / bound | onnxruntime, × time of explain |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| network | images at once | file, MB | export, s | logits | contributions | same "
+        "decisions | onnxruntime from float64 | explain from float64 | residual / bound | × time |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         one = Line(**row)  # type: ignore[arg-type]
@@ -140,6 +164,7 @@ def table(rows: Sequence[dict[str, object]]) -> str:
         lines.append(
             f"| {one.network} | {one.batch} | {one.megabytes:.0f} | {one.seconds:.0f} | "
             f"{one.logits:.0e} | {median(one.maps):.0e} | {same} of {len(one.maps)} | "
+            f"{median(one.onnx64):.0e} | {median(one.eager64):.0e} | "
             f"{one.residual:.2f} | {ratio:.2f} |"
         )
     return "\n".join(lines)

@@ -20,13 +20,15 @@ from guidxmage.errors import InputError
 from guidxmage.files.untrusted import entry, shape_of
 
 Array = NDArray[Any]
-# Squares of one colour: sharp edges, flat areas full of ties, and few bytes.
-_SQUARES = 8
+# Pixels between two colours that are drawn; those in between are between them.
+_CELL = 8
 # Values of a map that are kept, evenly through it.
 _SAMPLES = 64
-# Of the largest logit, and of the 2-norm of a map: a runtime sums in another order, and a decision
-# within rounding may fall otherwise.
-TOLERANCES = {torch.float32: (1e-4, 5e-3), torch.float64: (1e-10, 1e-8)}
+# Of the largest logit, and of the 2-norm of a map: a runtime sums in another order.
+TOLERANCES = {torch.float32: (1e-4, 1e-3), torch.float64: (1e-10, 1e-8)}
+# How many times farther a map may be off than a change of the image within rounding moves it: then
+# decisions fall otherwise, as they do where a runtime sums in another order.
+_TIMES = 5
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,14 @@ class Deviation:
 
 def check_pixels(shape: Sequence[int]) -> Array:
     """The image as bytes: uint8 (C, …), the same for a shape at all times."""
-    grid = [-(-size // _SQUARES) for size in shape[1:]]
-    squares = np.random.default_rng(0).integers(0, 256, (shape[0], *grid), dtype=np.uint8)
+    grid = [-(-size // _CELL) + 1 for size in shape[1:]]
+    colours = np.random.default_rng(0).uniform(0, 255, (shape[0], *grid))
     for axis, size in enumerate(shape[1:], 1):
-        squares = squares.repeat(_SQUARES, axis).take(range(size), axis)
-    return np.ascontiguousarray(squares)
+        cell, place = np.divmod(np.arange(size), _CELL)
+        share = (place / _CELL).reshape(-1, *[1] * (len(shape) - 1 - axis))
+        ends = colours.take(cell, axis), colours.take(cell + 1, axis)
+        colours = ends[0] * (1 - share) + ends[1] * share
+    return colours.round().astype(np.uint8)
 
 
 def as_input(pixels: Array, space: str) -> Array:
@@ -58,12 +63,28 @@ def as_input(pixels: Array, space: str) -> Array:
     return unit if space == "pixels" else 4 * unit - 2
 
 
-def expectation(found: Attribution, pixels: Array, given: Mapping[str, int]) -> dict[str, Any]:
+def within_rounding(image: Tensor) -> list[Tensor]:
+    """The image, changed by no more than some units in the last place."""
+    unit = 4 * torch.finfo(image.dtype).eps
+    generator = torch.Generator().manual_seed(0)
+    return [
+        image * (1 + unit * (2 * torch.rand(image.shape, generator=generator) - 1).to(image))
+        for _ in range(3)
+    ]
+
+
+def expectation(
+    found: Attribution, others: Sequence[Attribution], pixels: Array, given: Mapping[str, int]
+) -> dict[str, Any]:
     """What is written: the image, and the numbers of its explanation.
 
-    given: the classes that are further inputs.
+    others: explanations of the image, changed within rounding; given: the classes that are further
+    inputs.
     """
     logits, maps = TOLERANCES[found.logits.dtype]
+    size = max(float(found.weights.norm()), torch.finfo(torch.float32).tiny)
+    moved = (float((one.weights - found.weights).norm()) / size for one in others)
+    maps = max(maps, _TIMES * max(moved))
     contributions, weights = _double(found.contributions), _double(found.weights)
     return {
         "image": base64.b64encode(zlib.compress(pixels.tobytes(), 9)).decode(),
