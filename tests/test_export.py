@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -338,6 +339,33 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
     onnx.save(other, tmp_path / "other.onnx")
     with pytest.raises(InputError, match="not written by guid-xmage"):
         check(tmp_path / "other.onnx")
+
+
+def test_the_triton_layout_fits_the_graph() -> None:
+    """Names, types and sizes of the documented configuration are those of EfficientNet-Lite0's."""
+    page = (Path(__file__).parent.parent / "docs/export.md").read_text(encoding="utf-8")
+    (config,) = re.findall(r"```text\n(name: .*?)```", page, re.DOTALL)
+    found = {
+        name: (kind, [int(n) for n in dims.replace(",", " ").split()])
+        for name, kind, dims in re.findall(
+            r'name: "(\w+)" data_type: TYPE_(\w+) dims: \[([ \d,]*)\]', config
+        )
+    }
+    kinds = {torch.uint8: "UINT8", torch.float32: "FP32", torch.float64: "FP64"}
+    known = Preprocessing(resize=SIZE[1:], mean=MEAN, std=STD)
+    module, said = explaining(
+        Explainer(branches(torch.float32), preprocessing=known), from_bytes=True
+    )
+    X = torch.zeros(2, *SIZE, dtype=torch.uint8)
+    with torch.no_grad():
+        given = {"images": X, **module(X)}
+    assert list(found) == ["images", *said["outputs"]]
+    sizes = {"images": [3, 224, 224], "contributions": [3, 224, 224], "logits": [1000]}
+    for name, tensor in given.items():
+        kind, dims = found[name]
+        assert kind == kinds.get(tensor.dtype, "INT64")
+        assert dims == sizes.get(name, [1])
+        assert len(dims) == max(1, tensor.ndim - 1)
 
 
 # --- what cannot be exported ---------------------------------------------------------------------
