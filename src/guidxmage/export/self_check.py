@@ -54,7 +54,8 @@ def check_pixels(shape: Sequence[int]) -> Array:
         share = (place / _CELL).reshape(-1, *[1] * (len(shape) - 1 - axis))
         ends = colours.take(cell, axis), colours.take(cell + 1, axis)
         colours = ends[0] * (1 - share) + ends[1] * share
-    return colours.round().astype(np.uint8)
+    pixels: Array = colours.round().astype(np.uint8)
+    return pixels
 
 
 def as_input(pixels: Array, space: str) -> Array:
