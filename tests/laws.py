@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
 
 from guidxmage import Explainer, Explanation
 from guidxmage.engine.capture.capture import capture
+from guidxmage.engine.program.plain import PlainProgram
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.program.steps import Pulled, Recording
 from guidxmage.engine.trail.trail import Trail
+from guidxmage.errors import UnsupportedOperatorError
 
 
 def close(a: Tensor, b: Tensor, relative: float = 1e-12) -> None:
@@ -47,6 +51,7 @@ def check_all(module: torch.nn.Module, x: Tensor, seed: int = 0) -> None:
     check_jacobian(module, program, recording, x)
     check_rows(program, recording, x, seed)
     check_combinations(module, program, x, seed)
+    check_plain(program, x, seed)
 
 
 def check_push(program: Program, recording: Recording, x: Tensor, seed: int) -> None:
@@ -167,6 +172,34 @@ def _right_pull(
         size = float((recording.logits * cotangent).abs().sum()) + 1e-30
         size += float((gradient * images).abs().sum())
         assert float((shares[number] - bias).abs().max()) <= 1e-12 * size, "bias"
+
+
+def check_plain(program: Program, x: Tensor, seed: int) -> None:
+    """In operators that leave Python: what record and pull give, also on images it never saw.
+
+    Operators without such a form must be refused by name and call site.
+    """
+    try:
+        plain = PlainProgram(program)
+    except UnsupportedOperatorError as refused:
+        named = r"(aten\.\S+ at '.*' cannot be exported: |the network branches at)"
+        assert re.match(named, str(refused)), f"not refused by name: {refused}"  # noqa: PT017
+        return
+    images = torch.cat([x, x.flip(0), x])[: 5 if program.batched else 1]
+    for laid_out in _layouts(images):
+        recording = program.record(laid_out.clone(memory_format=torch.preserve_format))
+        with torch.no_grad():
+            run = plain(laid_out)
+        assert torch.equal(run.logits, recording.logits), "plain logits"
+        for targets in (1, 3):
+            u = random_like((targets, *recording.logits.shape), seed + 8).flatten(0, 1)
+            pulled = program.pull(recording.trail, u)
+            with torch.no_grad():
+                weights, bias = plain.pull(run, u, targets)
+            close(weights, pulled.weights)
+            shares = pulled.shares.sum(-1)
+            size = float(pulled.shares.abs().max() if pulled.shares.numel() else 0) + 1e-30
+            assert float((bias - shares).abs().max()) <= 1e-11 * size, "plain bias"
 
 
 def check_same_trail(alone: Trail, image: Trail) -> None:

@@ -27,7 +27,7 @@ HOUSE = [
     ["explanation"],
     ["explainer"],
     ["analysis", "adversarial"],
-    ["interfaces", "hardening"],
+    ["interfaces", "hardening", "export"],
     ["evaluation"],
     ["jobs"],
     ["serving"],

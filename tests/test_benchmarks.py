@@ -266,6 +266,18 @@ def test_the_page_of_kinds_shows_what_comes_of_them() -> None:
     assert kinds.outcomes(kinds.page()) == kinds.outcomes(page)
 
 
+def test_the_page_on_export_shows_what_was_measured() -> None:
+    """And in onnxruntime every residual is within its bound, every self-check holds."""
+    pytest.importorskip("onnxruntime")
+    bench = script("benchmarks/export.py")
+    rows = results("export-cpu.jsonl")
+    assert bench.table(rows) in (ROOT / "docs/export.md").read_text(encoding="utf-8")
+    for row in rows:
+        assert row["checked"], row["network"]
+        assert row["residual"] <= 1, row["network"]
+        assert row["logits"] <= 1e-4, row["network"]
+
+
 def test_the_page_on_depths_shows_what_was_measured() -> None:
     """The sums of every network at every depth, and the figures of the evaluation."""
     bench = script("benchmarks/depths.py")

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from guidxmage.engine.capture.capture import capture
 from guidxmage.engine.rules import PRODUCTS, RULES
-from guidxmage.engine.rules.table import FOLDED, Rule, Traits, register
+from guidxmage.engine.rules.choices import AboveLimit, BetweenBounds, OfTwo, TwoSlopes
+from guidxmage.engine.rules.plain import why_not_plain
+from guidxmage.engine.rules.table import FOLDED, Derived, Rule, Traits, register
 from guidxmage.proof.rational.operators import decisions_of
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +52,20 @@ def test_coefficients_are_known_or_it_is_said_why_not(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_whether_images_stay_apart_is_said(name: str) -> None:
     assert name in FOLDED or EVERY[name].rows is not None
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_how_an_operator_leaves_python_is_said(name: str) -> None:
+    """Or in words why it cannot: nothing is found out when a graph is half made."""
+    rule = EVERY[name]
+    why = why_not_plain(rule)
+    if why is not None:
+        assert re.fullmatch(r"[a-z][^.]+", why)
+        return
+    assert not isinstance(rule.pull, Derived) or (rule.plain and rule.plain.pull)
+    if rule.kind == "decision":
+        said = rule.plain is not None and rule.plain.record is not None
+        assert said or isinstance(rule.choice, TwoSlopes | AboveLimit | BetweenBounds | OfTwo)
 
 
 def test_no_trait_is_for_nothing() -> None:

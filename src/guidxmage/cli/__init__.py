@@ -10,6 +10,7 @@ from guidxmage.cli import (
     attack,
     evaluate,
     explain,
+    export,
     garments,
     harden,
     models,
@@ -58,6 +59,7 @@ app.command(cls=Command, epilog=trails.EXAMPLES)(trails.trails)
 app.command(cls=Command, epilog=report.EXAMPLES)(report.report)
 app.command(cls=Command, epilog=verify.EXAMPLES)(verify.verify)
 app.command(cls=Command, epilog=prove.EXAMPLES)(prove.prove)
+app.command(cls=Command, epilog=export.EXAMPLES)(export.export)
 app.command(cls=Command, epilog=harden.EXAMPLES)(harden.harden)
 app.command(cls=Command, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(cls=Command, epilog=garments.EXAMPLES)(garments.garments)

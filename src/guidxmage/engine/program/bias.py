@@ -90,7 +90,7 @@ def by_row(g: Tensor, constant: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         return g, constant
     if g.ndim == 0:
         return g.reshape(rows), constant.reshape(1)
-    parts = constant[None] if len(constant) == 1 else constant.unflatten(0, (rows, -1))
+    parts = constant[None] if constant.shape[0] == 1 else constant.unflatten(0, (rows, -1))
     return g.unflatten(0, (rows, -1)), parts
 
 
@@ -99,7 +99,7 @@ def inner(g: Tensor, constant: Tensor) -> Tensor:
     blind = [d for d in range(1, g.ndim) if constant.shape[d] == 1]
     if blind:
         g, constant = g.sum(blind), constant.squeeze(blind)
-    return (g.double() * constant.double()).reshape(len(g), -1).sum(1)
+    return (g.double() * constant.double()).reshape(g.shape[0], -1).sum(1)
 
 
 def position_map(g: Tensor, constant: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from guidxmage.engine.kernels import loops
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import leading
 from guidxmage.engine.rules.smooth import scaled, tangent
-from guidxmage.engine.rules.table import Rule, Traits, register
+from guidxmage.engine.rules.table import BY_AUTOGRAD, Plain, Rule, Traits, register
 from guidxmage.engine.trail.gates import Gates
 
 
@@ -113,6 +113,7 @@ register(
         constant=lambda f, x, exponent: f.for_rows(f.numbers()[1]),
         terms=_ACTIVATION.terms,
         family="activations",
+        plain=Plain(refused=BY_AUTOGRAD),
         refuse=_refuse_power_of_image,
         rows=rows.elementwise,
     ),

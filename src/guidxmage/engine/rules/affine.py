@@ -13,7 +13,7 @@ from torch import Tensor
 from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.places import summed_over
-from guidxmage.engine.rules.table import Rule, Traits, holes, linear, register, transpose_of
+from guidxmage.engine.rules.table import Plain, Rule, Traits, holes, linear, register, transpose_of
 
 aten = torch.ops.aten
 
@@ -232,6 +232,17 @@ def _scaled_and_added(f: Frame, base: Any, a: Any, b: Any, value: float = 1) -> 
     return moved.expand(f.shape)
 
 
+def _scaled_and_added_pull(
+    f: Frame, g: Tensor, base: Any, a: Any, b: Any, value: float = 1
+) -> list[Tensor]:
+    sides = ((base, 1), (a, b), (b, a))
+    return [
+        (g if part is base else g * factor * value).sum_to_size(part.shape)
+        for part, factor in sides
+        if isinstance(part, Hole)
+    ]
+
+
 def _added_constants(f: Frame, base: Any, a: Any, b: Any, value: float = 1) -> Tensor | None:
     """The base or the product, whichever does not depend on the image."""
     if isinstance(base, Tensor):
@@ -250,6 +261,7 @@ register(
         "affine",
         _scaled_and_added,
         transpose_of(_scaled_and_added),
+        plain=Plain(pull=_scaled_and_added_pull),
         constant=_added_constants,
         terms=lambda f, *args, **kw: 2 * spreading(f, *args) ** 2,
         gain=_added_gain,
@@ -287,18 +299,22 @@ register(
 # --- reductions ----------------------------------------------------------------------------------
 
 
+def _reduced(x: Hole, dims: Any) -> list[int]:
+    return sorted(d % len(x.shape) for d in (dims or range(len(x.shape))))
+
+
 def _mean_pull(
     f: Frame, g: Tensor, x: Hole, dims: Any = None, keep: bool = False, **_: Any
 ) -> list[Tensor]:
-    return [_sum_pull(f, g, x, dims, keep)[0] / (prod(x.shape) / prod(f.shape))]
+    count = prod(x.shape[dim] for dim in _reduced(x, dims))
+    return [_sum_pull(f, g, x, dims, keep)[0] / count]
 
 
 def _sum_pull(
     f: Frame, g: Tensor, x: Hole, dims: Any = None, keep: bool = False, **_: Any
 ) -> list[Tensor]:
-    reduced = sorted(d % len(x.shape) for d in (dims or range(len(x.shape))))
     if not keep:
-        for dim in reduced:
+        for dim in _reduced(x, dims):
             g = g.unsqueeze(dim)
     return [g.expand(x.shape)]
 
@@ -326,6 +342,7 @@ register(
         terms=lambda f, x, dim: x.shape[dim],
         gain=lambda f, x, dim: x.shape[dim],
         rows=rows.along(1),
+        plain=Plain(pull=lambda f, g, x, dim: [g.flip(dim).cumsum(dim).flip(dim)]),
     ),
     traits=Traits(residues="nothing", exact=True),
 )

@@ -15,7 +15,7 @@ from guidxmage.engine.calls.call import Call, Frame, Hole, Kept, is_active
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import per_channel
 from guidxmage.engine.rules.places import Places, Window, through_windows
-from guidxmage.engine.rules.table import FOLDED, Rule, Traits, register
+from guidxmage.engine.rules.table import FOLDED, Plain, Rule, Traits, register
 
 aten = torch.ops.aten
 IntList = Sequence[int]
@@ -66,6 +66,21 @@ def _convolution_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
     geometry = replace(f, shape=out)
     way = f.prepare("transposed", lambda: transposed(Geometry.of(geometry, given, *args)))
     return [way(g[None])[0] if single else way(g)]
+
+
+def _plain_convolution_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
+    """The transposed convolution as an operator of its own."""
+    single = g.ndim < args[0].ndim
+    given = replace(x, shape=(1, *x.shape)) if single else x
+    c = Geometry.of(replace(f, shape=(1, *f.shape)) if single else f, given, *args)
+    reached = zip(c.out[1:], c.stride, c.padding, c.dilation, c.weight.shape[2:], strict=True)
+    beyond = [
+        size - ((out - 1) * s - 2 * p + d * (k - 1) + 1)
+        for size, (out, s, p, d, k) in zip(c.size[1:], reached, strict=True)
+    ]
+    geometry = (c.stride, c.padding, c.dilation, True, beyond, c.groups)
+    pulled = aten.convolution(g[None] if single else g, c.weight, None, *geometry)
+    return [pulled[0] if single else pulled]
 
 
 def convolution_gain(f: Frame, x: Hole, weight: Tensor, *rest: Any) -> float:
@@ -320,6 +335,7 @@ register(
         refuse=_refuse_convolution,
         rows=rows.weighted,
         places=_places,
+        plain=Plain(pull=_plain_convolution_pull),
     ),
     traits=Traits(residues="weights", exact=True, fresh=True),
 )

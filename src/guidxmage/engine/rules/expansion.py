@@ -15,7 +15,7 @@ from torch._ops import OpOverload
 
 from guidxmage.engine.calls.call import Call, Frame, is_active, leaves
 from guidxmage.engine.rules.smooth import active_values, applied, transposed
-from guidxmage.engine.rules.table import OTHERS, Rule
+from guidxmage.engine.rules.table import BY_AUTOGRAD, OTHERS, Plain, Rule
 from guidxmage.engine.trail.gates import Gates
 from guidxmage.errors import UnsupportedOperatorError
 
@@ -84,6 +84,7 @@ _EXPANSION = Rule(
     record=_record,
     constant=lambda f, *args, **kw: _kept(f)[-1],
     terms=_terms,
+    plain=Plain(refused=BY_AUTOGRAD),
 )
 
 

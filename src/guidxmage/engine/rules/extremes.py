@@ -16,8 +16,9 @@ from guidxmage.engine.rules.affine import leading, spreading
 from guidxmage.engine.rules.breakpoints import Crossings, halves
 from guidxmage.engine.rules.choices import AlongDimensions, OfTwo
 from guidxmage.engine.rules.places import summed_over
-from guidxmage.engine.rules.table import Rule, Traits, register
+from guidxmage.engine.rules.table import Plain, Rule, Traits, register
 from guidxmage.engine.trail.decisions import Decisions
+from guidxmage.engine.trail.dense import Dense
 
 # --- the larger or smaller of two ----------------------------------------------------------------
 
@@ -107,6 +108,10 @@ def _reduction(argument: Callable[[Tensor], Tensor], sign: int) -> Rule:
         taken = argument(lines)
         return f.call.run(x, dims, *rest), Decisions.from_index(taken, lines.shape[-1])
 
+    def plain_record(f: Frame, x: Tensor, dims: Any = (), *rest: Any) -> tuple[Tensor, Dense]:
+        lines = _to_last(x, _reduced_dims(dims, x.ndim))
+        return f.call.run(x, dims, *rest), Dense.of(argument(lines))
+
     def push(f: Frame, x: Tensor, dims: Any = (), *rest: Any) -> Tensor:
         lines = _to_last(x, _reduced_dims(dims, x.ndim))
         index = f.for_rows(f.taken().index())[..., None]
@@ -141,6 +146,7 @@ def _reduction(argument: Callable[[Tensor], Tensor], sign: int) -> Rule:
         growth=lambda f, *args, **kw: 1,
         rows=rows.along(1),
         choice=AlongDimensions(sign),
+        plain=Plain(record=plain_record),
         places=summed_over,
         traits=Traits(residues="nothing"),
     )

@@ -17,7 +17,7 @@ from guidxmage.engine.calls.call import Call, Frame, Kept, is_active
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.places import moved, resized
 from guidxmage.engine.rules.smooth import active_values, applied
-from guidxmage.engine.rules.table import Rule, Traits, fill, holes, register
+from guidxmage.engine.rules.table import BY_AUTOGRAD, Plain, Rule, Traits, fill, holes, register
 from guidxmage.errors import UnsupportedOperatorError
 
 _UNPROVED = Traits(unproved="no independent run of it is written", exact=True)
@@ -101,6 +101,7 @@ def _affine(test: rows.RowTest | None, pull: Any = _by_derivative, **extras: Any
         constant=lambda f, *args, **kw: _at_zero(f, args),
         rows=test,
         traits=_UNPROVED,
+        plain=Plain(refused=BY_AUTOGRAD),
         **extras,
     )
 

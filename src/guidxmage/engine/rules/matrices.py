@@ -12,7 +12,7 @@ from guidxmage.engine.kernels import loops
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import largest_line
 from guidxmage.engine.rules.places import multiplied, over_features
-from guidxmage.engine.rules.table import Rule, Traits, linear, register
+from guidxmage.engine.rules.table import Plain, Rule, Traits, linear, register
 
 # --- linear --------------------------------------------------------------------------------------
 
@@ -90,6 +90,7 @@ register(
         refuse=_refuse_weight_of_image,
         rows=rows.with_dimensions(2),
         places=over_features,
+        plain=Plain(pull=lambda f, g, x, weight, bias=None: [g @ weight]),
     ),
     traits=Traits(residues="weights", exact=True, fresh=True),
 )
@@ -122,10 +123,27 @@ def _matmul_terms(f: Frame, a: Any, b: Any) -> int:
     return sum(weight.shape[-2:])
 
 
+def _matmul_pull(f: Frame, g: Tensor, a: Any, b: Any) -> list[Tensor]:
+    """Of matrices; a vector is one with a single row or column."""
+    left, right = len(a.shape) == 1, len(b.shape) == 1
+    g = g.unsqueeze(-2) if left else g
+    g = g.unsqueeze(-1) if right else g
+    if isinstance(a, Hole):
+        factor = b[:, None] if right else b
+        sent, hole = g @ factor.transpose(-2, -1), a
+        sent = sent.squeeze(-2) if left else sent
+    else:
+        factor = a[None] if left else a
+        sent, hole = factor.transpose(-2, -1) @ g, b
+        sent = sent.squeeze(-1) if right else sent
+    return [sent.sum_to_size(hole.shape)]
+
+
 register(
     "aten.matmul.default aten.mm.default",
     linear(
         lambda f, a, b: a @ b,
+        plain=Plain(pull=_matmul_pull),
         terms=_matmul_terms,
         gain=lambda f, a, b, **kw: largest_line(b if isinstance(b, Tensor) else a),
         refuse=_refuse_active_weight,

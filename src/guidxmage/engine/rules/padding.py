@@ -11,8 +11,9 @@ from torch import Tensor
 
 from guidxmage.engine.calls.call import Frame, Hole
 from guidxmage.engine.rules import rows
+from guidxmage.engine.rules.picking import selection_pull
 from guidxmage.engine.rules.places import padded
-from guidxmage.engine.rules.table import Rule, Traits, register, transpose_of
+from guidxmage.engine.rules.table import Plain, Rule, Traits, register, transpose_of
 
 aten = torch.ops.aten
 
@@ -33,6 +34,12 @@ def _any_pad_pull(f: Frame, g: Tensor, x: Hole, pad: Sequence[int], *rest: Any) 
     if _mode(rest) == "constant":
         return _constant_pad_pull(f, g, x, pad)
     return _any_pad_transposed(f, g, x, pad, *rest)
+
+
+def _plain_pad_pull(f: Frame, g: Tensor, x: Hole, pad: Sequence[int], *rest: Any) -> list[Tensor]:
+    """Reflected, repeated or wrapped numbers are added to where they come from."""
+    way = _constant_pad_pull if _mode(rest) == "constant" else selection_pull
+    return way(f, g, x, pad, *rest)
 
 
 def _constant_pad(f: Frame, x: Tensor, pad: Sequence[int], *_: Any) -> Tensor:
@@ -78,6 +85,7 @@ register(
         "affine",
         _any_pad,
         _any_pad_pull,
+        plain=Plain(pull=_plain_pad_pull),
         constant=_padded_value,
         growth=_pad_growth,
         rows=rows.padded,

@@ -16,11 +16,13 @@ from guidxmage.engine.kernels import loops
 from guidxmage.engine.kernels.layout import is_channels_last
 from guidxmage.engine.rules import breakpoints as crossing
 from guidxmage.engine.rules import rows
+from guidxmage.engine.rules.averages import adaptive_pull, windows_pull
 from guidxmage.engine.rules.breakpoints import Crossings, halves
 from guidxmage.engine.rules.choices import OfWindows
 from guidxmage.engine.rules.places import pooled, resized
-from guidxmage.engine.rules.table import Rule, Traits, linear, register, transpose_of
+from guidxmage.engine.rules.table import Plain, Rule, Traits, linear, register, transpose_of
 from guidxmage.engine.trail.decisions import Decisions
+from guidxmage.engine.trail.dense import Dense
 
 aten = torch.ops.aten
 
@@ -56,6 +58,7 @@ register(
     linear(
         _applied,
         pull=_adaptive_average_pull,
+        plain=Plain(pull=adaptive_pull),
         terms=_window_terms,
         gain=_window_gain,
         rows=rows.spatial,
@@ -63,12 +66,18 @@ register(
     ),
     traits=Traits(residues="nothing", averages=True),
 )
+_REFUSED = Plain(refused="resampling has no transpose among the operators that can be exported")
 _windowed = linear(
-    _applied, terms=_window_terms, gain=_window_gain, rows=rows.spatial, places=resized
+    _applied,
+    terms=_window_terms,
+    gain=_window_gain,
+    rows=rows.spatial,
+    places=resized,
+    plain=_REFUSED,
 )
 register(
     "aten.avg_pool1d.default aten.avg_pool3d.default",
-    replace(_windowed, places=pooled),
+    replace(_windowed, places=pooled, plain=Plain(pull=windows_pull)),
     traits=Traits(residues="nothing", averages=True),
 )
 register(
@@ -112,6 +121,7 @@ register(
     linear(
         _applied,
         pull=_average_pull_2d,
+        plain=Plain(pull=windows_pull),
         terms=_window_terms,
         gain=_window_gain,
         rows=rows.spatial,
@@ -283,9 +293,14 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
         index = flat(f, x.shape[-dims:], args, g.device)
         if geometry is strided_windows and dims == 2:
             return [_scatter_add_2d(g, index, x, args)]
-        zeros = x.zeros().flatten(-dims)
-        scattered = zeros.scatter_add_(-1, index.flatten(-dims), g.flatten(-dims))
-        return [scattered.reshape(x.shape)]
+        return [_added_at(index, g, x, dims)]
+
+    def plain_record(f: Frame, x: Tensor, *args: Any) -> tuple[Tensor, Dense]:
+        value, indices = with_indices(x, *args)
+        return value, Dense.of(indices)
+
+    def plain_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
+        return [_added_at(f.for_rows(f.taken().index()), g, x, dims)]
 
     def crossings(f: Frame, x: Tensor, *args: Any) -> Crossings:
         z, dz = (part.flatten(-dims) for part in halves(x))
@@ -302,9 +317,16 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
         growth=_overlap if geometry is strided_windows else None,
         rows=rows.spatial,
         choice=OfWindows(dims, geometry),
+        plain=Plain(record=plain_record, pull=plain_pull),
         places=pooled if geometry is strided_windows else resized,
         traits=Traits(residues="nothing"),
     )
+
+
+def _added_at(index: Tensor, g: Tensor, x: Hole, dims: int) -> Tensor:
+    """Cotangents added up at the flat places of their maxima in planes of `dims` dimensions."""
+    zeros = x.zeros().flatten(-dims)
+    return zeros.scatter_add(-1, index.flatten(-dims), g.flatten(-dims)).reshape(x.shape)
 
 
 def _fractional(dims: int) -> Rule:
@@ -333,6 +355,7 @@ def _fractional(dims: int) -> Rule:
         refuse=lambda call: "its windows depend on the image" if is_active(call.args[3]) else None,
         rows=lambda call, shapes: rows.spatial(call, shapes[:1]),
         traits=Traits(unproved="its windows lie where numbers say"),
+        plain=Plain(refused="its windows lie where numbers say"),
         places=resized,
     )
 

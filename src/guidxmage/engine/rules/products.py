@@ -20,7 +20,16 @@ from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.places import by_letters, multiplied
 from guidxmage.engine.rules.rows import RowTest
 from guidxmage.engine.rules.smooth import active_values, applied, scaled, tangent, transposed
-from guidxmage.engine.rules.table import PRODUCTS, Rule, Traits, holes, linear, register
+from guidxmage.engine.rules.table import (
+    BY_AUTOGRAD,
+    PRODUCTS,
+    Plain,
+    Rule,
+    Traits,
+    holes,
+    linear,
+    register,
+)
 from guidxmage.engine.trail.gates import Gates
 
 aten = torch.ops.aten
@@ -97,6 +106,7 @@ def _product(elementwise: bool, rows: RowTest) -> Rule:
         refuse=refuse,
         family="products",
         rows=rows,
+        plain=None if elementwise else Plain(refused=BY_AUTOGRAD),
     )
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from guidxmage.engine.calls.call import Call, Frame, Hole, is_active, leaves
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import spreading
+from guidxmage.engine.rules.picking import selection_pull
 from guidxmage.engine.rules.places import moved, resized
-from guidxmage.engine.rules.table import Rule, Traits, linear, register, transpose_of
+from guidxmage.engine.rules.table import Plain, Rule, Traits, linear, register, transpose_of
 
 aten = torch.ops.aten
 # What most operators here are: they add nothing, round nothing and hand factors on.
@@ -153,6 +154,7 @@ for _names, _rows in {
     _rule = linear(
         _selection,
         growth=same_size if _moves else None,
+        plain=Plain(pull=selection_pull),
         rows=_rows,
         places=resized if "pixel" in _names else moved,
     )
@@ -162,7 +164,12 @@ for _names, _rows in {
 # Patches into columns and, adding where they overlap, back.
 register(
     "aten.im2col.default",
-    linear(_selection, rows=lambda call, shapes: len(shapes[0]) == 4, places=moved),
+    linear(
+        _selection,
+        plain=Plain(pull=selection_pull),
+        rows=lambda call, shapes: len(shapes[0]) == 4,
+        places=moved,
+    ),
     traits=SELECTING,
 )
 register(
@@ -176,7 +183,9 @@ register(
     traits=SELECTING,
 )
 register(
-    "aten.unfold.default", linear(_selection, rows=rows.along(1), places=moved), traits=SELECTING
+    "aten.unfold.default",
+    linear(_selection, plain=Plain(pull=selection_pull), rows=rows.along(1), places=moved),
+    traits=SELECTING,
 )
 
 
@@ -187,7 +196,13 @@ def _refuse_active_index(call: Call) -> str | None:
 
 register(
     "aten.index.Tensor",
-    linear(_selection, refuse=_refuse_active_index, rows=rows.indexed, places=moved),
+    linear(
+        _selection,
+        plain=Plain(pull=selection_pull),
+        refuse=_refuse_active_index,
+        rows=rows.indexed,
+        places=moved,
+    ),
     traits=SELECTING,
 )
 
@@ -304,12 +319,19 @@ def _chosen_constants(f: Frame, mask: Tensor, yes: Any, no: Any) -> Tensor | Non
     return torch.where(mask, yes, no)
 
 
+def _chosen_pull(f: Frame, g: Tensor, mask: Tensor, yes: Any, no: Any) -> list[Tensor]:
+    """Each side where it is taken."""
+    sides = ((yes, torch.where(mask, g, 0)), (no, torch.where(mask, 0, g)))
+    return [sent.sum_to_size(side.shape) for side, sent in sides if isinstance(side, Hole)]
+
+
 register(
     "aten.where.self aten.where.ScalarSelf aten.where.ScalarOther",
     Rule(
         "affine",
         _chosen,
         transpose_of(_chosen),
+        plain=Plain(pull=_chosen_pull),
         constant=_chosen_constants,
         refuse=_refuse_active_mask(0),
         rows=rows.elementwise,
@@ -328,6 +350,7 @@ register(
         "affine",
         _kept,
         transpose_of(_kept),
+        plain=Plain(pull=lambda f, g, x, mask, value: [g.masked_fill(mask, 0)]),
         constant=lambda f, x, mask, value: x.zeros().masked_fill(mask, value),
         refuse=_refuse_active_mask(1),
         rows=rows.elementwise,

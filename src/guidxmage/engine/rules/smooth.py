@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.engine.calls.call import BatchSize, Call, Frame, Ref
-from guidxmage.engine.rules.table import Rule
+from guidxmage.engine.rules.table import BY_AUTOGRAD, Plain, Rule
 from guidxmage.engine.trail.gates import Gates
 
 
@@ -112,6 +112,7 @@ def tangent(
         return f.for_rows(f.numbers()[-1])
 
     extras.setdefault("terms", lambda f, *args, **kw: 8)
+    extras.setdefault("plain", Plain(refused=BY_AUTOGRAD))
     return Rule("gate", push, pull, record=record, constant=constant, **extras)
 
 

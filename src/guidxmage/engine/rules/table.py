@@ -60,6 +60,24 @@ class Traits:
     sized: bool = False
 
 
+BY_AUTOGRAD = "it is transposed by autograd, which cannot be exported"
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A rule in operators that leave Python: no backward kernel, no packed weight, no question put
+    to a number.
+
+    Given where `record` or `pull` are otherwise; what is missing here is as it is there. record:
+    the value and the decisions, not packed; pull: as the rule's. refused: why there is no such
+    form, in words that follow the operator's name.
+    """
+
+    record: Function | None = None
+    pull: Function | None = None
+    refused: str = ""
+
+
 @dataclass(frozen=True)
 class Rule:
     """How one operator is recorded, pushed, pulled, and what it adds by itself.
@@ -78,7 +96,9 @@ class Rule:
     constant. `rows` tells of a call whether it keeps the images of a batch apart; where it is None,
     nothing is known and images are run one by one. `choice`: what a decision operator chooses
     between. `traits`: all else that is to be known. `places`: where what it computes lies on the
-    picture, see places.py; None where that is where its input does.
+    picture, see places.py; None where that is where its input does. `plain`: how it is written in
+    operators that can be exported; None where its functions are of such operators already, and its
+    decisions follow from `choice`.
     """
 
     kind: str
@@ -101,6 +121,7 @@ class Rule:
     choice: Choice | None = None
     traits: Traits = Traits()
     places: Function | None = None
+    plain: Plain | None = None
 
 
 RULES: dict[str, Rule] = {}
@@ -213,16 +234,23 @@ def fill(args: Sequence[Any], values: Sequence[Tensor]) -> list[Any]:
     return [filled(arg) for arg in args]
 
 
-def transpose_of(push: Function) -> Function:
-    """A pull for any push: the vector-Jacobian product of that linear map."""
+@dataclass(frozen=True)
+class Derived:
+    """A pull for any push: the vector-Jacobian product of that linear map, by autograd."""
 
-    def pull(frame: Frame, g: Tensor, *args: Any, **options: Any) -> list[Tensor]:
+    push: Function
+
+    def __call__(self, frame: Frame, g: Tensor, *args: Any, **options: Any) -> list[Tensor]:
+        """One cotangent for each active input."""
         with torch.enable_grad():
             inputs = [hole.zeros().requires_grad_() for hole in holes(args)]
-            output = push(frame, *fill(args, inputs), **options)
+            output = self.push(frame, *fill(args, inputs), **options)
             return list(torch.autograd.grad(output, inputs, g))
 
-    return pull
+
+def transpose_of(push: Function) -> Function:
+    """A pull for any push, derived from it."""
+    return Derived(push)
 
 
 def linear(push: Function, **extras: Any) -> Rule:

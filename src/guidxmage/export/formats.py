@@ -1,0 +1,111 @@
+"""Graphs in the formats that they are written in, as bytes."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from guidxmage.errors import InputError
+from guidxmage.export.module import ExplainingModule
+
+METADATA = "guid-xmage"
+FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".aoti.pt2"}
+# A protocol buffer holds no more.
+_LARGEST_ONNX = 2**31 - 2**20
+
+
+def traced(module: ExplainingModule, example: Tensor) -> ExportedProgram:
+    """A module as a graph of ATen operators, of any number of images where its program takes them.
+
+    example: images (2, C, H, W), or one image where the program takes single images.
+    """
+    rows = len(example)
+    inputs = {
+        name: torch.zeros(rows, dtype=torch.int64, device=example.device)
+        for name in module.target.inputs
+    }
+    batch = {0: torch.export.Dim("batch")} if module.program.batched else {}
+    shapes: dict[str, Any] = dict.fromkeys(("images", *inputs), batch)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch's about itself
+        return torch.export.export(module, (example,), inputs, dynamic_shapes=shapes, strict=False)
+
+
+def written(
+    kind: str,
+    graph: ExportedProgram,
+    names: tuple[Sequence[str], Sequence[str]],
+    metadata: Mapping[str, str],
+) -> bytes:
+    """A graph in a format; names are those of inputs and outputs."""
+    if kind == "onnx":
+        return _onnx(graph, names, metadata)
+    if kind == "pt2":
+        file = io.BytesIO()
+        torch.export.save(graph, file, extra_files=dict(metadata))
+        return file.getvalue()
+    return _compiled(graph, metadata)
+
+
+def _onnx(
+    graph: ExportedProgram,
+    names: tuple[Sequence[str], Sequence[str]],
+    metadata: Mapping[str, str],
+) -> bytes:
+    _need("onnx", "onnxscript")
+    size = sum(one.numel() * one.itemsize for one in graph.state_dict.values())
+    if size > _LARGEST_ONNX:
+        raise InputError("the network is larger than the 2 GiB of an ONNX file; write it as pt2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph,
+            dynamo=True,
+            input_names=list(names[0]),
+            output_names=list(names[1]),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    model.producer_name = METADATA
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _compiled(graph: ExportedProgram, metadata: Mapping[str, str]) -> bytes:
+    from torch._inductor import aoti_compile_and_package
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"graph{FORMATS['pt2']}"
+        try:
+            aoti_compile_and_package(
+                graph,
+                package_path=str(path),
+                inductor_configs={"aot_inductor.metadata": dict(metadata)},
+            )
+        except (RuntimeError, OSError) as error:
+            raise InputError(
+                "the graph could not be compiled; a C++ compiler is needed for aoti: "
+                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            ) from error
+        return path.read_bytes()
+
+
+def _need(*packages: str) -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"{' and '.join(missing)} must be installed for this; pip install 'guid-xmage[export]'"
+        )

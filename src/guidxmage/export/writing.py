@@ -1,0 +1,205 @@
+"""export: an explainer as one file that logits and explanations come from without Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guidxmage.engine.program.plain import PlainProgram
+from guidxmage.errors import InputError
+from guidxmage.explainer import Explainer
+from guidxmage.export import self_check
+from guidxmage.export.formats import FORMATS, METADATA, traced, written
+from guidxmage.export.module import OUTPUTS, USUAL, ExplainingModule
+from guidxmage.export.targets import GIVEN, graph_target
+from guidxmage.files.atomic import write_atomically
+from guidxmage.inputs.reference import is_zero, reference_name
+from guidxmage.provenance import fingerprint
+
+SCHEMA = "guid-xmage/graph/1"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written: its path, format and size in bytes, and what is said in it."""
+
+    path: Path
+    format: str
+    size: int
+    metadata: dict[str, Any]
+
+
+def export(
+    explainer: Explainer,
+    path: Path | str,
+    *,
+    format: str | None = None,
+    target: Any = "top1",
+    outputs: Sequence[str] = USUAL,
+    reference: Any = None,
+    shape: Sequence[int] | None = None,
+    from_bytes: bool = False,
+    overwrite: bool = False,
+) -> Exported:
+    """Write a network and its explanation as one graph of ordinary operators.
+
+    format: "onnx", "pt2" (torch.export) or "aoti" (a compiled library for this machine); by default
+    the path's ending says it. target: as in `Explainer.explain`, the same for all images, or
+    "given" for an input `class_index`, int64 (batch,). outputs: names of `OUTPUTS`. reference: as
+    in `Explainer.explain`, the same for all images. shape: (C, H, W) of the images, needed where
+    the preprocessing does not tell. from_bytes: the graph takes uint8 pixels (batch, C, H, W) at
+    the network's size and normalises them itself. The number of images is free.
+
+    Raises InputError, and UnsupportedOperatorError by operator and call site for what has no form
+    that leaves Python. The file appears whole or not at all.
+    """
+    path = Path(path)
+    kind = _format(path, format)
+    _refuse(explainer, path, outputs, from_bytes, overwrite)
+    module, metadata = explaining(
+        explainer, target, outputs=outputs, reference=reference, shape=shape, from_bytes=from_bytes
+    )
+    dtype = torch.uint8 if from_bytes else module.program.dtype
+    rows = 2 if module.program.batched else 1
+    example = torch.zeros(
+        rows, *module.program.input_shape, dtype=dtype, device=module.program.device
+    )
+    names = (("images", *module.target.inputs), module.outputs)
+    text = json.dumps({**metadata, "format": kind}, ensure_ascii=False, allow_nan=False)
+    content = written(kind, traced(module, example), names, {METADATA: text})
+    write_atomically(path, content)
+    return Exported(path, kind, len(content), json.loads(text))
+
+
+def explaining(
+    explainer: Explainer,
+    target: Any = "top1",
+    *,
+    outputs: Sequence[str] = USUAL,
+    reference: Any = None,
+    shape: Sequence[int] | None = None,
+    from_bytes: bool = False,
+) -> tuple[ExplainingModule, dict[str, Any]]:
+    """The module that is exported, and what is said in the file; see `export`."""
+    shape = _shape(explainer, shape)
+    program = explainer.network(shape).program
+    asked = graph_target(target, program.classes, explainer.labels)
+    plain = PlainProgram(program)
+    pixels = self_check.check_pixels(shape)
+    image = torch.from_numpy(self_check.as_input(pixels, explainer.space)).to(program.dtype)
+    given = dict(zip(asked.inputs, (0, program.classes - 1), strict=False))
+    found = explainer.explain(image, _asked(target, given), reference=reference)
+    others = [
+        explainer.explain(one, _asked(target, given), reference=reference)
+        for one in self_check.within_rounding(image)
+    ]
+    R, space, known = found.reference, explainer.space, explainer.preprocessing
+    normalisation = None
+    if space == "pixels":
+        assert known is not None
+        mean, std = (
+            torch.tensor(values, dtype=torch.float64).reshape(-1, 1, 1)
+            for values in (known.mean, known.std)
+        )
+        normalisation = (mean, std)
+    module = ExplainingModule(
+        plain,
+        asked,
+        outputs=outputs,
+        normalisation=normalisation,
+        reference=R,
+        from_zero=is_zero(R, space, known),
+        from_bytes=from_bytes,
+    )
+    metadata = {
+        "schema": SCHEMA,
+        "made_by": fingerprint.makers("onnx", "onnxscript"),
+        "model": explainer.name,
+        "weights": explainer.weights_source,
+        "fingerprint": fingerprint.of_model(explainer.model),
+        "dtype": str(program.dtype).removeprefix("torch."),
+        "space": space,
+        "preprocessing": None if known is None else known.to_dict(),
+        "reference": reference_name(R, space, known, batched=False),
+        "exactness": found.exactness,
+        "gates": dict(explainer.gates),
+        "target": asked.words,
+        "inputs": _inputs(module, shape),
+        "outputs": list(module.outputs),
+        "labels": None if explainer.labels is None else list(explainer.labels),
+        "check": self_check.expectation(found, others, pixels, given),
+    }
+    return module, metadata
+
+
+def _inputs(module: ExplainingModule, shape: Sequence[int]) -> list[dict[str, Any]]:
+    batch = "batch" if module.program.batched else 1
+    dtype = "uint8" if module.from_bytes else str(module.program.dtype).removeprefix("torch.")
+    images = {"name": "images", "dtype": dtype, "shape": [batch, *shape]}
+    others = [{"name": n, "dtype": "int64", "shape": [batch]} for n in module.target.inputs]
+    return [images, *others]
+
+
+def _asked(target: Any, given: dict[str, int]) -> Any:
+    """What the self-check is explained for: numbers where the graph is given classes."""
+    numbers = list(given.values())
+    if isinstance(target, str) and target == GIVEN:
+        return numbers[0]
+    sides = _sides(target)
+    if sides is None:
+        return target
+    return ("contrast", *(numbers.pop(0) if side == GIVEN else side for side in sides))
+
+
+def _sides(target: Any) -> tuple[Any, Any] | None:
+    if isinstance(target, tuple) and len(target) == 3 and target[0] == "contrast":
+        return target[1], target[2]
+    return (target.a, target.b) if hasattr(target, "a") and hasattr(target, "b") else None
+
+
+def _shape(explainer: Explainer, given: Sequence[int] | None) -> tuple[int, ...]:
+    if given is not None:
+        sizes = tuple(given)
+        if not sizes or not all(isinstance(n, int) and n > 0 for n in sizes):
+            raise InputError(f"shape is {given!r}; give channels, height and width")
+        return sizes
+    known = explainer.preprocessing
+    size = None if known is None else known.output_size
+    if known is None or size is None:
+        raise InputError("the size of the network's images is not known; give shape, (C, H, W)")
+    return (len(known.mean), *size)
+
+
+def _format(path: Path, given: str | None) -> str:
+    if given is None:
+        endings = sorted(FORMATS.items(), key=lambda one: -len(one[1]))
+        given = next((kind for kind, end in endings if path.name.endswith(end)), path.suffix[1:])
+    if given not in FORMATS:
+        raise InputError(f"format {given!r} is not known; choose {', '.join(FORMATS)}")
+    return given
+
+
+def _refuse(
+    explainer: Explainer, path: Path, outputs: Sequence[str], from_bytes: bool, overwrite: bool
+) -> None:
+    unknown = sorted(set(outputs) - set(OUTPUTS))
+    if unknown or not outputs:
+        named = f"output {unknown[0]!r} is not known" if unknown else "no output is named"
+        raise InputError(f"{named}; choose from {', '.join(OUTPUTS)}")
+    if explainer.outputs.kind != "scores":
+        raise InputError(
+            f"what is explained of this network is {explainer.outputs.kind}, which is chosen in "
+            "Python; only class scores can be exported"
+        )
+    if from_bytes and explainer.space != "pixels":
+        raise InputError(
+            "a graph takes uint8 pixels only where the preprocessing is known; this explainer "
+            "explains the network's own input"
+        )
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} is there already; choose another name or allow overwriting")

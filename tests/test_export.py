@@ -1,0 +1,551 @@
+"""Exported explanations: the same numbers without this package, on images the export never saw."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from guidxmage import Explainer, InputError, UnsupportedOperatorError
+from guidxmage.cli import app
+from guidxmage.export import OUTPUTS, check, explaining, export
+from guidxmage.export.formats import METADATA, traced
+from guidxmage.export.targets import graph_target
+from guidxmage.inputs.preprocessing import Preprocessing
+from tests.laws import random_like
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+LABELS = ["a", "b", "c", "d", "e"]
+SIZE = (3, 16, 16)
+
+
+class Branches(nn.Module):
+    """Two paths of convolutions, joined and added: what the networks in use are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, 1),
+        )
+        self.wide = nn.Sequential(nn.Conv2d(8, 4, 3, padding=1), nn.ReLU6())
+        self.deep = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Hardtanh(-1, 2), nn.Conv2d(8, 4, 1)
+        )
+        self.last = nn.Sequential(
+            nn.AvgPool2d(3, 1, 1), nn.Conv2d(8, 6, 2, stride=2), nn.LeakyReLU(0.1), nn.Dropout(0.5)
+        )
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = torch.cat([self.wide(x), self.deep(x)], 1) + x
+        left, right = x.chunk(2, 1)
+        x = self.last(torch.cat([right, left], 1))
+        return self.head(torch.flatten(x.mean([2, 3], keepdim=True), 1))
+
+
+def branches(dtype: torch.dtype = torch.float64) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = Branches().to(dtype).eval()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.3, 2)
+                module.weight.data.normal_(1, 0.3)
+                module.bias.data.normal_(0, 0.3)
+    return model
+
+
+def explainer_of(dtype: torch.dtype = torch.float64, *, pixels: bool = True) -> Explainer:
+    known = Preprocessing(resize=SIZE[1:], mean=MEAN, std=STD) if pixels else None
+    return Explainer(branches(dtype), preprocessing=known, labels=LABELS)
+
+
+def images(count: int, dtype: torch.dtype = torch.float64, seed: int = 5) -> Tensor:
+    """Pixels in [0, 1]; the last has large flat areas, full of ties."""
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.rand(count, *SIZE, dtype=torch.float64, generator=generator)
+    found[-1] = (found[-1] * 3).round() / 3
+    found[-1, :, 4:12] = 0.5
+    return found.to(dtype)
+
+
+def same(found: dict[str, Any], explained: Any, relative: float) -> None:
+    """Every output against the explanation's field of that name."""
+    for name, given in found.items():
+        values = torch.as_tensor(given)
+        if name == "residual":
+            assert bool((values.abs() <= explained.residual_bound).all()), "residual"
+            continue
+        expected = getattr(explained, name)
+        assert values.shape == expected.shape, name
+        if name == "target":
+            assert torch.equal(values, expected)
+            continue
+        size = float(expected.abs().max()) + float(explained.logits.abs().max())
+        apart = float((values.double() - expected.double()).abs().max())
+        assert apart <= relative * size, f"{name} differs by {apart / size:.1e}"
+
+
+TARGETS = {
+    "best": ("top1", {}, "top1"),
+    "three best": (("top", 3), {}, ("top", 3)),
+    "all": ("all", {}, "all"),
+    "a class": ("c", {}, 2),
+    "classes": (("classes", [4, 1]), {}, ("classes", [4, 1])),
+    "given": ("given", {"class_index": 3}, 3),
+    "contrast": (("contrast", "top1", "top2"), {}, ("contrast", "top1", "top2")),
+    "contrast with a given class": (
+        ("contrast", "top1", "given"),
+        {"against_index": 4},
+        ("contrast", "top1", 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_module_gives_what_explain_gives(name: str) -> None:
+    target, given, asked = TARGETS[name]
+    explainer = explainer_of()
+    module, _ = explaining(explainer, target, outputs=OUTPUTS)
+    for count in (1, 5):
+        X = images(count)
+        more = {key: torch.full((count,), value) for key, value in given.items()}
+        for laid_out in (X, X.contiguous(memory_format=torch.channels_last)):
+            with torch.no_grad():
+                found = module(laid_out, **more)
+            assert set(found) == set(OUTPUTS)
+            same(found, explainer.explain(laid_out, asked), 1e-13)
+
+
+@pytest.mark.parametrize("reference", [None, "black", 0.25, "an image"])
+@pytest.mark.parametrize("pixels", [True, False])
+def test_spaces_and_references(reference: Any, pixels: bool) -> None:
+    if reference == "an image":
+        reference = images(1, seed=8)[0]
+    if reference == "black" and not pixels:
+        return
+    explainer = explainer_of(pixels=pixels)
+    shape = None if pixels else SIZE
+    module, said = explaining(explainer, reference=reference, shape=shape, outputs=OUTPUTS)
+    X = images(2)
+    with torch.no_grad():
+        same(module(X), explainer.explain(X, reference=reference), 1e-13)
+    assert said["space"] == ("pixels" if pixels else "input")
+
+
+def test_bytes_are_normalised_inside() -> None:
+    explainer = explainer_of()
+    module, said = explaining(explainer, from_bytes=True)
+    X = (images(3) * 255).round().to(torch.uint8)
+    with torch.no_grad():
+        same(module(X), explainer.explain(X.double() / 255), 1e-13)
+    assert said["inputs"][0] == {"name": "images", "dtype": "uint8", "shape": ["batch", *SIZE]}
+
+
+def test_the_model_is_left_as_it_was_and_lends_its_weights() -> None:
+    model = branches()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    explainer = Explainer(model, preprocessing=Preprocessing(resize=16, crop=16))
+    module, _ = explaining(explainer)
+    assert {one.data_ptr() for one in model.parameters()} <= {
+        one.data_ptr() for one in module.buffers()
+    }
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_graph_takes_any_number_of_images(tmp_path: Path) -> None:
+    explainer = explainer_of()
+    path = tmp_path / "graph.pt2"
+    written = export(explainer, path, target=("top", 2), outputs=OUTPUTS)
+    assert written.format == "pt2"
+    said = {METADATA: ""}
+    graph = torch.export.load(path, extra_files=said)
+    assert json.loads(said[METADATA]) == written.metadata
+    operators = {str(n.target) for n in graph.graph.nodes if n.op == "call_function"}
+    assert not any("backward" in one or "mkldnn" in one or "guidxmage" in one for one in operators)
+    for count in (1, 4, 7):
+        X = images(count, seed=count)
+        same(graph.module()(X), explainer.explain(X, ("top", 2)), 1e-13)
+
+
+def test_nothing_of_one_image_is_in_the_graph() -> None:
+    """Traced on two images that differ, the graph is the same."""
+    module, _ = explaining(explainer_of())
+    graphs = [traced(module, images(2, seed=seed)) for seed in (1, 2)]
+    first, second = ([n.format_node() for n in one.graph.nodes] for one in graphs)
+    assert first == second
+    for name, value in graphs[0].constants.items():
+        assert torch.equal(value, graphs[1].constants[name])
+
+
+# --- ONNX ----------------------------------------------------------------------------------------
+
+
+def run_onnx(path: Path, X: Tensor, **given: int) -> dict[str, Any]:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    feed = {"images": X.numpy(), **{k: np.full(len(X), v) for k, v in given.items()}}
+    names = [one.name for one in session.get_outputs()]
+    return dict(zip(names, session.run(None, feed), strict=True))
+
+
+@pytest.fixture(scope="module")
+def small_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxscript")
+    path = tmp_path_factory.mktemp("onnx") / "small.onnx"
+    export(explainer_of(torch.float32), path, target="given", from_bytes=True, outputs=OUTPUTS)
+    return path
+
+
+def test_onnxruntime_in_float64_gives_what_explain_gives(tmp_path: Path) -> None:
+    """It has no convolutions in float64; with one, `check` says so in a sentence."""
+    pytest.importorskip("onnxscript")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        dense = nn.Sequential(nn.Flatten(), nn.Linear(768, 20), nn.ReLU(), nn.Linear(20, 5))
+    explainer = Explainer(dense.double().eval())
+    path = tmp_path / "dense.onnx"
+    export(explainer, path, target=("top", 2), outputs=OUTPUTS, shape=SIZE)
+    for count in (1, 5):
+        X = images(count, seed=20 + count)
+        same(run_onnx(path, X), explainer.explain(X, ("top", 2)), 1e-12)
+    assert check(path).holds
+    export(explainer_of(), tmp_path / "conv.onnx")
+    with pytest.raises(InputError, match=r"no graph that onnxruntime takes: .*Conv"):
+        check(tmp_path / "conv.onnx")
+
+
+def test_onnxruntime_in_float32_on_bytes(small_onnx: Path) -> None:
+    explainer = explainer_of(torch.float32)
+    for count in (1, 5):
+        X = (images(count, seed=count) * 255).round().to(torch.uint8)
+        found = run_onnx(small_onnx, X, class_index=4)
+        same(found, explainer.explain(X.float() / 255, 4), 1e-5)
+
+
+def test_another_runtime_in_javascript(small_onnx: Path, tmp_path: Path) -> None:
+    """The same file in onnxruntime-web or -node, which GUIDXMAGE_NODE names the folder of."""
+    folder, node = os.environ.get("GUIDXMAGE_NODE"), shutil.which("node")
+    if folder is None or node is None:
+        pytest.skip("needs node, and GUIDXMAGE_NODE: a folder where onnxruntime-web is installed")
+    for count in (1, 5):
+        X = (images(count, seed=count) * 255).round().to(torch.uint8)
+        pixels = tmp_path / "pixels.bin"
+        pixels.write_bytes(X.numpy().tobytes())
+        command = [node, Path(__file__).with_name("run_onnx.mjs"), folder, small_onnx, pixels]
+        told = subprocess.run(
+            [*map(str, command), str(count)], capture_output=True, check=True, timeout=120
+        )
+        found = {
+            name: np.array(one["data"]).reshape(one["dims"])
+            for name, one in json.loads(told.stdout).items()
+        }
+        found["target"] = found["target"].astype(np.int64)
+        same(found, explainer_of(torch.float32).explain(X.float() / 255, 3), 1e-5)
+
+
+def test_a_file_says_what_it_is(small_onnx: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(small_onnx)
+    said = json.loads({one.key: one.value for one in model.metadata_props}[METADATA])
+    assert said["labels"] == LABELS
+    assert said["preprocessing"]["mean"] == list(MEAN)
+    assert said["reference"] == "network's zero"
+    assert said["exactness"] == "on region"
+    assert said["made_by"]["torch"] == torch.__version__
+    assert [one.name for one in model.graph.output] == said["outputs"] == list(OUTPUTS)
+    assert [one.name for one in model.graph.input] == ["images", "class_index"]
+    assert {one.domain for one in model.graph.node} == {""}, "only standard operators"
+
+
+def test_the_self_check(small_onnx: Path) -> None:
+    checked = check(small_onnx)
+    assert checked.holds
+    assert {one.name for one in checked.deviations} >= set(OUTPUTS)
+    assert all(one.found < one.allowed or one.found == 0 for one in checked.deviations)
+
+
+def test_the_self_check_notices_another_weight(small_onnx: Path, tmp_path: Path) -> None:
+    """The classifier's weights are larger by a hundredth."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(small_onnx)
+    tensor = next(one for one in model.graph.initializer if list(one.dims) == [5, 6])
+    values = onnx.numpy_helper.to_array(tensor) * np.float32(1.01)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    path = tmp_path / "changed.onnx"
+    onnx.save(model, path)
+    assert not check(path).holds
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda said: said.pop("schema"), "schema"),
+        (lambda said: said.update(schema="other"), "another version"),
+        (lambda said: said["check"].update(image="%%%"), "damaged"),
+        (lambda said: said["check"].update(shape=[3, 16, 15]), "not of the shape"),
+        (lambda said: said["check"].update(shape=[3, 10**9, 10**9]), "is no shape"),
+        (lambda said: said["check"].update(score=["x"]), "no list of numbers"),
+        (lambda said: said["check"].update(score=[1.0, 2.0]), "2 numbers for score"),
+        (lambda said: said["check"].pop("tolerance"), "tolerance"),
+        (lambda said: said["check"].update(given={}), "class_index"),
+        (lambda said: said.update(inputs=[]), "does not tell of"),
+    ],
+)
+def test_what_a_file_says_is_not_believed(
+    change: Any, sentence: str, small_onnx: Path, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(small_onnx)
+    said = json.loads(model.metadata_props[0].value)
+    change(said)
+    model.metadata_props[0].value = json.dumps(said)
+    path = tmp_path / "changed.onnx"
+    onnx.save(model, path)
+    with pytest.raises(InputError, match=sentence):
+        check(path)
+
+
+def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    with pytest.raises(InputError, match="is no file"):
+        check(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("no graph")
+    with pytest.raises(InputError, match="no graph that onnxruntime takes"):
+        check(tmp_path / "text.onnx")
+    helper = onnx.helper
+    values = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in "xy"]
+    node = helper.make_node("Relu", ["x"], ["y"])
+    graph = helper.make_graph([node], "other", values[:1], values[1:])
+    other = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    other.ir_version = 10
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(InputError, match="not written by guid-xmage"):
+        check(tmp_path / "other.onnx")
+
+
+def test_the_triton_layout_fits_the_graph() -> None:
+    """Names, types and sizes of the documented configuration are those of EfficientNet-Lite0's."""
+    page = (Path(__file__).parent.parent / "docs/export.md").read_text(encoding="utf-8")
+    (config,) = re.findall(r"```text\n(name: .*?)```", page, re.DOTALL)
+    found = {
+        name: (kind, [int(n) for n in dims.replace(",", " ").split()])
+        for name, kind, dims in re.findall(
+            r'name: "(\w+)" data_type: TYPE_(\w+) dims: \[([ \d,]*)\]', config
+        )
+    }
+    kinds = {torch.uint8: "UINT8", torch.float32: "FP32", torch.float64: "FP64"}
+    known = Preprocessing(resize=SIZE[1:], mean=MEAN, std=STD)
+    module, said = explaining(
+        Explainer(branches(torch.float32), preprocessing=known), from_bytes=True
+    )
+    X = torch.zeros(2, *SIZE, dtype=torch.uint8)
+    with torch.no_grad():
+        given = {"images": X, **module(X)}
+    assert list(found) == ["images", *said["outputs"]]
+    sizes = {"images": [3, 224, 224], "contributions": [3, 224, 224], "logits": [1000]}
+    for name, tensor in given.items():
+        kind, dims = found[name]
+        assert kind == kinds.get(tensor.dtype, "INT64")
+        assert dims == sizes.get(name, [1])
+        assert len(dims) == max(1, tensor.ndim - 1)
+
+
+# --- what cannot be exported ---------------------------------------------------------------------
+
+
+class Through(nn.Module):
+    """A convolution, then a function."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(3, 4, 3), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.flatten(self.function(self.conv(x)), 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (
+            lambda x: nn.functional.interpolate(x, scale_factor=2),
+            "aten.upsample_nearest2d.vec at '",
+        ),
+        (lambda x: x.sort(-1).values, "aten.sort.default at"),
+        (lambda x: x * (x > 0), "aten.gt.Scalar at"),
+        (lambda x: x.softmax(1), "aten.softmax.int at"),
+        (lambda x: x if x.sum() > 0 else -x, "branches"),
+    ],
+)
+def test_what_has_no_such_form_is_refused_by_name(
+    function: Any, named: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "graph.pt2"
+    with pytest.raises(UnsupportedOperatorError, match="cannot be exported") as refused:
+        export(Explainer(Through(function).eval()), path, shape=(3, 6, 6))
+    assert named in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"format": "tensorflow"}, "'tensorflow' is not known"),
+        ({"outputs": ["logits", "map"]}, "'map' is not known"),
+        ({"outputs": []}, "no output"),
+        ({"target": [0, 1]}, "the same of every image"),
+        ({"target": "giraffe"}, "giraffe"),
+        ({"target": ("top", 9)}, "9 best"),
+        ({"target": ("contrast", "a", ("top", 2))}, "two classes"),
+        ({"shape": (3, 0, 4)}, "channels, height and width"),
+    ],
+)
+def test_bad_questions_are_refused(options: Any, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=sentence):
+        export(explainer_of(), tmp_path / "graph.pt2", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sizes_and_bytes_need_a_preprocessing(tmp_path: Path) -> None:
+    own = explainer_of(pixels=False)
+    with pytest.raises(InputError, match="give shape"):
+        export(own, tmp_path / "graph.pt2")
+    with pytest.raises(InputError, match="uint8"):
+        export(own, tmp_path / "graph.pt2", shape=SIZE, from_bytes=True)
+
+
+def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
+    path = tmp_path / "graph.pt2"
+    path.write_text("mine")
+    with pytest.raises(InputError, match="is there already"):
+        export(explainer_of(), path)
+    assert path.read_text() == "mine"
+
+
+def test_words_for_targets() -> None:
+    assert graph_target("top5", 9).count == 5
+    assert graph_target("top1", 9).words == "the 1 best"
+    given = graph_target(("contrast", "given", "given"), 9)
+    assert given.inputs == ("class_index", "against_index")
+    assert graph_target(("contrast", 3, "top2"), 9).words == "3 rather than the second best"
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+MODEL = """
+import torch
+from tests.test_export import MEAN, SIZE, STD, branches
+from guidxmage.inputs.preprocessing import Preprocessing
+
+def build():
+    model = branches(torch.float32)
+    model.preprocessing = Preprocessing(resize=SIZE[1:], mean=MEAN, std=STD)
+    return model
+"""
+
+
+def test_the_command_writes_and_checks(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    (tmp_path / "model.py").write_text(MODEL)
+    made_of = ["--model", f"{tmp_path}/model.py:build", "--size", "3x16x16"]
+    path = str(tmp_path / "graph.onnx")
+    words = ["export", *made_of, "--target", "top1", "--rather-than", "given", "--out", path]
+    written = CliRunner().invoke(app, [*words, "--json"])
+    assert written.exit_code == 0, written.output
+    said = json.loads(written.stdout)
+    assert said["bytes"] == Path(path).stat().st_size
+    assert [one["name"] for one in said["inputs"]] == ["images", "against_index"]
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 2
+    assert "is there already" in again.output
+    checked = CliRunner().invoke(app, ["export", "--check", path])
+    assert checked.exit_code == 0, checked.output
+    assert "gives the numbers in the file" in checked.stdout
+
+
+def test_the_command_notices_a_changed_graph(small_onnx: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(small_onnx)
+    said = json.loads(model.metadata_props[0].value)
+    said["check"]["logits"][0] += 0.5
+    model.metadata_props[0].value = json.dumps(said)
+    path = tmp_path / "changed.onnx"
+    onnx.save(model, path)
+    found = CliRunner().invoke(app, ["export", "--check", str(path), "--json"])
+    assert found.exit_code == 1
+    told = json.loads(found.stdout)
+    assert not told["holds"]
+    assert [one["name"] for one in told["outputs"] if not one["holds"]] == ["logits"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["export"], "--out"),
+        (["export", "--out", "x.onnx", "--size", "big"], "--size big"),
+        (["export", "--check", "none.onnx"], "is no file"),
+    ],
+)
+def test_the_command_refuses_in_a_sentence(words: list[str], sentence: str) -> None:
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 2
+    assert sentence in found.output
+
+
+# --- smooth networks, compiled graphs ------------------------------------------------------------
+
+
+def test_a_smooth_network_by_its_convention() -> None:
+    """SiLU, hardswish, group-norm and squeeze-excite, their gates frozen at each image."""
+
+    class Smooth(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)
+            self.squeeze, self.head = nn.Conv2d(4, 4, 1), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = nn.functional.silu(self.norm(self.conv(x)))
+            x = nn.functional.hardswish(x * torch.sigmoid(self.squeeze(x.mean((2, 3), True))))
+            return self.head(x.mean((2, 3)))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        explainer = Explainer(Smooth().double().eval())
+    module, said = explaining(explainer, shape=SIZE, outputs=OUTPUTS)
+    assert said["exactness"] == "at input"
+    graph = traced(module, torch.zeros(2, *SIZE, dtype=torch.float64)).module()
+    for count in (1, 5):
+        X = random_like((count, *SIZE), count)
+        same(graph(X), explainer.explain(X), 1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_compiled_graph(tmp_path: Path) -> None:
+    explainer = explainer_of(torch.float32)
+    path = tmp_path / "graph.aoti.pt2"
+    assert export(explainer, path).format == "aoti"
+    compiled = torch._inductor.aoti_load_package(str(path))
+    assert json.loads(compiled.get_metadata()[METADATA])["model"] == "Branches"
+    for count in (1, 5):
+        X = images(count, torch.float32)
+        same(compiled(X), explainer.explain(X), 1e-5)
