@@ -8,12 +8,14 @@ import typer
 
 from guidxmage.cli import (
     attack,
+    batch,
     evaluate,
     explain,
     garments,
     harden,
     models,
     prove,
+    query,
     ray,
     report,
     serve,
@@ -51,6 +53,8 @@ def root(
 
 
 app.command(cls=Command, epilog=explain.EXAMPLES)(explain.explain)
+app.command(cls=Command, epilog=batch.EXAMPLES)(batch.batch)
+app.command(cls=Command, epilog=query.EXAMPLES)(query.query)
 app.command(cls=Command, epilog=serve.EXAMPLES)(serve.serve)
 app.command(cls=Command, epilog=attack.EXAMPLES)(attack.attack)
 app.command(cls=Command, epilog=ray.EXAMPLES)(ray.ray)
