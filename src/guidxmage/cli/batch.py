@@ -156,7 +156,7 @@ def batch(  # noqa: PLR0917
         objects=objects,
         depth=_depth(depth),
         ambiguous=ambiguous,
-        maps=None if maps is MapsKind.none else maps.value,  # type: ignore[arg-type]
+        maps=None if maps is MapsKind.none else maps.value,
         previews=previews,
         threads=threads,
         block=block,

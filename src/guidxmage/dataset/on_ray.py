@@ -84,9 +84,8 @@ def run_on_ray(
 
 
 def _begin(ray: Any, cluster: Cluster) -> None:
-    given = {"address": cluster.address} if cluster.address else {"num_cpus": _processors(cluster)}
-    if not cluster.address:
-        given["include_dashboard"] = False
+    here: dict[str, Any] = {"num_cpus": _processors(cluster), "include_dashboard": False}
+    given = {"address": cluster.address} if cluster.address else here
     try:
         ray.init(log_to_driver=False, logging_level="ERROR", **given)
     except Exception as error:
