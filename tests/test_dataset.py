@@ -482,6 +482,17 @@ def test_photos_of_several_sizes(tmp_path: Path) -> None:
         explain_dataset(explainer, tmp_path / "p", tmp_path / "maps", DatasetOptions(maps="summed"))
 
 
+def test_ambiguous_decisions_are_those_of_the_certificate(tmp_path: Path) -> None:
+    photos = save_photos(tmp_path / "photos", 3)
+    make(photos, tmp_path / "out", ambiguous=True)
+    explainer = make_explainer()
+    for row in rows(tmp_path / "out"):
+        (certificate,) = explainer.explain(photos / row["path"]).certificate()
+        assert certificate.trail is not None
+        assert row["ambiguous"] == certificate.trail.ambiguous
+        assert row["decisions"] == certificate.trail.decisions
+
+
 def test_progress_in_words() -> None:
     progress = Progress(100, kept=10)
     progress.add(30, 2)

@@ -19,6 +19,7 @@ from guidxmage.cli import (
     ray,
     report,
     serve,
+    summary,
     trails,
     verify,
 )
@@ -55,6 +56,7 @@ def root(
 app.command(cls=Command, epilog=explain.EXAMPLES)(explain.explain)
 app.command(cls=Command, epilog=batch.EXAMPLES)(batch.batch)
 app.command(cls=Command, epilog=query.EXAMPLES)(query.query)
+app.command(cls=Command, epilog=summary.EXAMPLES)(summary.summary)
 app.command(cls=Command, epilog=serve.EXAMPLES)(serve.serve)
 app.command(cls=Command, epilog=attack.EXAMPLES)(attack.attack)
 app.command(cls=Command, epilog=ray.EXAMPLES)(ray.ray)

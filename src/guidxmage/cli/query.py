@@ -39,10 +39,12 @@ def query(  # noqa: PLR0917
     as_json: AsJson = False,
 ) -> None:
     """Ask a data set; nothing but its rows can be read, and nothing is written."""
+    from guidxmage.dataset.ledger import Ledger
     from guidxmage.dataset.query import Dataset
     from guidxmage.dataset.questions import QUESTIONS, question_of
 
     if question is None:
+        Ledger(dataset).head()  # which is there, or the error says so
         if as_json:
             print_json({name: {"title": q.title, "sql": q.sql} for name, q in QUESTIONS.items()})
             return

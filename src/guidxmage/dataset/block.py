@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from guidxmage.attribution.targets import is_per_image
+from guidxmage.dataset.doubtful import Doubtful
 from guidxmage.dataset.items import Item
 from guidxmage.dataset.kept import Kept, keep_maps, previews_of
 from guidxmage.dataset.masks import Masks
@@ -67,7 +68,8 @@ class BlockMaker:
 
     def __post_init__(self) -> None:
         self.network = self.explainer.fingerprint()
-        self.rows = Rows(self.explainer, self.network, fingerprint.makers())
+        doubtful = Doubtful() if self.options.ambiguous else None
+        self.rows = Rows(self.explainer, self.network, fingerprint.makers(), doubtful)
         self.reader = Reader(self.explainer, Masks(self.options.objects))
         self._sizes: dict[tuple[int, ...], int] = {}
 

@@ -53,19 +53,22 @@ class Masks:
             return LabelMap.from_masks(masks, overlap="smallest", size=stated)
         if self.objects is None:
             return None
-        found = self._of_file(item)
+        found = masks_of(self.objects, item.name, item.path)
         return None if found is None else read_regions(found, image=Path(item.name))
 
-    def _of_file(self, item: Item) -> Path | None:
-        """In a mirror of the photos' folders, else by the photo's stem."""
-        assert self.objects is not None
-        inside = PurePosixPath(item.name)
-        if self.objects.is_dir() and not inside.is_absolute() and ".." not in inside.parts:
-            for ending in _ENDINGS:
-                mirrored = self.objects / inside.with_suffix(ending)
-                if mirrored.is_file() and not (item.path and _is_same(mirrored, item.path)):
-                    return mirrored
-        return find_annotation(item.path or Path(item.name), self.objects)
+
+def masks_of(objects: Path, name: str, photo: Path | None) -> Path | None:
+    """The masks of a photo, in a mirror of the photos' folders, else by the photo's stem.
+
+    name: of the photo in its source; photo: its file, which is no mask of its own.
+    """
+    inside = PurePosixPath(name)
+    if objects.is_dir() and not inside.is_absolute() and ".." not in inside.parts:
+        for ending in _ENDINGS:
+            mirrored = objects / inside.with_suffix(ending)
+            if mirrored.is_file() and not (photo and _is_same(mirrored, photo)):
+                return mirrored
+    return find_annotation(photo or Path(name), objects)
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -13,6 +13,7 @@ import torch
 
 from guidxmage.attribution.exactness import exactness_of
 from guidxmage.attribution.placement import Placement
+from guidxmage.dataset.doubtful import Doubtful
 from guidxmage.dataset.reading import Read
 from guidxmage.dataset.schema import COLUMNS, PARTS
 from guidxmage.explainer import Explainer
@@ -27,11 +28,15 @@ _OBJECT, _BACKGROUND, _IGNORED = range(3)
 
 @dataclass
 class Rows:
-    """Makes rows. network, versions: what the rows say that they depend on."""
+    """Makes rows. network, versions: what the rows say that they depend on.
+
+    doubtful: counts ambiguous decisions, where that is wanted.
+    """
 
     explainer: Explainer
     network: str
     versions: dict[str, str]
+    doubtful: Doubtful | None = None
     _smooth: dict[tuple[int, float], Plane] = field(default_factory=dict, repr=False)
 
     def of(self, found: Explanation, reads: Sequence[Read]) -> list[dict[str, Any]]:
@@ -43,6 +48,7 @@ class Rows:
             shared = self._of_photo(read) | {
                 "trail": fingerprint.of_planes(image.trail, image.trail.gates),
                 "decisions": image.trail.count,
+                "ambiguous": None if self.doubtful is None else self.doubtful.of(image),
                 **self._predicted(image),
             }
             for rank, part in enumerate(image.split()):
