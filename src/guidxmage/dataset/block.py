@@ -58,16 +58,20 @@ class Content:
 
 @dataclass
 class BlockMaker:
-    """Makes blocks with one explainer, one after the other, on one thread of one process."""
+    """Makes blocks with one explainer, one after the other, on one thread of one process.
+
+    network: the explainer's fingerprint where it is known, which takes a second to take.
+    """
 
     explainer: Explainer
     options: DatasetOptions
+    network: str = ""
     pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_READERS, "guid-xmage-read"), repr=False
     )
 
     def __post_init__(self) -> None:
-        self.network = self.explainer.fingerprint()
+        self.network = self.network or self.explainer.fingerprint()
         doubtful = Doubtful() if self.options.ambiguous else None
         self.rows = Rows(self.explainer, self.network, fingerprint.makers(), doubtful)
         self.reader = Reader(self.explainer, Masks(self.options.objects))

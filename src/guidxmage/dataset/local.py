@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from guidxmage.dataset.block import StoppedError
+from guidxmage.dataset.block import BlockMaker, StoppedError
 from guidxmage.dataset.ledger import Head
 from guidxmage.dataset.options import DatasetOptions
 from guidxmage.dataset.progress import Progress
@@ -42,9 +42,10 @@ class Setup:
     make: MakeExplainer
 
     def worker(self, explainer: Explainer | None = None) -> Worker:
-        """A worker; it makes its own explainer where none is given."""
-        own = self.make() if explainer is None else explainer
-        return Worker(self.folder, self.head, self.options, own)
+        """A worker; by default with an explainer of its own, else with the one the run is of."""
+        known = self.head.network if explainer is not None else ""
+        maker = BlockMaker(explainer or self.make(), self.options, known)
+        return Worker(self.folder, self.head, maker)
 
 
 def run_here(

@@ -24,6 +24,8 @@ from guidxmage.view.reflecting import reflecting
 
 Plane = npt.NDArray[np.float64]
 _OBJECT, _BACKGROUND, _IGNORED = range(3)
+# A Gaussian of fewer pixels is faster taken pixel by pixel than as a product of matrices.
+_NARROW = 4.0
 
 
 @dataclass
@@ -117,7 +119,9 @@ class Rows:
         maps: dict[str, Plane] = {"pixels": pixels}
         if part.placements:
             chosen, raw = part.placements[0], part.at("input")
-            maps |= {"whole": self._drawn(chosen), "whole_input": self._drawn(raw)}
+            maps["whole"] = self._drawn(chosen)
+            if read.regions is not None:
+                maps["whole_input"] = self._drawn(raw)
             row |= _placed(chosen, raw) | _signed("whole", maps["whole"])
         if read.regions is not None:
             row |= _parts(maps, read.regions)
@@ -125,7 +129,7 @@ class Rows:
 
     def _drawn(self, placed: Placement) -> Plane:
         """The map through its Gaussian; as a product of matrices, which are kept for each size."""
-        if placed.whole.ndim != 2:
+        if placed.whole.ndim != 2 or placed.sigma < _NARROW:  # few products, or no plane
             smoothed: Plane = placed.smoothed().cpu().numpy()
             return smoothed
         rows, columns = (self._matrix(int(n), placed.sigma) for n in placed.whole.shape)

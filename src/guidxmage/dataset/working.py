@@ -16,7 +16,6 @@ from guidxmage.dataset.block import BlockMaker, Content, Tick
 from guidxmage.dataset.items import InMemory, Item, digest_of, newest_of
 from guidxmage.dataset.kept import write_kept
 from guidxmage.dataset.ledger import Head, Ledger, Line
-from guidxmage.dataset.options import DatasetOptions
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.files.atomic import alone, write_atomically
@@ -45,11 +44,14 @@ class Outcome:
 
 
 class Worker:
-    """Makes blocks of one data set, one after the other."""
+    """Makes blocks of one data set, one after the other.
 
-    def __init__(self, folder: Path, head: Head, options: DatasetOptions, explainer: Explainer):
-        self.ledger, self.head = Ledger(folder), head
-        self.maker = BlockMaker(explainer, options)
+    maker: with an explainer that was compared with the data set's, or is compared here. Raises
+    InputError where it is another one.
+    """
+
+    def __init__(self, folder: Path, head: Head, maker: BlockMaker) -> None:
+        self.ledger, self.head, self.maker = Ledger(folder), head, maker
         if self.maker.network != head.network:
             raise InputError(
                 "the network that a worker made is not the one that the data set is of: weights, "
