@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ import pyarrow.parquet as pq  # noqa: E402
 from guidxmage.dataset import DatasetOptions, explain_dataset, open_source  # noqa: E402
 from guidxmage.dataset.making import Scope  # noqa: E402
 from guidxmage.dataset.progress import Progress, in_time  # noqa: E402
+from guidxmage.dataset.reading import content_of  # noqa: E402
 from guidxmage.dataset.schema import COLUMNS, SCHEMA, arrow_schema  # noqa: E402
+from guidxmage.dataset.sources import share  # noqa: E402
 from guidxmage.errors import InputError  # noqa: E402
 from tests.datasets import (  # noqa: E402
     digests,
@@ -234,8 +237,8 @@ def test_limit_sample_and_shares(tmp_path: Path) -> None:
     assert len(rows(tmp_path / "limited")) == 20
     assert make(photos, tmp_path / "limited").kept == 16  # and goes on to all of them
     assert rows(tmp_path / "limited") == whole
-    for share in range(3):
-        make(photos, tmp_path / "shared", scope=Scope(shard=(share, 3)))
+    for part in range(3):
+        make(photos, tmp_path / "shared", scope=Scope(shard=(part, 3)))
     assert digests(tmp_path / "shared") == digests(tmp_path / "all")
     make(photos, tmp_path / "sampled", scope=Scope(sample=10, seed=3))
     drawn = rows(tmp_path / "sampled")
@@ -386,6 +389,13 @@ class Photos:
         return photo(index), torch.tensor(1), mask()
 
 
+class Noted(Photos):
+    """One that is large."""
+
+    def __init__(self) -> None:
+        self.large = b"x" * 100_000
+
+
 def test_a_data_set_of_python(tmp_path: Path, reference: list[dict[str, Any]]) -> None:
     make(Photos(), tmp_path / "out")
     found = rows(tmp_path / "out")
@@ -393,6 +403,14 @@ def test_a_data_set_of_python(tmp_path: Path, reference: list[dict[str, Any]]) -
         assert one["score"] == other["score"]
         assert one["object_whole"] == other["object_whole"]
         assert one["label"] == "1"
+    assert make(Photos(), tmp_path / "out").kept == 10
+    assert len(pickle.dumps(open_source(Noted()).items[3])) < 500, "the data are not sent with it"
+    sent = pickle.dumps(open_source(Noted()).items[3])
+    share(Noted())
+    assert content_of(pickle.loads(sent))[0] == photo(3)
+    changed = [photo(number) for number in range(9)] + [photo(77)]
+    make([photo(number) for number in range(10)], tmp_path / "list")
+    assert make(changed, tmp_path / "list").explained == 10
     tensors = [make_explainer().read(photo(number)) for number in range(3)]
     make(tensors, tmp_path / "tensors")
     for one, other in zip(rows(tmp_path / "tensors"), reference, strict=False):

@@ -19,7 +19,7 @@ pytest.importorskip("scipy")
 
 from guidxmage.dataset import DatasetOptions, explain_dataset
 from guidxmage.dataset.ledger import Ledger
-from guidxmage.dataset.local import Pool, check_portable
+from guidxmage.dataset.local import Pool, Setup, check_portable
 from guidxmage.dataset.making import Scope
 from guidxmage.dataset.progress import Progress
 from guidxmage.dataset.working import Work
@@ -209,8 +209,9 @@ def test_a_block_that_kills_every_worker_ends_the_run(monkeypatch: pytest.Monkey
 
 
 def test_what_cannot_be_sent_is_told(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, None, DatasetOptions(), lambda: make_explainer(0))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="give factory="):
-        check_portable(lambda: make_explainer(0))
+        check_portable(setup)
 
 
 def test_a_worker_with_another_network_is_refused(photos: Path, tmp_path: Path) -> None:

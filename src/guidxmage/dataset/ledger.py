@@ -23,7 +23,7 @@ from uuid import uuid4
 from guidxmage.errors import InputError
 from guidxmage.files.atomic import alone, read_sealed, sha256_of, sync_folder, write_sealed
 from guidxmage.files.names import brief, shown
-from guidxmage.files.untrusted import entry, optional, parsed_json, read_text
+from guidxmage.files.untrusted import entry, optional, parsed_json
 
 SCHEMA = "guid-xmage/dataset/1"
 HEAD, LEDGER, ROWS = "dataset.json", "ledger", "rows"
@@ -80,20 +80,36 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._own = folder / LEDGER / f"{time.time_ns():x}-{uuid4().hex[:8]}.jsonl"
+        self._known: dict[int, list[Line]] = {}
+        self._read: dict[Path, int] = {}
 
     def shard(self, block: int) -> Path:
         """Where the rows of a block lie."""
         return self.folder / ROWS / f"{block // 1000:03}" / f"{block:06}.parquet"
 
     def lines(self) -> dict[int, list[Line]]:
-        """What was finished, by block, the last one first. Half a line is none."""
-        found: dict[int, list[Line]] = {}
+        """What was finished, by block, the last one first. Half a line is none.
+
+        Asked again it reads what was added since.
+        """
         for file in sorted((self.folder / LEDGER).glob("*.jsonl")):
-            for text in read_text(file, _LARGEST).splitlines():
-                line = _read_line(text, shown(file))
-                if line is not None:
-                    found.setdefault(line.block, []).append(line)
-        return {b: sorted(lines, key=lambda one: -one.at) for b, lines in found.items()}
+            for line in self._added(file):
+                self._known.setdefault(line.block, []).append(line)
+                self._known[line.block].sort(key=lambda one: -one.at)
+        return self._known
+
+    def _added(self, file: Path) -> list[Line]:
+        """The whole lines of a file behind those that were read before."""
+        try:
+            with file.open("rb") as opened:
+                opened.seek(self._read.get(file, 0))
+                content = opened.read(_LARGEST)
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+        end = content.rfind(b"\n") + 1
+        self._read[file] = self._read.get(file, 0) + end
+        texts = content[:end].decode("utf-8", "replace").splitlines()
+        return [line for text in texts if (line := _read_line(text, shown(file))) is not None]
 
     def whole(self, block: int, lines: Mapping[int, list[Line]]) -> Line | None:
         """The line that states the very bytes that are there of a block; None where none does."""

@@ -18,6 +18,7 @@ from guidxmage.dataset.block import BlockMaker, StoppedError
 from guidxmage.dataset.ledger import Head
 from guidxmage.dataset.options import DatasetOptions
 from guidxmage.dataset.progress import Progress
+from guidxmage.dataset.sources import share
 from guidxmage.dataset.working import MakeExplainer, Outcome, Work, Worker
 from guidxmage.errors import GuidXmageError, InputError
 from guidxmage.explainer import Explainer
@@ -34,15 +35,18 @@ _GRACE = 5.0
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker begins with."""
+    """What a worker begins with; data: of a source in Python, which is sent to each once."""
 
     folder: Path
     head: Head
     options: DatasetOptions
     make: MakeExplainer
+    data: Any = None
 
     def worker(self, explainer: Explainer | None = None) -> Worker:
         """A worker; by default with an explainer of its own, else with the one the run is of."""
+        if explainer is None and self.data is not None:
+            share(self.data)
         known = self.head.network if explainer is not None else ""
         maker = BlockMaker(explainer or self.make(), self.options, known)
         return Worker(self.folder, self.head, maker)
@@ -81,10 +85,10 @@ def run_here(
 # --- processes -----------------------------------------------------------------------------------
 
 
-def check_portable(make: MakeExplainer) -> None:
+def check_portable(setup: Setup) -> None:
     """Raise InputError where processes cannot be told how to make the explainer."""
     try:
-        pickle.dumps(make)
+        pickle.dumps(setup.make)
     except InputError:
         raise
     except Exception as error:

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from guidxmage.dataset.items import Item
-from guidxmage.dataset.ledger import Head, Ledger
+from guidxmage.dataset.kept import PREVIEWS
+from guidxmage.dataset.ledger import ROWS, Head, Ledger
 from guidxmage.dataset.local import Look, Pool, Setup, check_portable, run_here
 from guidxmage.dataset.options import DatasetOptions
 from guidxmage.dataset.portable import Portable
 from guidxmage.dataset.progress import Progress
-from guidxmage.dataset.sources import Source, open_source
+from guidxmage.dataset.sources import Listed, Source, open_source
 from guidxmage.dataset.working import MakeExplainer, Outcome, Work, standing
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.explainer import Explainer
+from guidxmage.files.result_folder import sweep
 from guidxmage.provenance import fingerprint
 
 Engine = Literal["local", "ray"]
@@ -106,7 +108,10 @@ def explain_dataset(
     items = scope.of(opened)
     ledger = Ledger(Path(out))
     head = ledger.begin(_head(explainer, opened, items, options, scope), overwrite=overwrite)
-    setup = Setup(Path(out), head, options, factory or Portable(explainer))
+    data = opened.items.data if isinstance(opened.items, Listed) else None
+    setup = Setup(Path(out), head, options, factory or Portable(explainer), data)
+    for name in (ROWS, PREVIEWS):
+        sweep(Path(out) / name, below=True)  # what killed runs left
     mine = [work for work in _blocks(items, head.block) if _is_mine(work, scope)]
     progress = Progress(sum(len(work.items) for work in mine))
     left = list(_left(ledger, mine, progress))
@@ -138,12 +143,12 @@ def _run(
     if scope.engine == "ray":
         from guidxmage.dataset.on_ray import Cluster, run_on_ray
 
-        check_portable(setup.make)
+        check_portable(setup)
         cluster = Cluster(scope.workers, scope.address, scope.gpus)
         return run_on_ray(setup, cluster, left, progress, look)
     if scope.workers == 1:
         return run_here(setup, explainer, left, progress, look)
-    check_portable(setup.make)
+    check_portable(setup)
     return Pool(setup, scope.workers, progress, look).run(left)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from guidxmage.dataset.local import Look, Setup
 from guidxmage.dataset.progress import Progress
+from guidxmage.dataset.sources import share
 from guidxmage.dataset.working import Outcome, Work
 from guidxmage.errors import GuidXmageError, InputError, MissingExtraError
 from guidxmage.files.locks import PAUSE
@@ -41,6 +42,8 @@ class _Actor:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._worker: Any = None
+        if setup.data is not None:
+            share(setup.data)
 
     def work(self, work: Work) -> Outcome:
         """Make one block; errors come back as a sentence, not as a trace of Ray's."""

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from guidxmage.dataset.items import InMemory, Item
+from guidxmage.dataset.items import InFile, InMemory, Item
 from guidxmage.dataset.masks import Masks, seen
 from guidxmage.dataset.sources import Entry
 from guidxmage.errors import GuidXmageError, InputError
@@ -65,20 +65,9 @@ class Reader:
             return found.failed(error)
 
     def _content(self, found: Read) -> tuple[Any, Any, Read]:
-        where = found.item.where
-        if not isinstance(where, InMemory):
-            content = where.read()
-            return content, None, replace(found, id=hashlib.sha256(content).hexdigest())
-        entry = where.value
-        image, label, mask = entry.get() if isinstance(entry, Entry) else (entry, None, None)
-        if isinstance(image, str | os.PathLike):
-            with open(image, "rb") as file:
-                image = file.read()
-        if isinstance(image, Image.Image):
-            image = image.copy()
-        id_ = hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else _id_of(image)
+        content, label, mask, id_ = content_of(found.item)
         item = found.item if label is None else replace(found.item, label=_label(label))
-        return image, mask, replace(found, id=id_, item=item)
+        return content, mask, replace(found, id=id_, item=item)
 
     def _decoded(self, content: Any, mask: Any, found: Read) -> Read:
         if isinstance(content, bytes):
@@ -94,6 +83,25 @@ class Reader:
             network = (int(batch.tensor.shape[-2]), int(batch.tensor.shape[-1]))
             regions = seen(regions, size, network, self.explainer)
         return replace(found, X=batch.tensor, size=size, regions=regions)
+
+
+def content_of(item: Item) -> tuple[Any, Any, Any, str]:
+    """A photo's bytes, array or picture, its label and mask where these come with it, and its id.
+
+    Raises InputError, and whatever a data set in Python raises.
+    """
+    where = item.where
+    if not isinstance(where, InMemory):
+        content = where.read()
+        return content, None, None, hashlib.sha256(content).hexdigest()
+    entry = where.value
+    image, label, mask = entry.get() if isinstance(entry, Entry) else (entry, None, None)
+    if isinstance(image, str | os.PathLike):
+        image = InFile(os.fspath(image)).read()
+    if isinstance(image, Image.Image):
+        image = image.copy()
+    id_ = hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else _id_of(image)
+    return image, label, mask, id_
 
 
 def ahead(

@@ -61,6 +61,10 @@ class Entry:
     data: Any
     index: int
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to another process without the data, which are `shared` with it once."""
+        return _entry, (self.index,)
+
     def get(self) -> tuple[Any, Any, Any]:
         """Image, label, mask; None where there is none of the last two."""
         entry = self.data[self.index]
@@ -68,6 +72,18 @@ class Entry:
             return entry, None, None
         parts = [*entry, None, None]
         return parts[0], parts[1], parts[2]
+
+
+_shared: list[Any] = []
+
+
+def share(data: Any) -> None:
+    """Let entries that are sent to this process find the data set that they are of."""
+    _shared[:] = [data]
+
+
+def _entry(index: int) -> Entry:
+    return Entry(_shared[0] if _shared else (), index)
 
 
 def open_source(source: Any, *, labels: bool = True) -> Source:
