@@ -29,7 +29,7 @@ HOUSE = [
     ["analysis", "adversarial"],
     ["interfaces", "hardening", "export"],
     ["evaluation"],
-    ["jobs"],
+    ["dataset", "jobs"],
     ["serving"],
     ["cli"],
 ]

@@ -8,6 +8,7 @@ import typer
 
 from guidxmage.cli import (
     attack,
+    batch,
     evaluate,
     explain,
     export,
@@ -15,9 +16,11 @@ from guidxmage.cli import (
     harden,
     models,
     prove,
+    query,
     ray,
     report,
     serve,
+    summary,
     trails,
     verify,
 )
@@ -52,6 +55,9 @@ def root(
 
 
 app.command(cls=Command, epilog=explain.EXAMPLES)(explain.explain)
+app.command(cls=Command, epilog=batch.EXAMPLES)(batch.batch)
+app.command(cls=Command, epilog=query.EXAMPLES)(query.query)
+app.command(cls=Command, epilog=summary.EXAMPLES)(summary.summary)
 app.command(cls=Command, epilog=serve.EXAMPLES)(serve.serve)
 app.command(cls=Command, epilog=attack.EXAMPLES)(attack.attack)
 app.command(cls=Command, epilog=ray.EXAMPLES)(ray.ray)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -75,26 +78,72 @@ def coco_masks(
     compressed, are understood; of an object that has neither the box is the mask. Raises
     InputError.
     """
+    return CocoFile.read(path).masks(image, size)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CocoFile:
+    """A COCO instances file that was read: its images, what is drawn in them, and the names.
+
+    All of it is as the file has it, and is looked at only for the image that is asked for.
+    """
+
+    path: Path
+    images: Any
+    of_image: Mapping[str, list[Any]]
+    categories: Mapping[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> CocoFile:
+        """Read the file, once for all of its images. Raises InputError."""
+        with _coco_told(path):
+            content = json.loads(read_text(path, _LARGEST_JSON))
+            categories = {_id(c["id"]): _text(c["name"]) for c in content.get("categories", ())}
+            of_image: dict[str, list[Any]] = {}
+            for one in content["annotations"]:
+                of_image.setdefault(_id(one["image_id"]), []).append(one)
+            return cls(path, content["images"], of_image, categories)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {}
+        for entry in self.images:
+            found.setdefault(Path(entry["file_name"]).name, []).append(entry)
+        return found
+
+    def __contains__(self, name: str) -> bool:
+        with _coco_told(self.path):
+            return name in self._by_name
+
+    def masks(
+        self, image: Path | str | None, size: Size | None = None
+    ) -> tuple[Size, Iterator[tuple[str, Mask]]]:
+        """Size and named masks of one image, as `coco_masks` has them."""
+        path = self.path
+        with _coco_told(path):
+            named = self.images if image is None else self._by_name.get(Path(image).name, [])
+            entry = _coco_image(named, image, path)
+            shapes = [
+                (_category(self.categories, a["category_id"]), a.get("segmentation"), a.get("bbox"))
+                for a in self.of_image.get(_id(entry["id"]), ())
+            ]
+        found = _coco_size(entry, image, size, path)
+        check_pixels(found, f"{path} states a photo that")
+        _check_number(shapes, path)
+        return found, ((n, _coco_mask(segment, box, found, path)) for n, segment, box in shapes)
+
+
+@contextmanager
+def _coco_told(path: Path) -> Iterator[None]:
+    """Whatever a malformed file makes us stumble over, as an InputError."""
     try:
-        content = json.loads(read_text(path, _LARGEST_JSON))
-        entry = _coco_image(content["images"], image, path)
-        categories = {_id(c["id"]): _text(c["name"]) for c in content.get("categories", ())}
-        own = _id(entry["id"])
-        chosen = [a for a in content["annotations"] if _id(a["image_id"]) == own]
-        shapes = [
-            (_category(categories, a["category_id"]), a.get("segmentation"), a.get("bbox"))
-            for a in chosen
-        ]
+        yield
     except InputError:
         raise
     except RecursionError:
         raise InputError(f"{path} is not a COCO instances file (nested too deeply)") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a COCO instances file ({brief(repr(error))})") from error
-    found = _coco_size(entry, image, size, path)
-    check_pixels(found, f"{path} states a photo that")
-    _check_number(shapes, path)
-    return found, ((name, _coco_mask(segment, box, found, path)) for name, segment, box in shapes)
 
 
 def voc_masks(path: Path, size: Size | None) -> tuple[Size, Iterator[tuple[str, Mask]]]:

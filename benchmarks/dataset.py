@@ -1,0 +1,233 @@
+"""Photos a second: the bare engine, a data set's engines, and `explain` photo after photo.
+
+All in one run, in turns, on photos of 500 × 375 pixels made here. Beside it: whether memory stays
+flat, and with which exponent the cost grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import os
+import platform
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import result_table
+import torch
+from PIL import Image, ImageFilter
+from torch import nn
+
+from guidxmage.dataset import DatasetOptions, explain_dataset
+from guidxmage.dataset.ledger import Ledger
+from guidxmage.dataset.making import Scope
+from guidxmage.explainer import Explainer
+from guidxmage.inputs.preprocessing import Preprocessing
+
+BLOCK = 32
+LOOP = "explain, photo after photo"
+DEPTH = ["default", "input"]
+
+
+def save_photos(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> list[Path]:
+    """JPEGs of smoothed noise, which are about as large as photos."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number in range(count):
+        path = folder / f"{number:05}.jpg"
+        noise = np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(noise).filter(ImageFilter.GaussianBlur(2)).save(path, quality=90)
+        paths.append(path)
+    return paths
+
+
+def small() -> Explainer:
+    """A network that takes a millisecond for a photo: what is left is the rest of the work."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()]
+    known = Preprocessing(resize=64, crop=64, mean=(0.5,) * 3, std=(0.2,) * 3)
+    return Explainer(nn.Sequential(*layers, nn.Linear(128, 10)).eval(), preprocessing=known)
+
+
+def bare(explainer: Explainer, photos: list[Path], threads: int) -> float:
+    """Photos a second of `explain` on batches of 32 paths, decoded one after the other."""
+    torch.set_num_threads(threads)
+    began = time.perf_counter()
+    for first in range(0, len(photos), BLOCK):
+        explainer.explain(photos[first : first + BLOCK], depth=DEPTH)
+    return len(photos) / (time.perf_counter() - began)
+
+
+def steady(folder: Path) -> float:
+    """Photos a second between the first and the last finished block of a run."""
+    lines = sorted((one for of in Ledger(folder).lines().values() for one in of), key=_at)
+    passed = (lines[-1].at - lines[0].at) / 1e9
+    return sum(one.photos for one in lines[1:]) / passed
+
+
+def _at(line: Any) -> int:
+    return int(line.at)
+
+
+def engine(explainer: Explainer, name: str, photos: Path, out: Path, scope: Scope) -> float:
+    """Photos a second of an engine, without its start."""
+    torch.set_num_threads(1)
+    shutil.rmtree(out, ignore_errors=True)
+    factory = partial(Explainer.load, name)
+    explain_dataset(explainer, photos, out, DatasetOptions(block=BLOCK), scope, factory=factory)
+    return steady(out)
+
+
+def loop(explainer: Explainer, photos: list[Path], out: Path) -> float:
+    """Photos a second of `guid-xmage explain FOLDER`, a folder with figures for each."""
+    from guidxmage.jobs.explain_photos import Job, explain_photos
+
+    torch.set_num_threads(1)
+    shutil.rmtree(out, ignore_errors=True)
+    job = Job(objects="none")
+    list(explain_photos(explainer, photos[:1], out, job))
+    began = time.perf_counter()
+    list(explain_photos(explainer, photos[1:], out, job))
+    return (len(photos) - 1) / (time.perf_counter() - began)
+
+
+def compare(name: str, count: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """Each way in every round; the median of the rounds' photos a second."""
+    paths = save_photos(folder / "photos", count)
+    explainer = Explainer.load(name)
+    torch.set_num_threads(1)
+    explainer.explain(paths[:BLOCK], depth=DEPTH)
+    here, out = folder / "photos", folder / "out"
+    run = partial(engine, explainer, name, here, out)
+    ways: dict[str, Callable[[], float]] = {
+        "bare engine, 1 thread": partial(bare, explainer, paths, 1),
+        "local, 1 worker": partial(run, Scope(workers=1)),
+        "bare engine, 2 threads": partial(bare, explainer, paths, 2),
+        "local, 2 workers": partial(run, Scope(workers=2)),
+        "ray, 2 workers": partial(run, Scope(engine="ray", workers=2)),
+        LOOP: partial(loop, explainer, paths[:9], folder / "folders"),
+    }
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    spent: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, measure in ways.items():
+            before = time.process_time()
+            rates[way].append(measure())
+            each = (time.process_time() - before) / (9 if way == LOOP else count)
+            spent[way].append(each)
+            print(f"{way:<28} {rates[way][-1]:7.2f} photos/s {each:.3f} s", flush=True)
+    return [
+        {
+            "kind": "rate",
+            "network": name,
+            "way": way,
+            "photos": 9 if way == LOOP else count,
+            "per_second": round(statistics.median(rates[way]), 3),
+            # Of workers in other processes this one knows nothing.
+            "processor": round(statistics.median(spent[way]), 4) if "2 w" not in way else None,
+        }
+        for way in ways
+    ]
+
+
+def _grown(folder: str, out: str, pipe: Any) -> None:
+    """The largest memory that a run over these photos takes, in MiB, and its seconds."""
+    torch.set_num_threads(1)
+    explainer = small()
+    sizes: list[float] = []
+    page = resource.getpagesize()
+
+    def show(_: Any) -> None:
+        statm = Path("/proc/self/statm")
+        sizes.append(int(statm.read_text().split()[1]) * page / 2**20)
+
+    began = time.process_time()
+    explain_dataset(explainer, folder, out, DatasetOptions(block=128), show=show)
+    pipe.send((sizes, time.process_time() - began))
+
+
+def growth(most: int, folder: Path) -> list[dict[str, Any]]:
+    """Memory and processor seconds of runs over more and more photos, each in a fresh process."""
+    save_photos(folder / "small", most, (96, 72))
+    rows = []
+    context = multiprocessing.get_context("spawn")
+    warm = _run(context, folder, 128)
+    for count in (most // 8, most // 4, most // 2, most):
+        sizes, seconds = _run(context, folder, count)
+        early = sizes[len(sizes) // 8 : len(sizes) // 4] or sizes
+        rows.append(
+            {
+                "kind": "growth",
+                "photos": count,
+                "seconds": round(seconds - warm[1], 3),
+                "mib_early": round(max(early), 1),
+                "mib_end": round(max(sizes[-len(sizes) // 8 :]), 1),
+            }
+        )
+        print(rows[-1], flush=True)
+    return [*rows, {"kind": "exponent", "exponent": round(exponent(rows), 3)}]
+
+
+def _run(context: Any, folder: Path, count: int) -> tuple[list[float], float]:
+    part = folder / f"part-{count}"
+    part.mkdir()
+    for path in sorted((folder / "small").iterdir())[:count]:
+        os.link(path, part / path.name)
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=_grown, args=(str(part), str(folder / f"rows-{count}"), theirs)
+    )
+    process.start()
+    found: tuple[list[float], float] = ours.recv()
+    process.join()
+    return found
+
+
+def exponent(rows: list[dict[str, Any]]) -> float:
+    """The slope of log seconds over log photos, by least squares."""
+    x = [math.log(row["photos"]) for row in rows]
+    y = [math.log(row["seconds"]) for row in rows]
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def conditions(given: argparse.Namespace) -> dict[str, Any]:
+    """What all rows depend on."""
+    return {
+        "torch": torch.__version__,
+        "processor": platform.processor() or platform.machine(),
+        "processors": os.cpu_count(),
+        "network": given.network,
+        "rounds": given.rounds,
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", default="efficientnet_lite0")
+    parser.add_argument("--photos", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--growth", type=int, default=5000)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = compare(given.network, given.photos, given.rounds, folder)
+        rows += growth(given.growth, folder) if given.growth else []
+    for row in rows:
+        print(row)
+    if given.json:
+        result_table.write(given.json, conditions(given), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Questions about a data set, by DuckDB; nothing but its rows can be read, and nothing written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from guidxmage.dataset.ledger import Head, Ledger, Line
+from guidxmage.dataset.questions import Question, question_of
+from guidxmage.dataset.schema import COLUMNS, arrow_schema
+from guidxmage.errors import InputError, MissingExtraError
+from guidxmage.files.names import brief, shown
+
+# Rows hardly compress: a shard that would unpack to more was made to do harm.
+_RATIO, _SMALL = 100, 2**28
+_MEMORY = "4GB"
+# All that is done with a connection is in memory; a query may be anybody's.
+_LOCKED = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "python_enable_replacements": "false",
+    "temp_directory": "",
+    "memory_limit": _MEMORY,
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A table: names of its columns, and rows of plain values as JSON has them."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """A list of objects."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        cells = [self.columns, *([in_cell(value) for value in row] for row in self.rows)]
+        widths = [max(len(line[n]) for line in cells) for n in range(len(self.columns))]
+        numbers = [
+            all(isinstance(row[n], int | float | None) for row in self.rows)
+            for n in range(len(self.columns))
+        ]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if number else cell.ljust(width)
+                for cell, width, number in zip(line, widths, numbers, strict=True)
+            ).rstrip()
+            for line in cells
+        )
+
+
+class Dataset:
+    """A data set that was made, to be asked.
+
+    head: what it is made of. lines: of the blocks that are there and whole, by number.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._ledger = Ledger(self.folder)
+        self.head: Head = self._ledger.head()
+        known = self._ledger.lines()
+        blocks = [block for block in sorted(known) if block < self.head.blocks]
+        whole = {block: self._ledger.whole(block, known) for block in blocks}
+        self.lines: dict[int, Line] = {b: line for b, line in whole.items() if line is not None}
+        if not self.lines:
+            raise InputError(f"{shown(folder)} has no finished block yet")
+
+    @property
+    def missing(self) -> int:
+        """Photos of the source that have no rows yet."""
+        return max(self.head.photos - sum(line.photos for line in self.lines.values()), 0)
+
+    @property
+    def seconds(self) -> float:
+        """What all blocks took together, on one worker."""
+        return sum(line.seconds for line in self.lines.values())
+
+    def query(self, sql: str, other: Dataset | None = None, *, most: int | None = None) -> Answer:
+        """The answer to a ready question, by name, or to SQL; at most so many rows of it.
+
+        The tables are `rows` (all of them, with `seconds`), `explained` (those without an error,
+        each photo and target once, however many copies there are), `blocks` and, for a second data
+        set, `other` (its explained rows). Nothing else can be read, and nothing written. Raises
+        InputError for what is no SQL.
+        """
+        question = question_of(sql)
+        if question.two and other is None:
+            raise InputError("this question is about two data sets; give the other one as well")
+        return self.ask(question, other, most)
+
+    def ask(self, question: Question, other: Dataset | None, most: int | None) -> Answer:
+        """The answer to a question, see `query`."""
+        duckdb = _duckdb()
+        connection = self._connected(duckdb, other)
+        try:
+            result = connection.execute(question.sql)
+            columns = tuple(column[0] for column in result.description or ())
+            found = result.fetchall() if most is None else result.fetchmany(most)
+        except duckdb.Error as error:
+            raise InputError(f"the query cannot be answered: {_sentence(error)}") from error
+        finally:
+            connection.close()
+        return Answer(columns, tuple(tuple(map(_plain, row)) for row in found))
+
+    def _connected(self, duckdb: Any, other: Dataset | None) -> Any:
+        connection = duckdb.connect(":memory:", config=_LOCKED)
+        for name, one in (("rows", self), ("other_rows", other)):
+            if one is not None:
+                one._add_to(connection, name)
+        connection.execute(_explained("explained", "rows"))
+        if other is not None:
+            connection.execute(_explained("other", "other_rows"))
+        connection.execute("SET lock_configuration = true")
+        return connection
+
+    def _add_to(self, connection: Any, name: str) -> None:
+        blocks = "blocks" if name == "rows" else "other_blocks"
+        connection.register(f"_{name}", self._shards())
+        connection.register(f"_{blocks}", self._blocks())
+        connection.execute(f"CREATE VIEW {blocks} AS SELECT * FROM _{blocks}")
+        connection.execute(
+            f"CREATE VIEW {name} AS SELECT r.*, b.seconds / b.photos AS seconds FROM _{name} r "
+            f"LEFT JOIN _{blocks} b ON r.item // {self.head.block} = b.block"
+        )
+
+    def _shards(self) -> Any:
+        """All rows, read when they are asked for. Raises InputError for what was made by others."""
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+
+        files = [self._ledger.shard(block) for block in self.lines]
+        try:
+            for file in files:
+                _check_shard(file)
+            return ds.dataset([str(file) for file in files], schema=arrow_schema())
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{self.folder} is damaged: {brief(error)}") from error
+
+    def _blocks(self) -> Any:
+        import pyarrow as pa
+
+        return pa.table(
+            {
+                "block": pa.array(list(self.lines), pa.int64()),
+                "photos": [line.photos for line in self.lines.values()],
+                "errors": [line.errors for line in self.lines.values()],
+                "seconds": [line.seconds for line in self.lines.values()],
+            }
+        )
+
+
+def _explained(name: str, rows: str) -> str:
+    return (
+        f"CREATE VIEW {name} AS SELECT * FROM {rows} WHERE error IS NULL "
+        "QUALIFY row_number() OVER (PARTITION BY id, target_name ORDER BY item) = 1"
+    )
+
+
+def _check_shard(file: Path) -> None:
+    """Raises InputError where a file has other columns, or unpacks to more than rows do."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as opened:
+        if opened.schema_arrow.names != list(COLUMNS):
+            raise InputError(f"{shown(file)} has other columns; it is of another version")
+        about = opened.metadata
+        unpacked = sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups))
+    if unpacked > max(_SMALL, _RATIO * file.stat().st_size):
+        raise InputError(f"{shown(file)} would unpack to {unpacked} bytes, which no rows do")
+
+
+def _duckdb() -> Any:
+    try:
+        import duckdb
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(error.name or "duckdb", "dataset") from error
+    return duckdb
+
+
+def _sentence(error: Exception) -> str:
+    return brief(str(error).split("\n\n")[0].replace("\n", " "), 300)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def in_cell(value: Any) -> str:
+    """A value for a reader: numbers in four figures, ids of which a dozen digits will do."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(in_cell, value))
+    text = shown(value)
+    return text[:12] if len(text) == 64 and text.isalnum() else text

@@ -1,0 +1,115 @@
+"""What a data set comes to, on a page: classes, worst and middle photos, errors."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from guidxmage.dataset.query import Answer, Dataset, in_cell
+from guidxmage.errors import MissingExtraError
+from guidxmage.files.atomic import write_atomically
+from guidxmage.reports.markdown import rendered, table
+from guidxmage.reports.page import write_report
+
+CHART = "background.png"
+PHOTOS = "photos"
+_SHARE = "background_whole_positive / nullif(whole_positive, 0)"
+# On one page.
+_CLASSES, _PHOTOS, _ERRORS = 25, 50, 20
+
+NOTABLE = f"""WITH shares AS (
+  SELECT path, coalesce(label, target_name) AS class, target_name, score, {_SHARE} AS share
+  FROM explained WHERE background_whole IS NOT NULL AND rank = 0 AND whole_positive > 0),
+ranked AS (SELECT *, row_number() OVER (PARTITION BY class ORDER BY share DESC, path) AS place,
+  count(*) OVER (PARTITION BY class) AS photos FROM shares)
+SELECT class, CASE place WHEN 1 THEN 'most' ELSE 'middle' END AS which, path, target_name, score,
+  share AS background FROM ranked WHERE place IN (1, (photos + 1) // 2)
+ORDER BY max(share) OVER (PARTITION BY class) DESC, class, place"""
+
+
+def write_summary(dataset: Dataset) -> Path:
+    """Write REPORT.md and report.html into the data set; the path of the first.
+
+    Raises InputError where that is not possible, and MissingExtraError without matplotlib.
+    """
+    classes = dataset.query("background")
+    (counts,) = dataset.query(_COUNTS).to_json()
+    if len(classes):
+        write_atomically(dataset.folder / CHART, _chart(classes))
+    failures = dataset.query("errors", most=_ERRORS)
+    values = {
+        "title": f"Explanations of {dataset.head.photos} photos",
+        "head": dataset.head,
+        "done": f"{counts['explained']} are explained.",
+        "missing": dataset.missing,
+        "errors": counts["errors"],
+        "copies": counts["copies"],
+        "decides": len(dataset.query("decides")),
+        "masked": counts["masked"],
+        "exactness": _table(dataset.query("exactness"), {0}),
+        "classes": _table(classes, {0}, _CLASSES),
+        "shown": min(len(classes), _CLASSES),
+        "total": len(classes),
+        "photos": _table(notable(dataset), {0, 1, 2, 3}, _PHOTOS),
+        "linked": (dataset.folder / PHOTOS / "report.html").is_file(),
+        "lowest": _table(dataset.query(_LOWEST), {0, 1, 2}),
+        "failures": _table(failures, {0, 1, 2}),
+        "made": table(("what", "value"), _made(dataset), words=(0, 1)),
+    }
+    return write_report(dataset.folder, rendered(__package__, "summary.md", **values))
+
+
+def notable(dataset: Dataset) -> Answer:
+    """Of each class the photo that leans on its background most, and the one in the middle."""
+    return dataset.query(NOTABLE)
+
+
+_COUNTS = """SELECT count(DISTINCT item) FILTER (WHERE error IS NULL) AS explained,
+  count(DISTINCT item) FILTER (WHERE error IS NOT NULL) AS errors,
+  count(DISTINCT item) FILTER (WHERE id IS NOT NULL) - count(DISTINCT id) AS copies,
+  count(DISTINCT id) FILTER (WHERE background_whole IS NOT NULL) AS masked FROM rows"""
+_LOWEST = """SELECT path, label, target_name, score, probability FROM explained
+WHERE rank = 0 ORDER BY score, path LIMIT 10"""
+
+
+def _made(dataset: Dataset) -> list[tuple[str, Any]]:
+    head = dataset.head
+    options = {key: value for key, value in head.options.items() if key != "digest"}
+    return [
+        ("network", head.network[:16]),
+        *((key, in_cell(value)) for key, value in options.items() if value is not None),
+        *((name, version) for name, version in head.versions.items()),
+        ("seconds of one worker", f"{dataset.seconds:.0f}"),
+    ]
+
+
+def _table(answer: Answer, words: set[int], most: int | None = None) -> Any:
+    rows = [[in_cell(value) for value in row] for row in answer.rows[:most]]
+    return table(answer.columns, rows, words=words)
+
+
+def _chart(classes: Answer) -> bytes:
+    """Bars of the classes that lean most, with their intervals and a mark at the area."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "view") from error
+    rows = classes.to_json()[:_CLASSES][::-1]
+    figure = Figure(figsize=(7, 1.1 + 0.26 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(rows))
+    shares = [row["background"] or 0.0 for row in rows]
+    errors = [
+        max((row["to"] or share) - share, 0.0) for row, share in zip(rows, shares, strict=True)
+    ]
+    axes.barh(places, shares, xerr=errors, color="#8fb4d9", ecolor="#333333", height=0.7)
+    axes.plot([row["area"] for row in rows], places, "k|", markersize=11, label="share of the area")
+    names = [str(row["class"]).replace("$", r"\$")[:40] for row in rows]
+    axes.set_yticks(places, names, fontsize=8)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of the background in what adds to the score, mean and 95 % interval")
+    axes.legend(fontsize=8, loc="lower right")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()

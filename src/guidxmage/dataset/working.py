@@ -1,0 +1,148 @@
+"""What one worker does: hold a block, see whether it is there, make it, write it, write it down."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from guidxmage.dataset.block import BlockMaker, Content, Tick
+from guidxmage.dataset.items import InMemory, Item, digest_of, newest_of
+from guidxmage.dataset.kept import write_kept
+from guidxmage.dataset.ledger import Head, Ledger, Line
+from guidxmage.dataset.reading import content_of
+from guidxmage.errors import InputError
+from guidxmage.explainer import Explainer
+from guidxmage.files.atomic import alone, write_atomically
+from guidxmage.files.locks import BusyError
+
+MakeExplainer = Callable[[], Explainer]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A block that is to be made: its number, the place of its first photo, its photos."""
+
+    block: int
+    first: int
+    items: Sequence[Item]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a block: made now, there already, or held by another run."""
+
+    block: int
+    state: Literal["made", "there", "busy"]
+    photos: int
+    errors: int = 0
+
+
+class Worker:
+    """Makes blocks of one data set, one after the other.
+
+    maker: with an explainer that was compared with the data set's, or is compared here. Raises
+    InputError where it is another one.
+    """
+
+    def __init__(self, folder: Path, head: Head, maker: BlockMaker) -> None:
+        self.ledger, self.head, self.maker = Ledger(folder), head, maker
+        if self.maker.network != head.network:
+            raise InputError(
+                "the network that a worker made is not the one that the data set is of: weights, "
+                "settings or code differ; give it saved weights rather than random ones"
+            )
+
+    def work(self, work: Work, tick: Tick, stop: Callable[[], bool] = lambda: False) -> Outcome:
+        """Make a block, unless it is there or another run is at it.
+
+        Raises InputError, and StoppedError when told to stop.
+        """
+        path = self.ledger.shard(work.block)
+        try:
+            with alone(path, wait=False):
+                there = self._there(work) if path.exists() else None
+                if there is not None:
+                    return Outcome(work.block, "there", there.photos, there.errors)
+                with threads(self.maker.options.threads):
+                    content = self.maker.make(work.items, work.first, tick, stop)
+                self._write(work, content)
+                return Outcome(work.block, "made", content.photos, content.errors)
+        except BusyError:
+            return Outcome(work.block, "busy", len(work.items))
+
+    def _there(self, work: Work) -> Line | None:
+        """Another run may have made it since this one looked."""
+        return standing(self.ledger, work, self.ledger.lines())
+
+    def _write(self, work: Work, content: Content) -> None:
+        path = self.ledger.shard(work.block)
+        folder = self.ledger.folder
+        kept, size = content.kept, self.head.block
+        also = {} if kept is None else write_kept(folder, work.block, kept, size)
+        write_atomically(path, content.shard)
+        self.ledger.add(
+            Line(
+                block=work.block,
+                shard=hashlib.sha256(content.shard).hexdigest(),
+                items=digest_of(work.items),
+                newest=newest_of(work.items),
+                content=_content(content.ids),
+                photos=content.photos,
+                errors=content.errors,
+                seconds=round(content.seconds, 3),
+                also=also,
+            )
+        )
+
+
+def standing(ledger: Ledger, work: Work, lines: dict[int, list[Line]]) -> Line | None:
+    """The line of a block that is there, whole, and of these very photos; None where it is not.
+
+    Where a photo's time stamp is another one, or there is none as of a data set in Python, the
+    photos' bytes decide; only then are they read.
+    """
+    line = ledger.whole(work.block, lines)
+    if line is None or line.items != digest_of(work.items):
+        return None
+    # Of a data set in Python nothing is known before it is read.
+    told = not any(isinstance(item.where, InMemory) for item in work.items)
+    if told and line.newest == newest_of(work.items):
+        return line
+    return line if line.content == _content(_ids(work.items)) else None
+
+
+def _ids(items: Sequence[Item]) -> list[str | None]:
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(_id, items))
+
+
+def _id(item: Item) -> str | None:
+    try:
+        return content_of(item)[3]
+    except Exception:  # it has an error row, and no id
+        return None
+
+
+def _content(ids: Sequence[str | None]) -> str:
+    return hashlib.sha256("\n".join(one or "" for one in ids).encode()).hexdigest()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let PyTorch compute with so many threads: their number may move the last digits."""
+    before = torch.get_num_threads()
+    if before == count:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,240 @@
+"""Data sets whose making fails on the way: the rerun is as a run without faults."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyarrow")
+pytest.importorskip("scipy")
+
+from guidxmage.dataset import DatasetOptions, explain_dataset
+from guidxmage.dataset.ledger import Ledger
+from guidxmage.dataset.local import Pool, Setup, check_portable
+from guidxmage.dataset.making import Scope
+from guidxmage.dataset.progress import Progress
+from guidxmage.dataset.working import Work
+from guidxmage.errors import InputError
+from tests.datasets import (
+    digests,
+    make,
+    make_explainer,
+    make_fatal,
+    rows,
+    save_photos,
+)
+
+ROOT = Path(__file__).parent.parent
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_photos(tmp_path_factory.mktemp("photos") / "p", COUNT)
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a run without faults leaves."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    make(photos, out)
+    return digests(out)
+
+
+def check(out: Path, whole: dict[str, str]) -> None:
+    """Every photo once, the very bytes, nothing left over."""
+    found = rows(out)
+    assert [row["item"] for row in found] == list(range(COUNT))
+    assert len({row["id"] for row in found}) == COUNT
+    assert digests(out) == whole
+
+
+def started(photos: Path, out: Path) -> subprocess.Popen[bytes]:
+    """A run in a process of its own that takes its time."""
+    command = [sys.executable, "-m", "tests.datasets", str(photos), str(out), "slow"]
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
+
+
+def wait_for_blocks(out: Path, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 50
+    while len(list(out.glob("rows/*/*.parquet"))) < 2:  # the first one is written down by then
+        assert process.poll() is None, "the run ended before it was killed"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_the_run_is_killed_and_run_again(
+    photos: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    process = started(photos, tmp_path / "out")
+    wait_for_blocks(tmp_path / "out", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(digests(tmp_path / "out")) < len(whole)
+    result = make(photos, tmp_path / "out")
+    assert 0 < result.kept < COUNT
+    check(tmp_path / "out", whole)
+
+
+def test_two_runs_share_one_data_set(photos: Path, whole: dict[str, str], tmp_path: Path) -> None:
+    runs = [started(photos, tmp_path / "out") for _ in range(2)]
+    assert [run.wait(timeout=55) for run in runs] == [0, 0]
+    check(tmp_path / "out", whole)
+    lines = Ledger(tmp_path / "out").lines()
+    assert {block: len(made) for block, made in lines.items()} == dict.fromkeys(range(4), 1)
+
+
+def test_the_run_is_interrupted_at_one_photo(
+    photos: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    explainer = make_explainer()
+    real, read = explainer.read_batch, [0]
+
+    def interrupted(image: Any) -> Any:
+        read[0] += 1
+        if read[0] == 40:
+            raise KeyboardInterrupt
+        return real(image)
+
+    explainer.read_batch = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        explain_dataset(explainer, photos, tmp_path / "out", DatasetOptions(block=16))
+    assert make(photos, tmp_path / "out").kept == 32
+    check(tmp_path / "out", whole)
+
+
+def test_a_truncated_shard_and_half_a_line(
+    photos: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    make(photos, out)
+    shard = out / "rows/000/000001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    (out / "rows/000/000002.parquet").unlink()
+    ledger = next(out.glob("ledger/*.jsonl"))
+    content = ledger.read_bytes().rstrip(b"\n")
+    ledger.write_bytes(content[: len(content) - 40])  # the last line, of block 3
+    result = make(photos, out)
+    assert (result.kept, result.explained) == (16, 44)
+    check(out, whole)
+
+
+def test_the_disk_is_full(
+    photos: Path, whole: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        if len(list((tmp_path / "out").glob("rows/*/*.parquet"))) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match="No space left"):
+            make(photos, tmp_path / "out")
+    assert 0 < make(photos, tmp_path / "out").explained < COUNT
+    check(tmp_path / "out", whole)
+
+
+def test_a_worker_is_killed(photos: Path, whole: dict[str, str], tmp_path: Path) -> None:
+    result = explain_dataset(
+        make_explainer(),
+        photos,
+        tmp_path / "out",
+        DatasetOptions(block=16),
+        Scope(workers=2),
+        factory=partial(make_fatal, str(tmp_path / "flag")),
+    )
+    assert (tmp_path / "flag0").exists()
+    assert (result.explained, result.kept) == (COUNT, 0)
+    check(tmp_path / "out", whole)
+
+
+def test_a_ray_actor_is_killed(photos: Path, whole: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    result = explain_dataset(
+        make_explainer(),
+        photos,
+        tmp_path / "out",
+        DatasetOptions(block=16),
+        Scope(engine="ray", workers=2),
+        factory=partial(make_fatal, str(tmp_path / "flag")),
+    )
+    assert (tmp_path / "flag0").exists()
+    assert (result.explained, result.kept) == (COUNT, 0)
+    check(tmp_path / "out", whole)
+
+
+class _Dead:
+    exitcode = -9
+
+    def join(self, _: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_block_that_kills_every_worker_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from collections import deque
+
+    from guidxmage.dataset.local import _Process
+
+    pool = Pool(None, 2, Progress(16), lambda: None)  # type: ignore[arg-type]
+    monkeypatch.setattr(Pool, "_started", lambda self: None)
+    work, waiting = Work(3, 48, ()), deque[Work]()
+
+    def die() -> None:
+        one = _Process(_Dead(), _Dead(), work, (5, 1))  # type: ignore[arg-type]
+        pool._replaced(one, waiting)
+
+    die()
+    assert list(waiting) == [work]
+    assert pool.progress.done == -5, "what was counted of it is taken back"
+    die()
+    with pytest.raises(InputError, match="ended 3 times at photos 48"):
+        die()
+
+
+def test_what_cannot_be_sent_is_told(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, None, DatasetOptions(), lambda: make_explainer(0))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="give factory="):
+        check_portable(setup)
+
+
+def test_a_worker_with_another_network_is_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not the one that the data set is of"):
+        explain_dataset(
+            make_explainer(),
+            photos,
+            tmp_path / "out",
+            scope=Scope(workers=2),
+            factory=partial(make_explainer, 1),
+        )
+
+
+def test_the_ledger_names_no_file_outside(tmp_path: Path) -> None:
+    save_photos(tmp_path / "p", 4)
+    make(tmp_path / "p", tmp_path / "out")
+    (secret := tmp_path / "secret").write_text("x")
+    ledger = next((tmp_path / "out").glob("ledger/*.jsonl"))
+    text = ledger.read_text().replace('"also": {}', f'"also": {{"{secret}": "0"}}')
+    ledger.write_text(text)
+    assert Ledger(tmp_path / "out").lines() == {}
+    ledger.write_text('\n[1, 2]\n{"block": -1}\nnull\n{"block": true}\n')
+    assert Ledger(tmp_path / "out").lines() == {}
+    (tmp_path / "out/dataset.json").write_text('{"schema": "guid-xmage/dataset/1"}')
+    with pytest.raises(InputError, match=r"dataset\.json"):
+        make(tmp_path / "p", tmp_path / "out")
