@@ -56,7 +56,7 @@ def check(path: Path | str) -> Checked:
 
 def _session(path: Path) -> Any:
     try:
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
     except ImportError as error:
         raise InputError(
             "onnxruntime must be installed for this; pip install 'guid-xmage[export]'"
