@@ -34,6 +34,8 @@ from guidxmage.explainer import Explainer
 from guidxmage.inputs.preprocessing import Preprocessing
 
 BLOCK = 32
+# Photos of a run whose seconds are taken off the others': start and capture.
+WARM = 128
 LOOP = "explain, photo after photo"
 DEPTH = ["default", "input"]
 
@@ -160,7 +162,7 @@ def growth(most: int, folder: Path) -> list[dict[str, Any]]:
     save_photos(folder / "small", most, (96, 72))
     rows = []
     context = multiprocessing.get_context("spawn")
-    warm = _run(context, folder, 128)
+    warm = _run(context, folder, WARM)
     for count in (most // 8, most // 4, most // 2, most):
         sizes, seconds = _run(context, folder, count)
         early = sizes[len(sizes) // 8 : len(sizes) // 4] or sizes
@@ -193,8 +195,8 @@ def _run(context: Any, folder: Path, count: int) -> tuple[list[float], float]:
 
 
 def exponent(rows: list[dict[str, Any]]) -> float:
-    """The slope of log seconds over log photos, by least squares."""
-    x = [math.log(row["photos"]) for row in rows]
+    """The slope of log seconds over log photos, both beyond those of the first run."""
+    x = [math.log(row["photos"] - WARM) for row in rows]
     y = [math.log(row["seconds"]) for row in rows]
     return float(np.polyfit(x, y, 1)[0])
 

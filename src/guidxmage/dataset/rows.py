@@ -39,7 +39,7 @@ class Rows:
     network: str
     versions: dict[str, str]
     doubtful: Doubtful | None = None
-    _smooth: dict[tuple[int, float], Plane] = field(default_factory=dict, repr=False)
+    _smooth: dict[tuple[int, float], torch.Tensor] = field(default_factory=dict, repr=False)
 
     def of(self, found: Explanation, reads: Sequence[Read]) -> list[dict[str, Any]]:
         """Of a batch (B, …), one photo after the other, for each its targets in order."""
@@ -133,17 +133,19 @@ class Rows:
             smoothed: Plane = placed.smoothed().cpu().numpy()
             return smoothed
         rows, columns = (self._matrix(int(n), placed.sigma) for n in placed.whole.shape)
-        drawn: Plane = rows @ placed.whole.cpu().numpy() @ columns.T
+        # By PyTorch, whose number of threads is set: NumPy's would be that of the processors.
+        drawn: Plane = (rows @ placed.whole.cpu() @ columns.T).numpy()
         return drawn
 
-    def _matrix(self, size: int, sigma: float) -> Plane:
+    def _matrix(self, size: int, sigma: float) -> torch.Tensor:
         if (size, sigma) not in self._smooth:
             if len(self._smooth) > 16:
                 self._smooth.clear()
             # Like `smoothed`: what is wider than the picture by far is its mean.
             wide = sigma > 4 * size
             even = np.full((size, size), 1 / size)
-            self._smooth[size, sigma] = even if wide else _gaussian(size, sigma)
+            matrix = even if wide else _gaussian(size, sigma)
+            self._smooth[size, sigma] = torch.from_numpy(np.ascontiguousarray(matrix))
         return self._smooth[size, sigma]
 
 
