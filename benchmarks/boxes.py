@@ -32,7 +32,10 @@ SIDES = ("left", "top", "right", "bottom")
 
 @dataclass(frozen=True)
 class Row:
-    """One way. passes: images that the network is run on; ratio: seconds over those of one box."""
+    """One way. passes: images that the network is run on.
+
+    seconds: of the processor; ratio: seconds over those of one box.
+    """
 
     method: str
     passes: int
@@ -138,13 +141,13 @@ def d_rise(network: nn.Module, anchors: Tensor, image: Tensor, anchor: int, coun
 
 
 def seconds(runs: Sequence[Callable[[], object]], rounds: int) -> list[float]:
-    """The median of each over the rounds, in which all take turns."""
+    """Of the processor, the median of each over the rounds, in which all take turns."""
     taken: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
         for run, own in zip(runs, taken, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            own.append(time.perf_counter() - start)
+            own.append(time.process_time() - start)
     return [median(own) for own in taken]
 
 
