@@ -547,5 +547,6 @@ def test_a_compiled_graph(tmp_path: Path) -> None:
     compiled = torch._inductor.aoti_load_package(str(path))
     assert json.loads(compiled.get_metadata()[METADATA])["model"] == "Branches"
     for count in (1, 5):
-        X = images(count, torch.float32)
+        # Without ties: fused kernels round neighbours otherwise, so that another one is the first.
+        X = images(count + 1, torch.float32)[:-1]
         same(compiled(X), explainer.explain(X), 1e-5)
