@@ -354,7 +354,7 @@ def test_strange_options_are_refused(options: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
-        (lambda s, x: s.plain(x)[:, :0], "no classes"),
+        (lambda s, x: s.plain(x)[:, :0], "is empty for this image"),
         (lambda s, x: s.plain(x) + 0j, "real scores"),
         (lambda s, x: torch.cat([s.plain(x[:1]) * 2, s.plain(x[1:])]), "is empty"),
     ],
