@@ -47,9 +47,9 @@ class Targets:
 
 def as_labels(labels: Any) -> tuple[str, ...] | None:
     """Class names as they are kept. Raises InputError for what is no list of them."""
-    if labels is not None and not isinstance(labels, Sequence):
+    if labels is not None and (not isinstance(labels, Sequence) or isinstance(labels, str | bytes)):
         raise InputError(f"labels is {labels!r}; give a list of class names")
-    return None if labels is None else tuple(labels)
+    return None if labels is None else tuple(map(str, labels))
 
 
 def choose_targets(
