@@ -82,10 +82,32 @@ def test_a_cotangent_of_every_image_may_have_the_shape_of_the_outputs(output: An
 
 
 def test_targets_of_other_numbers_in_a_batch() -> None:
-    with pytest.raises(InputError, match="the same number of targets"):
-        _segmenter().explain(THREE[:2], [("targets", [3]), ("targets", [3, 4])])
+    for rows in (1, 32):
+        explainer = _segmenter()
+        explainer.batch_rows = rows
+        with pytest.raises(InputError, match="the same number of targets"):
+            explainer.explain(THREE[:2], [("targets", [3]), ("targets", [3, 4])])
     with pytest.raises(InputError, match="2 targets were given for 3 images"):
         _segmenter().explain(THREE, [3, 4])
+
+
+class _Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(3, 5)
+
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"logits": torch.relu(self.a(x) + self.b(y))}
+
+
+def test_scores_of_several_inputs_are_picked() -> None:
+    model = _Two().double().eval()
+    given = (torch.rand(2, 4).double(), torch.rand(2, 3).double())
+    found = Explainer(model, output="logits").explain(given, 1)
+    assert torch.equal(found.score, model(*given)["logits"][:, 1])
+    with pytest.raises(InputError, match="there is 'logits'; give the one that is meant, as in"):
+        Explainer(model, output="scores").explain(given, 1)
 
 
 # --- another number than was meant ------------------------------------------------------------

@@ -19,7 +19,7 @@ from guidxmage.attribution.depths import Depth, ProgramCut, chosen, depths_of
 from guidxmage.attribution.multi_input import attribute_together, is_several, refuse_for_several
 from guidxmage.attribution.output_space import Outputs, OutputSpace
 from guidxmage.attribution.run import check_rows, chunks, run_chunk
-from guidxmage.attribution.targets import Targets, as_labels
+from guidxmage.attribution.targets import Targets, as_labels, refuse_uneven
 from guidxmage.engine.capture.as_found import running
 from guidxmage.engine.capture.checks import refuse_unusable
 from guidxmage.engine.capture.programs import Programs
@@ -217,6 +217,7 @@ class Explainer:
             self._explain_chunk(network.program, chunk, part(*chunk), batch.batched, cuts)
             for chunk in chunks(batch.tensor, self.rows(network.program))
         ]
+        refuse_uneven((len(one.targets), one.targets.several) for one in parts)
         origin = Origin(
             space=self._space.name,
             labels=self.labels,

@@ -18,6 +18,7 @@ from guidxmage.attribution.targets import (
     classes_of,
     is_per_image,
     one_for_each,
+    refuse_uneven,
 )
 from guidxmage.engine.capture.as_found import running
 from guidxmage.errors import InputError
@@ -107,11 +108,7 @@ class OutputSpace:
             wanted(target[row] if per_image else target, self.output, found.seen(row))
             for row in range(len(found.flat))
         ]
-        (targets, several), *others = rows
-        if any((len(own), each) != (len(targets), several) for own, each in others):
-            raise InputError(
-                "each image of a batch has the same number of targets, or a single one"
-            )
+        refuse_uneven((len(targets), several) for targets, several in rows)
         asked = [
             [one.of(self.output, found.seen(row)) for one in targets]
             for row, (targets, _) in enumerate(rows)
@@ -123,7 +120,7 @@ class OutputSpace:
             )
             for (targets, _), own in zip(rows, asked, strict=True)
         )
-        return replace(_targets(asked, several=several), choices=choices)
+        return replace(_targets(asked, several=rows[0][1]), choices=choices)
 
     def parts(
         self, target: Any, model: nn.Module, given: Tensor, batched: bool
