@@ -19,7 +19,7 @@ from guidxmage.attribution.depths import Depth, ProgramCut, chosen, depths_of
 from guidxmage.attribution.multi_input import attribute_together, is_several, refuse_for_several
 from guidxmage.attribution.output_space import Outputs, OutputSpace
 from guidxmage.attribution.run import check_rows, chunks, run_chunk
-from guidxmage.attribution.targets import Targets, as_labels, is_per_image, one_for_each
+from guidxmage.attribution.targets import Targets, as_labels, refuse_uneven
 from guidxmage.engine.capture.as_found import running
 from guidxmage.engine.capture.checks import refuse_unusable
 from guidxmage.engine.capture.programs import Programs
@@ -209,15 +209,15 @@ class Explainer:
         self, batch: Batch, target: Any = "top1", reference: Reference = None, depth: Any = None
     ) -> Attribution:
         """The numbers of `explain` for images that are read already; called inside `untouched`."""
-        if batch.batched and is_per_image(target):
-            one_for_each(target, len(batch.tensor))
         R = reference_in_space(self._space, reference, batch.tensor)
         network = self._network_for(batch.tensor)
+        part = self.outputs.parts(target, self.model, self.to_input(batch.tensor), batch.batched)
         cuts = [] if depth is None else chosen(network.program, depth)
         parts = [
-            self._explain_chunk(network.program, chunk, target, batch.batched, cuts)
+            self._explain_chunk(network.program, chunk, part(*chunk), batch.batched, cuts)
             for chunk in chunks(batch.tensor, self.rows(network.program))
         ]
+        refuse_uneven((len(one.targets), one.targets.several) for one in parts)
         origin = Origin(
             space=self._space.name,
             labels=self.labels,
@@ -234,8 +234,7 @@ class Explainer:
         """The network's class scores, ([B,] classes), exactly as it computes them by itself."""
         with running(self.model):
             batch = self._space.read(image)
-            parts = [self.run(X) for _, X in chunks(batch.tensor, self.batch_rows)]
-            logits = torch.cat(parts)
+            logits = torch.cat([self.run(X) for _, X in chunks(batch.tensor, self.batch_rows)])
             return logits if batch.batched else logits[0]
 
     def read_batch(self, image: Images) -> Batch:
@@ -326,8 +325,7 @@ class Explainer:
 
         def choose(logits: Tensor) -> Targets:
             refuse_nonfinite(logits, first)
-            own = target[first : first + len(X)] if batched and is_per_image(target) else target
-            return self.outputs.choose(own, self._found(logits, given), batched=batched)
+            return self.outputs.choose(target, self._found(logits, given), batched=batched)
 
         runner = program if cuts else self._runner(program, given, first)
         run = run_chunk(runner, given, choose, self.rows(program), cuts)
@@ -336,13 +334,14 @@ class Explainer:
 
     def _found(self, logits: Tensor, given: Tensor) -> Outputs:
         """Outputs (B, N) of inputs (B, C, …), and what is known of them."""
-        shapes = self.outputs.shapes(self.model, given)
+        shapes = self.outputs.shapes(self.model, given, logits.shape[1])
         return Outputs(logits, shapes, given.shape[2:], self.labels, self.logits, self._space)
 
     def targets(self, image: Images) -> list[tuple[str, str]]:
         """What can be asked of an image's outputs: words for `target`, and what they mean."""
         with running(self.model):
             X = self._space.read(image).tensor[:1]
+            self.network(X)  # what cannot be explained offers nothing
             return self.outputs.offered(self._found(self.run(X), self.to_input(X)))
 
     def _runner(self, program: Program, given: Tensor, first: int) -> Program | Graphed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -60,14 +61,14 @@ def margin(
 
     The boundary is that of this one number: another box may take the place of one that vanishes.
     """
+    if move is not None and not (_is_number(move) and isfinite(move) and move != 0):
+        raise InputError(f"move is {move}; give by how much the number is to change, not 0")
     explainer = as_explainer(model)
     found = explainer.explain(image, target)
     if found.batched or found.several:
         raise InputError("one image and one target are changed at a time")
     score = float(found.score)
     level = _level(explainer, found.meaning, int(found.against)) if move is None else score + move
-    if move is not None and not (isfinite(move) and move != 0):
-        raise InputError(f"move is {move}; give by how much the number is to change, not 0")
     if level is None:
         raise InputError(
             f"{found.target_name} is a number without a boundary ({score:.6g}); say by how much it "
@@ -87,6 +88,10 @@ def margin(
     )
     made.weights_source, made.code = explainer.weights_source, explainer.code
     return made
+
+
+def _is_number(given: object) -> bool:
+    return isinstance(given, int | float | np.number | Tensor) and not isinstance(given, bool)
 
 
 def _level(explainer: Explainer, meaning: Meaning | None, against: int) -> float | None:

@@ -223,7 +223,7 @@ class Attribution:
         """
         if int(self.target) < 0 or int(self.against) >= 0 or self.logits.numel() < 2:
             return None
-        if self.output != "scores":
+        if self.output != "scores" or self.meanings:
             return None
         logits = self.logits.double()
         shares = bool((logits >= 0).all()) and abs(float(logits.sum()) - 1) < 1e-3

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 from guidxmage.errors import InputError
-from guidxmage.files.untrusted import entry, listed, optional
+from guidxmage.files.untrusted import entry, listed, optional, shape_of
 from guidxmage.outputs.kinds import KINDS
 from guidxmage.outputs.meaning import Meaning
 
 _LONGEST = 10_000  # characters of a name
+_LARGEST = 2**28  # places of a mask
 
 
 def output_entry(output: str) -> dict[str, Any]:
@@ -47,14 +49,26 @@ def meanings_in(
 def _meaning(described: dict[str, Any], name: str) -> Meaning:
     words, unit = (entry(described, key, str, name) for key in ("name", "unit"))
     if len(words) > _LONGEST or len(unit) > 100:
-        raise InputError(f"{name} has a name of {len(words)} characters")
+        longest = max(len(words), len(unit))
+        raise InputError(f"{name} has a name or a unit of {longest} characters")
     box = described.get("box")
     sides = None if box is None else _sides(listed(described, "box", float, name), name)
-    return Meaning(words, unit, entry(described, "choice", dict, name), sides)
+    choice = entry(described, "choice", dict, name)
+    if choice.get("kind") == "mask":
+        _check_area(choice, name)
+    return Meaning(words, unit, choice, sides)
+
+
+def _check_area(choice: dict[str, Any], name: str) -> None:
+    """Raises InputError for run lengths that are not of a mask of the size stated."""
+    size, runs = shape_of(choice, "size", name), listed(choice, "area", int, name)
+    whole = all(size) and len(size) in (2, 3) and prod(size) <= _LARGEST
+    if not whole or any(run < 0 for run in runs) or sum(runs) != prod(size) or len(runs) < 2:
+        raise InputError(f"{name} has a mask of size {list(size)[:4]} that its area does not fill")
 
 
 def _sides(box: Sequence[float], name: str) -> tuple[float, float, float, float]:
-    if len(box) != 4 or not all(abs(side) < 1e9 for side in box):
+    if len(box) != 4:
         raise InputError(f"{name} has a box of {len(box)} numbers where four are expected")
     left, top, right, bottom = map(float, box)
     return left, top, right, bottom

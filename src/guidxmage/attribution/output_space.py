@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from guidxmage.attribution.targets import Targets, choose_targets, classes_of
+from guidxmage.attribution.targets import (
+    Targets,
+    choose_targets,
+    classes_of,
+    is_per_image,
+    one_for_each,
+    refuse_uneven,
+)
 from guidxmage.engine.capture.as_found import running
 from guidxmage.errors import InputError
-from guidxmage.inputs.input_space import InputSpace
+from guidxmage.inputs.input_space import InputSpace, refuse_nonfinite
 from guidxmage.outputs.choosing import offered, wanted
 from guidxmage.outputs.classes import class_name
 from guidxmage.outputs.kinds import Output, Scores, as_output
@@ -44,7 +54,14 @@ class Outputs:
         return Seen(outputs, tuple(map(int, self.size)), self.labels, self._embedded, crop)
 
     def _embedded(self, image: Any) -> tuple[Tensor, ...]:
-        return parted(self.embed(image), self.shapes)
+        flat = self.embed(image)
+        if flat.ndim != 1:
+            raise InputError(f"one image is compared with, not {len(flat)}")
+        if len(flat) != _count(self.shapes):
+            raise InputError(
+                f"an embedding of {len(flat)} numbers is compared with one of {_count(self.shapes)}"
+            )
+        return parted(flat, self.shapes)
 
 
 class OutputSpace:
@@ -66,12 +83,15 @@ class OutputSpace:
         """The network as it is explained."""
         return model if self.output is None else self.output.around(model)
 
-    def shapes(self, model: nn.Module, given: Tensor) -> Shapes:
-        """Of each output of one image, for inputs (B, C, …)."""
+    def shapes(self, model: nn.Module, given: Tensor, numbers: int | None = None) -> Shapes:
+        """Of each output of one image, for inputs (B, C, …).
+
+        numbers: how many there are of an image, where that is known: it may depend on the image.
+        """
         if not isinstance(model, Reading):
             return ()
         size = tuple(given.shape[1:])
-        if size not in self._shapes:
+        if size not in self._shapes or numbers not in (None, _count(self._shapes[size])):
             with running(model):
                 outputs = model.outputs(given[:1].clone())
             self._shapes[size] = tuple(tuple(one.shape[1:]) for one in outputs)
@@ -81,12 +101,14 @@ class OutputSpace:
         """The targets that are meant, for each of the images. Raises InputError."""
         if self.output is None or self._are_scores(target, found):
             return choose_targets(target, found.flat, found.labels, batched=batched)
-        flat = isinstance(target, Tensor) and target.ndim == 2
-        per_image = batched and (isinstance(target, list) or flat)
+        per_image = batched and self._is_per_image(target, found.shapes)
+        if isinstance(target, Tensor | np.ndarray) and not _is_floating(target):
+            target = target.tolist()
         rows = [
             wanted(target[row] if per_image else target, self.output, found.seen(row))
             for row in range(len(found.flat))
         ]
+        refuse_uneven((len(targets), several) for targets, several in rows)
         asked = [
             [one.of(self.output, found.seen(row)) for one in targets]
             for row, (targets, _) in enumerate(rows)
@@ -100,13 +122,41 @@ class OutputSpace:
         )
         return replace(_targets(asked, several=rows[0][1]), choices=choices)
 
+    def parts(
+        self, target: Any, model: nn.Module, given: Tensor, batched: bool
+    ) -> Callable[[int, Tensor], Any]:
+        """What of a target is meant for some of the inputs (B, C, …), by the number of their first.
+
+        Raises InputError for a list that has not an entry for each of a batch.
+        """
+        each = batched and self._is_per_image(target, self.shapes(model, given))
+        if each:
+            one_for_each(target, len(given))
+        return lambda first, X: target[first : first + len(X)] if each else target
+
+    def _is_per_image(self, target: Any, shapes: Shapes) -> bool:
+        if self.holds_scores(shapes):
+            return is_per_image(target)
+        if not isinstance(target, Tensor | np.ndarray):
+            return isinstance(target, list)
+        size = tuple(target.shape)
+        if not _is_floating(target):
+            return len(size) == 1
+        whole = [(_count(shapes),), *(shapes if len(shapes) == 1 else ())]
+        return size not in whole and size[1:] in whole
+
+    def holds_scores(self, shapes: Shapes) -> bool:
+        """Whether outputs of these shapes are class scores, one for each class."""
+        plain = isinstance(self.output, Scores) and all(len(shape) <= 1 for shape in shapes)
+        return self.output is None or plain
+
     def _are_scores(self, target: Any, found: Outputs) -> bool:
         """Whether these are class scores, of which a class or a contrast is asked."""
-        plain = isinstance(self.output, Scores) and all(len(shape) <= 1 for shape in found.shapes)
-        return plain and not isinstance(target, Target)
+        return self.holds_scores(found.shapes) and not isinstance(target, Target)
 
     def offered(self, found: Outputs) -> list[tuple[str, str]]:
         """What the first of the images offers: the words to ask for it, and what that is."""
+        refuse_nonfinite(found.flat[:1], 0)
         if self.output is None or self._are_scores(None, found):
             best = found.flat[0].topk(min(10, found.flat.shape[1]))
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -125,11 +175,22 @@ class _Choice:
     found: Outputs
 
     def __call__(self, flat: Tensor) -> bool:
+        if _count(self.found.shapes) != len(flat):
+            return False
         other = replace(self.found, flat=flat.detach()[None]).seen(0)
         try:
             return self.target.of(self.output, other).meaning.choice == self.meaning.choice
         except InputError:  # there is no such box, or no such pixel
             return False
+
+
+def _count(shapes: Shapes) -> int:
+    """How many numbers outputs of these shapes hold."""
+    return sum(map(prod, shapes))
+
+
+def _is_floating(given: Tensor | npt.NDArray[Any]) -> bool:
+    return torch.as_tensor(given).is_floating_point()
 
 
 def _targets(asked: list[list[Asked]], *, several: bool) -> Targets:

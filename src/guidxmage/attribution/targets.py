@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +47,9 @@ class Targets:
 
 def as_labels(labels: Any) -> tuple[str, ...] | None:
     """Class names as they are kept. Raises InputError for what is no list of them."""
-    if labels is not None and not isinstance(labels, Sequence):
+    if labels is not None and (not isinstance(labels, Sequence) or isinstance(labels, str | bytes)):
         raise InputError(f"labels is {labels!r}; give a list of class names")
-    return None if labels is None else tuple(labels)
+    return None if labels is None else tuple(map(str, labels))
 
 
 def choose_targets(
@@ -133,6 +133,12 @@ def one_for_each(target: Any, images: int) -> None:
             f"{len(target)} targets were given for {images} images; give one class per image, "
             'or ("classes", […]) for several classes of every image'
         )
+
+
+def refuse_uneven(asked: Iterable[tuple[int, bool]]) -> None:
+    """Raises InputError for other numbers of targets in a batch: how many, and whether a list."""
+    if len(set(asked)) > 1:
+        raise InputError("each image of a batch has the same number of targets, or a single one")
 
 
 def _best(k: Any, logits: Tensor) -> Tensor:

@@ -182,18 +182,19 @@ class SymbolicModel:
                     )
                 row += 1
             first = row - len(recording.logits)
-            if self.choices and not bool(self._chosen_again(recording.logits, first).all()):
+            if self.choices and not bool(self._chosen_again([recording.logits], first).all()):
                 raise OffTrailError(
                     f"image {first} or one after it follows the trail, but of its outputs another "
                     "choice would be made; use replay() to compare it with the network, or "
                     "check=False to evaluate the affine function all the same"
                 )
 
-    def _chosen_again(self, logits: Tensor, first: int = 0) -> Tensor:
+    def _chosen_again(self, parts: list[Tensor], first: int = 0) -> Tensor:
         """Whether of outputs (n, N) the same would be chosen; the first is of image `first`."""
-        rows = [self.choices[(first + row) if self.batched else 0] for row in range(len(logits))]
-        found = [all(ask(own) for ask in row) for own, row in zip(logits, rows, strict=True)]
-        return torch.tensor(found, device=logits.device)
+        outputs = [own for part in parts for own in part]
+        rows = [self.choices[(first + row) if self.batched else 0] for row in range(len(outputs))]
+        found = [all(ask(own) for ask in row) for own, row in zip(outputs, rows, strict=True)]
+        return torch.tensor(found, device=parts[0].device)
 
     def _recorded(self, images: Tensor) -> Iterator[tuple[Recording, Trail]]:
         """What the network does on images, some at a time, beside the trail that is explained."""
@@ -217,19 +218,21 @@ class SymbolicModel:
         pairs = list(self._recorded(images))
         verdict = torch.cat([recording.trail.same(own) for recording, own in pairs])
         if self.choices:
-            verdict &= self._chosen_again(torch.cat([found.logits for found, _ in pairs]))
+            verdict &= self._chosen_again([found.logits for found, _ in pairs])
         return verdict[0] if single else verdict
 
     def replay(self, Z: Tensor) -> Replay:
         """Evaluate images Z (n, C, H, W) and say for each whether the answer is exact."""
         images, _ = self._images(Z)
         pairs = list(self._recorded(images))
+        if any(found.logits.shape[1] != self.cotangent.shape[2] for found, _ in pairs):
+            raise InputError("these images make the network give out another number of numbers")
         logits = torch.cat([recording.logits for recording, _ in pairs])
         apart = [own.hamming(recording.trail) for recording, own in pairs]
         cotangent = self.cotangent if self.batched else self.cotangent.expand(-1, len(images), -1)
         network_score = (cotangent * logits).sum(-1).t()
         follows = torch.cat([recording.trail.same(own) for recording, own in pairs])
-        choices = self._chosen_again(logits) if self.choices else None
+        choices = self._chosen_again([logits]) if self.choices else None
         return Replay(
             score=self._evaluate(images),
             network_score=network_score if self.several else network_score[:, 0],

@@ -21,6 +21,7 @@ from guidxmage.inputs.photos import upright_size
 from guidxmage.jobs.drawing import CONTRIBUTIONS, Drawing, draw, pictures_of
 from guidxmage.jobs.photo_results import Outcome, PhotoResults, Say, Write
 from guidxmage.objects.annotations import annotation_of
+from guidxmage.outputs.choosing import files_named
 from guidxmage.provenance import fingerprint
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ def _dependence(explainer: Explainer, job: Job) -> Callable[[Path], dict[str, An
     if isinstance(reference, Path):
         reference = fingerprint.of_photo(reference)
     own = replace(job, objects=None if masks else job.objects, reference=reference)
-    options = fingerprint.of_values(own)
+    embeds = explainer.outputs.kind == "embedding"
+    others = [fingerprint.of_photo(file) for file in files_named(job.target)] if embeds else []
+    options = fingerprint.of_values([own, *([others] if others else [])])
     versions = fingerprint.makers(*(["scikit-image"] if job.objects == "auto" else []))
 
     def depends(photo: Path) -> dict[str, Any]:

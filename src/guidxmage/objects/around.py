@@ -49,7 +49,10 @@ def _same(one: LabelMap, other: LabelMap) -> bool:
 
 def _place(meaning: Meaning, size: Size) -> LabelMap | None:
     if meaning.box is not None:
-        return around_box(meaning.box, size)
+        try:
+            return around_box(meaning.box, size)
+        except InputError:  # the network puts it outside of the picture, or upside down
+            return None
     if meaning.choice.get("kind") != "mask" or len(meaning.choice["size"]) != 2:
         return None
     grid = meaning.choice["size"]

@@ -38,7 +38,7 @@ def measure_of(name: str, form: str, scale: tuple[float, float]) -> Tensor:
     scale: pixels of the input, across and down, for one unit of the network's own. Raises
     InputError for a name that is none.
     """
-    if name not in _OF_SIDES:
+    if not isinstance(name, str) or name not in _OF_SIDES:
         raise InputError(f"a box has no {name!r}; choose one of {', '.join(MEASURES)}")
     sides = torch.tensor(_TO_SIDES[form], dtype=torch.float64)
     across, down = scale

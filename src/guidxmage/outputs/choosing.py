@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ from torch import Tensor
 
 from guidxmage.errors import InputError
 from guidxmage.outputs.boxes import MEASURES
-from guidxmage.outputs.classes import class_name
+from guidxmage.outputs.classes import class_name, word_for
 from guidxmage.outputs.detections import Box, BoxSide, kept_boxes
 from guidxmage.outputs.kinds import Boxes, Embedding, Output, Regression, Scores, Segmentation
 from guidxmage.outputs.likeness import Similarity
 from guidxmage.outputs.meaning import Asked, Meaning, Seen
-from guidxmage.outputs.places import Mask, Pixel
+from guidxmage.outputs.places import Mask, Pixel, answers, scores_at_places
 from guidxmage.outputs.reading import parted
 from guidxmage.outputs.target import Target
 from guidxmage.outputs.values import Value
@@ -97,15 +98,39 @@ def wanted(target: Any, output: Output, seen: Seen) -> tuple[list[Target], bool]
     """
     if isinstance(target, Tensor | np.ndarray) and torch.as_tensor(target).is_floating_point():
         return [Cotangent(torch.as_tensor(target))], False
-    if isinstance(target, tuple) and len(target) == 2 and target[0] == "targets":
+    if isinstance(target, tuple) and len(target) == 2 and _is_word(target[0], "targets"):
+        if not isinstance(target[1], list | tuple):
+            raise InputError(f'a list of targets is written ("targets", [...]), not {target!r}')
         target = list(target[1])
     if isinstance(target, list):
         if not target:
             raise InputError("the list of targets is empty; name at least one")
         return [_one(part, output, seen) for part in target], True
-    if isinstance(target, str) and "," in target and ":" in target:
-        return [_one(part.strip(), output, seen) for part in _parted(target)], True
+    parts = _parted(target) if isinstance(target, str) and ":" in target else []
+    if len(parts) > 1:
+        return [_one(part.strip(), output, seen) for part in parts], True
     return [_one(target, output, seen)], False
+
+
+def _is_word(given: Any, word: str) -> bool:
+    return isinstance(given, str) and given == word
+
+
+def files_named(target: Any) -> list[Path]:
+    """The images that a target names by their paths, in order."""
+    if isinstance(target, str):
+        return [
+            file
+            for part in _parted(target)
+            if part.strip().startswith("like:")
+            for file in files_named(_like(part.strip().removeprefix("like:")))
+        ]
+    if isinstance(target, Similarity):
+        both = (target.other, target.rather_than)
+        return [Path(one) for one in both if isinstance(one, str | Path)]
+    if isinstance(target, list | tuple):
+        return [file for part in target for file in files_named(part)]
+    return []
 
 
 def _parted(text: str) -> list[str]:
@@ -120,13 +145,15 @@ def _parted(text: str) -> list[str]:
 
 
 def _one(target: Any, output: Output, seen: Seen) -> Target:
-    if isinstance(target, Target):
+    if isinstance(target, Target) and not isinstance(target, type):
         return target
     if isinstance(target, str):
-        return first_of(output, seen) if target.lower() == "top1" else _from_words(target, output)
+        if target.lower() == "top1":
+            return first_of(output, seen)
+        return _from_words(target, output, seen)
     if isinstance(target, int | np.integer) and not isinstance(target, bool):
         return Number(int(target))
-    whole = isinstance(target, Sequence) and all(
+    whole = isinstance(target, list | tuple | torch.Size) and all(
         isinstance(n, int | np.integer) and not isinstance(n, bool) for n in target
     )
     if whole:
@@ -140,8 +167,10 @@ def _one(target: Any, output: Output, seen: Seen) -> Target:
 FORMS = '"box:0", "box:0:left", "mask:dog", "pixel:120,80", "like:other.jpg", "value:age"'
 
 
-def _from_words(text: str, output: Output) -> Target:
+def _from_words(text: str, output: Output, seen: Seen) -> Target:
     kind, _, rest = text.partition(":")
+    if kind == "mask" and rest in (seen.labels or ()):  # a name may have a colon in it
+        return Mask(rest)
     if kind not in _WORDS:
         if isinstance(output, Regression):
             return Value(text)
@@ -149,13 +178,17 @@ def _from_words(text: str, output: Output) -> Target:
     return _WORDS[kind](rest)
 
 
+def _is_place(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
 def _box(rest: str) -> Target:
     number, _, side = rest.partition(":")
-    if not number.isdigit() or len(number) > 9:
+    if not _is_place(number):
         raise InputError(f"box {number!r} is no number; write box:0, box:0:left, box:0:suppressed")
     if side == "suppressed":
         return Box(int(number), rather_than="suppressed")
-    if side.isdigit() and len(side) < 10:
+    if _is_place(side):
         return Box(int(number), rather_than=int(side))
     if side and side not in MEASURES:
         raise InputError(f"a box has no {side!r}; choose one of {', '.join(MEASURES)}, suppressed")
@@ -169,8 +202,8 @@ def _mask(rest: str) -> Target:
 
 def _pixel(rest: str) -> Target:
     place, _, name = rest.partition(":")
-    numbers = place.split(",")
-    if len(numbers) != 2 or not all(n.strip().isdigit() and len(n) < 10 for n in numbers):
+    numbers = [n.strip() for n in place.split(",")]
+    if len(numbers) != 2 or not all(map(_is_place, numbers)):
         raise InputError(f"pixel {place!r} is no place; write pixel:Y,X")
     return Pixel(int(numbers[0]), int(numbers[1]), name or None)
 
@@ -212,13 +245,18 @@ def _best(seen: Seen) -> int:
 
 def _most_seen(seen: Seen) -> int:
     """The class with the most places but for the first, which is the background by custom."""
-    (values,) = seen.outputs
-    if values.ndim != 3:
-        return 0
+    values, _ = scores_at_places(seen)
     if len(values) == 1:
         return 1 if bool((values > 0).any()) else 0
-    counts = values.argmax(0).flatten().bincount(minlength=len(values))
+    counts = answers(values).flatten().bincount(minlength=len(values))
     return int(counts[1:].argmax()) + 1 if int(counts[1:].sum()) else 0
+
+
+def _offer(kind: str, number: int, labels: Sequence[str] | None, what: str) -> tuple[str, str]:
+    """Words for a class or a value, beside what it is: with its name where they are a number."""
+    word = word_for(number, labels)
+    named = labels is not None and number < len(labels) and labels[number] not in ("", word)
+    return f"{kind}:{word}", f"{class_name(number, labels)}, {what}" if named else what
 
 
 def offered(output: Output, seen: Seen) -> list[tuple[str, str]]:
@@ -235,24 +273,17 @@ def offered(output: Output, seen: Seen) -> list[tuple[str, str]]:
         ]
         return [*boxes, *([("box:0:left", "a side of it, in pixels")] if boxes else [])]
     if isinstance(output, Segmentation):
-        (values,) = seen.outputs
-        answers = (values[0] > 0).long() if len(values) == 1 else values.argmax(0)
-        counts = answers.flatten().bincount()
+        values, seen = scores_at_places(seen)
+        counts = answers(values).flatten().bincount()
         order = [int(n) for n in counts.argsort(descending=True) if counts[n]]
-        total = answers.numel()
+        total = int(counts.sum())
         return [
-            (
-                f"mask:{class_name(n, labels) if labels else n}",
-                f"{100 * int(counts[n]) / total:.1f} % of the picture",
-            )
+            _offer("mask", n, seen.labels, f"{100 * int(counts[n]) / total:.1f} % of the picture")
             for n in order
         ]
     if isinstance(output, Regression):
         return [
-            (
-                f"value:{output.names[n] if n < len(output.names) else n}",
-                f"{float(value):.6g} {output.unit(n)}".strip(),
-            )
+            _offer("value", n, output.names, f"{float(value):.6g} {output.unit(n)}".strip())
             for n, value in enumerate(seen.outputs[0].flatten()[:100])
         ]
     if isinstance(output, Embedding):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +17,12 @@ def class_number(given: Any, count: int, labels: Sequence[str] | None, what: str
 
     what: what is counted, for the sentence.
     """
-    if isinstance(given, str) and not given.strip().lstrip("-").isdigit():
-        return _named(given, count, labels, what)
-    whole = isinstance(given, int | np.integer | str) and not isinstance(given, bool)
+    if isinstance(given, str):
+        named = whole_number(given)
+        if named is None or (not 0 <= named < count and given in (labels or ())[:count]):
+            return _named(given, count, labels, what)
+        given = named
+    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
     if not whole:
         raise InputError(f"{what} {given!r} is not understood; give its number or name")
     number = int(given)
@@ -28,9 +32,11 @@ def class_number(given: Any, count: int, labels: Sequence[str] | None, what: str
 
 
 def _named(name: str, count: int, labels: Sequence[str] | None, what: str) -> int:
-    if labels is None:
+    if not labels:
         raise InputError(f"{what} {name!r} is a name but no names are known; give its number")
     lowered = [label.lower() for label in labels[:count]]
+    if name in labels[:count]:
+        return labels[:count].index(name)
     if name.lower() in lowered:
         return lowered.index(name.lower())
     close = difflib.get_close_matches(name.lower(), lowered, n=3)
@@ -41,6 +47,23 @@ def _named(name: str, count: int, labels: Sequence[str] | None, what: str) -> in
 
 def _listed(labels: Sequence[str]) -> str:
     return ", ".join(labels[:8]) + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")
+
+
+def whole_number(text: str) -> int | None:
+    """A number in plain digits, as `-5` is; None for other texts."""
+    text = text.strip()
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+
+
+def word_for(number: int, labels: Sequence[str] | None) -> str:
+    """What to call a class in words for a target: its name where that means no other."""
+    if labels is None or number >= len(labels):
+        return str(number)
+    name = labels[number]
+    lowered = [label.lower() for label in labels]
+    plain = name == name.strip() and name.isprintable() and not set(name) & set(":,")
+    alone = lowered.count(name.lower()) == 1 and whole_number(name) is None
+    return name if plain and alone and name not in ("", "prediction") else str(number)
 
 
 def class_name(number: int, labels: Sequence[str] | None) -> str:

@@ -22,7 +22,8 @@ class Box:
     """The class score of a box that was kept, the best being number 0.
 
     class_: another class than its own. rather_than: the score of another kept box is subtracted,
-    or, with "suppressed", that of the best box which was dropped for it.
+    of its own class or of class_ where that is given; or, with "suppressed", that of the best box
+    which was dropped for it.
     """
 
     number: int = 0
@@ -41,18 +42,25 @@ class Box:
         name = f"box {self.number}: {class_name(class_, seen.labels)}"
         choice = {"kind": "box", "anchor": one.anchor, "class": class_}
         if self.rather_than is not None:
-            rival, words = self._rival(one, kept, seen)
-            on_scores[rival, class_] -= 1
+            rival, other, words = self._rival(one, class_, kept, seen)
+            on_scores[rival, other] -= 1
             name, choice = f"{name} rather than {words}", {**choice, "rather_than": rival}
+            if other != class_:
+                choice["rather_than_class"] = other
         return seen.asked([on_boxes, on_scores], Meaning(name, "", choice, one.sides))
 
-    def _rival(self, one: Kept, kept: list[Kept], seen: Seen) -> tuple[int, str]:
+    def _rival(self, one: Kept, class_: int, kept: list[Kept], seen: Seen) -> tuple[int, int, str]:
+        """The anchor and the class whose score is subtracted, and what it is called."""
         if self.rather_than == "suppressed":
             if not one.dropped:
                 raise InputError(f"no box was dropped for box {self.number}; {_there(kept, seen)}")
-            return one.dropped[0], "the best box dropped for it"
+            return one.dropped[0], class_, "the best box dropped for it"
         other = _numbered(kept, self.rather_than, seen)
-        return other.anchor, f"box {self.rather_than}"
+        own = other.class_ if self.class_ is None else class_
+        words = f"box {self.rather_than}"
+        if own != class_:
+            words += f": {class_name(own, seen.labels)}"
+        return other.anchor, own, words
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,8 @@ def _kept(output: Output, seen: Seen, target: object) -> tuple[Tensor, Tensor, l
     needs(output, Boxes, target)
     assert isinstance(output, Boxes)
     boxes, scores = seen.outputs
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.ndim != 2 or len(boxes) != len(scores):
+    fit = boxes.ndim == scores.ndim == 2 and len(boxes) == len(scores)
+    if not fit or boxes.shape[1] != 4 or not scores.shape[1]:
         raise InputError(
             "boxes are (batch, N, 4) beside scores (batch, N, classes), but the outputs picked are "
             f"(batch, {', '.join(map(str, boxes.shape))}) and (batch, "
@@ -91,7 +100,14 @@ def _kept(output: Output, seen: Seen, target: object) -> tuple[Tensor, Tensor, l
             "them into these"
         )
     classes = scores.shape[1]
-    background = None if output.background is None else output.background % classes
+    background = output.background
+    if background is not None:
+        if not -classes <= background < classes or classes == 1:
+            raise InputError(
+                f"background is {background}, but of {classes} class{'es' * (classes > 1)} "
+                + ("none would be left" if classes == 1 else f"give 0 to {classes - 1}")
+            )
+        background %= classes
     kept = keep(
         sides_of(boxes, output.form, _scale(output, seen)),
         scores.detach().double().cpu().numpy(),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import isabstract
+from math import inf, isnan
 from typing import Literal
 
+import numpy as np
 from torch import nn
 
 from guidxmage.errors import InputError
@@ -13,13 +17,13 @@ from guidxmage.outputs.boxes import FORMATS, Format
 from guidxmage.outputs.reading import Pick, Reading
 
 
-class Output:
+class Output(ABC):
     """What is read of what a network gives out."""
 
     @property
+    @abstractmethod
     def picks(self) -> tuple[Pick, ...]:
         """One for each tensor that is explained."""
-        raise NotImplementedError
 
     def around(self, model: nn.Module) -> Reading:
         """The network with these outputs alone, end to end."""
@@ -64,11 +68,13 @@ class Regression(OneTensor):
     units: Sequence[str] | str = ""
 
     def __post_init__(self) -> None:
-        if isinstance(self.names, str):
-            object.__setattr__(self, "names", (self.names,))
-        units = self.units
-        if not isinstance(units, str) and len(units) != len(self.names):
-            raise InputError(f"{len(units)} units were given for {len(self.names)} names")
+        names = (self.names,) if isinstance(self.names, str) else self.names
+        object.__setattr__(self, "names", _texts(names, "names"))
+        if isinstance(self.units, str):
+            return
+        object.__setattr__(self, "units", _texts(self.units, "units"))
+        if len(self.units) != len(self.names):
+            raise InputError(f"{len(self.units)} units were given for {len(self.names)} names")
 
     def unit(self, number: int) -> str:
         """The unit of one of the numbers."""
@@ -111,6 +117,14 @@ class Boxes(Output):
             raise InputError(f"form is {self.form!r}; choose one of {', '.join(FORMATS)}")
         if self.unit not in ("pixels", "share"):
             raise InputError(f'unit is {self.unit!r}; choose "pixels" or "share"')
+        if not _number(self.threshold) or self.threshold == inf:
+            raise InputError(f"threshold is {self.threshold!r}; give a score")
+        if self.overlap is not None and not (_number(self.overlap) and 0 <= self.overlap <= 1):
+            raise InputError(f"overlap is {self.overlap!r}; give a number from 0 to 1, or None")
+        if not _whole(self.most) or self.most < 1:
+            raise InputError(f"most is {self.most!r}; give a whole number, 1 or more")
+        if self.background is not None and not _whole(self.background):
+            raise InputError(f"background is {self.background!r}; give the number of a class")
 
     @property
     def picks(self) -> tuple[Pick, ...]:
@@ -121,6 +135,21 @@ class Boxes(Output):
 @dataclass(frozen=True)
 class Embedding(OneTensor):
     """A vector (B, n) that is compared with others."""
+
+
+def _texts(given: object, what: str) -> tuple[str, ...]:
+    if not isinstance(given, Sequence) or not all(isinstance(one, str) for one in given):
+        raise InputError(f"{what} is {given!r}; give a list of texts")
+    return tuple(given)
+
+
+def _number(given: object) -> bool:
+    whole = isinstance(given, int | float | np.number) and not isinstance(given, bool)
+    return whole and not isnan(given)  # type: ignore[arg-type]
+
+
+def _whole(given: object) -> bool:
+    return isinstance(given, int | np.integer) and not isinstance(given, bool)
 
 
 KINDS: dict[str, type[Output]] = {
@@ -144,9 +173,9 @@ def as_output(given: object) -> Output | None:
         return KINDS[given]()
     if isinstance(given, str | int) and not isinstance(given, bool):
         return Scores(given)
-    if isinstance(given, type) and issubclass(given, Output):
+    if isinstance(given, type) and issubclass(given, Output) and not isabstract(given):
         return given()
-    if callable(given):
+    if callable(given) and given is not Output:
         return Scores(given)
     raise InputError(
         f"output is {given!r}; give a key, an index or a function of what the network returns, or "

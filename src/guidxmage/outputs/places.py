@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Pixel:
     def of(self, output: Output, seen: Seen) -> Asked:
         """See `Target`."""
         needs(output, Segmentation, self)
-        values = _scores_at_places(seen)
+        values, seen = scores_at_places(seen)
         grid = tuple(values.shape[1:])
         place = self._place(grid, seen.size)
         chosen = _class_at(self.class_, values.movedim(0, -1)[place], seen)
@@ -56,12 +56,13 @@ class Pixel:
         """Where on the output's grid it lies."""
         given = (self.y, self.x) if self.z is None else (self.z, self.y, self.x)
         inside = len(given) == len(size) and all(
-            isinstance(n, int | np.integer) and 0 <= n < sides
+            isinstance(n, int | np.integer) and not isinstance(n, bool) and 0 <= n < sides
             for n, sides in zip(given, size, strict=True)
         )
         if not inside:
+            axes = " (a volume's pixel has y, x and z)" if len(given) != len(size) == 3 else ""
             raise InputError(
-                f"there is no pixel {self._words}; the network's input is {_by(size)} pixels"
+                f"there is no pixel {self._words}; the network's input is {_by(size)} pixels{axes}"
             )
         triples = zip(given, grid, size, strict=True)
         return tuple(int(n * cells // sides) for n, cells, sides in triples)
@@ -85,11 +86,11 @@ class Mask:
     def of(self, output: Output, seen: Seen) -> Asked:
         """See `Target`."""
         needs(output, Segmentation, self)
-        values = _scores_at_places(seen)
-        answer = _answers(values)
+        values, seen = scores_at_places(seen)
+        answer = answers(values)
         area, chosen = self._area(values, answer, seen)
         if not area.any():
-            raise InputError(self._empty(answer, chosen, seen))
+            raise InputError(self._empty(answer, chosen, area.shape, seen))
         rivals = _rivals(values, area, chosen, self.against, seen)
         cotangent = _margin(values, area, chosen, rivals)
         pixels = int(area.sum())
@@ -120,7 +121,10 @@ class Mask:
         inside = answer[torch.from_numpy(area).to(answer.device)]
         return area, int(inside.mode().values) if area.any() else 0
 
-    def _empty(self, answer: Tensor, chosen: int, seen: Seen) -> str:
+    def _empty(self, answer: Tensor, chosen: int, grid: tuple[int, ...], seen: Seen) -> str:
+        if not isinstance(self.area, str | int):
+            places = f"the output's {_by(grid)} places"
+            return f"the mask is empty: it covers the middle of none of {places}"
         there = [class_name(int(n), seen.labels) for n in answer.unique()]
         listed = ", ".join(there[:8]) + (" …" if len(there) > 8 else "")
         return (
@@ -129,18 +133,26 @@ class Mask:
         )
 
 
-def _scores_at_places(seen: Seen) -> Tensor:
+def scores_at_places(seen: Seen) -> tuple[Tensor, Seen]:
+    """A score of each class at each place, and what is seen with a name for each of the classes.
+
+    A single class is there where its score is positive, so that its name is that of class 1.
+    Raises InputError for outputs of another shape.
+    """
     (values,) = seen.outputs
     axes = len(seen.size)
     words = "(batch, classes, height, width)" if axes == 2 else "(batch, classes, depth, …)"
-    return checked_dimensions(values, axes + 1, "a segmentation", words)
+    checked_dimensions(values, axes + 1, "a segmentation", words)
+    if len(values) == 1 and seen.labels is not None and len(seen.labels) == 1:
+        seen = replace(seen, labels=(f"no {seen.labels[0]}", seen.labels[0]))
+    return values, seen
 
 
 def _by(size: tuple[int, ...]) -> str:
     return "×".join(map(str, size))
 
 
-def _answers(values: Tensor) -> Tensor:
+def answers(values: Tensor) -> Tensor:
     """The class of each place, (h, w)."""
     return (values[0] > 0).long() if len(values) == 1 else values.argmax(0)
 
@@ -153,7 +165,10 @@ def _class_at(given: int | str | None, own: Tensor, seen: Seen) -> int:
 
 def _fitted(given: Any, grid: tuple[int, ...], seen: Seen) -> Area:
     """A mask at the output's size: each place takes what lies in its middle."""
-    array = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
+    try:
+        array = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"a mask of the size {_by(grid)} is no array: {error}") from error
     if array.ndim != len(grid) or array.dtype.kind not in "bui":
         raise InputError(
             f"a mask holds true or false for each pixel, of the size {_by(grid)}, not "

@@ -38,14 +38,15 @@ class Reading(nn.Module):
         yield prefix, self
         yield from self.model.named_modules(memo, prefix, remove_duplicate)
 
-    def outputs(self, x: Tensor) -> tuple[Tensor, ...]:
+    def outputs(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The outputs that are explained, (B, …) each. Raises InputError where there is none."""
-        output = self.model(x)
-        return tuple(_picked(output, pick, len(x)) for pick in self._picks)
+        output = self.model(*inputs)
+        return tuple(_picked(output, pick, len(inputs[0])) for pick in self._picks)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """The same end to end, (B, N)."""
-        found = [output.reshape(len(x), -1) for output in self.outputs(x)]
+        rows = len(inputs[0])
+        found = [output.reshape(rows, -1) for output in self.outputs(*inputs)]
         return found[0] if len(found) == 1 else torch.cat(found, 1)
 
 
@@ -63,9 +64,11 @@ def laid(parts: Sequence[Tensor]) -> Tensor:
 def _picked(output: Any, pick: Pick, rows: int) -> Tensor:
     found = _part(output, pick)
     if not isinstance(found, Tensor):
+        inside = found is not None and _offered(found) != _what(found)
+        hint = "; give the one that is meant, as in Scores(pick)" if inside and pick is None else ""
         raise InputError(
-            f"output {_named(pick)} is {_what(found)} where a tensor is expected; there is "
-            f"{_offered(found)}"
+            f"output {_named(pick)} is {_what(found)} where a tensor is expected"
+            f"{f'; there is {_offered(found)}' if inside else ''}{hint}"
         )
     if not found.is_floating_point():
         raise InputError(f"output {_named(pick)} holds {found.dtype}, which has no slope")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from guidxmage.errors import InputError
 from guidxmage.outputs.classes import class_number
 from guidxmage.outputs.kinds import Output, Regression
 from guidxmage.outputs.meaning import Asked, Meaning, Seen
@@ -22,6 +23,12 @@ class Value:
         assert isinstance(output, Regression)
         (values,) = seen.outputs
         names = list(output.names) or None
+        if names is not None and len(names) > values.numel():
+            raise InputError(
+                f"{len(names)} names were given for {values.numel()} numbers of the output"
+            )
+        if names is not None and isinstance(self.name, str) and names.count(self.name) > 1:
+            raise InputError(f"several values are called {self.name!r}; give a number")
         number = class_number(self.name, values.numel(), names, "value")
         (cotangent,) = seen.nothing()
         cotangent.view(-1)[number] = 1

@@ -13,6 +13,7 @@ _FORM = (
     'read from, such as "segmentation:out", "embedding:image_embeds" or '
     '"boxes:boxes=pred_boxes,scores=logits,form=cxcywh,unit=share,overlap=none,background=-1"'
 )
+_YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
 
 
 def output_of(text: str) -> Output:
@@ -25,7 +26,10 @@ def output_of(text: str) -> Output:
         if "=" in text or not text.strip():
             raise InputError(f"output {text!r} is not understood; {_FORM}")
         return Scores(_pick(text))
-    settings = dict(_setting(part, text) for part in rest.split(",") if part)
+    given = [_setting(part, text) for part in rest.split(",") if part]
+    settings = dict(given)
+    if len(settings) < len(given):
+        raise InputError(f"output {text!r} has a setting twice; join several names by +")
     if kind == "boxes":
         return Boxes(**{name: _of_boxes(name, value, text) for name, value in settings.items()})
     allowed = {"pick", *(("names", "units") if kind == "regression" else ())}
@@ -52,14 +56,16 @@ def _setting(part: str, text: str) -> tuple[str, str]:
 def _pick(text: str) -> Pick:
     """A key, or an index where it is a number."""
     number = text.removeprefix("-")
-    return int(text) if number.isdigit() and len(number) < 10 else text
+    return int(text) if number.isascii() and number.isdigit() and len(number) < 10 else text
 
 
 def _of_one(name: str, value: str) -> Any:
     if name == "pick":
         return _pick(value)
     if name == "multi_label":
-        return value.lower() in ("true", "yes", "1")
+        if value.lower() not in _YES + _NO:
+            raise InputError(f"multi_label={value} is neither true nor false")
+        return value.lower() in _YES
     return tuple(value.split("+"))
 
 

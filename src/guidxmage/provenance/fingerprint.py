@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -21,11 +23,13 @@ from torch import Tensor, nn
 from guidxmage.errors import InputError
 from guidxmage.files.atomic import sha256_of
 from guidxmage.provenance.model_state import is_same_state, state_of
-from guidxmage.provenance.source_code import code_behind
+from guidxmage.provenance.source_code import VERSIONED, code_behind
 from guidxmage.provenance.versions import __version__, versions
 
 _known: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], str]] = WeakKeyDictionary()
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+# What a function may take from around it, and hold through a run.
+_PLAIN = (str, int, float, complex, bytes, tuple, list, Tensor, np.ndarray, np.generic, nn.Module)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -194,9 +198,35 @@ def _add_value(found: Any, value: Any) -> None:
     elif is_dataclass(value) and not isinstance(value, type):
         own = [[field.name, getattr(value, field.name)] for field in fields(value)]
         _add_all(found, type(value).__qualname__, own)
+    elif isinstance(value, FunctionType) and not _is_versioned(value):
+        _add_function(found, value)
+    elif isinstance(value, nn.Module):
+        _add_all(found, "module", [of_model(value), _ADDRESS.sub("", repr(value))])
     else:
         text = f"{type(value).__qualname__} {_name(value)}"
         found.update(f"{len(text)}:{text}".encode("utf-8", "surrogateescape"))
+
+
+def _is_versioned(function: FunctionType) -> bool:
+    return str(function.__module__).partition(".")[0] in VERSIONED
+
+
+def _add_function(found: Any, function: FunctionType) -> None:
+    """A function's name and code, and the plain values that it takes from around it."""
+    code, around = function.__code__, function.__globals__
+    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # of a name that has no value yet
+            held.append(cell.cell_contents)
+    held += [around[name] for name in code.co_names if name in around]
+    values = [one for one in held if isinstance(one, _PLAIN)]
+    codes = [one.__code__ for one in held if isinstance(one, FunctionType)]
+    _add_all(found, "function", [_name(function), *map(_code, [code, *codes]), values])
+
+
+def _code(code: CodeType) -> list[Any]:
+    consts = [_code(one) if isinstance(one, CodeType) else one for one in code.co_consts]
+    return [code.co_code, code.co_names, consts]
 
 
 def _add_all(found: Any, kind: str, values: Iterable[Any]) -> None:

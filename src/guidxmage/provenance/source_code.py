@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 # Whose code is told by a version: it is neither the user's nor does it change by itself.
-_VERSIONED = ("torch", "guidxmage", "numpy")
+VERSIONED = ("torch", "guidxmage", "numpy")
 
 
 def code_behind(values: Iterable[Any], files: Iterable[Path] = ()) -> list[str]:
@@ -44,7 +44,7 @@ def _module_of(value: Any) -> ModuleType | None:
     defined = value if hasattr(value, "__qualname__") else type(value)
     name = getattr(inspect.unwrap(defined), "__module__", None)
     module = sys.modules.get(name) if isinstance(name, str) else None
-    if module is None or module.__name__.partition(".")[0] in (*_VERSIONED, "builtins"):
+    if module is None or module.__name__.partition(".")[0] in (*VERSIONED, "builtins"):
         return None
     return module
 
@@ -62,7 +62,7 @@ def _used(module: ModuleType) -> Iterator[ModuleType]:
 def _is_users(module: ModuleType) -> bool:
     """Whether a module is neither Python's own nor of an installed package."""
     file = _file_of(module)
-    if file is None or module.__name__.partition(".")[0] in _VERSIONED:
+    if file is None or module.__name__.partition(".")[0] in VERSIONED:
         return False
     return not any(file.is_relative_to(root) for root in _INSTALLED)
 

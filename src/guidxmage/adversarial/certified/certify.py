@@ -19,7 +19,7 @@ from guidxmage.adversarial.certified.enclosure import Enclosure
 from guidxmage.adversarial.certified.nearest_point import Box, length
 from guidxmage.adversarial.certified.relaxation import Bounds, tightened
 from guidxmage.adversarial.heuristic.attack import attack
-from guidxmage.adversarial.heuristic.target_model import Goal, as_explainer
+from guidxmage.adversarial.heuristic.target_model import Goal, as_explainer, refuse_other_outputs
 from guidxmage.engine.capture.as_found import running
 from guidxmage.engine.linear_regions.relu_form import ReluForm, relu_form
 from guidxmage.errors import InputError
@@ -104,7 +104,9 @@ def certify(
         raise InputError(f"norm {norm!r} cannot be certified; choose l2 or linf")
     if not (seconds > 0 and max_nodes > 0 and tolerance > 0):
         raise InputError("seconds, max_nodes and tolerance must be above 0")
-    explainer = _in_double(as_explainer(model))
+    explainer = as_explainer(model)
+    refuse_other_outputs(explainer)  # what is computed in float64 is explained as class scores
+    explainer = _in_double(explainer)
     with running(explainer.model):
         X = explainer.read(image)
         X = X if X.ndim == 4 else X[None]

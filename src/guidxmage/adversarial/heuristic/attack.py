@@ -75,6 +75,7 @@ def attack(
     with running(explainer.model):
         X = explainer.read(images)
         X = X if X.ndim == 4 else X[None]
+        refuse_other_outputs(explainer, X)
         target_model = TargetModel(explainer, X)
         problem, already, refused = pose(target_model, X, (labels, targets), norm, mask)
         rows = torch.tensor([n for n in range(len(X)) if n not in refused], device=X.device)

@@ -181,11 +181,17 @@ def _difference(logits: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return cotangent.scatter_add_(1, down[:, None], -torch.ones_like(cotangent[:, :1]))
 
 
-def refuse_other_outputs(explainer: Explainer) -> None:
-    """Raises InputError for a network whose outputs are no class scores, with the way out."""
-    if explainer.outputs.kind not in ("scores", "labels"):
+def refuse_other_outputs(explainer: Explainer, X: Tensor | None = None) -> None:
+    """Raises InputError for a network whose outputs are no class scores, with the way out.
+
+    X: images of the explained space, which tell whether scores are one for each class.
+    """
+    outputs = explainer.outputs
+    shapes = () if X is None else outputs.shapes(explainer.model, explainer.to_input(X[:1]))
+    if outputs.kind not in ("scores", "labels") or not outputs.holds_scores(shapes):
+        kind = "scores of several axes" if outputs.kind in ("scores", "labels") else outputs.kind
         raise InputError(
-            f"the outputs are {explainer.outputs.kind}, not class scores; attack "
+            f"the outputs are {kind}, not class scores; attack "
             "guidxmage.adversarial.margin(explainer, image, target), one number of them"
         )
 
