@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from guidxmage import Explainer, Explanation, InputError
 from guidxmage.adversarial import attack, certify, margin
 from guidxmage.attribution.archive import MANIFEST, signed
+from guidxmage.jobs.attack_photos import AttackJob, attack_photos
 from guidxmage.jobs.explain_photos import Job, explain_photos
 from guidxmage.outputs import (
     Box,
@@ -324,16 +325,23 @@ def test_scores_of_several_axes_are_no_classes_to_attack() -> None:
 # --- results ------------------------------------------------------------------------------------
 
 
-def test_a_result_is_made_anew_when_what_it_is_compared_with_changes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attacked", [False, True])
+def test_a_result_is_made_anew_when_what_it_is_compared_with_changes(
+    tmp_path: Path, attacked: bool
+) -> None:
     photo, other = tmp_path / "photo.png", tmp_path / "other.png"
     rng = np.random.default_rng(0)
     for file in (photo, other):
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file)
     explainer = Explainer(_double(Body(6, lambda m: m.mean((2, 3)))), output=Embedding())
-    job = Job(target=f"like:{other}", objects="none")
+    words, out = f"like:{other}", tmp_path / "out"
 
     def run() -> bool:
-        (outcome,) = explain_photos(explainer, [photo], tmp_path / "out", job)
+        if attacked:
+            job = AttackJob(number=words, move=-0.01, budget=1)
+            (outcome,) = attack_photos(explainer, [photo], out, job)
+        else:
+            (outcome,) = explain_photos(explainer, [photo], out, Job(words, "none"))
         assert outcome.error is None
         return outcome.resumed
 

@@ -21,6 +21,7 @@ from guidxmage.files.names import shown
 from guidxmage.files.result_folder import PROVENANCE, Kind, write_mark
 from guidxmage.jobs.photo_results import Outcome, PhotoResults, Say, Write
 from guidxmage.objects.annotations import annotation_of
+from guidxmage.outputs.choosing import files_named
 from guidxmage.provenance import fingerprint
 from guidxmage.provenance.versions import __version__
 
@@ -79,7 +80,10 @@ def attack_photos(  # noqa: PLR0917
 def _dependence(explainer: Explainer, job: AttackJob) -> Callable[[Path], dict[str, Any]]:
     """What the result of a photo depends on besides its place."""
     network = explainer.fingerprint()
-    options = fingerprint.of_values(replace(job, mask=None))
+    embeds = explainer.outputs.kind == "embedding"
+    others = [fingerprint.of_photo(file) for file in files_named(job.number)] if embeds else []
+    own = replace(job, mask=None)
+    options = fingerprint.of_values([own, others] if others else own)
 
     def depends(photo: Path) -> dict[str, Any]:
         mask = None if job.mask is None else annotation_of(photo, job.mask)

@@ -99,7 +99,7 @@ def _dependence(explainer: Explainer, job: Job) -> Callable[[Path], dict[str, An
     own = replace(job, objects=None if masks else job.objects, reference=reference)
     embeds = explainer.outputs.kind == "embedding"
     others = [fingerprint.of_photo(file) for file in files_named(job.target)] if embeds else []
-    options = fingerprint.of_values([own, *([others] if others else [])])
+    options = fingerprint.of_values([own, others] if others else own)
     versions = fingerprint.makers(*(["scikit-image"] if job.objects == "auto" else []))
 
     def depends(photo: Path) -> dict[str, Any]:
