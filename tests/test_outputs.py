@@ -115,7 +115,7 @@ ASKED: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(
-    ("make", "target"), ASKED, ids=lambda v: getattr(v, "__name__", str(v)[:40])
+    ("make", "target"), ASKED, ids=lambda v: getattr(v, "__name__", type(v).__name__)
 )
 def test_every_target_is_exact(make: Any, target: Any) -> None:
     explainer = make()
