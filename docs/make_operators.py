@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from guidxmage.engine.rules import PRODUCTS, RULES
-from guidxmage.engine.rules.table import Rule
+from guidxmage.engine.rules.table import Derived, Rule
 
 PAGE = Path(__file__).with_name("operators.md")
 FAMILIES = {
@@ -76,7 +76,7 @@ def _rows(module: str) -> Iterable[tuple[str, ...]]:
             names.setdefault(id(rule), []).append(name)
             rules[id(rule)] = rule
     for key, rule in rules.items():
-        derived = rule.pull.__qualname__.startswith("transpose_of.")
+        derived = isinstance(rule.pull, Derived)
         yield (
             ", ".join(f"`{name.removeprefix('aten.')}`" for name in names[key]),
             rule.kind,
