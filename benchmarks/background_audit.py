@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import result_table
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -24,23 +24,30 @@ from guidxmage.dataset.summary import write_summary
 from guidxmage.explainer import Explainer
 from guidxmage.hardening.data.garments import Garments, build_garments, load_garments
 from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.jobs.explain_notable import explain_notable
 
 BATCH = 64
+# How the backgrounds of the training images were drawn: of the own class with this probability.
+TELLS, SAYS_NOTHING = "background tells", "background says nothing"
+CORRELATIONS = {TELLS: 0.95, SAYS_NOTHING: 0.0}
+COLOURS = ("#c44e52", "#8fb4d9")
 
 
-class Asked:
-    """Garments as a data set of Python: image, true label, mask."""
-
-    def __init__(self, garments: Garments) -> None:
-        self._garments = garments
-
-    def __len__(self) -> int:
-        return len(self._garments)
-
-    def __getitem__(self, index: int) -> tuple[Any, str, Any]:
-        one = self._garments.__getitems__([index])
-        pixels = (one.images[0] * 255).round().byte().permute(1, 2, 0).numpy()
-        return pixels, self._garments.classes[int(one.labels[0])], one.masks[0].numpy()
+def save(garments: Garments, folder: Path) -> tuple[Path, Path]:
+    """Images as PNG files in class folders, and masks in a mirror of them."""
+    photos, masks = folder / "photos", folder / "masks"
+    for first in range(0, len(garments), 500):
+        numbers = range(first, min(first + 500, len(garments)))
+        batch = garments.__getitems__(numbers)
+        pixels = (batch.images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        for number, image, label, mask in zip(
+            numbers, pixels, batch.labels, batch.masks, strict=True
+        ):
+            name = f"{garments.classes[int(label)].replace('/', ' or ')}/{number:05}.png"
+            for root, values in ((photos, image), (masks, mask.byte().numpy())):
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(root / name)
+    return photos, masks
 
 
 def network() -> nn.Module:
@@ -81,42 +88,74 @@ def accuracy(made: nn.Module, garments: Garments) -> float:
     return right / len(garments)
 
 
-def audit(folder: Path, fashion: Path | None, given: argparse.Namespace) -> list[dict[str, Any]]:
+def audit(folder: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of the result: a network's figures, then a row a class."""
     rows: list[dict[str, Any]] = []
     asked: list[Dataset] = []
-    for name, correlation in (("background tells", 0.95), ("background says nothing", 0.0)):
+    sizes = {"train": given.train, "validation": 500, "test": given.images}
+    for correlation in CORRELATIONS.values():
         data = folder / f"garments-{correlation}"
-        sizes = {"train": given.train, "validation": 500, "test": given.images}
-        build_garments(data, fashion, correlation=correlation, seed=0, **sizes)
-        made = trained(load_garments(data, "train"), given.steps)
-        test = load_garments(folder / "garments-0.95", "mixed_random")
+        build_garments(data, given.fashion, correlation=correlation, seed=0, **sizes)
+    told = folder / f"garments-{CORRELATIONS[TELLS]}"
+    test, same = (load_garments(told, split) for split in ("mixed_random", "mixed_same"))
+    photos, masks = save(test, folder)
+    for name, correlation in CORRELATIONS.items():
+        made = trained(load_garments(folder / f"garments-{correlation}", "train"), given.steps)
+        labels = [one.replace("/", " or ") for one in test.classes]
         known = Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3)
-        explainer = Explainer(made, preprocessing=known, labels=test.classes, name=name)
+        explainer = Explainer(made, preprocessing=known, labels=labels, name=name)
+        options = DatasetOptions(target="label", objects=masks)
         out = folder / name.replace(" ", "-")
-        began = time.perf_counter()
-        options = DatasetOptions(target="label")
-        explain_dataset(explainer, Asked(test), out, options)
-        seconds = time.perf_counter() - began
+        result = explain_dataset(explainer, photos, out, options)
         asked.append(Dataset(out))
         own = {
+            "kind": "network",
             "network": name,
             "accuracy": round(accuracy(made, test), 4),
-            "same": round(accuracy(made, load_garments(folder / "garments-0.95", "mixed_same")), 4),
+            "same": round(accuracy(made, same), 4),
             "images": len(test),
-            "per_second": round(len(test) / seconds, 1),
+            "per_second": round(len(test) / result.seconds, 1),
+            "decided": len(asked[-1].query("decides")),
         }
+        classes = asked[-1].query("background")
         rows.append(own)
-        for row in asked[-1].query("background").to_json():
-            rows.append({"network": name, **{k: _round(v) for k, v in row.items()}})
-        print(own)
-        print(asked[-1].query("background"))
-        print(len(asked[-1].query("decides")), "images are decided by the background")
-        rows[-11 if len(rows) > 10 else 0]["decided"] = len(asked[-1].query("decides"))
+        for row in classes.to_json():
+            plain = {key: _round(value) for key, value in row.items()}
+            rows.append({"kind": "class", "network": name, **plain})
+        print(own, classes, sep="\n")
+        explain_notable(asked[-1], explainer, given.explain, say=print)
         write_summary(asked[-1])
     drift = asked[0].query("drift", asked[1])
+    rows.append({"kind": "drift", "images": len(drift)})
     print(len(drift), "of the images are predicted otherwise, or lean otherwise, by the second")
     return rows
+
+
+def figure(rows: list[dict[str, Any]], path: Path) -> None:
+    """Bars of each class for both networks, with their intervals and the share of the area."""
+    from matplotlib.figure import Figure
+
+    classes = [row for row in rows if row.get("kind") == "class"]
+    names = [row["class"] for row in classes if row["network"] == TELLS][::-1]
+    drawn = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = drawn.subplots()
+    for number, (network, colour) in enumerate(zip(CORRELATIONS, COLOURS, strict=True)):
+        of = {row["class"]: row for row in classes if row["network"] == network}
+        places = [place + 0.2 - 0.4 * number for place in range(len(names))]
+        shares = [of[name]["background"] for name in names]
+        half = [of[name]["to"] - of[name]["background"] for name in names]
+        style = {"height": 0.38, "color": colour, "ecolor": "#333333", "capsize": 2}
+        axes.barh(places, shares, xerr=half, label=f"trained where the {network}", **style)
+    areas = [next(row["area"] for row in classes if row["class"] == name) for name in names]
+    axes.plot(
+        areas, range(len(names)), "k|", markersize=16, label="the background's share of the area"
+    )
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of the background in what adds to the true class's score")
+    figures = axes.get_legend_handles_labels()
+    drawn.legend(*figures, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    drawn.savefig(path, dpi=130, metadata={"Software": None})
 
 
 def _round(value: Any) -> Any:
@@ -125,16 +164,20 @@ def _round(value: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fashion", type=Path)
+    parser.add_argument("--fashion", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--train", type=int, default=20_000)
     parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--explain", type=int, default=20, help="photos that are shown again")
+    parser.add_argument("--out", type=Path, help="keep photos, masks, data sets and pages here")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with tempfile.TemporaryDirectory() as name:
-        rows = audit(given.out or Path(name), given.fashion, given)
+        rows = audit(given.out or Path(name), given)
+    if given.figure:
+        figure(rows, given.figure)
     if given.json:
         conditions = {"steps": given.steps, "train": given.train, "torch": torch.__version__}
         result_table.write(given.json, conditions, rows)

@@ -35,9 +35,15 @@ from guidxmage.inputs.preprocessing import Preprocessing
 
 BLOCK = 32
 # Photos of a run whose seconds are taken off the others': start and capture.
-WARM = 128
+WARM = 512
 LOOP = "explain, photo after photo"
 DEPTH = ["default", "input"]
+COMPARED = {
+    "local, 1 worker": "bare engine, 1 thread",
+    "local, 2 workers": "bare engine, 2 threads",
+    "ray, 2 workers": "local, 2 workers",
+    LOOP: "local, 2 workers",
+}
 
 
 def save_photos(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> list[Path]:
@@ -157,20 +163,23 @@ def _grown(folder: str, out: str, pipe: Any) -> None:
     pipe.send((sizes, time.process_time() - began))
 
 
-def growth(most: int, folder: Path) -> list[dict[str, Any]]:
-    """Memory and processor seconds of runs over more and more photos, each in a fresh process."""
+def growth(most: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """Memory and processor seconds of runs over more and more photos, each in a fresh process.
+
+    Of the rounds the median, since a run of few photos takes less than what disturbs it.
+    """
     save_photos(folder / "small", most, (96, 72))
     rows = []
-    context = multiprocessing.get_context("spawn")
-    warm = _run(context, folder, WARM)
+    warm = statistics.median(_run(folder, WARM)[1] for _ in range(rounds))
     for count in (most // 8, most // 4, most // 2, most):
-        sizes, seconds = _run(context, folder, count)
+        runs = [_run(folder, count) for _ in range(rounds)]
+        sizes = runs[0][0]
         early = sizes[len(sizes) // 8 : len(sizes) // 4] or sizes
         rows.append(
             {
                 "kind": "growth",
                 "photos": count,
-                "seconds": round(seconds - warm[1], 3),
+                "seconds": round(statistics.median(run[1] for run in runs) - warm, 3),
                 "mib_early": round(max(early), 1),
                 "mib_end": round(max(sizes[-len(sizes) // 8 :]), 1),
             }
@@ -179,18 +188,18 @@ def growth(most: int, folder: Path) -> list[dict[str, Any]]:
     return [*rows, {"kind": "exponent", "exponent": round(exponent(rows), 3)}]
 
 
-def _run(context: Any, folder: Path, count: int) -> tuple[list[float], float]:
-    part = folder / f"part-{count}"
-    part.mkdir()
-    for path in sorted((folder / "small").iterdir())[:count]:
-        os.link(path, part / path.name)
-    ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_grown, args=(str(part), str(folder / f"rows-{count}"), theirs)
-    )
-    process.start()
-    found: tuple[list[float], float] = ours.recv()
-    process.join()
+def _run(folder: Path, count: int) -> tuple[list[float], float]:
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        part = Path(name) / "photos"
+        part.mkdir()
+        for path in sorted((folder / "small").iterdir())[:count]:
+            os.link(path, part / path.name)
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_grown, args=(str(part), f"{name}/rows", theirs))
+        process.start()
+        found: tuple[list[float], float] = ours.recv()
+        process.join()
     return found
 
 
@@ -199,6 +208,27 @@ def exponent(rows: list[dict[str, Any]]) -> float:
     x = [math.log(row["photos"] - WARM) for row in rows]
     y = [math.log(row["seconds"]) for row in rows]
     return float(np.polyfit(x, y, 1)[0])
+
+
+def told(rows: list[dict[str, Any]]) -> str:
+    """The page's tables."""
+    rates = {row["way"]: row["per_second"] for row in rows if row["kind"] == "rate"}
+    lines = ["| way | photos a second | of |", "| --- | ---: | --- |"]
+    for way, rate in rates.items():
+        other = COMPARED.get(way)
+        ratio = f"{100 * rate / rates[other]:.0f} % of {other}" if other in rates else ""
+        lines.append(f"| {way} | {rate:.1f} | {ratio} |")
+    lines += [
+        "",
+        "| photos | seconds | MiB early | MiB at the end |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        if row["kind"] == "growth":
+            cells = (row["photos"], row["seconds"], row["mib_early"], row["mib_end"])
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += [f"\nexponent {row['exponent']}" for row in rows if row["kind"] == "exponent"]
+    return "\n".join(lines)
 
 
 def conditions(given: argparse.Namespace) -> dict[str, Any]:
@@ -216,19 +246,25 @@ def conditions(given: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", default="efficientnet_lite0")
-    parser.add_argument("--photos", type=int, default=256)
+    parser.add_argument("--photos", type=int, default=256, help="0 leaves the rates as they are")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--growth", type=int, default=5000)
+    parser.add_argument("--growth", type=int, default=20_000, help="0 leaves the growth as it is")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--table", action="store_true", help="print what the file of --json has")
     given = parser.parse_args()
+    if given.table:
+        print(told(result_table.read(given.json)[1]))
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = compare(given.network, given.photos, given.rounds, folder)
-        rows += growth(given.growth, folder) if given.growth else []
-    for row in rows:
-        print(row)
+        rows = compare(given.network, given.photos, given.rounds, folder) if given.photos else []
+        rows += growth(given.growth, given.rounds, folder) if given.growth else []
+    print(told(rows))
     if given.json:
-        result_table.write(given.json, conditions(given), rows)
+        _, before = result_table.read(given.json)
+        new = {row["kind"] for row in rows}
+        kept = [row for row in before if row["kind"] not in new]
+        result_table.write(given.json, conditions(given), [*kept, *rows])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ HOUSE = [
     ["analysis", "adversarial"],
     ["interfaces", "hardening", "export"],
     ["evaluation"],
-    ["dataset", "jobs"],
+    ["dataset"],
+    ["jobs"],
     ["serving"],
     ["cli"],
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("scipy")
@@ -29,6 +32,7 @@ from tests.datasets import (
     make,
     make_explainer,
     make_fatal,
+    mask,
     rows,
     save_photos,
 )
@@ -113,6 +117,84 @@ def test_the_run_is_interrupted_at_one_photo(
     check(tmp_path / "out", whole)
 
 
+SLOW_NETWORK = """
+import time
+import torch
+from torch import nn
+from guidxmage.dataset import reading
+real = reading.content_of
+def slow(item):
+    time.sleep(0.05)
+    return real(item)
+reading.content_of = slow
+def build():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(16, 3)).eval()
+"""
+
+
+def _terminal_run(arguments: list[str], folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """The command on a terminal of its own, whose other end is returned."""
+    ours, theirs = os.openpty()
+
+    process = subprocess.Popen(
+        ["setsid", "--ctty", sys.executable, "-m", "guidxmage.cli", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    return process, ours
+
+
+def _told(terminal: int) -> str:
+    """What a terminal shows until its command has ended."""
+    content = b""
+    try:
+        while part := os.read(terminal, 4096):
+            content += part
+    except OSError:  # nobody is at the other end any more
+        pass
+    os.close(terminal)
+    return content.decode()
+
+
+def _wait_for_the_group(leader: int) -> None:
+    """Until no process of a group is left; the last to go is one of Python's own."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            os.killpg(leader, 0)
+        except ProcessLookupError:
+            return
+        assert time.monotonic() < until, "a worker outlives the run"
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(shutil.which("setsid") is None, reason="setsid is not installed")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_control_c_ends_a_run_on_a_terminal_cleanly(
+    photos: Path, workers: str, tmp_path: Path
+) -> None:
+    (tmp_path / "net.py").write_text(SLOW_NETWORK)
+    arguments = ["batch", str(photos), "--model", "net.py:build", "--out", "d", "--block", "8"]
+    process, terminal = _terminal_run([*arguments, "--workers", workers], tmp_path)
+    wait_for_blocks(tmp_path / "d", process)
+    os.write(terminal, b"\x03")
+    text = _told(terminal)
+    assert process.wait(timeout=30) == 130
+    assert "of 60 photos" in text
+    assert "finished blocks of d are kept, the same command goes on" in text
+    assert "Traceback" not in text
+    _wait_for_the_group(process.pid)
+    assert not [path.name for path in (tmp_path / "d").rglob(".*") if path.suffix == ".tmp"]
+    lines = Ledger(tmp_path / "d").lines()
+    assert sum(made.photos for of in lines.values() for made in of) >= 8
+
+
 def test_a_truncated_shard_and_half_a_line(
     photos: Path, whole: dict[str, str], tmp_path: Path
 ) -> None:
@@ -127,6 +209,23 @@ def test_a_truncated_shard_and_half_a_line(
     result = make(photos, out)
     assert (result.kept, result.explained) == (16, 44)
     check(out, whole)
+
+
+def test_a_mask_that_was_changed_is_noticed(tmp_path: Path) -> None:
+    photos = save_photos(tmp_path / "p", 34, masks=tmp_path / "m")
+    options = {"objects": tmp_path / "m"}
+    make(photos, tmp_path / "out", **options)
+    assert make(photos, tmp_path / "out", **options).kept == 34
+    changed = tmp_path / "m/a/002.png"
+    Image.fromarray(np.roll(mask(), 3, 1)).save(changed)
+    assert make(photos, tmp_path / "out", **options).kept == 18, "its block is made anew"
+    (tmp_path / "m/a/004.png").unlink()
+    assert make(photos, tmp_path / "out", **options).kept == 18
+    assert make(photos, tmp_path / "out", **options).kept == 34
+    make(photos, tmp_path / "afresh", **options)
+    assert rows(tmp_path / "out") == rows(tmp_path / "afresh")
+    Image.fromarray(mask()).save(tmp_path / "m/b.png")
+    assert make(photos, tmp_path / "out", **options).kept == 34, "it is no photo's mask"
 
 
 def test_the_disk_is_full(

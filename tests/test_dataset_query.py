@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from typer.testing import CliRunner
 from guidxmage.cli import app
 from guidxmage.dataset import DatasetOptions, explain_dataset
 from guidxmage.errors import InputError
+from guidxmage.explanation import Explanation
 from tests.datasets import make, make_explainer, photo, rows, save_photos
 
 pytest.importorskip("duckdb")
 
+from guidxmage.dataset.notable import notable
 from guidxmage.dataset.query import Dataset
 from guidxmage.dataset.questions import QUESTIONS
 from guidxmage.dataset.summary import write_summary
+from guidxmage.jobs.verify_result import find_results
 
 DOCS = Path(__file__).parent.parent / "docs/dataset.md"
 
@@ -159,6 +163,44 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("summary", "d")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "d/report.html").is_file()
+
+
+def _tarred(photos: Path, out: Path) -> None:
+    with tarfile.open(out, "w") as archive:
+        for path in sorted(photos.glob("*/*.png")):
+            archive.add(path, path.relative_to(photos).as_posix())
+
+
+@pytest.mark.parametrize("kind", ["a folder with masks", "a tar"])
+def test_photos_that_stand_out_are_explained_again(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    masks = None if kind == "a tar" else tmp_path / "m"
+    save_photos(tmp_path / "p", 6, masks=masks)
+    _tarred(tmp_path / "p", tmp_path / "p.tar")
+    source = "p.tar" if kind == "a tar" else "p"
+    given = ("--model", "squeezenet1_1", "--weights", "none", "--workers", "1", "--limit", "6")
+    also = ("--objects", "m", "--depth", "input") if masks else ("--depth", "none")
+    result = run("batch", source, *given, *also, "--out", "d")
+    assert result.exit_code == 0, result.output
+    worst = notable(Dataset(tmp_path / "d")).table.to_json()[0]
+    if masks:  # a photo that was changed since is not what the data set is about
+        photo(99).save(tmp_path / "p" / worst["path"])
+    result = run("summary", "d", "--explain", "3")
+    assert result.exit_code == 0, result.output
+    assert ("gone or changed" in result.stderr) == (masks is not None)
+    folders = find_results(tmp_path / "d/photos")
+    assert len(folders) == (1 if masks else 2)
+    for folder in folders:
+        found = Explanation.load(folder)
+        (row,) = [r for r in rows(tmp_path / "d") if abs(r["score"] - float(found.score)) < 1e-4]
+        assert row["target"] == int(found.target)
+        assert row["pixels"] == pytest.approx(float(found.contributions.double().sum()), abs=1e-4)
+    page = (tmp_path / "d/report.html").read_text(encoding="utf-8")
+    assert "photos/report.html" in page
+    words = "leans on the background most" if masks else "with the lowest score"
+    assert words in page
 
 
 def test_an_unfinished_data_set_says_so(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +20,7 @@ from guidxmage.files.names import shown
 
 if TYPE_CHECKING:
     from guidxmage.dataset.query import Dataset
+    from guidxmage.explainer import Explainer
 
 EXAMPLES = """**Examples**
 
@@ -31,7 +31,7 @@ EXAMPLES = """**Examples**
 
 
 @one_sentence
-def summary(
+def summary(  # noqa: PLR0917
     dataset: Annotated[Path, typer.Argument(help="A folder that `guid-xmage batch` made.")],
     explain: Annotated[
         int,
@@ -42,11 +42,20 @@ def summary(
         ),
     ] = 0,
     photos: Annotated[
-        Path | None, typer.Option(help="Folder of the photos; by default the data set's source.")
+        Path | None,
+        typer.Option(help="The photos, where they are no longer where the data set says."),
     ] = None,
     objects: Annotated[
         Path | None, typer.Option(help="Their masks; by default those of the data set.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The network to explain them with; needed where it is a factory in your own code, "
+            "such as mynet.py:build, which is not run because a data set names it."
+        ),
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Of --model: default, none, a file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a page about a data set: classes, photos that stand out, errors, how it was made."""
@@ -55,7 +64,13 @@ def summary(
 
     opened = Dataset(dataset)
     if explain:
-        _explain(opened, explain, photos, objects)
+        from guidxmage.dataset.notable import Places
+        from guidxmage.jobs.explain_notable import explain_notable
+
+        explainer = _explainer(opened, model, weights)
+        places = Places(photos, objects)
+        with progress_bar(explain) as advance:
+            explain_notable(opened, explainer, explain, places, say=complain, advance=advance)
     written = write_summary(opened)
     page = written.with_name("report.html")
     if as_json:
@@ -64,51 +79,30 @@ def summary(
         typer.echo(f"{shown(page)}: {opened.head.photos} photos")
 
 
-def _explain(dataset: Dataset, most: int, photos: Path | None, objects: Path | None) -> None:
-    """Explain notable photos into a folder of the data set, and write their report."""
-    from guidxmage.dataset.masks import masks_of
-    from guidxmage.dataset.summary import PHOTOS, notable
-    from guidxmage.jobs.explain_photos import Job, explain_photos
-    from guidxmage.jobs.report_results import report_folders, report_results
-
-    head = dataset.head
-    if head.source.get("kind") != "folder" and photos is None:
-        raise InputError("the photos are not in a folder; give --photos with one that has them")
-    root = Path(str(head.source.get("name"))) if photos is None else photos
-    found = notable(dataset)
-    names = list(dict.fromkeys(str(row["path"]) for row in found.to_json()))[:most]
-    paths = {name: path for name in names if (path := _below(root, name)) is not None}
-    if not paths:
-        raise InputError(f"none of the photos that stand out is in {shown(root)}")
-    named = head.named
+def _explainer(dataset: Dataset, model: str | None, weights: str | None) -> Explainer:
+    """The network that the data set was made with; by its name, where that names no code."""
+    named = dict(dataset.head.named)
+    if model is not None:
+        named = {"weights": "default", "dtype": "float32", "gates": "secant", **named}
+        named["model"] = model
+    if weights is not None:
+        named["weights"] = weights
     # What is named in a data set from elsewhere is not run: a factory is the user's own code.
-    if ":" in named.get("model", ":") and not named.get("model", "").startswith("timm:"):
+    own = ":" in named.get("model", ":") and not named.get("model", "").startswith("timm:")
+    if model is None and own:
         raise InputError(
-            "the data set was made with a network from your own code, which is not run from here; "
-            "explain the photos with guid-xmage explain"
+            "the data set was made with a network from your own code, which is not run unless you "
+            "name it yourself; give --model FILE.py:FUNCTION"
         )
     labels = Path(named["labels"]) if "labels" in named else None
     explainer = load_explainer(
-        named["model"], named["weights"], labels, named["dtype"], gates=named["gates"]
+        named["model"],
+        named["weights"],
+        labels,
+        named["dtype"],
+        gates=named["gates"],
+        output=named.get("output"),
     )
-    if explainer.fingerprint() != head.network:
-        complain("the network is not quite the one that the data set was made with")
-    masks = objects or (Path(str(head.options["objects"])) if head.options.get("objects") else None)
-    out = dataset.folder / PHOTOS
-    with progress_bar(len(paths)) as advance:
-        for name, path in paths.items():
-            own = None if masks is None else masks_of(masks, name, path)
-            job = Job(objects="none" if own is None else own, source=named)
-            for outcome in explain_photos(explainer, [path], out, job, say=complain):
-                advance()
-                if outcome.error:
-                    complain(outcome.error)
-    folders = report_folders([out])
-    report_results(folders, out / "report.html", title="Photos that stand out", overwrite=True)
-
-
-def _below(root: Path, name: str) -> Path | None:
-    """The photo of that name, if it is one below the folder and nowhere else."""
-    path = root / name
-    inside = os.path.commonpath([os.path.realpath(root), os.path.realpath(path)])
-    return path if inside == os.path.realpath(root) and path.is_file() else None
+    if explainer.fingerprint() != dataset.head.network:
+        complain("this is not quite the network that the data set was made with: scores may differ")
+    return explainer

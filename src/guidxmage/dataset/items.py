@@ -94,13 +94,16 @@ class Item:
         return Path(self.where.path) if isinstance(self.where, InFile) else None
 
 
-def digest_of(items: Sequence[Item]) -> str:
-    """SHA-256 of what is known of items without reading them, but for when they were changed."""
+def digest_of(items: Sequence[Item], masks: Sequence[str]) -> str:
+    """SHA-256 of what is known of items without reading them, but for when they were changed.
+
+    masks: of each item what is known of its mask, as `masks.stamps_of` has it.
+    """
     found = hashlib.sha256()
-    for item in items:
+    for item, stamp in zip(items, masks, strict=True):
         mask = item.mask
         masked = "" if mask is None or isinstance(mask, InMemory) else repr(mask)
-        text = repr((item.name, item.label, item.stamp[0], masked))
+        text = repr((item.name, item.label, item.stamp[0], masked, stamp))
         found.update(text.encode("utf-8", "surrogateescape"))
     return found.hexdigest()
 

@@ -114,7 +114,7 @@ def explain_dataset(
         sweep(Path(out) / name, below=True)  # what killed runs left
     mine = [work for work in _blocks(items, head.block) if _is_mine(work, scope)]
     progress = Progress(sum(len(work.items) for work in mine))
-    left = list(_left(ledger, mine, progress))
+    left = list(_left(ledger, mine, progress, options.objects))
     show(progress)
     for outcome in _run(setup, scope, explainer, left, (progress, partial(show, progress))):
         del outcome  # the ledger has it
@@ -190,11 +190,13 @@ def _is_mine(work: Work, scope: Scope) -> bool:
     return work.block % shares == share
 
 
-def _left(ledger: Ledger, blocks: Sequence[Work], progress: Progress) -> Iterator[Work]:
+def _left(
+    ledger: Ledger, blocks: Sequence[Work], progress: Progress, objects: Path | None
+) -> Iterator[Work]:
     """The blocks that are not there yet, or not whole, or not of these photos."""
     lines = ledger.lines()
     for work in blocks:
-        line = standing(ledger, work, lines)
+        line = standing(ledger, work, lines, objects)
         if line is None:
             yield work
         else:

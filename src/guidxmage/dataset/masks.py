@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -69,6 +70,31 @@ def masks_of(objects: Path, name: str, photo: Path | None) -> Path | None:
             if mirrored.is_file() and not (photo and _is_same(mirrored, photo)):
                 return mirrored
     return find_annotation(photo or Path(name), objects)
+
+
+def stamps_of(items: Sequence[Item], objects: Path | None) -> list[str]:
+    """Of each photo's mask file its name, size and time of change; empty where it has none.
+
+    So a mask that was changed, added or taken away is noticed without reading any. objects: as
+    `DatasetOptions` has it; one file with the masks of many photos is told by its own hash.
+    """
+    return [_stamp(item, objects) for item in items]
+
+
+def _stamp(item: Item, objects: Path | None) -> str:
+    found: Path | None = None
+    if isinstance(item.mask, InFile):
+        found = Path(item.mask.path)
+    elif item.mask is None and objects is not None and objects.is_dir():
+        found = masks_of(objects, item.name, item.path)
+    if found is None:
+        return ""
+    files = sorted(found.iterdir()) if found.is_dir() else [found]
+    try:
+        known = [(file.name, file.stat()) for file in files]
+    except OSError:  # it is told, with the photo, when it is read
+        return "missing"
+    return repr([(name, of.st_size, of.st_mtime_ns) for name, of in known])
 
 
 def _is_same(one: Path, other: Path) -> bool:

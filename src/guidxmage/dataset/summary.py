@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from guidxmage.dataset.notable import notable
 from guidxmage.dataset.query import Answer, Dataset, in_cell
 from guidxmage.errors import MissingExtraError
 from guidxmage.files.atomic import write_atomically
@@ -14,18 +15,8 @@ from guidxmage.reports.page import write_report
 
 CHART = "background.png"
 PHOTOS = "photos"
-_SHARE = "background_whole_positive / nullif(whole_positive, 0)"
 # On one page.
 _CLASSES, _PHOTOS, _ERRORS = 25, 50, 20
-
-NOTABLE = f"""WITH shares AS (
-  SELECT path, coalesce(label, target_name) AS class, target_name, score, {_SHARE} AS share
-  FROM explained WHERE background_whole IS NOT NULL AND rank = 0 AND whole_positive > 0),
-ranked AS (SELECT *, row_number() OVER (PARTITION BY class ORDER BY share DESC, path) AS place,
-  count(*) OVER (PARTITION BY class) AS photos FROM shares)
-SELECT class, CASE place WHEN 1 THEN 'most' ELSE 'middle' END AS which, path, target_name, score,
-  share AS background FROM ranked WHERE place IN (1, (photos + 1) // 2)
-ORDER BY max(share) OVER (PARTITION BY class) DESC, class, place"""
 
 
 def write_summary(dataset: Dataset) -> Path:
@@ -37,6 +28,7 @@ def write_summary(dataset: Dataset) -> Path:
     (counts,) = dataset.query(_COUNTS).to_json()
     if len(classes):
         write_atomically(dataset.folder / CHART, _chart(classes))
+    stand_out = notable(dataset)
     failures = dataset.query("errors", most=_ERRORS)
     values = {
         "title": f"Explanations of {dataset.head.photos} photos",
@@ -51,26 +43,19 @@ def write_summary(dataset: Dataset) -> Path:
         "classes": _table(classes, {0}, _CLASSES),
         "shown": min(len(classes), _CLASSES),
         "total": len(classes),
-        "photos": _table(notable(dataset), {0, 1, 2, 3}, _PHOTOS),
+        "by": stand_out.by,
+        "photos": _table(stand_out.shown(), {0, 1, 2, 3}, _PHOTOS),
         "linked": (dataset.folder / PHOTOS / "report.html").is_file(),
-        "lowest": _table(dataset.query(_LOWEST), {0, 1, 2}),
         "failures": _table(failures, {0, 1, 2}),
         "made": table(("what", "value"), _made(dataset), words=(0, 1)),
     }
     return write_report(dataset.folder, rendered(__package__, "summary.md", **values))
 
 
-def notable(dataset: Dataset) -> Answer:
-    """Of each class the photo that leans on its background most, and the one in the middle."""
-    return dataset.query(NOTABLE)
-
-
 _COUNTS = """SELECT count(DISTINCT item) FILTER (WHERE error IS NULL) AS explained,
   count(DISTINCT item) FILTER (WHERE error IS NOT NULL) AS errors,
   count(DISTINCT item) FILTER (WHERE id IS NOT NULL) - count(DISTINCT id) AS copies,
   count(DISTINCT id) FILTER (WHERE background_whole IS NOT NULL) AS masked FROM rows"""
-_LOWEST = """SELECT path, label, target_name, score, probability FROM explained
-WHERE rank = 0 ORDER BY score, path LIMIT 10"""
 
 
 def _made(dataset: Dataset) -> list[tuple[str, Any]]:

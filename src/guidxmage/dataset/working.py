@@ -16,6 +16,7 @@ from guidxmage.dataset.block import BlockMaker, Content, Tick
 from guidxmage.dataset.items import InMemory, Item, digest_of, newest_of
 from guidxmage.dataset.kept import write_kept
 from guidxmage.dataset.ledger import Head, Ledger, Line
+from guidxmage.dataset.masks import stamps_of
 from guidxmage.dataset.reading import content_of
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
@@ -32,6 +33,10 @@ class Work:
     block: int
     first: int
     items: Sequence[Item]
+
+    def digest(self, objects: Path | None) -> str:
+        """SHA-256 of what is known of its photos and of their masks without reading them."""
+        return digest_of(self.items, stamps_of(self.items, objects))
 
 
 @dataclass(frozen=True)
@@ -70,18 +75,19 @@ class Worker:
                 there = self._there(work) if path.exists() else None
                 if there is not None:
                     return Outcome(work.block, "there", there.photos, there.errors)
+                told = work.digest(self.maker.options.objects)  # before any mask is read
                 with threads(self.maker.options.threads):
                     content = self.maker.make(work.items, work.first, tick, stop)
-                self._write(work, content)
+                self._write(work, content, told)
                 return Outcome(work.block, "made", content.photos, content.errors)
         except BusyError:
             return Outcome(work.block, "busy", len(work.items))
 
     def _there(self, work: Work) -> Line | None:
         """Another run may have made it since this one looked."""
-        return standing(self.ledger, work, self.ledger.lines())
+        return standing(self.ledger, work, self.ledger.lines(), self.maker.options.objects)
 
-    def _write(self, work: Work, content: Content) -> None:
+    def _write(self, work: Work, content: Content, told: str) -> None:
         path = self.ledger.shard(work.block)
         folder = self.ledger.folder
         kept, size = content.kept, self.head.block
@@ -91,7 +97,7 @@ class Worker:
             Line(
                 block=work.block,
                 shard=hashlib.sha256(content.shard).hexdigest(),
-                items=digest_of(work.items),
+                items=told,
                 newest=newest_of(work.items),
                 content=_content(content.ids),
                 photos=content.photos,
@@ -102,14 +108,17 @@ class Worker:
         )
 
 
-def standing(ledger: Ledger, work: Work, lines: dict[int, list[Line]]) -> Line | None:
+def standing(
+    ledger: Ledger, work: Work, lines: dict[int, list[Line]], objects: Path | None
+) -> Line | None:
     """The line of a block that is there, whole, and of these very photos; None where it is not.
 
-    Where a photo's time stamp is another one, or there is none as of a data set in Python, the
-    photos' bytes decide; only then are they read.
+    objects: where the masks are, as `DatasetOptions` has it. Where a photo's time stamp is another
+    one, or there is none as of a data set in Python, the photos' bytes decide; only then are they
+    read. Of a mask the time stamp itself decides.
     """
     line = ledger.whole(work.block, lines)
-    if line is None or line.items != digest_of(work.items):
+    if line is None or line.items != work.digest(objects):
         return None
     # Of a data set in Python nothing is known before it is read.
     told = not any(isinstance(item.where, InMemory) for item in work.items)
