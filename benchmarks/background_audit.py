@@ -1,4 +1,4 @@
-"""Which classes lean on the background? 10 000 garments before photographs with true masks.
+"""Which classes lean on the background? 9,999 garments before photographs with true masks.
 
 Two equal networks: one learned from garments whose background gives the class away, the other from
 garments whose background says nothing. Both are asked about the same test images, each on the
@@ -165,7 +165,7 @@ def _round(value: Any) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fashion", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=9_999)
     parser.add_argument("--train", type=int, default=20_000)
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--explain", type=int, default=20, help="photos that are shown again")

@@ -7,6 +7,7 @@ flat, and with which exponent the cost grows.
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import shutil
 import statistics
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,16 +30,21 @@ from PIL import Image, ImageFilter
 from torch import nn
 
 from guidxmage.dataset import DatasetOptions, explain_dataset
+from guidxmage.dataset.block import BlockMaker, parquet_of
 from guidxmage.dataset.ledger import Ledger
 from guidxmage.dataset.making import Scope
+from guidxmage.dataset.sources import open_source
 from guidxmage.explainer import Explainer
+from guidxmage.files.atomic import write_atomically
 from guidxmage.inputs.preprocessing import Preprocessing
 
 BLOCK = 32
+NAMES = 20_000
 # Photos of a run whose seconds are taken off the others': start and capture.
 WARM = 512
 LOOP = "explain, photo after photo"
 DEPTH = ["default", "input"]
+PARTS = ("read", "run", "rows", "write")
 COMPARED = {
     "local, 1 worker": "bare engine, 1 thread",
     "local, 2 workers": "bare engine, 2 threads",
@@ -147,6 +154,52 @@ def compare(name: str, count: int, rounds: int, folder: Path) -> list[dict[str, 
     ]
 
 
+def parts(name: str, count: int, folder: Path) -> list[dict[str, Any]]:
+    """Milliseconds a photo of what a worker does, one thread: read, run, put into rows, write.
+
+    What is not the network is what a GPU would wait for.
+    """
+    torch.set_num_threads(1)
+    paths = save_photos(folder / "parts", count)
+    explainer = Explainer.load(name)
+    maker = BlockMaker(explainer, DatasetOptions(block=BLOCK))
+    items = open_source(folder / "parts").items
+    spent = dict.fromkeys(PARTS, 0.0)
+    for first in range(0, len(paths), BLOCK):
+        at = [time.process_time()]
+        reads = [maker.reader.read(first + n, one) for n, one in enumerate(items[first:][:BLOCK])]
+        at.append(time.process_time())
+        found = maker.explain(reads)
+        at.append(time.process_time())
+        rows = maker.rows.of(found, reads)
+        at.append(time.process_time())
+        write_atomically(folder / "rows.parquet", parquet_of(rows))
+        at.append(time.process_time())
+        if first:  # the first batch is where the network is captured
+            for n, part in enumerate(spent):
+                spent[part] += at[n + 1] - at[n]
+    each = {part: round(1000 * of / (count - BLOCK), 2) for part, of in spent.items()}
+    size = (folder / "rows.parquet").stat().st_size / BLOCK
+    return [{"kind": "parts", "network": name, **each, "bytes": round(size)}, _listed(folder)]
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    """What it takes to know the names of many photos: microseconds and bytes of memory each."""
+    (root := folder / "names").mkdir()
+    photo = next((folder / "parts").iterdir())
+    for number in range(NAMES):
+        os.link(photo, root / f"photo-of-the-collection-{number:08}.jpg")
+    began = time.perf_counter()
+    open_source(root)
+    micro = 1e6 * (time.perf_counter() - began) / NAMES
+    tracemalloc.start()  # which makes it slower by far
+    source = open_source(root)
+    gc.collect()
+    used = tracemalloc.get_traced_memory()[0] / NAMES
+    tracemalloc.stop()
+    return {"kind": "names", "photos": len(source), "micro": round(micro, 1), "bytes": round(used)}
+
+
 def _grown(folder: str, out: str, pipe: Any) -> None:
     """The largest memory that a run over these photos takes, in MiB, and its seconds."""
     torch.set_num_threads(1)
@@ -227,6 +280,15 @@ def told(rows: list[dict[str, Any]]) -> str:
         if row["kind"] == "growth":
             cells = (row["photos"], row["seconds"], row["mib_early"], row["mib_end"])
             lines.append(f"| {' | '.join(map(str, cells))} |")
+    for row in rows:
+        if row["kind"] == "parts":
+            each = ", ".join(f"{part} {row[part]}" for part in PARTS)
+            lines.append(f"\nprocessor milliseconds a photo, {row['network']}: {each}")
+            lines.append(f"bytes of a row: {row['bytes']}")
+        if row["kind"] == "names":
+            lines.append(
+                f"a name: {row['bytes']} bytes, {row['micro']} µs ({row['photos']} photos)"
+            )
     lines += [f"\nexponent {row['exponent']}" for row in rows if row["kind"] == "exponent"]
     return "\n".join(lines)
 
@@ -249,6 +311,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=256, help="0 leaves the rates as they are")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--growth", type=int, default=20_000, help="0 leaves the growth as it is")
+    parser.add_argument("--parts", type=int, default=256, help="0 leaves the parts as they are")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--table", action="store_true", help="print what the file of --json has")
     given = parser.parse_args()
@@ -258,6 +321,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = compare(given.network, given.photos, given.rounds, folder) if given.photos else []
+        rows += parts(given.network, given.parts, folder) if given.parts else []
         rows += growth(given.growth, given.rounds, folder) if given.growth else []
     print(told(rows))
     if given.json:

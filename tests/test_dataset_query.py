@@ -199,7 +199,7 @@ def test_photos_that_stand_out_are_explained_again(
         assert row["pixels"] == pytest.approx(float(found.contributions.double().sum()), abs=1e-4)
     page = (tmp_path / "d/report.html").read_text(encoding="utf-8")
     assert "photos/report.html" in page
-    words = "leans on the background most" if masks else "with the lowest score"
+    words = "ahead of its objects by most" if masks else "with the lowest score"
     assert words in page
 
 

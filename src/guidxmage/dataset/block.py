@@ -99,7 +99,7 @@ class BlockMaker:
         if self.options.previews:
             kept = (kept or Kept()).with_previews(made.previews)
         return Content(
-            shard=_parquet(rows),
+            shard=parquet_of(rows),
             ids=tuple(made.ids),
             photos=len(items),
             errors=made.errors,
@@ -238,7 +238,7 @@ def maps_of(found: Explanation, reads: Sequence[Read], kind: str) -> dict[int, A
     return {read.number: arrays[n] for n, read in enumerate(reads)}
 
 
-def _parquet(rows: list[dict[str, Any]]) -> bytes:
+def parquet_of(rows: list[dict[str, Any]]) -> bytes:
     """Rows as the bytes of a Parquet file, which depend on them alone."""
     import pyarrow as pa
     import pyarrow.parquet as pq

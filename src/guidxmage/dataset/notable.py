@@ -24,23 +24,24 @@ def _of_each_class(asked: str, order: str, classes: str, words: tuple[str, str])
     """SQL: of each class the first photo in an order, and the one in the middle of it.
 
     asked: SQL of the photos; classes: their order by class; words: what the first one is called,
-    and the column that says by what.
+    and the columns that say by what.
     """
-    first, column = words
+    first, columns = words
     return f"""WITH asked AS ({asked}), ranked AS (SELECT *,
   row_number() OVER (PARTITION BY class ORDER BY {order}, path) AS place,
   count(*) OVER (PARTITION BY class) AS photos FROM asked)
 SELECT class, CASE place WHEN 1 THEN '{first}' ELSE 'middle' END AS which, path, target_name,
-  score, {column}, id, target, against FROM ranked WHERE place IN (1, (photos + 1) // 2)
+  score, {columns}, id, target, against FROM ranked WHERE place IN (1, (photos + 1) // 2)
 ORDER BY {classes}, class, place"""
 
 
+# By sums, not by shares: of a photo with next to nothing that adds to the score a share may be all.
 BY_BACKGROUND = _of_each_class(
-    f"SELECT {_FIRST}, {_SHARE} AS background FROM explained WHERE background_whole IS NOT NULL "
-    "AND rank = 0 AND whole_positive > 0",
-    "background DESC",
-    "max(background) OVER (PARTITION BY class) DESC",
-    ("most", "background"),
+    f"SELECT {_FIRST}, background_whole - object_whole AS lead, {_SHARE} AS background "
+    "FROM explained WHERE background_whole IS NOT NULL AND rank = 0",
+    "lead DESC",
+    "max(lead) OVER (PARTITION BY class) DESC",
+    ("most", "lead, background"),
 )
 # A photo of another class than the predicted one comes before all that are right.
 BY_SCORE = _of_each_class(
@@ -56,8 +57,8 @@ BY_SCORE = _of_each_class(
 class Notable:
     """Photos that stand out, as a table with a row each.
 
-    by: "background" where photos have masks, of each class the one that leans on it most and the
-    middle one; else "score", of each class the wrong one with the lowest score, or the lowest.
+    by: "background" where photos have masks, of each class the one whose background is ahead of its
+    objects by most, and the middle one; else "score", of each class the wrong one with the lowest score, or the lowest.
     """
 
     by: str
