@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("scipy")
 
+from guidxmage.cli import app
 from guidxmage.dataset import DatasetOptions, explain_dataset
 from guidxmage.dataset.ledger import Ledger
 from guidxmage.dataset.local import Pool, Setup, check_portable
@@ -274,6 +276,30 @@ def test_a_ray_actor_is_killed(photos: Path, whole: dict[str, str], tmp_path: Pa
     assert (tmp_path / "flag0").exists()
     assert (result.explained, result.kept) == (COUNT, 0)
     check(tmp_path / "out", whole)
+
+
+def test_a_cluster_that_is_there_with_room_for_one_worker(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths as the run sees them; a worker for which there is no room is not waited for."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT)]))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    (tmp_path / "net.py").write_text(SLOW_NETWORK.replace("0.05", "0"))
+    monkeypatch.chdir(tmp_path)
+    os.symlink(photos, "p")
+    given = ["batch", "p", "--model", "net.py:build", "--block", "16"]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1})
+    try:
+        ray = ["--engine", "ray", "--address", cluster.address, "--gpus", "1", "--workers", "2"]
+        result = CliRunner().invoke(app, [*given, *ray, "--out", "d"])
+    finally:
+        cluster.shutdown()
+    assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(app, [*given, "--workers", "1", "--out", "e"])
+    assert digests(tmp_path / "d") == digests(tmp_path / "e")
 
 
 class _Dead:

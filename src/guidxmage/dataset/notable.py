@@ -57,8 +57,9 @@ BY_SCORE = _of_each_class(
 class Notable:
     """Photos that stand out, as a table with a row each.
 
-    by: "background" where photos have masks, of each class the one whose background is ahead of its
-    objects by most, and the middle one; else "score", of each class the wrong one with the lowest score, or the lowest.
+    by: "background" where photos have masks, of each class the one whose background is ahead of
+    its objects by most, and the middle one; else "score", of each class the wrong one with the
+    lowest score, or the lowest, and the middle one.
     """
 
     by: str
