@@ -158,6 +158,31 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
     drawn.savefig(path, dpi=130, metadata={"Software": None})
 
 
+def told(rows: list[dict[str, Any]]) -> str:
+    """The page's tables."""
+    networks = [row for row in rows if row["kind"] == "network"]
+    lines = ["| trained where the | accuracy, own backgrounds | random ones | decided by the "]
+    lines[0] += "background | images a second |"
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    for row in networks:
+        same, random = (f"{100 * row[key]:.1f} %" for key in ("same", "accuracy"))
+        decided = f"{100 * row['decided'] / row['images']:.0f} %"
+        cells = (row["network"], same, random, decided, f"{row['per_second']:.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| class | background tells | background says nothing | share of the area |"]
+    lines.append("| --- | ---: | ---: | ---: |")
+    of: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in CORRELATIONS}
+    for row in rows:
+        if row["kind"] == "class":
+            of[row["network"]][row["class"]] = row
+    for name, row in of[TELLS].items():
+        both = (row, of[SAYS_NOTHING][name])
+        shares = [f"{one['background']:.3f} ± {one['to'] - one['background']:.3f}" for one in both]
+        lines.append(f"| {name} | {shares[0]} | {shares[1]} | {row['area']:.3f} |")
+    lines += [f"\n{row['images']} images differ" for row in rows if row["kind"] == "drift"]
+    return "\n".join(lines)
+
+
 def _round(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
@@ -172,7 +197,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keep photos, masks, data sets and pages here")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--table", action="store_true", help="print what the file of --json has")
     given = parser.parse_args()
+    if given.table:
+        print(told(result_table.read(given.json)[1]))
+        return
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with tempfile.TemporaryDirectory() as name:
         rows = audit(given.out or Path(name), given)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
+import io
 import math
 import multiprocessing
 import os
@@ -19,11 +21,14 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import result_table
 import torch
 from PIL import Image, ImageFilter
@@ -31,8 +36,9 @@ from torch import nn
 
 from guidxmage.dataset import DatasetOptions, explain_dataset
 from guidxmage.dataset.block import BlockMaker, parquet_of
-from guidxmage.dataset.ledger import Ledger
+from guidxmage.dataset.ledger import Ledger, Line
 from guidxmage.dataset.making import Scope
+from guidxmage.dataset.query import Dataset
 from guidxmage.dataset.sources import open_source
 from guidxmage.explainer import Explainer
 from guidxmage.files.atomic import write_atomically
@@ -40,6 +46,8 @@ from guidxmage.inputs.preprocessing import Preprocessing
 
 BLOCK = 32
 NAMES = 20_000
+# Rows in one of the large shards that questions are asked about.
+SHARD = 25_600
 # Photos of a run whose seconds are taken off the others': start and capture.
 WARM = 512
 LOOP = "explain, photo after photo"
@@ -285,12 +293,69 @@ def told(rows: list[dict[str, Any]]) -> str:
             each = ", ".join(f"{part} {row[part]}" for part in PARTS)
             lines.append(f"\nprocessor milliseconds a photo, {row['network']}: {each}")
             lines.append(f"bytes of a row: {row['bytes']}")
+        if row["kind"] == "asked":
+            lines.append(
+                f"\n{row['rows']} rows: opened in {row['open']} s, a question answered in "
+                f"{row['ask']} s, {row['gib']} GiB"
+            )
         if row["kind"] == "names":
             lines.append(
                 f"a name: {row['bytes']} bytes, {row['micro']} µs ({row['photos']} photos)"
             )
     lines += [f"\nexponent {row['exponent']}" for row in rows if row["kind"] == "exponent"]
     return "\n".join(lines)
+
+
+def asked(count: int, folder: Path) -> list[dict[str, Any]]:
+    """Seconds and memory of a question about so many rows, copies of a few with other hashes."""
+    photos, masks = folder / "few", folder / "masks"
+    masks.mkdir()
+    for path in save_photos(photos, SHARD // 100, (96, 72)):
+        labels = np.zeros((72, 96), np.uint8)
+        labels[20:50, 30:70] = 1
+        Image.fromarray(labels).save(masks / f"{path.stem}.png")
+    made = folder / "made"
+    explain_dataset(small(), photos, made, DatasetOptions(objects=masks, block=SHARD // 100))
+    (file,) = (made / "rows").rglob("*.parquet")
+    rows = pa.concat_tables([pq.read_table(file)] * 100)
+    head = replace(Ledger(made).head(), photos=count, block=len(rows))
+    ledger = Ledger(folder / "many")
+    ledger.begin(head)
+    for block in range(head.blocks):
+        _shard(ledger, rows, block)
+    process = multiprocessing.get_context("spawn")
+    ours, theirs = process.Pipe()
+    one = process.Process(target=_asked, args=(str(ledger.folder), theirs))
+    one.start()
+    theirs.close()
+    found = ours.recv()
+    one.join()
+    shutil.rmtree(ledger.folder)
+    return [{"kind": "asked", "rows": count, **found}]
+
+
+def _shard(ledger: Ledger, rows: Any, block: int) -> None:
+    first = block * len(rows)
+    items = range(first, first + len(rows))
+    ids = pa.array([hashlib.sha256(str(n).encode()).hexdigest() for n in items])
+    for name, values in (("id", ids), ("item", pa.array(items, rows.schema.field("item").type))):
+        rows = rows.set_column(rows.schema.names.index(name), rows.schema.field(name), values)
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, compression="zstd")
+    write_atomically(ledger.shard(block), buffer.getvalue())
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    ledger.add(Line(block, digest, "", 0, "", len(rows), 0, 1.0))
+
+
+def _asked(folder: str, pipe: Any) -> None:
+    began = time.perf_counter()
+    dataset = Dataset(folder)
+    opened = time.perf_counter()
+    dataset.query("background")
+    ended = time.perf_counter()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    seconds = {"open": round(opened - began, 1), "ask": round(ended - opened, 1)}
+    pipe.send({**seconds, "gib": round(most, 2)})
 
 
 def conditions(given: argparse.Namespace) -> dict[str, Any]:
@@ -312,6 +377,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--growth", type=int, default=20_000, help="0 leaves the growth as it is")
     parser.add_argument("--parts", type=int, default=256, help="0 leaves the parts as they are")
+    parser.add_argument("--asked", type=int, default=10_000_000, help="0 leaves it as it is")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--table", action="store_true", help="print what the file of --json has")
     given = parser.parse_args()
@@ -322,6 +388,7 @@ def main() -> None:
         folder = Path(name)
         rows = compare(given.network, given.photos, given.rounds, folder) if given.photos else []
         rows += parts(given.network, given.parts, folder) if given.parts else []
+        rows += asked(given.asked, folder) if given.asked else []
         rows += growth(given.growth, given.rounds, folder) if given.growth else []
     print(told(rows))
     if given.json:
