@@ -12,7 +12,7 @@ export class ClassesPanel {
   /** @param {import("./bench.js").Bench} bench */
   constructor(bench) {
     this.bench = bench;
-    this.asking = new Asking(bench);
+    this.asking = new Asking(bench, "explain");
     this.targets = make("div", {
       class: "gx-targets",
       role: "group",
@@ -161,7 +161,13 @@ export class ClassesPanel {
   async add(answer) {
     const number = await this.bench.scene.addTarget(answer);
     this.bench.store.touch("targets");
-    this.bench.store.set({ target: number, rather: -1 });
+    const { layers, depth } = this.bench.state;
+    // Without maps at depths there is that of the pixels alone.
+    const flat = depth >= 0 && !answer.entry.depths.length && layers.whole.on;
+    const shown = flat
+      ? { layers: { ...layers, whole: { ...layers.whole, on: false }, distribution: { ...layers.distribution, on: true } } }
+      : {};
+    this.bench.store.set({ target: number, rather: -1, ...shown });
     this.bench.speak(`${answer.entry.name} is shown.`);
   }
 }

@@ -1,0 +1,405 @@
+"""Reports that ask a network in the browser: a served page, with the graph beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from guidxmage import Explainer
+from guidxmage.analysis.erasing import erase
+from guidxmage.cli import app
+from guidxmage.export import export
+from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.viewer.report_network import RUNTIME
+from tests.browsing import Watched, browser, until
+from tests.npm_packages import onnxruntime_web
+from tests.reported import SIZE, explained, small_explainer
+from tests.shown_numbers import areas_address, printed
+from tests.viewer_tools import run_modules
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+
+def explainer() -> Explainer:
+    return small_explainer(SIZE)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two results and the graph of their network."""
+    folder = tmp_path_factory.mktemp("made")
+    explained(folder, ["a.png", "b.png"], explainer())
+    export(explainer(), folder / "net.onnx", target="given")
+    return folder
+
+
+def run(*words: object) -> Any:
+    return CliRunner().invoke(app, ["report", *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def served(
+    made: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[tuple[str, Path]]:
+    """The address of a report with its network, and the folder that it is in."""
+    folder = tmp_path_factory.mktemp("served")
+    done = run(
+        made / "results", "--out", folder / "report.html", "--with-network", made / "net.onnx",
+        "--ort", onnxruntime_web(pytestconfig),
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "network in" in done.stdout
+    with server(folder) as address:
+        yield f"{address}/report.html", folder
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """As `python -m http.server` serves a folder."""
+    own = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = Thread(target=own.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{own.server_port}"
+    own.shutdown()
+    own.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def watched(chromium: Any, served: tuple[str, Path]) -> Iterator[Watched]:
+    """The report, opened; nothing may go wrong, and nothing may leave this computer."""
+    found = Watched(chromium, viewport={"width": 1280, "height": 900})
+    found.address = served[0]
+    found.page.goto(found.address)
+    found.page.wait_for_selector("[data-line]")
+    yield found
+    found.page.wait_for_timeout(50)
+    assert found.complaints == []
+    assert found.outside(served[0].rsplit("/", 1)[0]) == []
+    found.close()
+
+
+def number(text: str | None) -> float:
+    return float((text or "nan").replace("−", "-"))
+
+
+def value(page: Any, place: str, name: str) -> float:
+    return number(page.locator(f"{place} [data-value='{name}']").first.text_content())
+
+
+def erased(page: Any, fill: str) -> None:
+    """Press the button, and wait for what comes."""
+    panel = page.locator("[data-question=erase]")
+    if panel.get_attribute("open") is None:
+        panel.locator("summary").first.click()
+    page.evaluate("document.querySelector('[data-gx=erase-result]').replaceChildren()")
+    panel.locator("select").last.select_option(fill)
+    panel.get_by_role("button", name="Erase and check").click()
+    page.wait_for_selector("[data-gx=erase-result] [data-value=after]", timeout=60_000)
+
+
+def check_erased(page: Any, explanation: Any, mask: Any, fill: str) -> None:
+    """What stands in the page is what Python's `erase` says."""
+    erased(page, fill)
+    wanted = erase(explanation, torch.from_numpy(mask > 0), fill)
+    rounding = 1e-6 * float(explanation.logits.abs().max())
+    for name in ("before", "predicted", "after", "predicted_change", "real_change", "gap"):
+        expected = getattr(wanted, name)
+        # The sixth digit may be another one where the seventh was rounded.
+        allowed = 1e-5 * abs(expected) + 10 * rounding
+        found = value(page, "[data-gx=erase-result]", name)
+        assert abs(found - expected) <= allowed, (fill, name)
+    text = page.inner_text("[data-gx=erase-result]")
+    assert str(int(mask.sum())) in text
+    assert wanted.fill in text
+    assert wanted.answer_after[1] in text
+    assert value(page, "[data-gx=erase-result]", "before") == number(printed(wanted.before))
+    assert page.locator("[data-gx=erase-result] [data-value=flipped]").count() == 0
+
+
+# --- erase and check ------------------------------------------------------------------------------
+
+
+def test_an_erased_area_is_what_python_says(watched: Watched, made: Path) -> None:
+    """Predicted by the map that is stored, and computed by the graph here."""
+    page = watched.page
+    mask = np.zeros(SIZE, dtype=int)
+    mask[5:20, 8:30] = 1
+    page.goto(f"{watched.address}#photo=0001&{areas_address([mask])}")
+    page.reload()
+    page.wait_for_selector("[data-gx=stage]")
+    explanation = explainer().explain(made / "photos" / "a.png")
+    for fill in ("zero", "black", "blur"):
+        check_erased(page, explanation, mask, fill)
+    # The gap is no rounding, or the two numbers would prove nothing.
+    assert abs(value(page, "[data-gx=erase-result]", "gap")) > 1e-4
+    assert "the graph does not count them" in page.inner_text("[data-gx=erase-result]")
+    attack = page.text_content("[data-question=attack]")
+    assert "guid-xmage serve" in attack, "what the graph cannot answer is said as elsewhere"
+
+
+def test_another_class_is_explained(watched: Watched, made: Path) -> None:
+    """By its pixels: the graph has no maps at other depths."""
+    page = watched.page
+    page.goto(f"{watched.address}#photo=0002")
+    page.wait_for_selector("[data-gx=stage]")
+    explanation = explainer().explain(made / "photos" / "b.png")
+    other = int(explanation.logits.argsort()[0])
+    name = small_explainer().labels[other]  # type: ignore[index]
+    page.fill("[data-gx=class-search]", name)
+    page.get_by_role("button", name=f"Explain {name}", exact=True).click()
+    page.wait_for_selector("[data-target='1'][aria-pressed=true]", timeout=60_000)
+    asked = explainer().explain(made / "photos" / "b.png", other)
+    for key, expected in (
+        ("score", asked.score),
+        ("on-picture", asked.contributions.sum(dtype=torch.float64)),
+        ("unplaced", asked.bias),
+    ):
+        assert value(page, "[data-gx=sum]", key) == pytest.approx(
+            float(expected), rel=1e-5, abs=1e-5
+        )
+
+
+# --- a photo that is dropped ----------------------------------------------------------------------
+
+
+def dropped(page: Any, photo: Path) -> None:
+    page.set_input_files("#gx-report-photo", photo)
+    page.wait_for_selector("[data-gx=stage]", timeout=60_000)
+    page.wait_for_selector("[data-gx=stage][data-ready]")
+
+
+def check_dropped(page: Any, photo: Path) -> Any:
+    """Logits, sums and contributions under the cursor are those of `explain`."""
+    found = explainer().explain(photo)
+    near = {"rel": 2e-5, "abs": 1e-5 * float(found.logits.abs().max())}
+    total = found.contributions.sum(dtype=torch.float64)
+    for key, expected in (("score", found.score), ("on-picture", total), ("unplaced", found.bias)):
+        assert value(page, "[data-gx=sum]", key) == pytest.approx(float(expected), **near), key
+    residual = value(page, "[data-gx=sum]", "residual")
+    assert abs(residual) <= float(found.residual_bound)
+    logits = page.locator("[data-gx=classes] .gx-class-list .gx-value").all_text_contents()
+    ordered = found.logits.sort(descending=True).values
+    assert [number(one) for one in logits] == pytest.approx(ordered.tolist(), **near)
+    largest = float(found.contributions.abs().max())
+    page.focus("[data-gx=stage]")
+    for step in ("ArrowRight", "Shift+ArrowUp", "ArrowLeft", "Shift+ArrowLeft", "ArrowDown"):
+        page.keyboard.press(step)
+        row, column = (int(value(page, "[data-gx=cursor]", key)) for key in ("row", "column"))
+        for channel in range(3):
+            shown = value(page, "[data-gx=cursor]", f"contributions.{channel}")
+            own = float(found.contributions[channel, row, column])
+            assert shown == pytest.approx(own, abs=2e-5 * largest), (row, column)
+            weight = value(page, "[data-gx=cursor]", f"weights.{channel}")
+            own = float(found.weights[channel, row, column])
+            assert weight == pytest.approx(
+                own, rel=1e-4, abs=1e-5 * float(found.weights.abs().max())
+            )
+    return found
+
+
+def test_a_dropped_photo_is_explained_and_erased(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    photo = tmp_path / "c.png"
+    rng = np.random.default_rng(5)
+    Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(photo)
+    dropped(page, photo)
+    assert page.inner_text("h1") == "c.png"
+    found = check_dropped(page, photo)
+    page.focus("[data-gx=stage]")
+    for key in ("r", "Enter", "Shift+ArrowRight", "Shift+ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    page.wait_for_selector("[data-gx=areas] .gx-chosen")
+    until(page, "document.querySelector('[data-gx=areas] .gx-chosen [data-value=pixels]') !== null")
+    mask = np.zeros(SIZE, dtype=int)
+    row, column = (int(value(page, "[data-gx=cursor]", key)) for key in ("row", "column"))
+    mask[row - 10 : row + 1, column - 10 : column + 1] = 1  # ten pixels right and down to there
+    check_erased(page, found, mask, "zero")
+    page.click("[data-gx=report-back]")
+    page.wait_for_selector("[data-line]")
+
+
+def test_photos_of_other_sizes(watched: Watched, tmp_path: Path) -> None:
+    """Resized as Pillow does it, transparent ones on white, one that is turned by its EXIF."""
+    page = watched.page
+    rng = np.random.default_rng(6)
+    values = rng.integers(0, 256, (91, 60, 4), dtype=np.uint8)
+    values[..., 3] = np.where(values[..., 3] > 128, 255, 0)
+    Image.fromarray(values, "RGBA").save(tmp_path / "clear.png")
+    smooth = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize((130, 70))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    smooth.save(tmp_path / "turned.png", exif=exif)
+    for name in ("clear.png", "turned.png"):
+        dropped(page, tmp_path / name)
+        check_dropped(page, tmp_path / name)
+        page.click("[data-gx=report-back]")
+        page.wait_for_selector("[data-line]")
+
+
+def test_what_is_no_photo_is_told(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
+    page.set_input_files("#gx-report-photo", tmp_path / "broken.png")
+    page.wait_for_selector("[data-gx=report-drop] [role=alert]:not([hidden])")
+    text = page.inner_text("[data-gx=report-drop] [role=alert]")
+    assert text == "“broken.png” is no photo that this browser can read."
+    assert page.locator("[data-line]").count() == 2, "the list stays"
+
+
+CASES = [
+    ((70, 50), {"resize": 40, "crop": 36}),
+    ((50, 71), {"resize": 40, "crop": (36, 31), "interpolation": "bicubic"}),
+    ((9, 13), {"resize": (36, 44), "interpolation": "bicubic"}),
+    ((333, 200), {"resize": 37, "crop": 24, "crop_starts": "down"}),
+    ((30, 20), {"resize": None, "crop": 36}),
+    ((61, 47), {"resize": 33, "crop": 20, "interpolation": "nearest"}),
+    ((61, 47), {"resize": 33, "crop": 20, "mean": (0.5,), "std": (0.5,)}),
+]
+
+
+@pytest.mark.parametrize(("size", "options"), CASES)
+def test_photos_are_resized_to_pillows_bytes(
+    size: tuple[int, int], options: Any, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(size[0])
+    values = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    described = Preprocessing(**options)
+    found = run_modules(
+        tmp_path,
+        "seenPart, inputOf from photo_input",
+        """const [height, width] = given.size;
+        const photo = { data: known.values, height, width, channels: 3 };
+        const seen = seenPart(photo, given.geometry);
+        save("seen", seen.data);
+        save("pixels", inputOf(seen, given.geometry, "pixels"));
+        save("input", inputOf(seen, given.geometry, "input"));
+        answer.shape = [seen.height, seen.width];""",
+        values=values, size=size, geometry=described.to_dict(),
+    )  # fmt: skip
+    photo = Image.fromarray(values).convert(described.mode)
+    expected = np.asarray(described.crop_image(photo))
+    assert found["shape"] == list(expected.shape[:2])
+    assert np.array_equal(found["seen"], expected.ravel())
+    planes = torch.from_numpy(expected.copy()).reshape(*expected.shape[:2], -1).permute(2, 0, 1)
+    assert np.array_equal(found["pixels"], (planes.float() / 255).flatten().numpy())
+    own = described(photo).flatten().numpy()
+    np.testing.assert_allclose(found["input"], own, rtol=3e-7, atol=3e-7)
+
+
+# --- where it cannot be asked ---------------------------------------------------------------------
+
+
+def test_from_disk_the_page_says_what_to_do(chromium: Any, served: tuple[str, Path]) -> None:
+    found = Watched(chromium)
+    found.page.goto((served[1] / "report.html").as_uri())
+    found.page.wait_for_selector("[data-line]")
+    sentence = "python -m http.server in its folder, and open http://localhost:8000/report.html"
+    assert sentence in found.page.inner_text("[data-gx=report-drop]")
+    found.page.click("[data-photo='0001']")
+    found.page.wait_for_selector("[data-gx=stage]")
+    assert sentence in (found.page.text_content("[data-question=erase]") or "")
+    assert found.complaints == []
+    found.close()
+
+
+def test_without_the_runtime_or_the_graph(
+    chromium: Any, served: tuple[str, Path], made: Path, tmp_path: Path
+) -> None:
+    """Both are told in the page, and the rest of it works."""
+    shutil.copytree(served[1], tmp_path / "lost")
+    (tmp_path / "lost" / "report_network" / RUNTIME[0]).unlink()
+    done = run(
+        made / "results", "--out", tmp_path / "none.html", "--with-network", made / "net.onnx"
+    )
+    assert done.exit_code == 0, done.output
+    assert "npm install onnxruntime-web" in done.stderr
+    found = Watched(chromium)
+    with server(tmp_path) as address:
+        found.page.goto(f"{address}/none.html")
+        found.page.wait_for_selector("[data-line]")
+        assert "npm install onnxruntime-web" in found.page.inner_text("[data-gx=report-drop]")
+        assert found.complaints == []
+        found.page.goto(f"{address}/lost/report.html")
+        found.page.set_input_files("#gx-report-photo", made / "photos" / "a.png")
+        found.page.wait_for_selector("[data-gx=report-drop] [role=alert]:not([hidden])")
+        text = found.page.inner_text("[data-gx=report-drop] [role=alert]")
+        assert "keep the folder report_network beside this page" in text
+    found.close()
+
+
+def test_only_this_form_of_the_report_may_ask(served: tuple[str, Path], made: Path) -> None:
+    plain = made / "plain.html"
+    assert run(made / "results", "--out", plain).exit_code == 0
+
+    def policy(page: Path) -> str:
+        found = re.search(r'Content-Security-Policy" content="([^"]*)"', page.read_text())
+        assert found is not None
+        return found[1]
+
+    words = ("connect-src", "worker-src", "wasm-unsafe-eval")
+    assert not any(word in policy(plain) for word in words)
+    assert all(word in policy(served[1] / "report.html") for word in words)
+    assert "http" not in policy(served[1] / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"target": "the 1 best"}, "--target given"),
+        ({"outputs": ["logits"]}, "gives no contributions"),
+        ({"preprocessing": {"mean": []}}, "preprocessing that is none"),
+        ({"schema": "other"}, "another version"),
+    ],
+)
+def test_graphs_that_a_page_cannot_ask(
+    change: dict[str, Any], sentence: str, made: Path, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(made / "net.onnx")
+    said = {**json.loads(model.metadata_props[0].value), **change}
+    model.metadata_props[0].value = json.dumps(said)
+    onnx.save(model, tmp_path / "net.onnx")
+    out = tmp_path / "report.html"
+    done = run(made / "results", "--out", out, "--with-network", tmp_path / "net.onnx")
+    assert done.exit_code == 2
+    assert sentence in " ".join(done.stderr.split())
+    assert not out.exists()
+
+
+def test_the_runtime_is_looked_for(made: Path, tmp_path: Path) -> None:
+    words = [made / "results", "--out", tmp_path / "report.html"]
+    alone = run(*words, "--ort", tmp_path)
+    assert alone.exit_code == 2
+    assert "--with-network" in alone.stderr
+    none = run(*words, "--ort", tmp_path, "--with-network", made / "net.onnx")
+    assert none.exit_code == 2
+    assert "npm install onnxruntime-web" in " ".join(none.stderr.split())
+    assert not list(tmp_path.iterdir())
