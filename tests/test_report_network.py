@@ -247,16 +247,19 @@ def test_a_dropped_photo_is_explained_and_erased(watched: Watched, tmp_path: Pat
 
 
 def test_photos_of_other_sizes(watched: Watched, tmp_path: Path) -> None:
-    """Resized as Pillow does it, transparent ones on white, one that is turned by its EXIF."""
+    """Resized as Pillow does it, transparent ones on white, one that is turned by its EXIF.
+
+    Along one side: where both change, Pillow's versions differ by a grey level.
+    """
     page = watched.page
     rng = np.random.default_rng(6)
-    values = rng.integers(0, 256, (91, 60, 4), dtype=np.uint8)
+    values = rng.integers(0, 256, (91, SIZE[1], 4), dtype=np.uint8)
     values[..., 3] = np.where(values[..., 3] > 128, 255, 0)
     Image.fromarray(values, "RGBA").save(tmp_path / "clear.png")
-    smooth = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize((130, 70))
+    colours = Image.fromarray(rng.integers(0, 256, (7, 5, 3), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
-    smooth.save(tmp_path / "turned.png", exif=exif)
+    colours.resize((SIZE[0], 70)).save(tmp_path / "turned.png", exif=exif)
     for name in ("clear.png", "turned.png"):
         dropped(page, tmp_path / name)
         check_dropped(page, tmp_path / name)
@@ -278,6 +281,9 @@ CASES = [
     ((70, 50), {"resize": 40, "crop": 36}),
     ((50, 71), {"resize": 40, "crop": (36, 31), "interpolation": "bicubic"}),
     ((9, 13), {"resize": (36, 44), "interpolation": "bicubic"}),
+    ((91, 60), {"resize": (36, 44)}),
+    ((91, 44), {"resize": (36, 44)}),
+    ((36, 61), {"resize": (36, 200), "interpolation": "bicubic"}),
     ((333, 200), {"resize": 37, "crop": 24, "crop_starts": "down"}),
     ((30, 20), {"resize": None, "crop": 36}),
     ((61, 47), {"resize": 33, "crop": 20, "interpolation": "nearest"}),
@@ -286,7 +292,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("size", "options"), CASES)
-def test_photos_are_resized_to_pillows_bytes(
+def test_photos_are_resized_as_pillow_does_it(
     size: tuple[int, int], options: Any, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(size[0])
@@ -307,10 +313,16 @@ def test_photos_are_resized_to_pillows_bytes(
     photo = Image.fromarray(values).convert(described.mode)
     expected = np.asarray(described.crop_image(photo))
     assert found["shape"] == list(expected.shape[:2])
-    assert np.array_equal(found["seen"], expected.ravel())
-    planes = torch.from_numpy(expected.copy()).reshape(*expected.shape[:2], -1).permute(2, 0, 1)
-    assert np.array_equal(found["pixels"], (planes.float() / 255).flatten().numpy())
-    own = described(photo).flatten().numpy()
+    apart = np.abs(found["seen"].astype(int) - expected.ravel())
+    (height, width), _ = described.geometry(size)
+    both = described.interpolation != "nearest" and height != size[0] and width != size[1]
+    # Versions of Pillow begin with rows or with columns; in between there are bytes.
+    assert apart.max() <= (1 if both else 0)
+    assert (apart > 0).mean() < 0.3
+    seen = found["seen"].reshape(*expected.shape[:2], -1)
+    planes = torch.from_numpy(seen).permute(2, 0, 1).float() / 255
+    assert np.array_equal(found["pixels"], planes.flatten().numpy())
+    own = described.from_pixels(planes).flatten().numpy()
     np.testing.assert_allclose(found["input"], own, rtol=3e-7, atol=3e-7)
 
 

@@ -76,8 +76,8 @@ def report_results(
     """Write the report of some results to the file `out`, and index.csv beside it.
 
     A result that cannot be shown is told in a sentence and left out; one at a time is in memory.
-    network: what the page can ask. overwrite: as `write_report` has it. Raises InputError where none
-    is left, or where something other than an earlier report would have to be replaced.
+    network: what the page can ask. overwrite: as `write_report` has it. Raises InputError where
+    none is left, or where something other than an earlier report would have to be replaced.
     """
     check_report(out)
     reading = _Reading(out, say, advance)

@@ -104,7 +104,7 @@ export class DropPanel {
     this.error = make("p", { class: "gx-error", role: "alert", hidden: true });
     const hint =
       "It stays in this browser, which explains it by the network beside this page. Numbers may " +
-      "differ a little from Python's, as browsers decode some photos otherwise.";
+      "differ a little from Python's: resizing and decoding may leave a pixel one grey level off.";
     const { hindrance } = graph;
     this.element = make("section", { class: "gx-report-drop", "data-gx": "report-drop" },
       ...(hindrance

@@ -1,5 +1,6 @@
-// Photos resized as Pillow does it, to the same bytes: weights of an antialiased filter as whole
-// numbers, rows before columns, and bytes in between. A canvas resizes in each browser otherwise.
+// Photos resized as Pillow does it: weights of an antialiased filter as whole numbers, rows before
+// columns, and bytes in between. Some versions of Pillow do columns first, so that where both sides
+// change a pixel may be one grey level off. A canvas resizes in each browser otherwise.
 
 /** Weights are whole numbers of this part. */
 const ONE = 2 ** 22;
