@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -24,6 +25,7 @@ from guidxmage.analysis.erasing import erase
 from guidxmage.cli import app
 from guidxmage.export import export
 from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.inputs.reference import filling
 from guidxmage.viewer.report_network import RUNTIME
 from tests.browsing import Watched, browser, until
 from tests.npm_packages import onnxruntime_web
@@ -242,6 +244,12 @@ def test_a_dropped_photo_is_explained_and_erased(watched: Watched, tmp_path: Pat
     row, column = (int(value(page, "[data-gx=cursor]", key)) for key in ("row", "column"))
     mask[row - 10 : row + 1, column - 10 : column + 1] = 1  # ten pixels right and down to there
     check_erased(page, found, mask, "zero")
+    # Of pixels that are the reference the graph tells no weights, and says so where they count.
+    panel = page.locator("[data-question=erase]")
+    panel.locator("select").last.select_option("black")
+    panel.get_by_role("button", name="Erase and check").click()
+    page.wait_for_selector("[data-question=erase] .gx-error:not([hidden])")
+    assert "export it with weights" in page.inner_text("[data-question=erase] .gx-error")
     page.click("[data-gx=report-back]")
     page.wait_for_selector("[data-line]")
 
@@ -275,6 +283,28 @@ def test_what_is_no_photo_is_told(watched: Watched, tmp_path: Path) -> None:
     text = page.inner_text("[data-gx=report-drop] [role=alert]")
     assert text == "“broken.png” is no photo that this browser can read."
     assert page.locator("[data-line]").count() == 2, "the list stays"
+
+
+def test_a_dropped_photo_is_taken_back(watched: Watched, made: Path) -> None:
+    """Cancelled while the graph is loaded; the next one is explained."""
+    page = watched.page
+    page.route("**/network.onnx", lambda route: None)
+    page.set_input_files("#gx-report-photo", made / "photos" / "a.png")
+    page.get_by_role("button", name="Cancel").click()
+    page.wait_for_selector("[data-gx=report-drop] [role=alert]:not([hidden])")
+    assert page.inner_text("[data-gx=report-drop] [role=alert]") == "Cancelled."
+    page.unroute("**/network.onnx")
+    page.evaluate(
+        """async (bytes) => {
+          const file = new File([Uint8Array.from(bytes)], "a.png", { type: "image/png" });
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(file);
+          document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
+        }""",
+        list((made / "photos" / "a.png").read_bytes()),
+    )
+    page.wait_for_selector("[data-gx=stage]", timeout=60_000)
+    assert page.inner_text("h1") == "a.png"
 
 
 CASES = [
@@ -326,6 +356,54 @@ def test_photos_are_resized_as_pillow_does_it(
     np.testing.assert_allclose(found["input"], own, rtol=3e-7, atol=3e-7)
 
 
+def test_fillings_are_those_of_python(tmp_path: Path) -> None:
+    """In the network's own space, and from another photo's colours."""
+    known = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    grey = Preprocessing(mean=(0.4,), std=(0.2,))
+    colours = np.random.default_rng(8).integers(0, 256, (2, 3, 3), dtype=np.uint8)
+    rgb = base64.b64encode(colours.tobytes()).decode()
+    found = run_modules(
+        tmp_path,
+        "fillingOf from filling; weightsOf from graph_answers",
+        """const life = new AbortController().signal;
+        const fillings = async (known, space) => {
+          const about = { space, preprocessing: known, shape: [known.mean.length, 4, 5] };
+          const X = new Float32Array(known.mean.length * 20);
+          for (const fill of ["zero", "black", "photo"]) {
+            const question = { fill, photo: { box: [1, 2, 2, 3], rgb: given.rgb } };
+            const { values } = await fillingOf(question, X, about, life);
+            save(`${fill}.${space}.${known.mean.length}`, values);
+          }
+        };
+        for (const space of ["input", "pixels"]) {
+          await fillings(given.known, space);
+          await fillings(given.grey, space);
+        }
+        const graph = { about: { colour: [0.4, 0.5], shape: [2, 1, 2] } };
+        const A = Float32Array.of(1, 0, 3, -4);
+        const X = Float32Array.of(0.9, 0.4, 1, 0.25);
+        save("derived", weightsOf(graph, { weights: null, contributions: A }, X));
+        save("given", weightsOf(graph, { weights: X, contributions: A }, X));""",
+        rgb=rgb, known=known.to_dict(), grey=grey.to_dict(),
+    )  # fmt: skip
+    for described in (known, grey):
+        channels = len(described.mean)
+        pixels = torch.from_numpy(colours / 255).permute(2, 0, 1)
+        if channels == 1:
+            pixels = torch.tensordot(torch.tensor([0.299, 0.587, 0.114]).double(), pixels, 1)[None]
+        X = torch.zeros(channels, 4, 5)
+        for space in ("input", "pixels"):
+            for fill in ("zero", "black"):
+                values = found[f"{fill}.{space}.{channels}"].reshape(channels, 4, 5)
+                own = filling(fill, X, space, described)
+                np.testing.assert_allclose(values, own.numpy(), rtol=1e-7, atol=0)
+            drawn = found[f"photo.{space}.{channels}"].reshape(channels, 4, 5)[:, 1:3, 2:]
+            own = pixels if space == "pixels" else described.from_pixels(pixels)
+            np.testing.assert_allclose(drawn, own.numpy(), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(found["derived"], [2, np.nan, 6, 16], rtol=1e-6)
+    np.testing.assert_array_equal(found["given"], np.float32([0.9, 0.4, 1, 0.25]))
+
+
 # --- where it cannot be asked ---------------------------------------------------------------------
 
 
@@ -334,10 +412,12 @@ def test_from_disk_the_page_says_what_to_do(chromium: Any, served: tuple[str, Pa
     found.page.goto((served[1] / "report.html").as_uri())
     found.page.wait_for_selector("[data-line]")
     sentence = "python -m http.server in its folder, and open http://localhost:8000/report.html"
+    attack = "needs the network itself"
     assert sentence in found.page.inner_text("[data-gx=report-drop]")
     found.page.click("[data-photo='0001']")
     found.page.wait_for_selector("[data-gx=stage]")
     assert sentence in (found.page.text_content("[data-question=erase]") or "")
+    assert attack in (found.page.text_content("[data-question=attack]") or "")
     assert found.complaints == []
     found.close()
 
@@ -380,6 +460,47 @@ def test_only_this_form_of_the_report_may_ask(served: tuple[str, Path], made: Pa
     assert not any(word in policy(plain) for word in words)
     assert all(word in policy(served[1] / "report.html") for word in words)
     assert "http" not in policy(served[1] / "report.html")
+    both = made / "both.html"
+    assert run(made / "results", "--out", both, "--with-network", made / "net.onnx").exit_code == 0
+    assert (made / "both_network").is_dir()
+    again = run(made / "results", "--out", both)
+    assert "both_network belongs to no report any more" in " ".join(again.stderr.split())
+    assert "wasm" not in policy(both)
+
+
+def test_a_graph_of_another_network_is_not_asked(
+    chromium: Any, made: Path, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """By its hash, or by the score that it gives where the hash is the same."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(made / "net.onnx")
+    tensor = next(one for one in model.graph.initializer if list(one.dims) == [4, 8])
+    values = onnx.numpy_helper.to_array(tensor) * np.float32(1.01)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, tmp_path / "changed.onnx")
+    said = {**json.loads(model.metadata_props[0].value), "fingerprint": "0" * 64}
+    model.metadata_props[0].value = json.dumps(said)
+    onnx.save(model, tmp_path / "other.onnx")
+    ort = onnxruntime_web(pytestconfig)
+    found = Watched(chromium)
+    page = found.page
+    mask = np.zeros(SIZE, dtype=int)
+    mask[3:9, 4:7] = 1
+    with server(tmp_path) as address:
+        for name in ("changed", "other"):
+            words = ["--with-network", tmp_path / f"{name}.onnx", "--ort", ort]
+            assert run(made / "results", "--out", tmp_path / f"{name}.html", *words).exit_code == 0
+        page.goto(f"{address}/other.html#photo=0001")
+        page.wait_for_selector("[data-gx=stage]")
+        assert "another network" in (page.text_content("[data-question=erase]") or "")
+        page.goto(f"{address}/changed.html#photo=0001&{areas_address([mask])}")
+        page.wait_for_selector("[data-gx=stage]")
+        page.locator("[data-question=erase] summary").first.click()
+        page.get_by_role("button", name="Erase and check").click()
+        page.wait_for_selector("[data-question=erase] .gx-error:not([hidden])", timeout=60_000)
+        assert "another score" in page.inner_text("[data-question=erase] .gx-error")
+    assert found.complaints == []
+    found.close()
 
 
 @pytest.mark.parametrize(

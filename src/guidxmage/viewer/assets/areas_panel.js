@@ -88,7 +88,8 @@ export class AreasPanel {
       table.rows.map((row) => this.row(row)),
     );
     const { state, manifest } = this.bench;
-    const depth = manifest.depths[state.depth];
+    const deep = this.bench.subject.entry.depths[state.depth];
+    const depth = deep && manifest.depths[state.depth];
     const sigma = briefly(widthsOf(state, manifest).whole);
     const through = depth
       ? `Whole: at ${depthName(depth)}, through a Gaussian of σ = ${sigma} pixels. `

@@ -115,7 +115,7 @@ export function questionPanel(bench, of, build) {
     of.title,
     open,
     { "data-question": of.kind },
-    asking.possible ? build(asking) : needsNetwork(bench, of.needs),
+    asking.possible ? build(asking) : needsNetwork(bench, of.needs, of.kind),
   );
 }
 
@@ -123,15 +123,17 @@ export function questionPanel(bench, of, build) {
  * What stands in the place of a question that cannot be asked here.
  * @param {Bench} bench
  * @param {string} what
+ * @param {Question["kind"]} kind
  */
-export function needsNetwork(bench, what) {
+export function needsNetwork(bench, what, kind) {
   const folder = bench.manifest.evidence.verify?.match(
     /^guid-xmage verify\s+("[^"]*"|'[^']*'|\S+)/,
   )?.[1];
   const command = `guid-xmage serve ${folder ?? "RESULT"}`;
   const note = make("p", { class: "gx-hint gx-needs" });
-  if (bench.source.instead) {
-    fill(note, `${what} needs the network. ${bench.source.instead}`);
+  const { asks, instead } = bench.source;
+  if (instead && asks?.includes(kind)) {
+    fill(note, `${what} needs the network. `, worded(instead));
     return note;
   }
   fill(
@@ -143,6 +145,14 @@ export function needsNetwork(bench, what) {
     ".",
   );
   return note;
+}
+
+/**
+ * A sentence in which commands stand between backticks.
+ * @param {string} sentence
+ */
+export function worded(sentence) {
+  return sentence.split("`").map((part, at) => (at % 2 ? make("code", {}, part) : part));
 }
 
 /**

@@ -56,7 +56,7 @@ export class ClassesPanel {
         labelled("Search", this.query),
         this.found,
         this.count,
-        asks ? this.asking.element : needsNetwork(this.bench, "To explain any other class"),
+        asks ? this.asking.element : needsNetwork(this.bench, "To explain any other class", "explain"),
       ),
     ];
   }
@@ -162,12 +162,14 @@ export class ClassesPanel {
     const number = await this.bench.scene.addTarget(answer);
     this.bench.store.touch("targets");
     const { layers, depth } = this.bench.state;
-    // Without maps at depths there is that of the pixels alone.
-    const flat = depth >= 0 && !answer.entry.depths.length && layers.whole.on;
-    const shown = flat
-      ? { layers: { ...layers, whole: { ...layers.whole, on: false }, distribution: { ...layers.distribution, on: true } } }
-      : {};
-    this.bench.store.set({ target: number, rather: -1, ...shown });
+    // Without maps at depths there is that of the pixels alone, which nothing may cover.
+    if (depth >= 0 && !answer.entry.depths.length && layers.whole.on) {
+      for (const name of ["whole", "result"]) {
+        this.bench.store.setLayer(name, { on: false });
+      }
+      this.bench.store.setLayer("distribution", { on: true });
+    }
+    this.bench.store.set({ target: number, rather: -1 });
     this.bench.speak(`${answer.entry.name} is shown.`);
   }
 }

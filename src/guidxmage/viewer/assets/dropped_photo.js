@@ -1,5 +1,6 @@
 // A photo of the reader's, explained by the graph beside the page: dropped on the page or chosen.
 
+import { worded } from "./asking.js";
 import { fill, make, pressable, sentenceOf } from "./dom.js";
 import { arraysOf, entryOf, weightsOf } from "./graph_answers.js";
 import { decoded, inputOf, seenPart } from "./photo_input.js";
@@ -91,6 +92,7 @@ export class DropPanel {
   constructor(graph, onExplained) {
     this.graph = graph;
     this.onExplained = onExplained;
+    this.life = new AbortController();
     /** @type {AbortController | null} */
     this.control = null;
     this.file = make("input", {
@@ -108,8 +110,8 @@ export class DropPanel {
     const { hindrance } = graph;
     this.element = make("section", { class: "gx-report-drop", "data-gx": "report-drop" },
       ...(hindrance
-        ? [make("p", {}, `To explain other photos here needs the network. ${hindrance}`)]
-        : [make("label", { for: "gx-report-photo" }, "Explain another photo: drop it here, or choose"),
+        ? [make("p", {}, "To explain other photos here needs the network. ", worded(hindrance))]
+        : [make("label", { for: "gx-report-photo" }, "Explain another photo: drop it on this page, or choose"),
           this.file, make("p", { class: "gx-hint" }, hint), this.running, this.error]));
     if (!hindrance) this.listen();
   }
@@ -119,12 +121,18 @@ export class DropPanel {
       event.preventDefault();
       this.element.classList.toggle("gx-report-over", event.type === "dragover");
     };
-    this.element.addEventListener("dragover", drag);
-    this.element.addEventListener("dragleave", drag);
-    this.element.addEventListener("drop", (event) => {
-      drag(event);
-      this.take(event.dataTransfer?.files[0]);
-    });
+    // Anywhere on the page: beside the panel a photo would be opened in the page's place.
+    const { signal } = this.life;
+    document.addEventListener("dragover", drag, { signal });
+    document.addEventListener("dragleave", drag, { signal });
+    document.addEventListener(
+      "drop",
+      (event) => {
+        drag(event);
+        void this.take(event.dataTransfer?.files[0]);
+      },
+      { signal },
+    );
   }
 
   /** @param {File | undefined} file */
@@ -143,7 +151,7 @@ export class DropPanel {
       const source = await explainedPhoto(file, this.graph, progress, control.signal);
       if (current() && !control.signal.aborted) this.onExplained(source);
     } catch (error) {
-      if (current()) this.fail(sentenceOf(error));
+      if (current() && !this.life.signal.aborted) this.fail(sentenceOf(error));
     } finally {
       if (current()) {
         this.control = null;
@@ -155,6 +163,7 @@ export class DropPanel {
 
   /** Nobody waits any more. */
   leave() {
+    this.life.abort();
     this.control?.abort();
   }
 

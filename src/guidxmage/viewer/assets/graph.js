@@ -60,15 +60,15 @@ export class Graph {
     const page = decodeURIComponent(location.pathname.split("/").pop() ?? "");
     if (location.protocol === "file:") {
       return (
-        "Browsers run no network for a page that is opened from disk. Run python -m http.server " +
-        `in its folder, and open http://localhost:8000/${page} instead.`
+        "Browsers run no network for a page that is opened from disk. Run `python -m " +
+        `http.server\` in its folder, and open http://localhost:8000/${page} instead.`
       );
     }
     return this.about.runtime
       ? ""
-      : "This report was written without onnxruntime-web, which runs the network here. Run npm " +
-          "install onnxruntime-web, and write the report again with --ort " +
-          "node_modules/onnxruntime-web/dist.";
+      : "This report was written without onnxruntime-web, which runs the network here. Run " +
+          "`npm install onnxruntime-web`, and write the report again with " +
+          "`--ort node_modules/onnxruntime-web/dist`.";
   }
 
   /** What a class is called. @param {number} index */

@@ -31,12 +31,14 @@ const ROUNDED_SHARE = 1e-5;
  */
 export function withGraph(source, graph) {
   if (graph === null) return source;
+  /** @type {Question["kind"][]} */
+  const asks = ["erase", "explain"];
   const instead = graph.hindrance || unfit(source.manifest, graph.about);
-  if (instead) return { ...source, instead };
+  if (instead) return { ...source, asks, instead };
   const answers = new GraphAnswers(source, graph);
   return {
     ...source,
-    asks: ["erase", "explain"],
+    asks,
     ask: (question, onProgress, signal) => answers.answer(question, onProgress, signal),
   };
 }

@@ -178,9 +178,14 @@ class Report {
     this.leave();
     document.title = `${source.manifest.name} – ${this.about.title}`;
     const place = make("div", { class: "gx-report-viewer" });
-    const back = pressable("All photos", () => this.showList(), { "data-gx": "report-back" });
+    const back = (/** @type {Event} */ event) => {
+      event.preventDefault(); // the address has been the list's all the time
+      this.showList();
+    };
     const steps = make("nav", { class: "gx-report-nav", "aria-label": "Photos" },
-      back, pressable("Print", () => window.print()));
+      make("a", { href: this.listAddress(), click: back, "data-gx": "report-back" }, "All photos"),
+      make("span", {}, "explained in this browser, kept in no file"),
+      pressable("Print", () => window.print()));
     fill(this.root, make("main", { class: "gx-report-photo" }, steps, place));
     window.scrollTo(0, 0);
     this.mountIn(place, source, false);

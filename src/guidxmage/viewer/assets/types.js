@@ -133,7 +133,7 @@
  * @property {(name: string) => Promise<ArrayBuffer>} array
  * @property {(question: Question, onProgress: (progress: Progress) => void, signal: AbortSignal) => Promise<Answer>} [ask]
  * @property {Question["kind"][]} [asks] What it can be asked; everything where this is left out.
- * @property {string} [instead] Where it cannot be asked: what to do, in a sentence.
+ * @property {string} [instead] Where that cannot be asked: what to do, commands between backticks.
  */
 
 /** @typedef {{home?: "page" | "report" | "notebook", url?: boolean}} MountOptions */
