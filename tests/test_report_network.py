@@ -307,6 +307,23 @@ def test_a_dropped_photo_is_taken_back(watched: Watched, made: Path) -> None:
     assert page.inner_text("h1") == "a.png"
 
 
+def test_everybody_can_use_it_on_a_small_screen(watched: Watched, made: Path) -> None:
+    """axe finds no serious fault, and nothing is wider than the screen."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = watched.page
+    page.set_viewport_size({"width": 390, "height": 844})
+
+    def check() -> None:
+        found = axe.run(page).response["violations"]
+        bad = [one for one in found if one["impact"] in ("serious", "critical")]
+        assert [(one["id"], [node["target"] for node in one["nodes"]]) for one in bad] == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+    check()
+    dropped(page, made / "photos" / "a.png")
+    check()
+
+
 CASES = [
     ((70, 50), {"resize": 40, "crop": 36}),
     ((50, 71), {"resize": 40, "crop": (36, 31), "interpolation": "bicubic"}),
@@ -404,6 +421,26 @@ def test_fillings_are_those_of_python(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["given"], np.float32([0.9, 0.4, 1, 0.25]))
 
 
+def test_a_photo_of_another_space_or_size_is_not_asked_about(tmp_path: Path) -> None:
+    found = run_modules(
+        tmp_path,
+        "withGraph from graph_answers",
+        """const about = { space: "pixels", shape: [3, 4, 5], fingerprint: "a" };
+        const told = (size, space) => {
+          const manifest = { size, space, channels: ["r", "g", "b"], evidence: {}, targets: [] };
+          const made = withGraph({ manifest, array: null }, { about, hindrance: "" });
+          return [Boolean(made.ask), made.instead ?? ""];
+        };
+        answer.fits = told([4, 5], "pixels");
+        answer.photo = told([40, 50], "photo");
+        answer.large = told([8, 5], "pixels");""",
+    )
+    assert found["fits"] == [True, ""]
+    for name, words in (("photo", "the space “photo” at 3×40×50"), ("large", "at 3×8×5")):
+        assert found[name][0] is False
+        assert words in found[name][1]
+
+
 # --- where it cannot be asked ---------------------------------------------------------------------
 
 
@@ -466,6 +503,33 @@ def test_only_this_form_of_the_report_may_ask(served: tuple[str, Path], made: Pa
     again = run(made / "results", "--out", both)
     assert "both_network belongs to no report any more" in " ".join(again.stderr.split())
     assert "wasm" not in policy(both)
+
+
+def test_the_policy_holds_in_the_worker(
+    chromium: Any, served: tuple[str, Path], tmp_path: Path
+) -> None:
+    """A worker as the page makes it reads the files beside the page, and nothing else."""
+    (tmp_path / "there.txt").write_text("outside")
+    asked = """async ([own, other]) => {
+      const script = `onmessage = async ({ data }) => {
+        const get = (address) =>
+          fetch(address, { mode: "no-cors" }).then(() => "read", () => "refused");
+        postMessage([await get(data[0]), await get(data[1])]);
+      };`;
+      const text = new Blob([script], { type: "text/javascript" });
+      const worker = new Worker(URL.createObjectURL(text), { type: "module" });
+      const told = new Promise((resolve) => { worker.onmessage = ({ data }) => resolve(data); });
+      worker.postMessage([own, other]);
+      return told;
+    }"""
+    found = Watched(chromium)
+    with server(tmp_path) as other:
+        found.page.goto(served[0])
+        found.page.wait_for_selector("[data-line]")
+        own = served[0].replace("report.html", "report_network/manifest.json")
+        assert found.page.evaluate(asked, [own, f"{other}/there.txt"]) == ["read", "refused"]
+        assert found.page.evaluate("address => fetch(address).then(() => 1, () => 0)", other) == 0
+    found.close()
 
 
 def test_a_graph_of_another_network_is_not_asked(
