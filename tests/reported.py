@@ -17,8 +17,11 @@ SIZE = (36, 44)
 """Height and width of the photos, and of the network's input."""
 
 
-def small_explainer() -> Explainer:
-    """A convolutional network with normalisation, several depths and four classes."""
+def small_explainer(resize: tuple[int, int] | None = None) -> Explainer:
+    """A convolutional network with normalisation, several depths and four classes.
+
+    resize: of photos, where they are not of its size already.
+    """
     torch.manual_seed(3)
     network = nn.Sequential(
         nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU(),
@@ -26,7 +29,11 @@ def small_explainer() -> Explainer:
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
     )  # fmt: skip
     described = Preprocessing(
-        resize=None, crop=None, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), interpolation="bilinear"
+        resize=resize,
+        crop=None,
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.3, 0.25),
+        interpolation="bilinear",
     )
     labels = ["cat", "dog", "<b>owl</b>", "=1+1"]
     return Explainer(network.eval(), preprocessing=described, labels=labels, name="small")
@@ -53,10 +60,13 @@ def masks_for(folder: Path, photos: list[Path]) -> Path:
     return folder
 
 
-def explained(folder: Path, names: list[str], **options: object) -> list[Path]:
+def explained(
+    folder: Path, names: list[str], explainer: Explainer | None = None, **options: object
+) -> list[Path]:
     """The folders of the results of some photos, which are made."""
     photos = photos_in(folder / "photos", names)
+    by = small_explainer() if explainer is None else explainer
     job = Job(**{"objects": "none", "target": "top1", **options})  # type: ignore[arg-type]
-    outcomes = list(explain_photos(small_explainer(), photos, folder / "results", job))
+    outcomes = list(explain_photos(by, photos, folder / "results", job))
     assert [outcome.error for outcome in outcomes] == [None] * len(photos)
     return [outcome.folder for outcome in outcomes if outcome.folder is not None]

@@ -1,4 +1,4 @@
-// Runs an ONNX file with onnxruntime-web or onnxruntime-node: what a browser or a Node server does.
+// Runs an ONNX file with onnxruntime-web, as a browser or a Node server does.
 // node run_onnx.mjs FOLDER GRAPH IMAGES ROWS — FOLDER holds node_modules, IMAGES raw uint8 pixels of
 // ROWS images, class 3 is explained; prints the outputs as JSON.
 import { readFileSync } from "node:fs";
@@ -7,13 +7,8 @@ import { join } from "node:path";
 
 const [folder, graph, images, rows] = process.argv.slice(2);
 const require = createRequire(join(folder, "package.json"));
-let ort;
-try {
-  ort = require("onnxruntime-node");
-} catch {
-  ort = require("onnxruntime-web");
-  ort.env.wasm.numThreads = 1;
-}
+const ort = require("onnxruntime-web");
+ort.env.wasm.numThreads = 1;
 const session = await ort.InferenceSession.create(readFileSync(graph));
 const count = Number(rows);
 const pixels = new Uint8Array(readFileSync(images));

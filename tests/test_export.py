@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -23,6 +22,8 @@ from guidxmage.export.formats import METADATA, traced
 from guidxmage.export.targets import graph_target
 from guidxmage.inputs.preprocessing import Preprocessing
 from tests.laws import random_like
+from tests.npm_packages import onnxruntime_web
+from tests.viewer_tools import program
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 LABELS = ["a", "b", "c", "d", "e"]
@@ -239,11 +240,11 @@ def test_onnxruntime_in_float32_on_bytes(small_onnx: Path) -> None:
         same(found, explainer.explain(X.float() / 255, 4), 1e-5)
 
 
-def test_another_runtime_in_javascript(small_onnx: Path, tmp_path: Path) -> None:
-    """The same file in onnxruntime-web or -node, which GUIDXMAGE_NODE names the folder of."""
-    folder, node = os.environ.get("GUIDXMAGE_NODE"), shutil.which("node")
-    if folder is None or node is None:
-        pytest.skip("needs node, and GUIDXMAGE_NODE: a folder where onnxruntime-web is installed")
+def test_another_runtime_in_javascript(
+    small_onnx: Path, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """The same file in onnxruntime-web under Node: every output, on images it never saw."""
+    node, folder = program("node"), onnxruntime_web(pytestconfig)
     for count in (1, 5):
         X = (images(count, seed=count) * 255).round().to(torch.uint8)
         pixels = tmp_path / "pixels.bin"
@@ -256,6 +257,7 @@ def test_another_runtime_in_javascript(small_onnx: Path, tmp_path: Path) -> None
             name: np.array(one["data"]).reshape(one["dims"])
             for name, one in json.loads(told.stdout).items()
         }
+        assert set(found) == set(OUTPUTS)
         found["target"] = found["target"].astype(np.int64)
         same(found, explainer_of(torch.float32).explain(X.float() / 255, 3), 1e-5)
 

@@ -54,6 +54,12 @@ def check(path: Path | str) -> Checked:
     return Checked(metadata, tuple(found))
 
 
+def described(path: Path | str) -> dict[str, Any]:
+    """What an ONNX file that `export` wrote says of itself. Raises InputError for any other."""
+    path = Path(path)
+    return _metadata(_session(path), path)
+
+
 def _session(path: Path) -> Any:
     try:
         import onnxruntime

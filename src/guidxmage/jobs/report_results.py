@@ -22,6 +22,7 @@ from guidxmage.viewer.report import (
     data_folder,
     write_report,
 )
+from guidxmage.viewer.report_network import ReportNetwork, network_folder
 
 Say = Callable[[str], None]
 
@@ -30,13 +31,14 @@ Say = Callable[[str], None]
 class Report:
     """A written report: its page, the folder of its data where it has one, and of how many photos.
 
-    left_out: how many results could not be shown.
+    left_out: how many results could not be shown. network: the folder of what the page can ask.
     """
 
     path: Path
     data: Path | None
     photos: int
     left_out: int
+    network: Path | None = None
 
 
 def report_folders(paths: Iterable[Path], say: Say = lambda _: None) -> list[Path]:
@@ -66,6 +68,7 @@ def report_results(
     out: Path,
     *,
     title: str,
+    network: ReportNetwork | None = None,
     overwrite: bool = False,
     say: Say = lambda _: None,
     advance: Callable[[], None] = lambda: None,
@@ -73,8 +76,8 @@ def report_results(
     """Write the report of some results to the file `out`, and index.csv beside it.
 
     A result that cannot be shown is told in a sentence and left out; one at a time is in memory.
-    overwrite: as `write_report` has it. Raises InputError where none is left, or where something
-    other than an earlier report would have to be replaced.
+    network: what the page can ask. overwrite: as `write_report` has it. Raises InputError where
+    none is left, or where something other than an earlier report would have to be replaced.
     """
     check_report(out)
     reading = _Reading(out, say, advance)
@@ -84,13 +87,24 @@ def report_results(
     if first is None:  # before anything is made
         raise InputError("there is no result that a report could show")
     count = write_report(
-        out, chain([first], photos), title=title, beside=beside, overwrite=overwrite
+        out,
+        chain([first], photos),
+        title=title,
+        beside=beside,
+        network=network,
+        overwrite=overwrite,
     )
     add_to_index(out.parent, reading.read, say)
-    old = data_folder(out)
-    if not beside and old.is_dir():
-        say(f"{shown(old)} belongs to no report any more; remove it if it is yours")
-    return Report(out, old if beside else None, count, len(folders) - count)
+    data = _kept(data_folder(out), beside, say)
+    asked = _kept(network_folder(out), network is not None, say)
+    return Report(out, data, count, len(folders) - count, asked)
+
+
+def _kept(folder: Path, used: bool, say: Say) -> Path | None:
+    """A folder beside the report, where it has one; one of an earlier report is told."""
+    if not used and folder.is_dir():
+        say(f"{shown(folder)} belongs to no report any more; remove it if it is yours")
+    return folder if used else None
 
 
 def _size(folders: Iterable[Path]) -> int:

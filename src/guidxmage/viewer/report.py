@@ -29,6 +29,8 @@ from guidxmage.files.atomic import atomic_file
 from guidxmage.files.names import shown
 from guidxmage.files.result_folder import Kind, atomic_folder, write_mark
 from guidxmage.viewer.page_files import asset, inline, script_of, viewer_css
+from guidxmage.viewer.report_network import KIND as NETWORK_KIND
+from guidxmage.viewer.report_network import ReportNetwork, network_folder
 from guidxmage.viewer.scene import Scene
 
 MOST_PHOTOS, MOST_BYTES = 100, 2**28
@@ -126,13 +128,15 @@ def write_report(
     *,
     title: str,
     beside: bool,
+    network: ReportNetwork | None = None,
     overwrite: bool = False,
 ) -> int:
     """Write a report; returns of how many photos.
 
-    beside: whether the data goes into a folder beside it. Everything appears whole or not at all;
-    one photo at a time is in memory. An earlier report is replaced, and nothing else: overwrite
-    also lets go files of data that were changed since. Raises InputError, also for no photos.
+    beside: whether the data goes into a folder beside it. network: what the page can ask, which
+    goes into a folder of its own. Everything appears whole or not at all; one photo at a time is in
+    memory. An earlier report is replaced, and nothing else: overwrite also lets go files of data
+    that were changed since. Raises InputError, also for no photos.
     """
     check_report(path)
     title = shown(title)
@@ -144,8 +148,11 @@ def write_report(
         if beside:
             data = atomic_folder(data_folder(path), KIND, overwrite=overwrite)
             new = stack.enter_context(data)
+        if network is not None:
+            own = atomic_folder(network_folder(path), NETWORK_KIND, overwrite=overwrite)
+            network.write(stack.enter_context(own))
         index = stack.enter_context(tempfile.TemporaryFile())
-        start, end = _page(title, beside=beside)
+        start, end = _page(title, beside=beside, network=network is not None)
         file.write(start)
         for count, photo in enumerate(photos, start=1):
             number = f"{count:04d}"
@@ -154,7 +161,11 @@ def write_report(
             _write_data(file if new is None else new, number, photo)
         if count == 0:
             raise InputError("there is no result that a report could show")
-        about = {"title": title, "data": data_folder(path).name if beside else None}
+        about = {
+            "title": title,
+            "data": data_folder(path).name if beside else None,
+            "network": None if network is None else network.about(network_folder(path)),
+        }
         file.write(b'<script type="application/json" id="gx-about">')
         file.write(_json(about).encode() + b"</script>\n")
         file.write(b'<script type="application/json" id="gx-index">[')
@@ -178,7 +189,7 @@ def _write_data(where: IO[bytes] | Path, number: str, photo: ReportPhoto) -> Non
     where.write(b"</script>\n")
 
 
-def _page(title: str, *, beside: bool) -> tuple[bytes, bytes]:
+def _page(title: str, *, beside: bool, network: bool) -> tuple[bytes, bytes]:
     """What stands before the photos, and what behind them."""
     style = viewer_css() + asset("report.css")
     script = inline(script_of("report")) + "guidXmage.startReport();\n"
@@ -186,7 +197,7 @@ def _page(title: str, *, beside: bool) -> tuple[bytes, bytes]:
         raise AssertionError("the style sheet would end its own element")
     own = {
         "title": html.escape(title),
-        "policy": html.escape(_policy(style, script, beside=beside)),
+        "policy": html.escape(_policy(style, script, beside=beside, network=network)),
         "style": style,
         "script": script,
     }
@@ -196,12 +207,18 @@ def _page(title: str, *, beside: bool) -> tuple[bytes, bytes]:
     return start.encode(), end.encode()
 
 
-def _policy(style: str, script: str, *, beside: bool) -> str:
-    """What the page may do: run its own script, wear its own style, show pictures it holds."""
-    files = " 'self' file:" if beside else ""
+def _policy(style: str, script: str, *, beside: bool, network: bool) -> str:
+    """What the page may do: run its own script, wear its own style, show pictures it holds.
+
+    With a network also: read the files beside it, and run them as WebAssembly in a worker, which
+    is made of a text so that this policy holds in it, too.
+    """
+    files = " 'self' file:" if beside else " 'self'" if network else ""
+    runs = " 'wasm-unsafe-eval'" if network else ""
+    asks = "connect-src 'self'; worker-src blob:; " if network else ""
     return (
-        f"default-src 'none'; script-src '{_hash(script)}'{files}; style-src '{_hash(style)}'; "
-        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src '{_hash(script)}'{files}{runs}; {asks}"
+        f"style-src '{_hash(style)}'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
 
 

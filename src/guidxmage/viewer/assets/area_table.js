@@ -18,7 +18,7 @@ import { widthsOf } from "./state.js";
  * @property {AreaRow[]} rows
  * @property {number} score
  * @property {number} difference score less the total: what rounding leaves
- * @property {number} bound
+ * @property {number | null} bound
  */
 
 /** Names that rows of the table have themselves. */

@@ -88,15 +88,17 @@ export class AreasPanel {
       table.rows.map((row) => this.row(row)),
     );
     const { state, manifest } = this.bench;
-    const depth = manifest.depths[state.depth];
+    const deep = this.bench.subject.entry.depths[state.depth];
+    const depth = deep && manifest.depths[state.depth];
     const sigma = briefly(widthsOf(state, manifest).whole);
     const through = depth
       ? `Whole: at ${depthName(depth)}, through a Gaussian of σ = ${sigma} pixels. `
       : "";
-    const within = Math.abs(table.difference) <= table.bound ? "within" : "beyond";
+    const { difference, bound } = table;
+    const within = bound !== null && Math.abs(difference) <= bound ? "within" : "beyond";
+    const judged = bound === null ? "" : `, ${within} the bound of rounding, ${briefly(bound)}`;
     this.note.textContent =
-      `${through}Score ${exactly(table.score)} less the total: ` +
-      `${briefly(table.difference)}, ${within} the bound of rounding, ${briefly(table.bound)}. ` +
+      `${through}Score ${exactly(table.score)} less the total: ${briefly(difference)}${judged}. ` +
       "Pixels in two areas count for the upper one.";
   }
 

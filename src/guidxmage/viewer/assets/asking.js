@@ -11,9 +11,13 @@ import { fill, make, panel, pressable, sentenceOf } from "./dom.js";
 
 /** The progress, the end and the errors of one kind of question. */
 export class Asking {
-  /** @param {Bench} bench */
-  constructor(bench) {
+  /**
+   * @param {Bench} bench
+   * @param {Question["kind"]} kind
+   */
+  constructor(bench, kind) {
     this.bench = bench;
+    this.kind = kind;
     /** @type {AbortController | null} */
     this.control = null;
     this.bar = make("progress", { max: 1, "aria-label": "Progress" });
@@ -32,7 +36,8 @@ export class Asking {
 
   /** Whether there is anybody to ask. */
   get possible() {
-    return Boolean(this.bench.source.ask);
+    const { ask, asks } = this.bench.source;
+    return Boolean(ask) && (asks?.includes(this.kind) ?? true);
   }
 
   /**
@@ -100,17 +105,17 @@ export class Asking {
 /**
  * A panel to ask from, or what stands in its place where nobody can be asked.
  * @param {Bench} bench
- * @param {{title: string, kind: string, open: boolean, needs: string}} of
+ * @param {{title: string, kind: Question["kind"], open: boolean, needs: string}} of
  * @param {(asking: Asking) => (Node | string)[]} build
  */
 export function questionPanel(bench, of, build) {
-  const asking = new Asking(bench);
+  const asking = new Asking(bench, of.kind);
   const open = of.open && asking.possible && bench.home !== "report";
   return panel(
     of.title,
     open,
     { "data-question": of.kind },
-    asking.possible ? build(asking) : needsNetwork(bench, of.needs),
+    asking.possible ? build(asking) : needsNetwork(bench, of.needs, of.kind),
   );
 }
 
@@ -118,13 +123,19 @@ export function questionPanel(bench, of, build) {
  * What stands in the place of a question that cannot be asked here.
  * @param {Bench} bench
  * @param {string} what
+ * @param {Question["kind"]} kind
  */
-export function needsNetwork(bench, what) {
+export function needsNetwork(bench, what, kind) {
   const folder = bench.manifest.evidence.verify?.match(
     /^guid-xmage verify\s+("[^"]*"|'[^']*'|\S+)/,
   )?.[1];
   const command = `guid-xmage serve ${folder ?? "RESULT"}`;
   const note = make("p", { class: "gx-hint gx-needs" });
+  const { asks, instead } = bench.source;
+  if (instead && asks?.includes(kind)) {
+    fill(note, `${what} needs the network. `, worded(instead));
+    return note;
+  }
   fill(
     note,
     `${what} needs the network itself, which this file does not hold. Open the result with `,
@@ -134,6 +145,14 @@ export function needsNetwork(bench, what) {
     ".",
   );
   return note;
+}
+
+/**
+ * A sentence in which commands stand between backticks.
+ * @param {string} sentence
+ */
+export function worded(sentence) {
+  return sentence.split("`").map((part, at) => (at % 2 ? make("code", {}, part) : part));
 }
 
 /**

@@ -18,7 +18,8 @@ const BUDGET = 100;
 
 /** @param {import("./bench.js").Bench} bench */
 export function makeAttackPanel(bench) {
-  const of = { title: "Attack this area", kind: "attack", open: false, needs: "To attack an area" };
+  const kind = /** @type {const} */ ("attack");
+  const of = { title: "Attack this area", kind, open: false, needs: "To attack an area" };
   return questionPanel(bench, of, (asking) => {
     const area = areaSelect(bench, "the whole picture");
     const norm = make(

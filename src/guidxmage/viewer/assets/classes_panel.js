@@ -12,7 +12,7 @@ export class ClassesPanel {
   /** @param {import("./bench.js").Bench} bench */
   constructor(bench) {
     this.bench = bench;
-    this.asking = new Asking(bench);
+    this.asking = new Asking(bench, "explain");
     this.targets = make("div", {
       class: "gx-targets",
       role: "group",
@@ -56,7 +56,7 @@ export class ClassesPanel {
         labelled("Search", this.query),
         this.found,
         this.count,
-        asks ? this.asking.element : needsNetwork(this.bench, "To explain any other class"),
+        asks ? this.asking.element : needsNetwork(this.bench, "To explain any other class", "explain"),
       ),
     ];
   }
@@ -161,6 +161,14 @@ export class ClassesPanel {
   async add(answer) {
     const number = await this.bench.scene.addTarget(answer);
     this.bench.store.touch("targets");
+    const { layers, depth } = this.bench.state;
+    // Without maps at depths there is that of the pixels alone, which nothing may cover.
+    if (depth >= 0 && !answer.entry.depths.length && layers.whole.on) {
+      for (const name of ["whole", "result"]) {
+        this.bench.store.setLayer(name, { on: false });
+      }
+      this.bench.store.setLayer("distribution", { on: true });
+    }
     this.bench.store.set({ target: number, rather: -1 });
     this.bench.speak(`${answer.entry.name} is shown.`);
   }

@@ -50,7 +50,10 @@ export function contrastOf(plus, minus) {
     contribution_sum: plus.contribution_sum - minus.contribution_sum,
     bias: plus.bias - minus.bias,
     residual: plus.residual - minus.residual,
-    residual_bound: plus.residual_bound + minus.residual_bound,
+    residual_bound:
+      plus.residual_bound === null || minus.residual_bound === null
+        ? null
+        : plus.residual_bound + minus.residual_bound,
     bias_by_layer: lessByLayer(plus.bias_by_layer, minus.bias_by_layer),
     depths: plus.depths.slice(0, depths).map((one, at) => lessAtDepth(one, minus.depths[at])),
   };

@@ -22,7 +22,7 @@ const FILLS = [
 export function makeErasePanel(bench) {
   const of = {
     title: "Erase and check",
-    kind: "erase",
+    kind: /** @type {const} */ ("erase"),
     open: true,
     needs: "To erase an area and check",
   };
@@ -128,13 +128,17 @@ async function showErased(bench, element, answer, area) {
         line("predicted change", "predicted_change", signed(answer.predicted_change)),
         line("real change", "real_change", signed(answer.real_change)),
         line("gap: network less model", "gap", signed(answer.gap)),
-        line("explained by rounding while nothing flips", "bound", `± ${briefly(answer.bound)}`),
-        line("decisions flipped", "flipped", `${answer.flipped} of ${answer.decisions}`),
+        answer.bound === null
+          ? null
+          : line("explained by rounding while nothing flips", "bound", `± ${briefly(answer.bound)}`),
+        answer.flipped === null
+          ? null
+          : line("decisions flipped", "flipped", `${answer.flipped} of ${answer.decisions}`),
         line("answer before", "answer_before", answer.answer_before[1]),
         line("answer after", "answer_after", answer.answer_after[1]),
       ),
     ),
-    flippedTable(answer),
+    answer.flipped === null ? null : flippedTable(answer),
     await showPictures(bench, answer),
   );
 }

@@ -16,7 +16,7 @@ export function makeEvidencePanel(bench) {
       fact("score", exactly(entry.score)),
       fact("Σ A + bias", `${exactly(entry.contribution_sum)} + ${exactly(entry.bias)}`),
       fact("residual", briefly(entry.residual)),
-      fact("its bound", briefly(entry.residual_bound)),
+      entry.residual_bound === null ? null : fact("its bound", briefly(entry.residual_bound)),
       at
         ? fact(
             "residual at this depth",

@@ -1,6 +1,9 @@
 // A report: the list of photos, and each of them in the viewer with its evidence.
 
 import { fill, make, pressable, sentenceOf } from "./dom.js";
+import { DropPanel } from "./dropped_photo.js";
+import { Graph } from "./graph.js";
+import { withGraph } from "./graph_answers.js";
 import { packedPhoto, sourceOf, writtenIn } from "./report_data.js";
 import { ReportList, shownLines } from "./report_index.js";
 import { mount } from "./viewer.js";
@@ -9,6 +12,7 @@ import { mount } from "./viewer.js";
  * @typedef {import("./report_data.js").ReportAbout} ReportAbout
  * @typedef {import("./report_data.js").ReportLine} ReportLine
  * @typedef {import("./report_index.js").ListState} ListState
+ * @typedef {import("./types.js").Source} Source
  */
 
 /** Begin; called once, by the page. */
@@ -44,6 +48,9 @@ class Report {
     this.shown = null;
     this.kept = new URLSearchParams();
     this.turn = 0;
+    this.graph = about.network ? new Graph(about.network) : null;
+    /** @type {DropPanel | null} */
+    this.drop = null;
     /** @type {ReportList | null} */
     this.index = null;
     this.theme = new MutationObserver(() => this.wearTheme());
@@ -93,6 +100,8 @@ class Report {
     this.viewer?.destroy();
     this.viewer = null;
     this.index = null;
+    this.drop?.leave();
+    this.drop = null;
   }
 
   /** The page around the viewer is as light or dark as the viewer. */
@@ -112,8 +121,9 @@ class Report {
       history.replaceState(null, "", this.listAddress());
     };
     this.index = new ReportList(this.lines, this.list, changed, (line) => `#photo=${line.id}`);
+    this.drop = this.graph && new DropPanel(this.graph, (source) => this.showDropped(source));
     fill(this.root, make("main", { class: "gx-report-page" },
-      make("h1", {}, this.about.title), this.index.element));
+      make("h1", {}, this.about.title), this.drop?.element, this.index.element));
     this.wearTheme();
     if (before !== null) this.index.focus(before);
   }
@@ -138,17 +148,47 @@ class Report {
       if (!KEPT_WORDS.some((word) => wanted.has(word)) && String(this.kept) !== "") {
         history.replaceState(null, "", `#photo=${line.id}&${this.kept}`);
       }
-      fill(place);
-      this.viewer = mount(place, source, { home: "report", url: true });
-      const viewer = place.firstElementChild;
-      if (viewer !== null) this.theme.observe(viewer, { attributes: true });
-      this.wearTheme();
-      const heading = place.querySelector("h1");
-      heading?.setAttribute("tabindex", "-1");
-      heading?.focus();
+      this.mountIn(place, source, true);
     } catch (error) {
       fill(place, make("p", { role: "alert" }, sentenceOf(error)));
     }
+  }
+
+  /**
+   * @param {HTMLElement} place
+   * @param {Source} source
+   * @param {boolean} url Whether what is shown is in the address.
+   */
+  mountIn(place, source, url) {
+    fill(place);
+    this.viewer = mount(place, withGraph(source, this.graph), { home: "report", url });
+    const viewer = place.firstElementChild;
+    if (viewer !== null) this.theme.observe(viewer, { attributes: true });
+    this.wearTheme();
+    const heading = place.querySelector("h1");
+    heading?.setAttribute("tabindex", "-1");
+    heading?.focus();
+  }
+
+  /**
+   * A photo that the graph has explained here; it is in no file, so no address leads back to it.
+   * @param {Source} source
+   */
+  showDropped(source) {
+    this.leave();
+    document.title = `${source.manifest.name} – ${this.about.title}`;
+    const place = make("div", { class: "gx-report-viewer" });
+    const back = (/** @type {Event} */ event) => {
+      event.preventDefault(); // the address has been the list's all the time
+      this.showList();
+    };
+    const steps = make("nav", { class: "gx-report-nav", "aria-label": "Photos" },
+      make("a", { href: this.listAddress(), click: back, "data-gx": "report-back" }, "All photos"),
+      make("span", {}, "explained in this browser, kept in no file"),
+      pressable("Print", () => window.print()));
+    fill(this.root, make("main", { class: "gx-report-photo" }, steps, place));
+    window.scrollTo(0, 0);
+    this.mountIn(place, source, false);
   }
 
   /** @param {ReportLine} line */

@@ -19,7 +19,8 @@
  * @property {number | null} background_share
  * @property {string | null} thumbnail
  *
- * @typedef {{title: string, data: string | null}} ReportAbout
+ * @typedef {{title: string, data: string | null,
+ *   network: import("./graph.js").GraphAbout | null}} ReportAbout
  * @typedef {{manifest: Manifest, arrays: Record<string, string>}} PackedPhoto
  * @typedef {(id: string, key: string, photo: PackedPhoto) => void} Taker
  */

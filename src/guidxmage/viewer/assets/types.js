@@ -26,7 +26,7 @@
  * @property {number} contribution_sum
  * @property {number} bias
  * @property {number} residual
- * @property {number} residual_bound
+ * @property {number | null} residual_bound Null where whoever explained it knows none.
  * @property {[string, number][]} bias_by_layer
  * @property {TargetDepth[]} depths In the order of the manifest's depths.
  */
@@ -93,9 +93,9 @@
  * @property {number} predicted_change
  * @property {number} real_change
  * @property {number} gap
- * @property {number} bound
- * @property {number} decisions
- * @property {number} flipped
+ * @property {number | null} bound Null where whoever answers knows none.
+ * @property {number | null} decisions Null where nobody counts them.
+ * @property {number | null} flipped
  * @property {[string, number, number][]} flipped_by_layer
  * @property {[number, string]} answer_before
  * @property {[number, string]} answer_after
@@ -132,6 +132,8 @@
  * @property {Manifest} manifest
  * @property {(name: string) => Promise<ArrayBuffer>} array
  * @property {(question: Question, onProgress: (progress: Progress) => void, signal: AbortSignal) => Promise<Answer>} [ask]
+ * @property {Question["kind"][]} [asks] What it can be asked; everything where this is left out.
+ * @property {string} [instead] Where that cannot be asked: what to do, commands between backticks.
  */
 
 /** @typedef {{home?: "page" | "report" | "notebook", url?: boolean}} MountOptions */

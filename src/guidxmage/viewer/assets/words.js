@@ -10,7 +10,7 @@ const TINY = 1e-4;
 
 /** @param {number | null | undefined} value */
 export function exactly(value) {
-  return value === null || value === undefined ? "–" : format6(value);
+  return value === null || value === undefined || Number.isNaN(value) ? "–" : format6(value);
 }
 
 /**
