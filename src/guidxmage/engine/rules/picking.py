@@ -50,6 +50,33 @@ class Picked:
         return cls(None, nothing, torch.where(own, index, count), outputs)
 
 
+# Where operators that pick along one dimension name it among their arguments.
+_DIMENSION = {
+    **dict.fromkeys(("select", "slice", "narrow", "index_select", "unbind"), 0),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk"), 1),
+}
+
+
+def line_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
+    """For what picks along one dimension: there it is undone, whatever the others are."""
+    place, ndim = _DIMENSION[f.call.op.split(".")[1]], len(x.shape)
+    dim = (args[place] if len(args) > place else 0) % ndim
+    size = x.shape[dim]
+    shape = [size if d == dim else 1 for d in range(ndim)]
+
+    def make() -> tuple[Tensor | None, tuple[int, int] | None]:
+        places = f.call.run(torch.arange(size).reshape(shape), *args).flatten()
+        block = _block(places, (size,))
+        return (places, None) if block is None else (None, (block[0][0], size - block[0][1]))
+
+    places, ends = f.prepare(f"places{size}", make)
+    g = g.unsqueeze(dim) if len(f.shape) < ndim else g
+    if ends is not None:
+        sides = [n for d in reversed(range(ndim)) for n in (ends if d == dim else (0, 0))]
+        return [functional.pad(g, sides)]
+    return [x.zeros().index_add(dim, places, g)]
+
+
 def selection_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
     """A block is put back among zeros; other orders are undone number by number."""
     shape = x.shape[1:]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.calls.call import Frame
+from guidxmage.engine.calls.call import Call, Frame
 from guidxmage.engine.rules.choices import (
     AboveLimit,
     BetweenBounds,
@@ -29,15 +29,17 @@ from guidxmage.engine.trail.dense import Dense
 class PlainFrame(Frame):
     """A Frame whose decisions are dense and whose rows are `repeats` targets of every image.
 
-    `keep` keeps what is derived from the weights alone, by call and name.
+    `keep` keeps what is derived from the weights alone, by call and name. decided: the call takes
+    masks or positions that the image decides, so that nothing follows from the weights alone.
     """
 
     repeats: int = 1
+    decided: bool = False
     keep: Callable[[int, str, Callable[[], Any]], Any] = lambda id_, name, make: make()
 
     def prepare(self, name: str, make: Callable[[], Any]) -> Any:
         """What is derived from the weights alone."""
-        return self.keep(self.call.id, name, make)
+        return make() if self.decided else self.keep(self.call.id, name, make)
 
     def plane(self, like: Tensor, number: int = 0) -> Tensor:
         """One plane as ones and zeros of the dtype of `like`."""
@@ -105,16 +107,19 @@ def pulled(f: PlainFrame, rule: Rule, g: Tensor, holes: list[Any]) -> list[Tenso
     return sent
 
 
-def why_not_plain(rule: Rule, convention: str = "") -> str | None:
+def why_not_plain(rule: Rule, convention: str = "", call: Call | None = None) -> str | None:
     """Why a rule has no form in operators that can be exported, or None.
 
-    convention: what its family of smooth operators is made affine by.
+    convention: what its family of smooth operators is made affine by. call: the one that is asked
+    about, where some are refused.
     """
     plain = rule.plain
     if plain is not None and plain.refused:
         return plain.refused
-    if convention == "tangent" and rule.family in ("activations", "products"):
-        return f'as a tangent {BY_AUTOGRAD}; use gates="secant"'
+    if plain is not None and plain.refuse is not None and call is not None:
+        why = plain.refuse(call, convention)
+        if why:
+            return why
     if isinstance(rule.pull, Derived) and (plain is None or plain.pull is None):
         return BY_AUTOGRAD
     unsaid = plain is None or plain.record is None

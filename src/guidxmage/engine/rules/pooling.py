@@ -20,6 +20,7 @@ from guidxmage.engine.rules.averages import adaptive_pull, windows_pull
 from guidxmage.engine.rules.breakpoints import Crossings, halves
 from guidxmage.engine.rules.choices import OfWindows
 from guidxmage.engine.rules.places import pooled, resized
+from guidxmage.engine.rules.resampling import resampled_pull
 from guidxmage.engine.rules.table import Plain, Rule, Traits, linear, register, transpose_of
 from guidxmage.engine.trail.decisions import Decisions
 from guidxmage.engine.trail.dense import Dense
@@ -66,14 +67,13 @@ register(
     ),
     traits=Traits(residues="nothing", averages=True),
 )
-_REFUSED = Plain(refused="resampling has no transpose among the operators that can be exported")
 _windowed = linear(
     _applied,
     terms=_window_terms,
     gain=_window_gain,
     rows=rows.spatial,
     places=resized,
-    plain=_REFUSED,
+    plain=Plain(pull=resampled_pull),
 )
 register(
     "aten.avg_pool1d.default aten.avg_pool3d.default",
@@ -339,6 +339,10 @@ def _fractional(dims: int) -> Rule:
         value, index = f.call.target(x, *args)
         return value, Decisions.of_numbers(index)
 
+    def plain_record(f: Frame, x: Tensor, *args: Any) -> tuple[Tensor, Dense]:
+        value, index = f.call.target(x, *args)
+        return value, Dense.of(index)
+
     def push(f: Frame, x: Tensor, *args: Any) -> Tensor:
         return x.flatten(-dims).gather(-1, flat(f)).reshape(f.shape)
 
@@ -355,7 +359,7 @@ def _fractional(dims: int) -> Rule:
         refuse=lambda call: "its windows depend on the image" if is_active(call.args[3]) else None,
         rows=lambda call, shapes: rows.spatial(call, shapes[:1]),
         traits=Traits(unproved="its windows lie where numbers say"),
-        plain=Plain(refused="its windows lie where numbers say"),
+        plain=Plain(record=plain_record),
         places=resized,
     )
 
