@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from guidxmage import Explainer, UnsupportedOperatorError
+from guidxmage import Explainer
 from guidxmage.engine.trail.gates import CONVENTIONS
 from guidxmage.export import OUTPUTS, explaining, export
 from guidxmage.export.formats import traced
@@ -137,21 +137,3 @@ def test_networks(name: str) -> None:
         for images in X.split(3 if module.program.batched else 1):
             with torch.no_grad():
                 same(module(images), explainer.explain(images, asked), 1e-12)
-
-
-@pytest.mark.parametrize(
-    ("function", "named"),
-    [
-        (lambda m, x: x.cumprod(2), "aten.cumprod.default at"),
-        (lambda m, x: x[:, 0].pow(x[:, 1]), "aten.pow.Tensor_Tensor at"),
-        (lambda m, x: torch.linalg.inv(x), "aten.linalg_inv_ex.default at"),
-        (lambda m, x: torch.floor(x), "aten.flatten.using_ints at"),
-    ],
-)
-def test_what_has_no_formula_is_refused_by_name(function: Any, named: str) -> None:
-    model = nn.Sequential(nn.Sequential(Applied(function, 1)), nn.Flatten())
-    model[0][0].head = nn.Identity()
-    explainer = Explainer(model.double().eval())
-    with pytest.raises(UnsupportedOperatorError, match="cannot be exported") as refused:
-        explaining(explainer, shape=SIZE)
-    assert named in str(refused.value)

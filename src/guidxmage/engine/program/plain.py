@@ -99,7 +99,7 @@ class PlainProgram(nn.Module):
                 continue
             frame = self._frame(call.bound(values), images.shape[0], 1)
             convention = self._conventions.get(step.rule.family, "")
-            frame = replace(frame, convention=convention, decided=bool(call.keeps))
+            frame = replace(frame, convention=convention, by_image=bool(call.keeps))
             values[call.id], entry = recorded(frame, step.rule, *args, **call.kwargs)
             if entry is not None:
                 entries[call.id] = entry
@@ -128,7 +128,7 @@ class PlainProgram(nn.Module):
                 continue
             call = self._with_tensors(step.call).bound(kept)
             frame = self._frame(call, rows, repeats, run.entries.get(call.id))
-            frame = replace(frame, decided=bool(step.call.keeps))
+            frame = replace(frame, by_image=bool(step.call.keeps))
             given = call.arguments(blanks, rows)
             for weighed in self._constants(frame, step.rule, given):
                 bias = bias + inner(*by_row(g, weighed, rows))

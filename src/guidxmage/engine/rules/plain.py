@@ -29,17 +29,17 @@ from guidxmage.engine.trail.dense import Dense
 class PlainFrame(Frame):
     """A Frame whose decisions are dense and whose rows are `repeats` targets of every image.
 
-    `keep` keeps what is derived from the weights alone, by call and name. decided: the call takes
+    `keep` keeps what is derived from the weights alone, by call and name. by_image: the call takes
     masks or positions that the image decides, so that nothing follows from the weights alone.
     """
 
     repeats: int = 1
-    decided: bool = False
+    by_image: bool = False
     keep: Callable[[int, str, Callable[[], Any]], Any] = lambda id_, name, make: make()
 
     def prepare(self, name: str, make: Callable[[], Any]) -> Any:
         """What is derived from the weights alone."""
-        return make() if self.decided else self.keep(self.call.id, name, make)
+        return make() if self.by_image else self.keep(self.call.id, name, make)
 
     def plane(self, like: Tensor, number: int = 0) -> Tensor:
         """One plane as ones and zeros of the dtype of `like`."""

@@ -43,6 +43,42 @@ def _shares(f: Frame, convention: str, shapes: list[Any], elementwise: bool) -> 
     return 0.5, 0.5
 
 
+def _factors(f: Frame, shares: Shares) -> tuple[Tensor | None, Tensor | None]:
+    """x₀ and y₀ for the images, as far as they were kept."""
+    kept = iter(f.numbers())
+    return (next(kept) if shares[1] else None), (next(kept) if shares[0] else None)
+
+
+def _pull_by(back: Back, elementwise: bool) -> Callable[..., list[Tensor | None]]:
+    """To each factor that is not frozen its share of what `back` gives."""
+
+    def pull(f: Frame, g: Tensor, *args: Any, **kw: Any) -> list[Tensor | None]:
+        x, y = holes(args)
+        shares = _shares(f, f.smooth().convention, [x.shape, y.shape], elementwise)
+        x0, y0 = _factors(f, shares)
+        return [
+            None if other is None else back(f, g, part, other, place) * shares[place]
+            for place, (part, other) in enumerate(((x, y0), (y, x0)))
+        ]
+
+    return pull
+
+
+def _times_back(f: Frame, g: Tensor, hole: Hole, other: Tensor, place: int) -> Tensor:
+    return scaled(f, g, other).sum_to_size(hole.shape)
+
+
+def _any_back(f: Frame, g: Tensor, hole: Hole, other: Tensor, place: int) -> Tensor:
+    fixed = f.for_rows(other)
+
+    def factor(v: Tensor) -> Tensor:
+        return applied(f, [v, fixed] if place == 0 else [fixed, v])
+
+    (found,) = transposed(factor, [hole.zeros()], g)
+    assert found is not None
+    return found
+
+
 def _product(elementwise: bool, rows: RowTest, back: Back) -> Rule:
     """back: the cotangent of one factor, written out."""
 
@@ -57,41 +93,16 @@ def _product(elementwise: bool, rows: RowTest, back: Back) -> Rule:
         ]
         return f.call.run(*args), Gates(f.convention, tuple(kept))
 
-    def factors(f: Frame, shares: Shares) -> tuple[Tensor | None, Tensor | None]:
-        """x₀ and y₀ for the images, as far as they were kept."""
-        kept = iter(f.numbers())
-        return (next(kept) if shares[1] else None), (next(kept) if shares[0] else None)
-
     def push(f: Frame, *args: Any, **kw: Any) -> Tensor:
         x, y = active_values(f, args)
         shares = _shares(f, f.smooth().convention, [x.shape, y.shape], elementwise)
-        x0, y0 = factors(f, shares)
+        x0, y0 = _factors(f, shares)
         parts = []
         if y0 is not None:
             parts.append(shares[0] * applied(f, [x, f.for_rows(y0)]))
         if x0 is not None:
             parts.append(shares[1] * applied(f, [f.for_rows(x0), y]))
         return sum(parts[1:], parts[0])
-
-    def pull(f: Frame, g: Tensor, *args: Any, **kw: Any) -> list[Tensor | None]:
-        x, y = holes(args)
-        shares = _shares(f, f.smooth().convention, [x.shape, y.shape], elementwise)
-        x0, y0 = factors(f, shares)
-        found: list[Tensor | None] = [None, None]
-        if y0 is not None:
-            found[0] = _pulled(f, g, x, y0, 0, elementwise) * shares[0]
-        if x0 is not None:
-            found[1] = _pulled(f, g, y, x0, 1, elementwise) * shares[1]
-        return found
-
-    def plain_pull(f: Frame, g: Tensor, *args: Any, **kw: Any) -> list[Tensor | None]:
-        x, y = holes(args)
-        shares = _shares(f, f.smooth().convention, [x.shape, y.shape], elementwise)
-        found: list[Tensor | None] = [None, None]
-        for place, (part, other) in enumerate(zip((x, y), factors(f, shares)[::-1], strict=True)):
-            if other is not None:
-                found[place] = shares[place] * back(f, g, part, f.for_rows(other), place)
-        return found
 
     def constant(f: Frame, *args: Any, **kw: Any) -> Tensor | None:
         if f.smooth().convention != "tangent":
@@ -104,40 +115,20 @@ def _product(elementwise: bool, rows: RowTest, back: Back) -> Rule:
     return Rule(
         "gate",
         push,
-        pull,
+        _pull_by(_times_back if elementwise else _any_back, elementwise),
         record=record,
         constant=constant,
         terms=lambda f, *args, **kw: 4 if elementwise else 2 * holes(args)[0].shape[-1],
         refuse=refuse,
         family="products",
         rows=rows,
-        plain=Plain(pull=plain_pull),
+        plain=Plain(pull=_pull_by(back, elementwise)),
     )
 
 
-def _pulled(
-    f: Frame, g: Tensor, hole: Hole, other: Tensor, place: int, elementwise: bool
-) -> Tensor:
-    """The cotangent of one factor, the other one frozen."""
-    if elementwise:
-        return scaled(f, g, other).sum_to_size(hole.shape)
-    fixed = f.for_rows(other)
-
-    def factor(v: Tensor) -> Tensor:
-        return applied(f, [v, fixed] if place == 0 else [fixed, v])
-
-    (found,) = transposed(factor, [hole.zeros()], g)
-    assert found is not None
-    return found
-
-
-def _times_back(f: Frame, g: Tensor, hole: Hole, other: Tensor, place: int) -> Tensor:
-    return (g * other).sum_to_size(hole.shape)
-
-
 def _matrix_back(f: Frame, g: Tensor, hole: Hole, other: Tensor, place: int) -> Tensor:
-    a, b = (hole, other) if place == 0 else (other, hole)
-    return product_pull(g, a, b)
+    fixed = f.for_rows(other)
+    return product_pull(g, *((hole, fixed) if place == 0 else (fixed, hole)))
 
 
 def _letters_back(f: Frame, g: Tensor, hole: Hole, other: Tensor, place: int) -> Tensor:
@@ -145,7 +136,7 @@ def _letters_back(f: Frame, g: Tensor, hole: Hole, other: Tensor, place: int) ->
     (mine, theirs), output = _letters(f.call)
     if place:
         mine, theirs = theirs, mine
-    return einsum_pull(g, output, [(other, theirs)], (hole, mine))
+    return einsum_pull(g, output, [(f.for_rows(other), theirs)], (hole, mine))
 
 
 def _refuse_letters(call: Call, convention: str) -> str | None:

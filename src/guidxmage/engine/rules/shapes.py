@@ -206,7 +206,7 @@ def _refuse_active_index(call: Call) -> str | None:
 
 def _index_pull(f: PlainFrame, g: Tensor, x: Hole, indices: Sequence[Any]) -> list[Tensor]:
     """By numbers where the positions are constant, else added at those that the image decides."""
-    if not f.decided:
+    if not f.by_image:
         return selection_pull(f, g, x, indices)
     return [x.zeros().index_put(tuple(indices), g, accumulate=True)]
 
