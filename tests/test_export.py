@@ -401,6 +401,15 @@ def test_what_has_no_such_form_is_refused_by_name(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_onnx_lacks_is_refused_by_name(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    explainer = Explainer(Through(lambda x: x.cummax(2).values).eval())
+    with pytest.raises(UnsupportedOperatorError, match=r"aten\.cummax\.default at '.*ONNX"):
+        export(explainer, tmp_path / "graph.onnx", shape=(3, 6, 6))
+    assert not list(tmp_path.iterdir())
+    export(explainer, tmp_path / "graph.pt2", shape=(3, 6, 6))
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -87,6 +87,11 @@ class PlainProgram(nn.Module):
             self.pull(run, torch.zeros_like(run.logits))
         self._preparing = False
 
+    @property
+    def sites(self) -> dict[str, str]:
+        """For each operator that is called, its first call site."""
+        return {step.call.op: step.call.site for step in reversed(self._steps)}
+
     def forward(self, images: Tensor) -> Forward:
         """Run the network on images (B, *input shape) and keep what it decides."""
         values: dict[int, Tensor] = {0: images}

@@ -7,6 +7,7 @@ constant vectors. Positions and grids that change by steps are constants along a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -142,6 +143,30 @@ def _added_pull(
     return [*found, functional.pad(inside, [n for side in reversed(sides) for n in side])]
 
 
+def _record_scatter(f: Frame, *args: Any) -> tuple[Tensor, None]:
+    return f.call.run(*_as_wide(args)), None
+
+
+def _scatter_pull(f: Frame, g: Tensor, *args: Any) -> list[Tensor]:
+    x, dim, index, source = args
+    sides = [(0, n - m) for n, m in zip(source.shape, index.shape, strict=True)]
+    if not any(more for _, more in sides):
+        return _by_number(f, g, *args)
+    found = _by_number(f, g, *_as_wide(args))
+    if isinstance(source, Hole):
+        found[-1] = functional.pad(found[-1], [n for side in reversed(sides) for n in side])
+    return found
+
+
+def _as_wide(args: Sequence[Any]) -> list[Any]:
+    """What is scattered as large as the index is: ONNX wants it so."""
+    *others, index, source = args
+    inside = tuple(slice(size) for size in index.shape)
+    if isinstance(source, Hole):
+        return [*others, index, replace(source, shape=tuple(index.shape))]
+    return [*others, index, source[inside]]
+
+
 def _blended_pull(f: Frame, g: Tensor, a: Any, b: Any, share: Any) -> list[Tensor]:
     sides = ((a, 1 - share), (b, share))
     return [(g * part).sum_to_size(s.shape) for s, part in sides if isinstance(s, Hole)]
@@ -185,7 +210,15 @@ register(
     _affine(rows.never, refuse=_refuse_active([1]), plain=Plain(pull=_take_pull)),
 )
 register(
-    "aten.scatter.src aten.scatter.value aten.index_copy.default aten.index_fill.int_Scalar",
+    "aten.scatter.src",
+    replace(
+        _affine(rows.along(1), _by_number, refuse=_refuse_active([2])),
+        constant=lambda f, *args: _at_zero(f, _as_wide(args)),
+        plain=Plain(record=_record_scatter, pull=_scatter_pull),
+    ),
+)
+register(
+    "aten.scatter.value aten.index_copy.default aten.index_fill.int_Scalar",
     _affine(rows.along(1), _by_number, refuse=_refuse_active([2])),
 )
 register(

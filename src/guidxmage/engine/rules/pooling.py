@@ -19,6 +19,7 @@ from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.averages import adaptive_pull, windows_pull
 from guidxmage.engine.rules.breakpoints import Crossings, halves
 from guidxmage.engine.rules.choices import OfWindows
+from guidxmage.engine.rules.maxima import added_at, evenly
 from guidxmage.engine.rules.places import pooled, resized
 from guidxmage.engine.rules.resampling import resampled_pull
 from guidxmage.engine.rules.table import Plain, Rule, Traits, linear, register, transpose_of
@@ -293,14 +294,14 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
         index = flat(f, x.shape[-dims:], args, g.device)
         if geometry is strided_windows and dims == 2:
             return [_scatter_add_2d(g, index, x, args)]
-        return [_added_at(index, g, x, dims)]
+        return [added_at(index, g, x, dims)]
 
     def plain_record(f: Frame, x: Tensor, *args: Any) -> tuple[Tensor, Dense]:
-        value, indices = with_indices(x, *args)
+        value, indices = evenly(f, x, dims) or with_indices(x, *args)
         return value, Dense.of(indices)
 
     def plain_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
-        return [_added_at(f.for_rows(f.taken().index()), g, x, dims)]
+        return [added_at(f.for_rows(f.taken().index()), g, x, dims)]
 
     def crossings(f: Frame, x: Tensor, *args: Any) -> Crossings:
         z, dz = (part.flatten(-dims) for part in halves(x))
@@ -321,12 +322,6 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
         places=pooled if geometry is strided_windows else resized,
         traits=Traits(residues="nothing"),
     )
-
-
-def _added_at(index: Tensor, g: Tensor, x: Hole, dims: int) -> Tensor:
-    """Cotangents added up at the flat places of their maxima in planes of `dims` dimensions."""
-    zeros = x.zeros().flatten(-dims)
-    return zeros.scatter_add(-1, index.flatten(-dims), g.flatten(-dims)).reshape(x.shape)
 
 
 def _fractional(dims: int) -> Rule:
