@@ -135,8 +135,7 @@ class PlainProgram(nn.Module):
             frame = self._frame(call, rows, repeats, run.entries.get(call.id))
             frame = replace(frame, by_image=bool(step.call.keeps))
             given = call.arguments(blanks, rows)
-            for weighed in self._constants(frame, step.rule, given):
-                bias = bias + inner(*by_row(g, weighed, rows))
+            bias = bias + self._added(frame, step.rule, g, given)
             way = self._tried if self._preparing else pulled
             for id_, part in zip(call.inputs, way(frame, step.rule, g, given), strict=True):
                 if part is not None:
@@ -190,6 +189,19 @@ class PlainProgram(nn.Module):
             repeats=repeats,
             keep=self._kept,
         )
+
+    def _added(self, frame: PlainFrame, rule: Rule, g: Tensor, given: list[Any]) -> Tensor:
+        """What a call adds to the bias of each row, float64 (R,)."""
+        rows, call = frame.rows, frame.call
+        plane = None if rule.switched is None else rule.switched(*given, **call.kwargs)
+        if plane is not None:
+            number, factor = plane
+            taken = frame.switched(g, number).reshape(rows, -1)
+            return taken.sum(1, dtype=torch.float64) * factor
+        found = g.new_zeros(rows, dtype=torch.float64)
+        for weighed in self._constants(frame, rule, given):
+            found = found + inner(*by_row(g, weighed, rows))
+        return found
 
     def _constants(self, frame: PlainFrame, rule: Rule, given: list[Any]) -> list[Tensor]:
         """What a call adds; computed here once where it follows from the weights alone."""

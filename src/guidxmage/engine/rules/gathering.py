@@ -148,7 +148,7 @@ def _record_scatter(f: Frame, *args: Any) -> tuple[Tensor, None]:
 
 
 def _scatter_pull(f: Frame, g: Tensor, *args: Any) -> list[Tensor]:
-    x, dim, index, source = args
+    index, source = args[2:]
     sides = [(0, n - m) for n, m in zip(source.shape, index.shape, strict=True)]
     if not any(more for _, more in sides):
         return _by_number(f, g, *args)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from guidxmage.engine.calls.call import Call, Frame
@@ -52,11 +51,8 @@ class PlainFrame(Frame):
         return (g.unflatten(0, (self.repeats, -1)) * bits).flatten(0, 1)
 
     def switched(self, g: Tensor, number: int = 0) -> Tensor:
-        """g where one plane is set, and 0 elsewhere."""
-        bits = self.taken().planes[number]
-        if self.repeats == 1:
-            return torch.where(bits, g, 0)
-        return torch.where(bits, g.unflatten(0, (self.repeats, -1)), 0).flatten(0, 1)
+        """g where one plane is set, and 0 elsewhere: a product is faster than a choice there."""
+        return self.gate(g, self.plane(g, number))
 
     def for_rows(self, recorded: Tensor) -> Tensor:
         """A recorded tensor (B, …) for all rows."""
@@ -94,7 +90,7 @@ def _decided(f: Frame, choice: Choice, x: Any, *rest: Any) -> tuple[Tensor, ...]
         low, high = choice.bounds(*rest)
         above = x > high if choice.closed else x >= high
         inside = (x >= low) & (x <= high) if choice.closed else (x > low) & (x < high)
-        return inside & ~above, above
+        return inside, above
     assert isinstance(choice, OfTwo)
     first = x >= rest[0] if choice.sign > 0 else x <= rest[0]
     return (first.expand(f.shape),)
