@@ -7,7 +7,7 @@ from the weights alone is computed once, here, and is a buffer of the module lik
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -135,7 +135,8 @@ class PlainProgram(nn.Module):
             frame = self._frame(call, rows, repeats, run.entries.get(call.id))
             frame = replace(frame, by_image=bool(step.call.keeps))
             given = call.arguments(blanks, rows)
-            bias = bias + self._added(frame, step.rule, g, given)
+            for share in self._added(frame, step.rule, g, given):
+                bias = bias + share
             way = self._tried if self._preparing else pulled
             for id_, part in zip(call.inputs, way(frame, step.rule, g, given), strict=True):
                 if part is not None:
@@ -190,18 +191,20 @@ class PlainProgram(nn.Module):
             keep=self._kept,
         )
 
-    def _added(self, frame: PlainFrame, rule: Rule, g: Tensor, given: list[Any]) -> Tensor:
-        """What a call adds to the bias of each row, float64 (R,)."""
-        rows, call = frame.rows, frame.call
-        plane = None if rule.switched is None else rule.switched(*given, **call.kwargs)
-        if plane is not None:
-            number, factor = plane
-            taken = frame.switched(g, number).reshape(rows, -1)
-            return taken.sum(1, dtype=torch.float64) * factor
-        found = g.new_zeros(rows, dtype=torch.float64)
-        for weighed in self._constants(frame, rule, given):
-            found = found + inner(*by_row(g, weighed, rows))
-        return found
+    def _added(
+        self, frame: PlainFrame, rule: Rule, g: Tensor, given: list[Any]
+    ) -> Iterator[Tensor]:
+        """What a call adds to the bias of each row, float64 (R,), part by part."""
+        switched = None
+        if rule.switched is not None:
+            switched = rule.switched(*given, **frame.call.kwargs)
+        if switched is None:
+            for weighed in self._constants(frame, rule, given):
+                yield inner(*by_row(g, weighed, frame.rows))
+        else:  # a number times a mask: what it lets through is added up, and multiplied once
+            plane, factor = switched
+            through = frame.switched(g, plane).reshape(frame.rows, -1)
+            yield through.sum(1, dtype=torch.float64) * factor
 
     def _constants(self, frame: PlainFrame, rule: Rule, given: list[Any]) -> list[Tensor]:
         """What a call adds; computed here once where it follows from the weights alone."""
