@@ -27,6 +27,7 @@ FAMILIES = {
     "activations": "Smooth activations",
     "normalisation": "Normalisation by the image's own statistics",
     "products": "Products of two values that depend on the image",
+    "attention": "Attention",
     "pooling": "Pooling and resampling",
     "shapes": "Shapes",
     "padding": "Padding",

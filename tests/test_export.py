@@ -387,13 +387,9 @@ class Through(nn.Module):
 @pytest.mark.parametrize(
     ("function", "named"),
     [
-        (
-            lambda x: nn.functional.interpolate(x, scale_factor=2),
-            "aten.upsample_nearest2d.vec at '",
-        ),
-        (lambda x: x.sort(-1).values, "aten.sort.default at"),
-        (lambda x: x * (x > 0), "aten.gt.Scalar at"),
-        (lambda x: x.softmax(1), "aten.softmax.int at"),
+        (lambda x: x.cumprod(2), "aten.cumprod.default at '"),
+        (torch.linalg.inv, "aten.linalg_inv_ex.default at"),
+        (torch.floor, "aten.flatten.using_ints at"),
         (lambda x: x if x.sum() > 0 else -x, "branches"),
     ],
 )
@@ -405,6 +401,15 @@ def test_what_has_no_such_form_is_refused_by_name(
         export(Explainer(Through(function).eval()), path, shape=(3, 6, 6))
     assert named in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_onnx_lacks_is_refused_by_name(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    explainer = Explainer(Through(lambda x: x.cummax(2).values).eval())
+    with pytest.raises(UnsupportedOperatorError, match=r"aten\.cummax\.default at '.*ONNX"):
+        export(explainer, tmp_path / "graph.onnx", shape=(3, 6, 6))
+    assert not list(tmp_path.iterdir())
+    export(explainer, tmp_path / "graph.pt2", shape=(3, 6, 6))
 
 
 @pytest.mark.parametrize(

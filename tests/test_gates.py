@@ -22,6 +22,7 @@ from tests.laws import (
     check_adjoint,
     check_bias,
     check_jacobian,
+    check_plain,
     check_push,
     check_rows,
     close,
@@ -161,6 +162,7 @@ def test_laws(name: str, convention: str) -> None:
     check_adjoint(program, recording, x, 0)
     check_bias(program, recording, x, 0)
     check_rows(program, recording, x, 0)
+    check_plain(program, x, 0)
     # PyTorch's derivative of hardsigmoid has 1/6 in single precision.
     if convention == "tangent" and name != "hardsigmoid":
         check_jacobian(module, program, recording, x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from guidxmage.errors import InputError
+from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.export.module import ExplainingModule
 
 METADATA = "guid-xmage"
@@ -44,10 +45,17 @@ def written(
     graph: ExportedProgram,
     names: tuple[Sequence[str], Sequence[str]],
     metadata: Mapping[str, str],
+    sites: Mapping[str, str] | None = None,
 ) -> bytes:
-    """A graph in a format; names are those of inputs and outputs."""
+    """A graph in a format; names are those of inputs and outputs.
+
+    sites: where operators are called from, for the message that says which one a format lacks.
+    """
     if kind == "onnx":
-        return _onnx(graph, names, metadata)
+        try:
+            return _onnx(graph, names, metadata)
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise UnsupportedOperatorError(_not_in_onnx(error, sites or {})) from error
     if kind == "pt2":
         file = io.BytesIO()
         torch.export.save(graph, file, extra_files=dict(metadata))
@@ -80,6 +88,22 @@ def _onnx(
         model.metadata_props.add(key=key, value=value)
     content: bytes = model.SerializeToString()
     return content
+
+
+def _not_in_onnx(error: Exception, sites: Mapping[str, str]) -> str:
+    """Which operator ONNX has not, and where it is called, as far as the exporter tells."""
+    found = re.search(r"target=torch\.ops\.(aten\.\w+(\.\w+)?)", str(error))
+    if found is None:
+        return "the graph cannot be written in ONNX; write it as pt2"
+    name = found[1]
+    own = name if name in sites else next((one for one in sites if _same(one, name)), None)
+    where = "in what transposes the network" if own is None else f"at '{sites[own]}'"
+    return f"{own or name} {where} cannot be exported: ONNX has no such operator; write it as pt2"
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names are of one function."""
+    return one.split(".")[1] == other.split(".")[1]
 
 
 def _compiled(graph: ExportedProgram, metadata: Mapping[str, str]) -> bytes:

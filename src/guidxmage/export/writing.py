@@ -71,7 +71,8 @@ def export(
     )
     names = (("images", *module.target.inputs), module.outputs)
     text = json.dumps({**metadata, "format": kind}, ensure_ascii=False, allow_nan=False)
-    content = written(kind, traced(module, example), names, {METADATA: text})
+    graph, sites = traced(module, example), module.program.sites
+    content = written(kind, graph, names, {METADATA: text}, sites)
     write_atomically(path, content)
     return Exported(path, kind, len(content), json.loads(text))
 

@@ -3,6 +3,7 @@
 from guidxmage.engine.rules import (
     activations,
     affine,
+    attention,
     comparisons,
     conv_transpose,
     convolution,
@@ -27,6 +28,7 @@ __all__ = [
     "RULES",
     "activations",
     "affine",
+    "attention",
     "comparisons",
     "conv_transpose",
     "convolution",

@@ -12,8 +12,19 @@ from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
 from guidxmage.engine.kernels import loops
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import leading
+from guidxmage.engine.rules.slopes import BY_SLOPE, recorded_slope
 from guidxmage.engine.rules.smooth import scaled, tangent
-from guidxmage.engine.rules.table import BY_AUTOGRAD, Plain, Rule, Traits, register
+from guidxmage.engine.rules.table import Plain, Rule, Traits, register
+from guidxmage.engine.rules.tangents import (
+    GLU,
+    LENGTH,
+    LOG_SOFTMAX,
+    LOGSUMEXP,
+    SOFTMAX,
+    SPREAD,
+    other_norm,
+    written,
+)
 from guidxmage.engine.trail.gates import Gates
 
 
@@ -60,6 +71,10 @@ def _constant(f: Frame, x: Hole, *args: Any, **kw: Any) -> Tensor | None:
     return leading(at_zero, f, x) if at_zero else None
 
 
+def _plain_record(f: Frame, x: Tensor, *args: Any, **kw: Any) -> tuple[Tensor, Gates]:
+    return (_record if f.convention == "secant" else recorded_slope)(f, x, *args, **kw)
+
+
 _ACTIVATION = Rule(
     "gate",
     push=lambda f, x, *args, **kw: scaled(f, x, f.numbers()[0]),
@@ -69,6 +84,7 @@ _ACTIVATION = Rule(
     terms=lambda f, x, *args, **kw: 8,
     family="activations",
     rows=rows.elementwise,
+    plain=Plain(record=_plain_record),
 )
 register(
     "aten.silu.default aten.gelu.default aten.hardswish.default aten.mish.default"
@@ -90,7 +106,7 @@ def _refuse_power_of_image(call: Call) -> str | None:
 register(
     "aten.log.default aten.log1p.default aten.log2.default aten.rsqrt.default"
     " aten.reciprocal.default",
-    tangent(family="activations", rows=rows.elementwise),
+    tangent(family="activations", rows=rows.elementwise, plain=BY_SLOPE),
 )
 
 
@@ -113,7 +129,7 @@ register(
         constant=lambda f, x, exponent: f.for_rows(f.numbers()[1]),
         terms=_ACTIVATION.terms,
         family="activations",
-        plain=Plain(refused=BY_AUTOGRAD),
+        plain=Plain(record=recorded_slope),
         refuse=_refuse_power_of_image,
         rows=rows.elementwise,
     ),
@@ -126,7 +142,7 @@ register(
     " aten.pow.Scalar aten.pow.Tensor_Tensor aten.logaddexp.default aten.logaddexp2.default"
     " aten.atan2.default aten.hypot.default aten.addcdiv.default aten.xlogy.Tensor"
     " aten.nan_to_num.default aten.lgamma.default aten.digamma.default",
-    tangent(family="activations", rows=rows.elementwise),
+    tangent(family="activations", rows=rows.elementwise, plain=BY_SLOPE),
 )
 
 
@@ -152,18 +168,24 @@ register(
 # Several numbers into one: no convention but the tangent.
 register(
     "aten.softmax.int aten._softmax.default",
-    tangent(rows=rows.along(1)),
+    tangent(rows=rows.along(1), plain=written(SOFTMAX)),
     traits=Traits(scales=True),
 )
 register(
-    "aten.log_softmax.int aten._log_softmax.default"
-    " aten.logsumexp.default aten.cumprod.default aten.logcumsumexp.default"
-    " aten.var_mean.correction aten.std_mean.correction aten.var.correction aten.std.correction"
-    " aten.prod.dim_int",
+    "aten.log_softmax.int aten._log_softmax.default",
+    tangent(rows=rows.along(1), plain=written(LOG_SOFTMAX)),
+)
+register("aten.logsumexp.default", tangent(rows=rows.along(1), plain=written(LOGSUMEXP)))
+register(
+    "aten.var_mean.correction aten.std_mean.correction aten.var.correction aten.std.correction",
+    tangent(rows=rows.along(1), plain=written(SPREAD)),
+)
+register(
+    "aten.cumprod.default aten.logcumsumexp.default aten.prod.dim_int",
     tangent(rows=rows.along(1)),
 )
-register("aten.glu.default", tangent(rows=rows.along(1, -1)))
+register("aten.glu.default", tangent(rows=rows.along(1, -1), plain=written(GLU)))
 register(
     "aten.linalg_vector_norm.default aten.norm.ScalarOpt_dim",
-    tangent(rows=rows.along(2)),
+    tangent(rows=rows.along(2), plain=written(LENGTH, other_norm)),
 )

@@ -187,7 +187,9 @@ def _on_bounds(f: Frame, x: Hole, low: Any, high: Any) -> Tensor | None:
     if by_row:
         inside, above = f.for_rows(inside), f.for_rows(above)
     parts = [
-        torch.where(where.bool(), torch.as_tensor(bound, dtype=where.dtype), 0)
+        torch.where(where.bool(), bound.to(where.dtype), 0)
+        if isinstance(bound, Tensor)
+        else where * bound
         for bound, where in ((low, 1 - inside - above), (high, above))
         if isinstance(bound, Tensor) or bound not in (0, -inf, inf)
     ]

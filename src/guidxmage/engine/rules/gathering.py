@@ -7,17 +7,21 @@ constant vectors. Positions and grids that change by steps are constants along a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from guidxmage.engine.calls.call import Call, Frame, Kept, is_active
+from guidxmage.engine.calls.call import Call, Frame, Hole, Kept, is_active
 from guidxmage.engine.rules import rows
+from guidxmage.engine.rules.matrices import product_pull
+from guidxmage.engine.rules.picking import selection_pull
 from guidxmage.engine.rules.places import moved, resized
 from guidxmage.engine.rules.smooth import active_values, applied
-from guidxmage.engine.rules.table import BY_AUTOGRAD, Plain, Rule, Traits, fill, holes, register
+from guidxmage.engine.rules.table import UNWRITTEN, Plain, Rule, Traits, fill, holes, register
 from guidxmage.errors import UnsupportedOperatorError
 
 _UNPROVED = Traits(unproved="no independent run of it is written", exact=True)
@@ -94,6 +98,8 @@ def _by_number(f: Frame, g: Tensor, *args: Any, **_: Any) -> list[Tensor]:
 
 
 def _affine(test: rows.RowTest | None, pull: Any = _by_derivative, **extras: Any) -> Rule:
+    """Numbering is made of operators that can be exported; derivatives are not."""
+    extras.setdefault("plain", None if pull is _by_number else Plain(refused=UNWRITTEN))
     return Rule(
         "affine",
         _linear_part,
@@ -101,7 +107,6 @@ def _affine(test: rows.RowTest | None, pull: Any = _by_derivative, **extras: Any
         constant=lambda f, *args, **kw: _at_zero(f, args),
         rows=test,
         traits=_UNPROVED,
-        plain=Plain(refused=BY_AUTOGRAD),
         **extras,
     )
 
@@ -109,6 +114,71 @@ def _affine(test: rows.RowTest | None, pull: Any = _by_derivative, **extras: Any
 def _sums(f: Frame, *args: Any, **_: Any) -> int:
     """As many products as the inputs have numbers for one of the output, at the most."""
     return 2 + max(prod(hole.shape) for hole in holes(args)) // max(1, f.shape[0] if f.shape else 1)
+
+
+# --- transposes, written out ---------------------------------------------------------------------
+
+_PICKED = Plain(pull=selection_pull)
+
+
+def _gather_pull(f: Frame, g: Tensor, x: Hole, dim: int, index: Tensor, **_: Any) -> list[Tensor]:
+    return [x.zeros().scatter_add(dim, index, g)]
+
+
+def _take_pull(f: Frame, g: Tensor, x: Hole, index: Tensor) -> list[Tensor]:
+    return [x.zeros().flatten().scatter_add(0, index.flatten(), g.flatten()).reshape(x.shape)]
+
+
+def _added_pull(
+    f: Frame, g: Tensor, base: Any, dim: int, index: Tensor, source: Any, *, alpha: float = 1
+) -> list[Tensor]:
+    """What is added at places comes from those places."""
+    found = [g] if isinstance(base, Hole) else []
+    if not isinstance(source, Hole):
+        return found
+    if "index_add" in f.call.op:
+        return [*found, g.index_select(dim, index) * alpha]
+    inside = g.gather(dim, index)  # the index may be smaller than the source
+    sides = [(0, n - m) for n, m in zip(source.shape, inside.shape, strict=True)]
+    return [*found, functional.pad(inside, [n for side in reversed(sides) for n in side])]
+
+
+def _record_scatter(f: Frame, *args: Any) -> tuple[Tensor, None]:
+    return f.call.run(*_as_wide(args)), None
+
+
+def _scatter_pull(f: Frame, g: Tensor, *args: Any) -> list[Tensor]:
+    index, source = args[2:]
+    sides = [(0, n - m) for n, m in zip(source.shape, index.shape, strict=True)]
+    if not any(more for _, more in sides):
+        return _by_number(f, g, *args)
+    found = _by_number(f, g, *_as_wide(args))
+    if isinstance(source, Hole):
+        found[-1] = functional.pad(found[-1], [n for side in reversed(sides) for n in side])
+    return found
+
+
+def _as_wide(args: Sequence[Any]) -> list[Any]:
+    """What is scattered as large as the index is: ONNX wants it so."""
+    *others, index, source = args
+    inside = tuple(slice(size) for size in index.shape)
+    if isinstance(source, Hole):
+        return [*others, index, replace(source, shape=tuple(index.shape))]
+    return [*others, index, source[inside]]
+
+
+def _blended_pull(f: Frame, g: Tensor, a: Any, b: Any, share: Any) -> list[Tensor]:
+    sides = ((a, 1 - share), (b, share))
+    return [(g * part).sum_to_size(s.shape) for s, part in sides if isinstance(s, Hole)]
+
+
+def _added_product_pull(
+    f: Frame, g: Tensor, base: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1
+) -> list[Tensor]:
+    found = [(g * beta).sum_to_size(base.shape)] if isinstance(base, Hole) else []
+    if isinstance(a, Hole) or isinstance(b, Hole):
+        found.append(product_pull(g * alpha, a, b))
+    return found
 
 
 # --- numbers that are moved ----------------------------------------------------------------------
@@ -120,17 +190,35 @@ def _copied(call: Call, shapes: Sequence[Any]) -> bool:
     return len(repeats) == len(shapes[0]) and repeats[0] == 1
 
 
-register("aten.repeat.default", _affine(_copied, places=moved))
-register("aten.rot90.default", _affine(rows.along(2, (0, 1)), places=moved))
-register("aten.diagonal.default", _affine(rows.swapped_away(2), places=moved))
-register("aten.diag_embed.default", _affine(rows.swapped_away(2, -2, -1), places=moved))
+register("aten.repeat.default", _affine(_copied, places=moved, plain=_PICKED))
+register("aten.rot90.default", _affine(rows.along(2, (0, 1)), places=moved, plain=_PICKED))
+register("aten.diagonal.default", _affine(rows.swapped_away(2), places=moved, plain=_PICKED))
+register(
+    "aten.diag_embed.default", _affine(rows.swapped_away(2, -2, -1), places=moved, plain=_PICKED)
+)
 register(
     "aten.gather.default",
-    _affine(rows.along(1), _by_derivative, refuse=_refuse_active([2]), places=moved),
+    _affine(
+        rows.along(1),
+        refuse=_refuse_active([2]),
+        places=moved,
+        plain=Plain(pull=_gather_pull),
+    ),
 )
-register("aten.take.default", _affine(rows.never, refuse=_refuse_active([1])))
 register(
-    "aten.scatter.src aten.scatter.value aten.index_copy.default aten.index_fill.int_Scalar",
+    "aten.take.default",
+    _affine(rows.never, refuse=_refuse_active([1]), plain=Plain(pull=_take_pull)),
+)
+register(
+    "aten.scatter.src",
+    replace(
+        _affine(rows.along(1), _by_number, refuse=_refuse_active([2])),
+        constant=lambda f, *args: _at_zero(f, _as_wide(args)),
+        plain=Plain(record=_record_scatter, pull=_scatter_pull),
+    ),
+)
+register(
+    "aten.scatter.value aten.index_copy.default aten.index_fill.int_Scalar",
     _affine(rows.along(1), _by_number, refuse=_refuse_active([2])),
 )
 register(
@@ -167,7 +255,7 @@ for _dims in (2, 3):
 
 register(
     "aten.index_add.default aten.scatter_add.default",
-    _affine(rows.along(1), terms=_sums, refuse=_refuse_active([2])),
+    _affine(rows.along(1), terms=_sums, refuse=_refuse_active([2]), plain=Plain(pull=_added_pull)),
 )
 register("aten.trace.default", _affine(rows.never, terms=_sums))
 for _dims in (2, 3):
@@ -181,7 +269,7 @@ for _dims in (2, 3):
     )
 register(
     "aten.lerp.Scalar",
-    _affine(rows.elementwise, terms=lambda f, *args, **kw: 4),
+    _affine(rows.elementwise, terms=lambda f, *args, **kw: 4, plain=Plain(pull=_blended_pull)),
 )
 register(
     "aten.lerp.Tensor",
@@ -189,11 +277,17 @@ register(
         rows.elementwise,
         terms=lambda f, *args, **kw: 4,
         refuse=_refuse_active([2]),
+        plain=Plain(pull=_blended_pull),
     ),
 )
 register(
     "aten.baddbmm.default",
-    _affine(rows.elementwise, terms=_sums, refuse=_one_factor(1, 2)),
+    _affine(
+        rows.elementwise,
+        terms=_sums,
+        refuse=_one_factor(1, 2),
+        plain=Plain(pull=_added_product_pull),
+    ),
 )
 register(
     "aten.addbmm.default aten.addmv.default aten.addr.default",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -123,8 +124,8 @@ def _matmul_terms(f: Frame, a: Any, b: Any) -> int:
     return sum(weight.shape[-2:])
 
 
-def _matmul_pull(f: Frame, g: Tensor, a: Any, b: Any) -> list[Tensor]:
-    """Of matrices; a vector is one with a single row or column."""
+def product_pull(g: Tensor, a: Any, b: Any) -> Tensor:
+    """The cotangent of the factor of a @ b that is a hole; a vector is a row or a column."""
     left, right = len(a.shape) == 1, len(b.shape) == 1
     g = g.unsqueeze(-2) if left else g
     g = g.unsqueeze(-1) if right else g
@@ -136,14 +137,14 @@ def _matmul_pull(f: Frame, g: Tensor, a: Any, b: Any) -> list[Tensor]:
         factor = a[None] if left else a
         sent, hole = factor.transpose(-2, -1) @ g, b
         sent = sent.squeeze(-1) if right else sent
-    return [sent.sum_to_size(hole.shape)]
+    return sent.sum_to_size(hole.shape)
 
 
 register(
     "aten.matmul.default aten.mm.default",
     linear(
         lambda f, a, b: a @ b,
-        plain=Plain(pull=_matmul_pull),
+        plain=Plain(pull=lambda f, g, a, b: [product_pull(g, a, b)]),
         terms=_matmul_terms,
         gain=lambda f, a, b, **kw: largest_line(b if isinstance(b, Tensor) else a),
         refuse=_refuse_active_weight,
@@ -152,3 +153,31 @@ register(
     ),
     traits=Traits(residues="weights", exact=True),
 )
+
+
+# --- sums by letters -----------------------------------------------------------------------------
+
+Lettered = tuple[Any, str]
+
+
+def why_not_by_letters(letters: Sequence[str], output: str) -> str | None:
+    """Why an equation cannot be transposed by exchanging its letters, or None."""
+    plain = bool(output) and all(one.isalpha() for one in (*letters, output))
+    if not plain:
+        return "its equation does not name every dimension"
+    if any(len(set(one)) < len(one) for one in (*letters, output)):
+        return "its equation takes a diagonal"
+    return None
+
+
+def einsum_pull(g: Tensor, output: str, fixed: Sequence[Lettered], part: Lettered) -> Tensor:
+    """The cotangent of one operand of an einsum, from g and the other operands."""
+    hole, letters = part
+    known = set(output).union(*(own for _, own in fixed))
+    kept = "".join(letter for letter in letters if letter in known)
+    equation = ",".join([output, *(own for _, own in fixed)])
+    found = torch.einsum(f"{equation}->{kept}", g, *(one for one, _ in fixed))
+    for place, letter in enumerate(letters):
+        if letter not in known:  # it was summed over
+            found = found.unsqueeze(place)
+    return found.expand(hole.shape)

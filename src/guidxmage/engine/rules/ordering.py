@@ -8,8 +8,9 @@ from torch import Tensor
 
 from guidxmage.engine.calls.call import Call, Frame, Hole
 from guidxmage.engine.rules.rows import RowTest
-from guidxmage.engine.rules.table import Rule, Traits, register
+from guidxmage.engine.rules.table import Plain, Rule, Traits, register
 from guidxmage.engine.trail.decisions import Decisions
+from guidxmage.engine.trail.dense import Dense
 
 
 def _ranked(place: int, default: int = -1) -> Rule:
@@ -29,6 +30,10 @@ def _ranked(place: int, default: int = -1) -> Rule:
     def record(f: Frame, x: Tensor, *args: Any, **kw: Any) -> tuple[Tensor, Decisions]:
         value, index = f.call.target(x, *args, **kw)
         return value, Decisions.from_index(index, x.shape[dimension(f, args, kw)])
+
+    def plain_record(f: Frame, x: Tensor, *args: Any, **kw: Any) -> tuple[Tensor, Dense]:
+        value, index = f.call.target(x, *args, **kw)
+        return value, Dense.of(index)
 
     def push(f: Frame, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         dim, missing = laid_out(f, args, kw, x.ndim)
@@ -54,6 +59,7 @@ def _ranked(place: int, default: int = -1) -> Rule:
         record=record,
         stepwise=second,
         rows=along_one(place, default),
+        plain=Plain(record=plain_record),
         traits=Traits(unproved="no independent run of it is written"),
     )
 

@@ -37,7 +37,18 @@ class Picked:
         """
         count = prod(shape)
         places = 1 + torch.arange(count, dtype=torch.float64).reshape(1, *shape)
-        index = f.call.run(places, *args).long().flatten() - 1
+        return cls._from(f.call.run(places, *args).long().flatten() - 1, shape)
+
+    @classmethod
+    def along(cls, f: Frame, shape: Sequence[int], args: Sequence[Any]) -> Picked:
+        """The same of one line, with size 1 in all other dimensions."""
+        places = torch.arange(prod(shape)).reshape(tuple(shape))
+        return cls._from(f.call.run(places, *args).flatten(), (prod(shape),))
+
+    @classmethod
+    def _from(cls, index: Tensor, shape: Sequence[int]) -> Picked:
+        """From the place that every output comes from, −1 for what was put in."""
+        count = prod(shape)
         own, outputs = index >= 0, len(index)
         nothing = index[:0]
         block = _block(index, shape) if bool(own.all()) else None
@@ -48,6 +59,36 @@ class Picked:
         if int((back < outputs).sum()) == int(own.sum()):
             return cls(None, back, nothing, outputs)
         return cls(None, nothing, torch.where(own, index, count), outputs)
+
+
+# Where operators that pick along one dimension name it among their arguments.
+_DIMENSION = {
+    **dict.fromkeys(("select", "slice", "narrow", "index_select", "unbind"), 0),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk"), 1),
+}
+
+
+def line_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
+    """For what picks along one dimension: there it is undone, whatever the others are."""
+    place, ndim = _DIMENSION[f.call.op.split(".")[1]], len(x.shape)
+    dim = (args[place] if len(args) > place else 0) % ndim
+    size = x.shape[dim]
+    shape = [size if d == dim else 1 for d in range(ndim)]
+
+    line: Picked = f.prepare(f"line{size}", lambda: Picked.along(f, shape, args))
+    g = g.unsqueeze(dim) if len(f.shape) < ndim else g
+    if line.block is not None:
+        ((low, end),) = line.block
+        return [_padded(g, dim, low, size - end)]
+    if len(line.back):
+        return [_padded(g, dim, 0, 1).index_select(dim, line.back.to(g.device))]
+    return [x.zeros().index_add(dim, line.places.to(g.device), g)]
+
+
+def _padded(g: Tensor, dim: int, before: int, after: int) -> Tensor:
+    """With zeros at the ends of one dimension."""
+    later = g.ndim - 1 - dim
+    return functional.pad(g, [*[0] * (2 * later), before, after])
 
 
 def selection_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from guidxmage.engine.calls.call import Frame
+from guidxmage.engine.calls.call import Call, Frame
 from guidxmage.engine.rules.choices import (
     AboveLimit,
     BetweenBounds,
@@ -29,15 +28,17 @@ from guidxmage.engine.trail.dense import Dense
 class PlainFrame(Frame):
     """A Frame whose decisions are dense and whose rows are `repeats` targets of every image.
 
-    `keep` keeps what is derived from the weights alone, by call and name.
+    `keep` keeps what is derived from the weights alone, by call and name. by_image: the call takes
+    masks or positions that the image decides, so that nothing follows from the weights alone.
     """
 
     repeats: int = 1
+    by_image: bool = False
     keep: Callable[[int, str, Callable[[], Any]], Any] = lambda id_, name, make: make()
 
     def prepare(self, name: str, make: Callable[[], Any]) -> Any:
         """What is derived from the weights alone."""
-        return self.keep(self.call.id, name, make)
+        return make() if self.by_image else self.keep(self.call.id, name, make)
 
     def plane(self, like: Tensor, number: int = 0) -> Tensor:
         """One plane as ones and zeros of the dtype of `like`."""
@@ -50,11 +51,8 @@ class PlainFrame(Frame):
         return (g.unflatten(0, (self.repeats, -1)) * bits).flatten(0, 1)
 
     def switched(self, g: Tensor, number: int = 0) -> Tensor:
-        """g where one plane is set, and 0 elsewhere."""
-        bits = self.taken().planes[number]
-        if self.repeats == 1:
-            return torch.where(bits, g, 0)
-        return torch.where(bits, g.unflatten(0, (self.repeats, -1)), 0).flatten(0, 1)
+        """g where one plane is set, and 0 elsewhere: a product is faster than a choice there."""
+        return self.gate(g, self.plane(g, number))
 
     def for_rows(self, recorded: Tensor) -> Tensor:
         """A recorded tensor (B, …) for all rows."""
@@ -92,7 +90,7 @@ def _decided(f: Frame, choice: Choice, x: Any, *rest: Any) -> tuple[Tensor, ...]
         low, high = choice.bounds(*rest)
         above = x > high if choice.closed else x >= high
         inside = (x >= low) & (x <= high) if choice.closed else (x > low) & (x < high)
-        return inside & ~above, above
+        return inside, above
     assert isinstance(choice, OfTwo)
     first = x >= rest[0] if choice.sign > 0 else x <= rest[0]
     return (first.expand(f.shape),)
@@ -105,16 +103,19 @@ def pulled(f: PlainFrame, rule: Rule, g: Tensor, holes: list[Any]) -> list[Tenso
     return sent
 
 
-def why_not_plain(rule: Rule, convention: str = "") -> str | None:
+def why_not_plain(rule: Rule, convention: str = "", call: Call | None = None) -> str | None:
     """Why a rule has no form in operators that can be exported, or None.
 
-    convention: what its family of smooth operators is made affine by.
+    convention: what its family of smooth operators is made affine by. call: the one that is asked
+    about, where some are refused.
     """
     plain = rule.plain
     if plain is not None and plain.refused:
         return plain.refused
-    if convention == "tangent" and rule.family in ("activations", "products"):
-        return f'as a tangent {BY_AUTOGRAD}; use gates="secant"'
+    if plain is not None and plain.refuse is not None and call is not None:
+        why = plain.refuse(call, convention)
+        if why:
+            return why
     if isinstance(rule.pull, Derived) and (plain is None or plain.pull is None):
         return BY_AUTOGRAD
     unsaid = plain is None or plain.record is None

@@ -19,7 +19,9 @@ from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.averages import adaptive_pull, windows_pull
 from guidxmage.engine.rules.breakpoints import Crossings, halves
 from guidxmage.engine.rules.choices import OfWindows
+from guidxmage.engine.rules.maxima import added_at, evenly
 from guidxmage.engine.rules.places import pooled, resized
+from guidxmage.engine.rules.resampling import resampled_pull
 from guidxmage.engine.rules.table import Plain, Rule, Traits, linear, register, transpose_of
 from guidxmage.engine.trail.decisions import Decisions
 from guidxmage.engine.trail.dense import Dense
@@ -66,14 +68,13 @@ register(
     ),
     traits=Traits(residues="nothing", averages=True),
 )
-_REFUSED = Plain(refused="resampling has no transpose among the operators that can be exported")
 _windowed = linear(
     _applied,
     terms=_window_terms,
     gain=_window_gain,
     rows=rows.spatial,
     places=resized,
-    plain=_REFUSED,
+    plain=Plain(pull=resampled_pull),
 )
 register(
     "aten.avg_pool1d.default aten.avg_pool3d.default",
@@ -293,14 +294,14 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
         index = flat(f, x.shape[-dims:], args, g.device)
         if geometry is strided_windows and dims == 2:
             return [_scatter_add_2d(g, index, x, args)]
-        return [_added_at(index, g, x, dims)]
+        return [added_at(index, g, x, dims)]
 
     def plain_record(f: Frame, x: Tensor, *args: Any) -> tuple[Tensor, Dense]:
-        value, indices = with_indices(x, *args)
+        value, indices = evenly(f, x, dims) or with_indices(x, *args)
         return value, Dense.of(indices)
 
     def plain_pull(f: Frame, g: Tensor, x: Hole, *args: Any) -> list[Tensor]:
-        return [_added_at(f.for_rows(f.taken().index()), g, x, dims)]
+        return [added_at(f.for_rows(f.taken().index()), g, x, dims)]
 
     def crossings(f: Frame, x: Tensor, *args: Any) -> Crossings:
         z, dz = (part.flatten(-dims) for part in halves(x))
@@ -323,12 +324,6 @@ def _max_pool(dims: int, with_indices: Callable[..., Any], geometry: Callable[..
     )
 
 
-def _added_at(index: Tensor, g: Tensor, x: Hole, dims: int) -> Tensor:
-    """Cotangents added up at the flat places of their maxima in planes of `dims` dimensions."""
-    zeros = x.zeros().flatten(-dims)
-    return zeros.scatter_add(-1, index.flatten(-dims), g.flatten(-dims)).reshape(x.shape)
-
-
 def _fractional(dims: int) -> Rule:
     """Windows that lie where an argument says; the trail keeps the place of each maximum."""
 
@@ -338,6 +333,10 @@ def _fractional(dims: int) -> Rule:
     def record(f: Frame, x: Tensor, *args: Any) -> tuple[Tensor, Decisions]:
         value, index = f.call.target(x, *args)
         return value, Decisions.of_numbers(index)
+
+    def plain_record(f: Frame, x: Tensor, *args: Any) -> tuple[Tensor, Dense]:
+        value, index = f.call.target(x, *args)
+        return value, Dense.of(index)
 
     def push(f: Frame, x: Tensor, *args: Any) -> Tensor:
         return x.flatten(-dims).gather(-1, flat(f)).reshape(f.shape)
@@ -355,7 +354,7 @@ def _fractional(dims: int) -> Rule:
         refuse=lambda call: "its windows depend on the image" if is_active(call.args[3]) else None,
         rows=lambda call, shapes: rows.spatial(call, shapes[:1]),
         traits=Traits(unproved="its windows lie where numbers say"),
-        plain=Plain(refused="its windows lie where numbers say"),
+        plain=Plain(record=plain_record),
         places=resized,
     )
 

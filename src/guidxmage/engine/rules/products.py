@@ -7,7 +7,7 @@ failing that, of two values multiplied element by element, the smaller one; else
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -15,25 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
+from guidxmage.engine.calls.call import Call, Frame, Hole
 from guidxmage.engine.rules import rows
+from guidxmage.engine.rules.matrices import einsum_pull, product_pull, why_not_by_letters
 from guidxmage.engine.rules.places import by_letters, multiplied
 from guidxmage.engine.rules.rows import RowTest
 from guidxmage.engine.rules.smooth import active_values, applied, scaled, tangent, transposed
-from guidxmage.engine.rules.table import (
-    BY_AUTOGRAD,
-    PRODUCTS,
-    Plain,
-    Rule,
-    Traits,
-    holes,
-    linear,
-    register,
-)
+from guidxmage.engine.rules.table import PRODUCTS, Plain, Rule, Traits, holes, linear, register
 from guidxmage.engine.trail.gates import Gates
 
 aten = torch.ops.aten
 Shares = tuple[float, float]
+# From a cotangent, a factor's hole, the other factor and the place of the first of them.
+Back = Callable[[Frame, Tensor, Hole, Tensor, int], Tensor]
 
 
 def _shares(f: Frame, convention: str, shapes: list[Any], elementwise: bool) -> Shares:
@@ -49,7 +43,45 @@ def _shares(f: Frame, convention: str, shapes: list[Any], elementwise: bool) -> 
     return 0.5, 0.5
 
 
-def _product(elementwise: bool, rows: RowTest) -> Rule:
+def _factors(f: Frame, shares: Shares) -> tuple[Tensor | None, Tensor | None]:
+    """x₀ and y₀ for the images, as far as they were kept."""
+    kept = iter(f.numbers())
+    return (next(kept) if shares[1] else None), (next(kept) if shares[0] else None)
+
+
+def _pull_by(back: Back, elementwise: bool) -> Callable[..., list[Tensor | None]]:
+    """To each factor that is not frozen its share of what `back` gives."""
+
+    def pull(f: Frame, g: Tensor, *args: Any, **kw: Any) -> list[Tensor | None]:
+        x, y = holes(args)
+        shares = _shares(f, f.smooth().convention, [x.shape, y.shape], elementwise)
+        x0, y0 = _factors(f, shares)
+        return [
+            None if other is None else back(f, g, part, other, place) * shares[place]
+            for place, (part, other) in enumerate(((x, y0), (y, x0)))
+        ]
+
+    return pull
+
+
+def _times_back(f: Frame, g: Tensor, hole: Hole, other: Tensor, place: int) -> Tensor:
+    return scaled(f, g, other).sum_to_size(hole.shape)
+
+
+def _any_back(f: Frame, g: Tensor, hole: Hole, other: Tensor, place: int) -> Tensor:
+    fixed = f.for_rows(other)
+
+    def factor(v: Tensor) -> Tensor:
+        return applied(f, [v, fixed] if place == 0 else [fixed, v])
+
+    (found,) = transposed(factor, [hole.zeros()], g)
+    assert found is not None
+    return found
+
+
+def _product(elementwise: bool, rows: RowTest, back: Back) -> Rule:
+    """back: the cotangent of one factor, written out."""
+
     def record(f: Frame, *args: Any, **kw: Any) -> tuple[Tensor, Gates]:
         x, y = active_values(f, args)
         shares = _shares(f, f.convention, [x.shape, y.shape], elementwise)
@@ -61,32 +93,16 @@ def _product(elementwise: bool, rows: RowTest) -> Rule:
         ]
         return f.call.run(*args), Gates(f.convention, tuple(kept))
 
-    def factors(f: Frame, shares: Shares) -> tuple[Tensor | None, Tensor | None]:
-        """x₀ and y₀ for the images, as far as they were kept."""
-        kept = iter(f.numbers())
-        return (next(kept) if shares[1] else None), (next(kept) if shares[0] else None)
-
     def push(f: Frame, *args: Any, **kw: Any) -> Tensor:
         x, y = active_values(f, args)
         shares = _shares(f, f.smooth().convention, [x.shape, y.shape], elementwise)
-        x0, y0 = factors(f, shares)
+        x0, y0 = _factors(f, shares)
         parts = []
         if y0 is not None:
             parts.append(shares[0] * applied(f, [x, f.for_rows(y0)]))
         if x0 is not None:
             parts.append(shares[1] * applied(f, [f.for_rows(x0), y]))
         return sum(parts[1:], parts[0])
-
-    def pull(f: Frame, g: Tensor, *args: Any, **kw: Any) -> list[Tensor | None]:
-        x, y = holes(args)
-        shares = _shares(f, f.smooth().convention, [x.shape, y.shape], elementwise)
-        x0, y0 = factors(f, shares)
-        found: list[Tensor | None] = [None, None]
-        if y0 is not None:
-            found[0] = _pulled(f, g, x, y0, 0, elementwise) * shares[0]
-        if x0 is not None:
-            found[1] = _pulled(f, g, y, x0, 1, elementwise) * shares[1]
-        return found
 
     def constant(f: Frame, *args: Any, **kw: Any) -> Tensor | None:
         if f.smooth().convention != "tangent":
@@ -99,58 +115,88 @@ def _product(elementwise: bool, rows: RowTest) -> Rule:
     return Rule(
         "gate",
         push,
-        pull,
+        _pull_by(_times_back if elementwise else _any_back, elementwise),
         record=record,
         constant=constant,
         terms=lambda f, *args, **kw: 4 if elementwise else 2 * holes(args)[0].shape[-1],
         refuse=refuse,
         family="products",
         rows=rows,
-        plain=None if elementwise else Plain(refused=BY_AUTOGRAD),
+        plain=Plain(pull=_pull_by(back, elementwise)),
     )
 
 
-def _pulled(
-    f: Frame, g: Tensor, hole: Hole, other: Tensor, place: int, elementwise: bool
-) -> Tensor:
-    """The cotangent of one factor, the other one frozen."""
-    if elementwise:
-        return scaled(f, g, other).sum_to_size(hole.shape)
+def _matrix_back(f: Frame, g: Tensor, hole: Hole, other: Tensor, place: int) -> Tensor:
     fixed = f.for_rows(other)
-
-    def factor(v: Tensor) -> Tensor:
-        return applied(f, [v, fixed] if place == 0 else [fixed, v])
-
-    (found,) = transposed(factor, [hole.zeros()], g)
-    assert found is not None
-    return found
+    return product_pull(g, *((hole, fixed) if place == 0 else (fixed, hole)))
 
 
-register("aten.mul.Tensor", _product(elementwise=True, rows=rows.elementwise), PRODUCTS)
+def _letters_back(f: Frame, g: Tensor, hole: Hole, other: Tensor, place: int) -> Tensor:
+    """Each factor's letters from those of the output and of the other factor."""
+    (mine, theirs), output = _letters(f.call)
+    if place:
+        mine, theirs = theirs, mine
+    return einsum_pull(g, output, [(f.for_rows(other), theirs)], (hole, mine))
+
+
+def _refuse_letters(call: Call, convention: str) -> str | None:
+    return why_not_by_letters(*_letters(call))
+
+
+def _letters(call: Call) -> tuple[list[str], str]:
+    """Of the operands and the output; empty where the equation does not name the output."""
+    given, _, output = str(call.args[0]).replace(" ", "").partition("->")
+    return given.split(","), output
+
+
 register(
-    "aten.matmul.default aten.bmm.default aten.mm.default",
-    replace(_product(elementwise=False, rows=rows.multiplied), places=multiplied),
+    "aten.mul.Tensor",
+    _product(elementwise=True, rows=rows.elementwise, back=_times_back),
     PRODUCTS,
 )
 register(
+    "aten.matmul.default aten.bmm.default aten.mm.default",
+    replace(
+        _product(elementwise=False, rows=rows.multiplied, back=_matrix_back), places=multiplied
+    ),
+    PRODUCTS,
+)
+_BY_LETTERS = _product(elementwise=False, rows=rows.summed_by_letters, back=_letters_back)
+assert _BY_LETTERS.plain is not None
+register(
     "aten.einsum.default",
-    replace(_product(elementwise=False, rows=rows.summed_by_letters), places=by_letters),
+    replace(
+        _BY_LETTERS,
+        places=by_letters,
+        plain=replace(_BY_LETTERS.plain, refuse=_refuse_letters),
+    ),
     PRODUCTS,
 )
 register(
     "aten.bmm.default",
     linear(
         lambda f, a, b: a @ b,
+        plain=Plain(pull=lambda f, g, a, b: [product_pull(g, a, b)]),
         terms=lambda f, a, b, **kw: 2 * a.shape[-1],
         rows=rows.multiplied,
         places=multiplied,
     ),
     traits=Traits(residues="weights", exact=True),
 )
+
+
+def _einsum_pull(f: Frame, g: Tensor, equation: str, operands: Sequence[Any]) -> list[Tensor]:
+    letters, output = _letters(f.call)
+    pairs = list(zip(operands, letters, strict=True))
+    fixed = [(one, own) for one, own in pairs if isinstance(one, Tensor)]
+    return [einsum_pull(g, output, fixed, pair) for pair in pairs if isinstance(pair[0], Hole)]
+
+
 register(
     "aten.einsum.default",
     linear(
         lambda f, equation, operands: aten.einsum.default(equation, operands),
+        plain=Plain(pull=_einsum_pull, refuse=_refuse_letters),
         rows=rows.summed_by_letters,
         places=by_letters,
     ),
@@ -175,6 +221,23 @@ def _record_quotient(f: Frame, x: Any, y: Tensor, **kw: Any) -> tuple[Tensor, Ga
     return f.call.run(x, y), Gates("secant", (y.reciprocal().expand(f.shape),))
 
 
+def _plain_quotient(f: Frame, x: Any, y: Tensor, **kw: Any) -> tuple[Tensor, Gates]:
+    """Of a tangent: what depends on the image, and the quotient as often as the slope lacks it."""
+    if _kept_denominator(f):
+        return _record_quotient(f, x, y)
+    value, given = f.call.run(x, y), active_values(f, (x, y))
+    return value, Gates("tangent", (*given, value if len(given) > 1 else 2 * value))
+
+
+def _plain_quotient_pull(f: Frame, g: Tensor, x: Any, y: Hole) -> list[Tensor | None]:
+    if _kept_denominator(f):
+        return [scaled(f, g, f.numbers()[0]).sum_to_size(x.shape), None]
+    *above, below = (f.for_rows(part) for part in f.numbers()[:-1])
+    numerator = above[0] if above else x
+    to_y = (-g * numerator / (below * below)).sum_to_size(y.shape)
+    return [(g / below).sum_to_size(x.shape), to_y] if above else [to_y]
+
+
 register(
     "aten.div.Tensor",
     Rule(
@@ -196,99 +259,7 @@ register(
         terms=lambda f, x, y, **kw: 4,
         family="products",
         rows=rows.elementwise,
+        plain=Plain(record=_plain_quotient, pull=_plain_quotient_pull),
     ),
     PRODUCTS,
-)
-
-
-# --- attention -----------------------------------------------------------------------------------
-
-
-def _weights(q: Tensor, k: Tensor, mask: Any, causal: bool, scale: float | None) -> Tensor:
-    """softmax(scale·q·kᵀ + mask), (…, L, S)."""
-    logits = q * (q.shape[-1] ** -0.5 if scale is None else scale) @ k.transpose(-2, -1)
-    if causal:
-        kept = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
-        logits = logits.masked_fill(~kept, -torch.inf)
-    if mask is None:
-        return logits.softmax(-1)
-    logits = logits + mask if mask.is_floating_point() else logits.masked_fill(~mask, -torch.inf)
-    # Who may look at nothing gets 0, as from the kernels; a plain softmax would be 0/0.
-    blind = (logits == -torch.inf).all(-1, keepdim=True)
-    return logits.masked_fill(blind, 0).softmax(-1).masked_fill(blind, 0)
-
-
-def _settings(args: Sequence[Any], kw: Any) -> tuple[Any, bool, float | None]:
-    """Mask, causality and scale, from the arguments after q, k and v: mask, dropout, causality."""
-    given: list[Any] = [*args, *[None, 0.0, False][len(args) :]]
-    mask, _, causal = given[:3]
-    return mask, bool(causal), kw.get("scale")
-
-
-def _attended(f: Frame, q: Tensor, k: Tensor, v: Tensor, mask: Any = None) -> Tensor:
-    fixed, causal, scale = _settings(f.call.args[3:], f.call.kwargs)
-    mask = fixed if mask is None else mask
-    return _weights(q, k, mask, causal, scale) @ v
-
-
-_TANGENT_ATTENTION = tangent(_attended)
-
-
-def _record_attention(
-    f: Frame, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kw: Any
-) -> tuple[Tensor, Gates]:
-    if f.convention == "tangent":
-        found: tuple[Tensor, Gates] = _TANGENT_ATTENTION.record(f, q, k, v, *args)  # type: ignore
-        return found
-    value = f.call.run(q, k, v, *args)
-    return value, Gates("secant", (_weights(q, k, *_settings(args, kw)),))
-
-
-def _frozen(f: Frame) -> bool:
-    return f.smooth().convention == "secant"
-
-
-def _refuse_attention(call: Call) -> str | None:
-    dropout = call.args[4] if len(call.args) > 4 else 0.0
-    if dropout:
-        return "it drops attention at random"
-    if call.kwargs.get("enable_gqa"):
-        return "it shares keys between groups of queries"
-    if not is_active(call.args[2]):
-        return "its values do not depend on the image"
-    return None
-
-
-def _flow(f: Frame, g: Tensor, v: Hole) -> list[Tensor | None]:
-    """To the values alone, not to queries, keys and a mask that are computed at run time.
-
-    Heads may share their values: what flows to them is added up.
-    """
-    found: list[Tensor | None] = [None] * len(f.call.inputs)
-    before = sum(is_active(arg) for arg in f.call.args[:2])
-    found[before] = (f.for_rows(f.numbers()[0]).transpose(-2, -1) @ g).sum_to_size(v.shape)
-    return found
-
-
-register(
-    "aten.scaled_dot_product_attention.default",
-    Rule(
-        "gate",
-        push=lambda f, q, k, v, *args, **kw: (
-            f.for_rows(f.numbers()[0]) @ v
-            if _frozen(f)
-            else _TANGENT_ATTENTION.push(f, q, k, v, *args)
-        ),
-        pull=lambda f, g, q, k, v, *args, **kw: (
-            _flow(f, g, v) if _frozen(f) else _TANGENT_ATTENTION.pull(f, g, q, k, v, *args)
-        ),
-        record=_record_attention,
-        constant=lambda f, q, k, v, *args, **kw: (
-            None if _frozen(f) else _TANGENT_ATTENTION.constant(f, q, k, v, *args)  # type: ignore
-        ),
-        terms=lambda f, q, k, v, *args, **kw: 2 * (q.shape[-1] + k.shape[-2]),
-        refuse=_refuse_attention,
-        family="products",
-        rows=rows.attended,
-    ),
 )

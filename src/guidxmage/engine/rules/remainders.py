@@ -10,8 +10,9 @@ from torch import Tensor
 from guidxmage.engine.calls.call import Call, Frame, Hole, is_active
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.comparisons import always
-from guidxmage.engine.rules.table import PRODUCTS, Rule, Traits, register
+from guidxmage.engine.rules.table import PRODUCTS, Plain, Rule, Traits, register
 from guidxmage.engine.trail.decisions import Decisions
+from guidxmage.engine.trail.dense import Dense
 
 _TRAITS = Traits(unproved="no independent run of it is written")
 
@@ -34,6 +35,10 @@ def _sawtooth() -> Rule:
         value = f.call.run(x, divisor) if len(f.call.args) > 1 else f.call.run(x)
         return value, Decisions.of_numbers(steps(x, value, divisor).expand(f.shape))
 
+    def plain_record(f: Frame, x: Tensor, divisor: Any = 1) -> tuple[Tensor, Dense]:
+        value = f.call.run(x, divisor) if len(f.call.args) > 1 else f.call.run(x)
+        return value, Dense.of(steps(x, value, divisor).expand(f.shape))
+
     def constant(f: Frame, x: Hole, divisor: Any = 1) -> Tensor:
         return -f.for_rows(f.taken().numbers()).to(x.dtype) * divisor
 
@@ -47,6 +52,7 @@ def _sawtooth() -> Rule:
         jumps=always,
         refuse=_refuse_active_divisor,
         rows=rows.elementwise,
+        plain=Plain(record=plain_record),
         traits=_TRAITS,
     )
 
@@ -70,6 +76,10 @@ def _record_shrink(f: Frame, x: Tensor, limit: float = 0.5) -> tuple[Tensor, Dec
     return f.call.run(x, limit), Decisions.from_bits(*_outside(x, limit))
 
 
+def _plain_shrink(f: Frame, x: Tensor, limit: float = 0.5) -> tuple[Tensor, Dense]:
+    return f.call.run(x, limit), Dense.of(*_outside(x, limit))
+
+
 def _moved_inwards(f: Frame, x: Hole, limit: float = 0.5) -> Tensor:
     outside, above = (f.taken().plane(number).to(x.dtype) for number in (0, 1))
     return f.for_rows((outside - 2 * above) * limit)
@@ -83,6 +93,7 @@ _HARD = Rule(
     jumps=always,
     growth=lambda f, x, *_: 1.0,
     rows=rows.elementwise,
+    plain=Plain(record=_plain_shrink),
     traits=_TRAITS,
 )
 register("aten.hardshrink.default", _HARD)
@@ -97,6 +108,7 @@ register(
         terms=lambda f, x, *_: 1,
         growth=lambda f, x, *_: 1.0,
         rows=rows.elementwise,
+        plain=Plain(record=_plain_shrink),
         traits=_TRAITS,
     ),
 )
@@ -115,6 +127,10 @@ def _chosen(f: Frame, x: Any, low: Any = None, high: Any = None) -> tuple[Tensor
 
 def _record_bounded(f: Frame, *args: Any) -> tuple[Tensor, Decisions]:
     return f.call.run(*args), Decisions.from_bits(*_chosen(f, *_ordered(f, args)))
+
+
+def _plain_bounded(f: Frame, *args: Any) -> tuple[Tensor, Dense]:
+    return f.call.run(*args), Dense.of(*_chosen(f, *_ordered(f, args)))
 
 
 def _ordered(f: Frame, args: tuple[Any, ...]) -> tuple[Any, Any, Any]:
@@ -164,6 +180,7 @@ _BOUNDED = Rule(
     record=_record_bounded,
     constant=_bounded_constant,
     rows=rows.elementwise,
+    plain=Plain(record=_plain_bounded),
     traits=_TRAITS,
 )
 register("aten.clamp_min.Tensor aten.clamp_max.Tensor", _BOUNDED)

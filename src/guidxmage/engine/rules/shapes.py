@@ -13,8 +13,9 @@ from torch import Tensor
 from guidxmage.engine.calls.call import Call, Frame, Hole, is_active, leaves
 from guidxmage.engine.rules import rows
 from guidxmage.engine.rules.affine import spreading
-from guidxmage.engine.rules.picking import selection_pull
+from guidxmage.engine.rules.picking import line_pull, selection_pull
 from guidxmage.engine.rules.places import moved, resized
+from guidxmage.engine.rules.plain import PlainFrame
 from guidxmage.engine.rules.table import Plain, Rule, Traits, linear, register, transpose_of
 
 aten = torch.ops.aten
@@ -139,22 +140,30 @@ def _selection(f: Frame, x: Tensor, *args: Any) -> Tensor:
     return f.call.run(x, *args)
 
 
-for _names, _rows in {
-    "aten.slice.Tensor": rows.sliced,
-    "aten.select.int aten.narrow.default aten.flip.default": rows.along(1),
-    "aten.index_select.default": rows.along(1),
-    "aten.split.Tensor aten.split_with_sizes.default aten.chunk.default": rows.along(2, 0),
-    "aten.unbind.int": rows.along(1, 0),
-    "aten.roll.default": rows.along(2),
-    "aten.repeat_interleave.self_int": rows.repeated,
-    "aten.pixel_shuffle.default aten.pixel_unshuffle.default": rows.with_dimensions(4),
-    "aten.channel_shuffle.default": rows.with_dimensions(3),
-}.items():
+_PICKED = Plain(pull=selection_pull)
+_ALONG = Plain(pull=line_pull)
+_SELECTIONS: dict[str, tuple[rows.RowTest, Plain]] = {
+    "aten.slice.Tensor": (rows.sliced, _ALONG),
+    "aten.select.int aten.narrow.default": (rows.along(1), _ALONG),
+    "aten.index_select.default": (rows.along(1), _ALONG),
+    "aten.split.Tensor aten.split_with_sizes.default": (rows.along(2, 0), _ALONG),
+    "aten.chunk.default": (rows.along(2, 0), _ALONG),
+    "aten.unbind.int": (rows.along(1, 0), _ALONG),
+    "aten.flip.default": (rows.along(1), Plain(pull=lambda f, g, x, dims: [g.flip(dims)])),
+    "aten.roll.default": (
+        rows.along(2),
+        Plain(pull=lambda f, g, x, shifts, *dims: [g.roll([-n for n in shifts], *dims)]),
+    ),
+    "aten.repeat_interleave.self_int": (rows.repeated, _PICKED),
+    "aten.pixel_shuffle.default aten.pixel_unshuffle.default": (rows.with_dimensions(4), _PICKED),
+    "aten.channel_shuffle.default": (rows.with_dimensions(3), _PICKED),
+}
+for _names, (_rows, _plain) in _SELECTIONS.items():
     _moves = "index_select" not in _names and "repeat" not in _names
     _rule = linear(
         _selection,
         growth=same_size if _moves else None,
-        plain=Plain(pull=selection_pull),
+        plain=_plain,
         rows=_rows,
         places=resized if "pixel" in _names else moved,
     )
@@ -166,7 +175,7 @@ register(
     "aten.im2col.default",
     linear(
         _selection,
-        plain=Plain(pull=selection_pull),
+        plain=_PICKED,
         rows=lambda call, shapes: len(shapes[0]) == 4,
         places=moved,
     ),
@@ -176,6 +185,7 @@ register(
     "aten.col2im.default",
     linear(
         _selection,
+        plain=Plain(pull=lambda f, g, x, size, *args: [aten.im2col(g, *args)]),
         terms=lambda f, x, size, kernel, *args, **kw: prod(kernel),
         gain=lambda f, *args, **kw: 1,
         rows=lambda call, shapes: len(shapes[0]) == 3,
@@ -184,7 +194,7 @@ register(
 )
 register(
     "aten.unfold.default",
-    linear(_selection, plain=Plain(pull=selection_pull), rows=rows.along(1), places=moved),
+    linear(_selection, plain=_PICKED, rows=rows.along(1), places=moved),
     traits=SELECTING,
 )
 
@@ -194,11 +204,18 @@ def _refuse_active_index(call: Call) -> str | None:
     return "it selects by what is computed from the image" if computed else None
 
 
+def _index_pull(f: PlainFrame, g: Tensor, x: Hole, indices: Sequence[Any]) -> list[Tensor]:
+    """By numbers where the positions are constant, else added at those that the image decides."""
+    if not f.by_image:
+        return selection_pull(f, g, x, indices)
+    return [x.zeros().index_put(tuple(indices), g, accumulate=True)]
+
+
 register(
     "aten.index.Tensor",
     linear(
         _selection,
-        plain=Plain(pull=selection_pull),
+        plain=Plain(pull=_index_pull),
         refuse=_refuse_active_index,
         rows=rows.indexed,
         places=moved,
@@ -274,6 +291,16 @@ def _scattered(f: Frame, base: Tensor, source: Tensor, *where: int) -> Tensor:
     return f.call.run(base, source, *where)
 
 
+def _scattered_pull(f: Frame, g: Tensor, base: Any, source: Any, *where: int) -> list[Tensor]:
+    """The part that is overwritten is the source's, the rest the base's."""
+    part = aten.slice.Tensor if "slice" in f.call.op else aten.select.int
+    own = part(g, *where)
+    found = []
+    if isinstance(base, Hole):
+        found.append(f.call.run(g, torch.zeros_like(own), *where))
+    return [*found, own] if isinstance(source, Hole) else found
+
+
 def _scattered_constants(f: Frame, base: Any, source: Any, *where: int) -> Tensor | None:
     if isinstance(base, Hole) and isinstance(source, Hole):
         return None
@@ -287,6 +314,7 @@ register(
         "affine",
         _scattered,
         transpose_of(_scattered),
+        plain=Plain(pull=_scattered_pull),
         constant=_scattered_constants,
         rows=rows.written_into,
         places=moved,
@@ -359,6 +387,10 @@ register(
 )
 register(
     "aten.tril.default aten.triu.default",
-    linear(_selection, rows=rows.with_dimensions(3)),
+    linear(
+        _selection,
+        plain=Plain(pull=lambda f, g, x, *args: [f.call.run(g, *args)]),
+        rows=rows.with_dimensions(3),
+    ),
     traits=SELECTING,
 )

@@ -61,6 +61,7 @@ class Traits:
 
 
 BY_AUTOGRAD = "it is transposed by autograd, which cannot be exported"
+UNWRITTEN = "its transpose is not written in operators that can be exported"
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,14 @@ class Plain:
 
     Given where `record` or `pull` are otherwise; what is missing here is as it is there. record:
     the value and the decisions, not packed; pull: as the rule's. refused: why there is no such
-    form, in words that follow the operator's name.
+    form, in words that follow the operator's name; refuse gives that, or None, of a call and the
+    convention of its family.
     """
 
     record: Function | None = None
     pull: Function | None = None
     refused: str = ""
+    refuse: Callable[[Call, str], str | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from guidxmage.engine.trail.decisions import Decisions
 
 @dataclass(frozen=True)
 class Dense(Decisions):
-    """Decisions of B images as tensors: planes are bool (B, …), or one is of int64 positions."""
+    """Decisions of B images as tensors: planes are bool (B, …), or one is of numbers."""
 
     def plane(self, number: int = 0, *, channels_last: bool = False) -> Tensor:  # noqa: ARG002
         """One plane as uint8 zeros and ones."""
@@ -20,6 +20,10 @@ class Dense(Decisions):
 
     def index(self) -> Tensor:
         """The chosen operands as int64."""
+        return self.planes[0]
+
+    def numbers(self) -> Tensor:
+        """The chosen numbers as they are."""
         return self.planes[0]
 
     @classmethod
