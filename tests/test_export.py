@@ -20,6 +20,7 @@ from guidxmage import Explainer, InputError, UnsupportedOperatorError
 from guidxmage.cli import app
 from guidxmage.export import OUTPUTS, check, explaining, export
 from guidxmage.export.formats import METADATA, traced
+from guidxmage.engine.trail.trail import Trail
 from guidxmage.export.targets import graph_target
 from guidxmage.inputs.preprocessing import Preprocessing
 from tests.laws import random_like
@@ -90,6 +91,15 @@ def same(found: dict[str, Any], explained: Any, relative: float) -> None:
         values = torch.as_tensor(given)
         if name == "residual":
             assert bool((values.abs() <= explained.residual_bound).all()), "residual"
+            assert "bound" not in found or bool((values.abs() <= torch.as_tensor(found["bound"])).all())
+            continue
+        if name == "bound":
+            ratio = values / explained.residual_bound
+            assert values.shape == explained.residual_bound.shape
+            assert 0.5 < float(ratio.min()) <= float(ratio.max()) < 4, ratio
+            continue
+        if name == "trail":
+            assert values.tolist() == packed(explained.trail).tolist()
             continue
         expected = getattr(explained, name)
         assert values.shape == expected.shape, name
@@ -99,6 +109,11 @@ def same(found: dict[str, Any], explained: Any, relative: float) -> None:
         size = float(expected.abs().max()) + float(explained.logits.abs().max())
         apart = float((values.double() - expected.double()).abs().max())
         assert apart <= relative * size, f"{name} differs by {apart / size:.1e}"
+
+
+def packed(trail: Trail) -> Tensor:
+    """All planes of a trail, one after the other, (B, bytes)."""
+    return torch.cat([plane for entry in trail.values() for plane in entry.planes], 1)
 
 
 TARGETS = {
@@ -530,7 +545,10 @@ def test_a_smooth_network_by_its_convention() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         explainer = Explainer(Smooth().double().eval())
-    module, said = explaining(explainer, shape=SIZE, outputs=OUTPUTS)
+    with pytest.raises(InputError, match="decides nothing"):
+        explaining(explainer, shape=SIZE, outputs=OUTPUTS)
+    outputs = [name for name in OUTPUTS if name != "trail"]
+    module, said = explaining(explainer, shape=SIZE, outputs=outputs)
     assert said["exactness"] == "at input"
     graph = traced(module, torch.zeros(2, *SIZE, dtype=torch.float64)).module()
     for count in (1, 5):

@@ -7,7 +7,7 @@ from the weights alone is computed once, here, and is a buffer of the module lik
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -15,9 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.engine.calls.call import Call, Hole, leaves
-from guidxmage.engine.program.bias import by_row, inner
+from guidxmage.engine.calls.constants import Constant
+from guidxmage.engine.program.bias import Rounding, by_row, inner
+from guidxmage.engine.program.plain_rounding import PlainRounding
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.program.steps import constants_of
+from guidxmage.engine.program.watch import Watching
 from guidxmage.engine.rules import is_stepwise, rule_of
 from guidxmage.engine.rules.plain import PlainFrame, pulled, recorded, why_not_plain
 from guidxmage.engine.rules.table import Rule
@@ -43,25 +46,50 @@ class _PlainStep:
 
 @dataclass(frozen=True)
 class Forward:
-    """What a run of B images leaves for the way back: logits (B, classes) and what was decided."""
+    """What a run of B images leaves for the way back: logits (B, classes) and what was decided.
+
+    values: those that were to be kept, each (B, …), by call; norms: what a bound on rounding needs
+    of the values, (B,) each.
+    """
 
     logits: Tensor
     entries: Mapping[int, Any]
+    values: Mapping[int, Tensor]
+    norms: dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Backward:
+    """What a transposed run of R rows gives.
+
+    weights Δ (R, *input shape); shares of the bias, (R, constants) float64. Where rounding is
+    followed, its variance (R,) and its size at worst (R,), as in `Pulled`; else None.
+    """
+
+    weights: Tensor
+    shares: Tensor
+    variance: Tensor | None = None
+    worst: Tensor | None = None
 
 
 class PlainProgram(nn.Module):
     """A program from images (B, *input shape) to logits, Δ and bias, as ordinary operators.
 
-    `forward` takes the images, `pull` the cotangents of K targets of each. Raises
+    `forward` takes the images, `pull` the cotangents of K targets of each. kept: the values that
+    `forward` keeps, by call, 0 for the images; bounded: whether rounding is followed. Raises
     UnsupportedOperatorError, by operator and call site, for what has no such form.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(
+        self, program: Program, *, kept: Collection[int] = (), bounded: bool = False
+    ) -> None:
         super().__init__()
         refuse_what_is_not_plain(program)
         self.input_shape, self.classes = program.input_shape, program.classes
         self.batched = program.batched
         self._result, self._conventions = program.result, dict(program.conventions)
+        self._wanted = frozenset(kept)
+        self._rounding = PlainRounding.of(program) if bounded else None
         self._names: dict[int, str] = {}
         self._derived: dict[tuple[int, str], Any] = {}
         self._preparing = True
@@ -79,45 +107,67 @@ class PlainProgram(nn.Module):
 
     def forward(self, images: Tensor) -> Forward:
         """Run the network on images (B, *input shape) and keep what it decides."""
+        rows = images.shape[0]
         values: dict[int, Tensor] = {0: images}
         entries: dict[int, Any] = {}
         for step in self._steps:
             call = self._with_tensors(step.call)
-            args = call.arguments(values, images.shape[0])
-            frame = self._frame(call, images.shape[0], 1)
+            frame = self._frame(call, rows, 1)
             frame = replace(frame, convention=self._conventions.get(step.rule.family, ""))
+            args = call.arguments(values, rows)
             values[call.id], entry = recorded(frame, step.rule, *args, **call.kwargs)
             if entry is not None:
                 entries[call.id] = entry
-        return Forward(values[self._result], entries)
+        kept = {id_: by_row(values[id_], images.new_zeros(1), rows)[0] for id_ in self._wanted}
+        norms = {} if self._rounding is None else self._rounding.norms(values, rows)
+        return Forward(values[self._result], entries, kept, norms)
 
-    def pull(self, run: Forward, cotangent: Tensor, repeats: int = 1) -> tuple[Tensor, Tensor]:
-        """Δ (R, *input shape) and bias (R,) float64 for cotangents (R, classes), R = repeats·B.
+    def pull(
+        self, run: Forward, cotangent: Tensor, repeats: int = 1, watching: Watching | None = None
+    ) -> Backward:
+        """Run the network transposed for cotangents (R, classes), R = repeats·B.
 
-        Row k·B + b is target k of image b.
+        Row k·B + b is target k of image b. watching: what looks on.
         """
         rows = cotangent.shape[0]
         waiting: dict[int, Tensor] = {self._result: cotangent}
-        bias = torch.zeros_like(cotangent[:, 0], dtype=torch.float64)
-        shapes = {step.call.id: step.call.sizes(rows) for step in self._steps}
-        shapes[0] = (rows, *self.input_shape)
-        blanks = {id_: Hole(shape, self.dtype, cotangent.device) for id_, shape in shapes.items()}
+        shares: list[Tensor] = []
+        rounding = Rounding({} if self._rounding is None else self._rounding.kept)
+        blanks = self._blanks(rows, cotangent.device)
         for step in reversed(self._steps):
+            if watching is not None:
+                watching.reached(step.call.id, waiting, rounding)
             g = waiting.pop(step.call.id, None)
             if g is None:
                 continue
             call = self._with_tensors(step.call)
             frame = self._frame(call, rows, repeats, run.entries.get(call.id))
             holes = call.arguments(blanks, rows)
-            for weighed in self._constants(frame, step.rule, holes):
-                bias = bias + inner(*by_row(g, weighed, rows))
+            constants = self._constants(frame, step.rule, holes)
+            shares += [inner(*by_row(g, one.weighed, rows)) for one in constants]
+            if watching is not None:
+                watching.constants(step.call, g, constants)
+            if self._rounding is not None:
+                self._rounding.add(rounding, step.call, g, run.norms, rows)
             for id_, sent in zip(call.inputs, pulled(frame, step.rule, g, holes), strict=True):
                 if sent is not None:
                     waiting[id_] = waiting[id_] + sent if id_ in waiting else sent
+        if watching is not None:
+            watching.reached(0, waiting, rounding)
         weights = waiting.pop(0, None)
         if weights is None:
             weights = blanks[0].zeros()
-        return weights, bias
+        none = torch.zeros_like(cotangent[:, :0], dtype=torch.float64)
+        together = torch.stack(shares, 1) if shares else none
+        if self._rounding is None:
+            return Backward(weights, together)
+        return Backward(weights, together, *rounding.total(cotangent))
+
+    def _blanks(self, rows: int, device: torch.device) -> dict[int, Hole]:
+        """What is known of every value in a run with that many rows."""
+        shapes = {step.call.id: step.call.sizes(rows) for step in self._steps}
+        shapes[0] = (rows, *self.input_shape)
+        return {id_: Hole(shape, self.dtype, device) for id_, shape in shapes.items()}
 
     def _frame(self, call: Call, rows: int, repeats: int, entry: Any = None) -> PlainFrame:
         return PlainFrame(
@@ -131,18 +181,19 @@ class PlainProgram(nn.Module):
             keep=self._kept,
         )
 
-    def _constants(self, frame: PlainFrame, rule: Rule, holes: list[Any]) -> list[Tensor]:
+    def _constants(self, frame: PlainFrame, rule: Rule, holes: list[Any]) -> list[Constant]:
         """What a call adds; computed here once where it follows from the weights alone."""
 
-        def make() -> list[Tensor] | None:
-            found = [one.weighed for one in constants_of(frame, rule, holes)]
-            same = all(one.ndim < len(frame.shape) or one.shape[0] == 1 for one in found)
-            return found if same else None
+        def found() -> list[Constant]:
+            return [Constant(o.site, o.weighed) for o in constants_of(frame, rule, holes)]
+
+        def make() -> list[Constant] | None:
+            own, rank = found(), len(frame.shape)
+            same = all(one.value.ndim < rank or one.value.shape[0] == 1 for one in own)
+            return own if same else None
 
         kept = frame.prepare("constants", make) if rule.kind == "affine" else None
-        if kept is not None:
-            return list(kept)
-        return [one.weighed for one in constants_of(frame, rule, holes)]
+        return found() if kept is None else list(kept)
 
     # --- tensors of the program as buffers -----------------------------------------------------
 
