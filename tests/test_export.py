@@ -18,11 +18,14 @@ from typer.testing import CliRunner
 
 from guidxmage import Explainer, InputError, UnsupportedOperatorError
 from guidxmage.cli import app
-from guidxmage.export import OUTPUTS, check, explaining, export
-from guidxmage.export.formats import METADATA, traced
+from guidxmage.engine.program.precision import widened
 from guidxmage.engine.trail.trail import Trail
+from guidxmage.export import OUTPUTS, check, explaining, export, read_trail, trail_hash
+from guidxmage.export.formats import METADATA, traced
 from guidxmage.export.targets import graph_target
 from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.proof.rounding.fidelity import Runs, unexplained
+from guidxmage.provenance import fingerprint
 from tests.laws import random_like
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -91,7 +94,8 @@ def same(found: dict[str, Any], explained: Any, relative: float) -> None:
         values = torch.as_tensor(given)
         if name == "residual":
             assert bool((values.abs() <= explained.residual_bound).all()), "residual"
-            assert "bound" not in found or bool((values.abs() <= torch.as_tensor(found["bound"])).all())
+            own = torch.as_tensor(found.get("bound", explained.residual_bound))
+            assert bool((values.abs() <= own).all()), "beyond the graph's own bound"
             continue
         if name == "bound":
             ratio = values / explained.residual_bound
@@ -170,6 +174,73 @@ def test_bytes_are_normalised_inside() -> None:
     with torch.no_grad():
         same(module(X), explainer.explain(X.double() / 255), 1e-13)
     assert said["inputs"][0] == {"name": "images", "dtype": "uint8", "shape": ["batch", *SIZE]}
+
+
+@pytest.mark.parametrize("depth", ["default", "input", 8, "wide", "first.0"])
+def test_the_whole_score_on_the_picture(depth: Any) -> None:
+    """At every depth, one value or several crossing it, as `explain` has it, with its sum."""
+    explainer = explainer_of()
+    asked = ("top", 2)
+    module, said = explaining(explainer, asked, depth=depth)
+    X = images(3)
+    with torch.no_grad():
+        found = module(X)
+    explained = explainer.explain(X, asked, depth=depth)
+    same(found, explained, 1e-12)
+    total = found["whole"].flatten(2).sum(2) + found["unplaced"]
+    assert bool(((found["score"] - total).abs() <= explained.at().residual_bound).all())
+    assert float(found["unplaced"].abs().min()) > 0, "the last layer's bias has no place"
+    assert said["depth"]["site"] == explained.at().depth.site
+    assert said["outputs"][-2:] == ["whole", "unplaced"]
+
+
+def test_a_bound_that_is_of_both_sums() -> None:
+    """With a whole map asked for it covers what is left of either sum, and is no smaller."""
+    explainer, X = explainer_of(torch.float32), images(3, torch.float32)
+    bounds = []
+    for depth in (None, "default"):
+        module, _ = explaining(explainer, depth=depth, outputs=["score", "residual", "bound"])
+        with torch.no_grad():
+            found = module(X)
+        bounds.append(found["bound"])
+        assert bool((found["residual"].abs() <= found["bound"]).all())
+        if depth is not None:
+            left = found["score"] - found["whole"].flatten(1).sum(1) - found["unplaced"]
+            assert bool((left.abs() <= found["bound"]).all())
+    assert bool((bounds[1] >= bounds[0]).all())
+
+
+def test_a_packed_trail_is_the_trail() -> None:
+    """Two images' trails are compared, and have the hash that explanations and data sets state."""
+    explainer, X = explainer_of(), images(3)
+    module, said = explaining(explainer, outputs=["trail"])
+    with torch.no_grad():
+        packed_trails = module(X)["trail"].numpy()
+    explained = explainer.explain(X)
+    trail = read_trail(packed_trails, said)
+    assert trail.same(explained.trail).all()
+    first = explainer.trail(X[:1])
+    assert torch.equal(trail.distance(first).total, explained.trail.distance(first).total)
+    for own, one in zip(packed_trails, explained, strict=True):
+        assert trail_hash(own, said) == fingerprint.of_planes(one.trail, one.trail.gates)
+    for wrong, sentence in (
+        (packed_trails[:, 1:], "bytes for an image"),
+        (packed_trails.astype(np.int64), "array of bytes"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            read_trail(wrong, said)
+    with pytest.raises(InputError, match="one by one"):
+        trail_hash(packed_trails, said)
+    with pytest.raises(InputError, match="no packed site"):
+        read_trail(packed_trails, {"trail": [{**said["trail"][0], "planes": 10**9}]})
+
+
+def test_an_explainer_exports_itself(tmp_path: Path) -> None:
+    explainer = explainer_of()
+    written = explainer.export(tmp_path / "graph", format="pt2", target=2, depth="input")
+    assert (written.format, written.metadata["target"]) == ("pt2", "2")
+    graph = torch.export.load(written.path).module()
+    same(graph(images(2)), explainer.explain(images(2), 2, depth="input"), 1e-12)
 
 
 def test_the_model_is_left_as_it_was_and_lends_its_weights() -> None:
@@ -321,6 +392,12 @@ def test_the_self_check_notices_another_weight(small_onnx: Path, tmp_path: Path)
         (lambda said: said["check"].pop("tolerance"), "tolerance"),
         (lambda said: said["check"].update(given={}), "class_index"),
         (lambda said: said.update(inputs=[]), "does not tell of"),
+        (lambda said: said["check"].update(shape=[2**16, 2**16]), "larger than any"),
+        (lambda said: said["check"]["given"].update(class_index=2**64 - 1), "is no class"),
+        (lambda said: said["check"].update(trail="%"), "trail of the self-check is damaged"),
+        (lambda said: said["check"].update(trail=""), "not as long"),
+        (lambda said: said["check"]["norms"].pop("whole"), "whole"),
+        (lambda said: said["check"]["tolerance"].update(trail=None), "trail"),
     ],
 )
 def test_what_a_file_says_is_not_believed(
@@ -427,6 +504,8 @@ def test_what_has_no_such_form_is_refused_by_name(
         ({"outputs": ["logits", "map"]}, "'map' is not known"),
         ({"outputs": []}, "no output"),
         ({"target": [0, 1]}, "the same of every image"),
+        ({"depth": ["input", 8]}, "one depth"),
+        ({"depth": "nowhere"}, "nowhere"),
         ({"target": "giraffe"}, "giraffe"),
         ({"target": ("top", 9)}, "9 best"),
         ({"target": ("contrast", "a", ("top", 2))}, "two classes"),
@@ -483,11 +562,14 @@ def test_the_command_writes_and_checks(tmp_path: Path) -> None:
     made_of = ["--model", f"{tmp_path}/model.py:build", "--size", "3x16x16"]
     path = str(tmp_path / "graph.onnx")
     words = ["export", *made_of, "--target", "top1", "--rather-than", "given", "--out", path]
+    words += ["--depth", "input", "--outputs", "score,residual,bound,trail"]
     written = CliRunner().invoke(app, [*words, "--json"])
     assert written.exit_code == 0, written.output
     said = json.loads(written.stdout)
     assert said["bytes"] == Path(path).stat().st_size
     assert [one["name"] for one in said["inputs"]] == ["images", "against_index"]
+    assert said["outputs"] == ["score", "residual", "bound", "whole", "unplaced", "trail"]
+    assert said["depth"]["site"] == "input"
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 2
     assert "is there already" in again.output
@@ -559,12 +641,24 @@ def test_a_smooth_network_by_its_convention() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_compiled_graph(tmp_path: Path) -> None:
+    """Also on an image full of ties: fused kernels round neighbours otherwise, so that another of
+    them is the first. Then ambiguous decisions, and no others, fall otherwise."""
     explainer = explainer_of(torch.float32)
     path = tmp_path / "graph.aoti.pt2"
-    assert export(explainer, path).format == "aoti"
+    written = export(explainer, path, depth="default", outputs=[*OUTPUTS])
+    assert written.format == "aoti"
     compiled = torch._inductor.aoti_load_package(str(path))
-    assert json.loads(compiled.get_metadata()[METADATA])["model"] == "Branches"
+    said = json.loads(compiled.get_metadata()[METADATA])
+    assert said["model"] == "Branches"
+    network = explainer.network(SIZE)
     for count in (1, 5):
-        # Without ties: fused kernels round neighbours otherwise, so that another one is the first.
-        X = images(count + 1, torch.float32)[:-1]
-        same(compiled(X), explainer.explain(X), 1e-5)
+        X = images(count + 1, torch.float32)
+        found, explained = compiled(X), explainer.explain(X, depth="default")
+        assert bool((found["residual"].abs() <= found["bound"]).all())
+        trail = read_trail(found["trail"], said)
+        alike = trail.same(explained.trail)
+        assert bool(alike[:-1].all()), "without ties"
+        without = {name: value[:-1] for name, value in found.items()}
+        same(without, explainer.explain(X[:-1], depth="default"), 1e-5)
+        runs = Runs.of(network.program, widened(network.program), network.to_input(X[-1:]))
+        assert unexplained(runs, trail.image(count)) is None

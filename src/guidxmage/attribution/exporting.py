@@ -22,7 +22,7 @@ class Written(Protocol):
 
     @property
     def format(self) -> str:
-        """ "onnx", "pt2" or "aoti"."""
+        """One of "onnx", "pt2" and "aoti"."""
 
     @property
     def size(self) -> int:

@@ -120,7 +120,8 @@ class ExplainingModule(nn.Module):
         pulled = self.program.pull(run, cotangent.flatten(0, 1), repeats, watching)
 
         def by_image(tensor: Tensor) -> Tensor:
-            return tensor.unflatten(0, (repeats, rows)).transpose(0, 1)
+            parts: Tensor = tensor.unflatten(0, (repeats, rows))
+            return parts.transpose(0, 1)
 
         weights, entries = self._in_space(by_image(pulled.weights), by_image(pulled.shares))
         R = self.reference

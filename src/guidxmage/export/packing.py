@@ -54,9 +54,7 @@ def read_trail(packed: Any, metadata: Mapping[str, Any]) -> Trail:
             f"{sum(widths)}"
         )
     ends = list(accumulate(widths, initial=0))
-    parts = iter(
-        torch.from_numpy(planes[:, start:end].copy()) for start, end in pairwise(ends)
-    )
+    parts = iter(torch.from_numpy(planes[:, start:end].copy()) for start, end in pairwise(ends))
     decisions = {
         one["site"]: Decisions(
             one["kind"],

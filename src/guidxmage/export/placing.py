@@ -10,6 +10,8 @@ from torch import Tensor
 
 from guidxmage.attribution.depths import Depth, ProgramCut, chosen, unfolded
 from guidxmage.attribution.placement import Found, Placed, Placing
+from guidxmage.attribution.spreading import Layout
+from guidxmage.engine.calls.constants import Constant
 from guidxmage.engine.program.places import Cut, live_behind
 from guidxmage.engine.program.plain import Forward
 from guidxmage.engine.program.program import Program
@@ -60,6 +62,16 @@ class PlainPlaced(Placed):
     def products(self, g: Tensor, value: Tensor, of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Of all rows of g (R, …) and their images' values, (B, …), together."""
         return of(g, value.repeat(self._repeats, *[1] * (value.ndim - 1)))
+
+    def _at_positions(self, layout: Layout, g: Tensor, constant: Constant) -> Tensor:
+        """Products of matrices, not of channels laid last: other runtimes are faster at these."""
+        vector = constant.channels
+        planes = tuple(range(2, g.ndim))
+        fits = layout.axes == planes != () and g.shape[0] == self._rows
+        if not fits or vector is None or vector.shape[0] != g.shape[1]:
+            return super()._at_positions(layout, g, constant)
+        sums = vector.to(g.dtype)[None] @ g.flatten(2)
+        return sums.reshape(g.shape[0], *g.shape[2:]).double()
 
     def read(self, depth: Depth, images: int) -> Found:
         """What was found, (B, K, …)."""

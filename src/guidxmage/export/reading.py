@@ -106,7 +106,10 @@ def _feed(
                 f"{name}: the graph has an input {one.name!r} that it does not tell of"
             )
         if one.name != "images":
-            feed[one.name] = np.array([entry(given, one.name, int, name)], dtype=np.int64)
+            number = entry(given, one.name, int, name)
+            if abs(number) >= 2**63:
+                raise InputError(f"{name}: {one.name} of the self-check is no class")
+            feed[one.name] = np.array([number], dtype=np.int64)
             continue
         if list(pixels.shape) != list(one.shape[1:]):
             raise InputError(f"{name}: the image of the self-check does not fit the graph")

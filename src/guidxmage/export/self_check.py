@@ -28,6 +28,8 @@ _CELL = 8
 _SAMPLES = 64
 # Of the largest logit, and of the 2-norm of a map: a runtime sums in another order.
 TOLERANCES = {torch.float32: (1e-4, 1e-3), torch.float64: (1e-10, 1e-8)}
+# Bytes of an image: more are not unpacked.
+_LARGEST_IMAGE = 2**28
 # Bytes of a trail that are kept, and which share of their bits may be others at any rate.
 _BYTES = 4096
 _FLIPPED = 1e-3
@@ -123,9 +125,7 @@ def expectation(
     }
 
 
-def _tolerance(
-    name: str, found: Attribution, others: Sequence[Attribution], least: float
-) -> float:
+def _tolerance(name: str, found: Attribution, others: Sequence[Attribution], least: float) -> float:
     """How far a map may be off, as a share of its norm."""
     own: Tensor = getattr(found, name)
     size = max(float(own.norm()), torch.finfo(torch.float32).tiny)
@@ -136,6 +136,8 @@ def _tolerance(
 def image_of(check: Mapping[str, Any], name: str) -> Array:
     """The bytes of the image, uint8 (C, …). Raises InputError where they are not what they say."""
     shape = shape_of(check, "shape", name)
+    if prod(shape) > _LARGEST_IMAGE:
+        raise InputError(f"{name}: the image of the self-check is larger than any that is written")
     try:
         packed = base64.b64decode(entry(check, "image", str, name), validate=True)
         unpacking = zlib.decompressobj()
@@ -209,7 +211,8 @@ def _trail_deviation(check: Mapping[str, Any], values: Array, name: str) -> Devi
     own = _sampled_bytes(values.reshape(-1))
     if len(own) != len(expected):
         raise InputError(f"{name}: the trail of the self-check is not as long as the graph's")
-    differing = np.unpackbits(own ^ np.frombuffer(expected, dtype=np.uint8))
+    xored: Any = np.bitwise_xor(own, np.frombuffer(expected, dtype=np.uint8))
+    differing = np.unpackbits(xored)
     return Deviation("trail", float(differing.mean()), _tolerated(check, "trail", name))
 
 

@@ -46,7 +46,7 @@ class PlainTrail(nn.Module):
             if call.site in self.sites:
                 self._sites.append(self._site(program, call))
         weights = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.float32)
-        self.register_buffer("weights", weights.to(program.device))
+        self.register_buffer("weights", weights[:, None].to(program.device))
 
     def forward(self, entries: Mapping[int, Any], rows: int) -> Tensor:
         """entries: the dense decisions of B images by call; rows: B."""
@@ -88,4 +88,6 @@ class PlainTrail(nn.Module):
     def _packed(self, bits: Tensor) -> Tensor:
         """Ones and zeros (B, n) as bytes."""
         padded = nn.functional.pad(bits, (0, -bits.shape[1] % 8))
-        return (padded.unflatten(1, (-1, 8)) @ self.weights).to(torch.uint8)
+        # Two matrices: with a vector onnxruntime takes fifty times as long.
+        packed = padded.reshape(-1, 8) @ self.weights
+        return packed.reshape(bits.shape[0], -(-bits.shape[1] // 8)).to(torch.uint8)
