@@ -22,6 +22,7 @@ from guidxmage.engine.program.precision import widened
 from guidxmage.engine.trail.trail import Trail
 from guidxmage.export import OUTPUTS, check, explaining, export, read_trail, trail_hash
 from guidxmage.export.formats import METADATA, traced
+from guidxmage.export.module import USUAL
 from guidxmage.export.targets import graph_target
 from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.proof.rounding.fidelity import Runs, unexplained
@@ -235,6 +236,23 @@ def test_a_packed_trail_is_the_trail() -> None:
         read_trail(packed_trails, {"trail": [{**said["trail"][0], "planes": 10**9}]})
 
 
+def test_the_hash_in_javascript(tmp_path: Path) -> None:
+    """What the page shows gives the hash that Python gives."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node")
+    page = (Path(__file__).parent.parent / "docs/export.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"    // JavaScript, Node;.*?\n\n", page, re.DOTALL)
+    module, said = explaining(explainer_of(), outputs=["trail"])
+    with torch.no_grad():
+        row = module(images(1))["trail"][0].numpy()
+    given = f"const row = Buffer.from({row.tolist()}), sites = {json.dumps(said['trail'])};\n"
+    script = tmp_path / "hash.mjs"
+    script.write_text(f'import {{ createHash }} from "node:crypto";\n{given}{code}')
+    told = subprocess.run([node, str(script)], capture_output=True, check=True, timeout=60)
+    assert told.stdout.decode().strip() == trail_hash(row, said)
+
+
 def test_an_explainer_exports_itself(tmp_path: Path) -> None:
     explainer = explainer_of()
     written = explainer.export(tmp_path / "graph", format="pt2", target=2, depth="input")
@@ -436,28 +454,35 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
 def test_the_triton_layout_fits_the_graph() -> None:
     """Names, types and sizes of the documented configuration are those of EfficientNet-Lite0's."""
     page = (Path(__file__).parent.parent / "docs/export.md").read_text(encoding="utf-8")
-    (config,) = re.findall(r"```text\n(name: .*?)```", page, re.DOTALL)
-    found = {
-        name: (kind, [int(n) for n in dims.replace(",", " ").split()])
-        for name, kind, dims in re.findall(
-            r'name: "(\w+)" data_type: TYPE_(\w+) dims: \[([ \d,]*)\]', config
-        )
-    }
+    part = page.partition("## Triton")[2].partition("\n## ")[0]
+    usual, optional = re.findall(r"```text\n(.*?)```", part, re.DOTALL)
     kinds = {torch.uint8: "UINT8", torch.float32: "FP32", torch.float64: "FP64"}
     known = Preprocessing(resize=SIZE[1:], mean=MEAN, std=STD)
     module, said = explaining(
-        Explainer(branches(torch.float32), preprocessing=known), from_bytes=True
+        Explainer(branches(torch.float32), preprocessing=known), from_bytes=True, outputs=OUTPUTS
     )
     X = torch.zeros(2, *SIZE, dtype=torch.uint8)
     with torch.no_grad():
         given = {"images": X, **module(X)}
-    assert list(found) == ["images", *said["outputs"]]
-    sizes = {"images": [3, 224, 224], "contributions": [3, 224, 224], "logits": [1000]}
-    for name, tensor in given.items():
-        kind, dims = found[name]
-        assert kind == kinds.get(tensor.dtype, "INT64")
-        assert dims == sizes.get(name, [1])
-        assert len(dims) == max(1, tensor.ndim - 1)
+    pixels = [3, 224, 224]
+    sizes = {"images": pixels, "contributions": pixels, "weights": pixels, "whole": pixels[1:]}
+    sizes |= {"logits": [1000], "trail": [-1]}
+    for config, names in (
+        (usual, ("images", *USUAL)),
+        (optional, [name for name in OUTPUTS if name not in USUAL]),
+    ):
+        found = {
+            name: (kind, [int(n) for n in dims.replace(",", " ").split()])
+            for name, kind, dims in re.findall(
+                r'name: "(\w+)" data_type: TYPE_(\w+) dims: \[([ \d,-]*)\]', config
+            )
+        }
+        assert list(found) == list(names)
+        for name, (kind, dims) in found.items():
+            assert kind == kinds.get(given[name].dtype, "INT64")
+            assert dims == sizes.get(name, [1])
+            assert len(dims) == max(1, given[name].ndim - 1)
+    assert said["outputs"] == list(OUTPUTS)
 
 
 # --- what cannot be exported ---------------------------------------------------------------------
