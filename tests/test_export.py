@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from guidxmage.export import OUTPUTS, check, explaining, export, read_trail, tra
 from guidxmage.export.formats import METADATA, traced
 from guidxmage.export.module import USUAL
 from guidxmage.export.targets import graph_target
+from guidxmage.export.writing import SCHEMA
 from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.proof.rounding.fidelity import Runs, unexplained
 from guidxmage.provenance import fingerprint
@@ -449,6 +452,45 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
     onnx.save(other, tmp_path / "other.onnx")
     with pytest.raises(InputError, match="not written by guid-xmage"):
         check(tmp_path / "other.onnx")
+
+
+@pytest.mark.parametrize("damage", ["declared sizes", "a file elsewhere", "a sequence"])
+def test_hostile_graphs_are_refused_in_a_sentence(damage: str, tmp_path: Path) -> None:
+    """What the graph itself declares: terabytes, data outside its folder, no numbers."""
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    helper, kinds = onnx.helper, onnx.TensorProto
+    weight = kinds(name="w", data_type=kinds.FLOAT, dims=[4, 4], raw_data=bytes(64))
+    if damage == "declared sizes":
+        weight = kinds(name="w", data_type=kinds.FLOAT, dims=[2**20, 2**20], raw_data=b"none")
+    if damage == "a file elsewhere":
+        weight = kinds(name="w", data_type=kinds.FLOAT, dims=[4, 4], data_location=kinds.EXTERNAL)
+        weight.external_data.add(key="location", value="/etc/passwd")
+    images = helper.make_tensor_value_info("images", kinds.FLOAT, ["batch", 3, 4, 4])
+    logits = helper.make_tensor_value_info("logits", kinds.FLOAT, None)
+    nodes = [helper.make_node("Add", ["images", "w"], ["logits"])]
+    if damage == "a sequence":
+        nodes = [helper.make_node("SequenceConstruct", ["images", "w"], ["logits"])]
+        logits = helper.make_tensor_sequence_value_info("logits", kinds.FLOAT, None)
+    graph = helper.make_graph(nodes, "other", [images], [logits], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    model.ir_version = 10
+    said = {
+        **{"schema": SCHEMA, "space": "input", "inputs": [{"name": "images"}]},
+        "check": {
+            **{"shape": [3, 4, 4], "given": {}, "residual_bound": [1.0], "logits": [1.0]},
+            "image": base64.b64encode(zlib.compress(bytes(48))).decode(),
+        },
+    }
+    model.metadata_props.add(key=METADATA, value=json.dumps(said))
+    path = tmp_path / "hostile.onnx"
+    path.write_bytes(model.SerializeToString())
+    found = CliRunner().invoke(app, ["export", "--check", str(path)])
+    assert found.exit_code == 2, found.output
+    assert found.output.count("\n") <= 3
+    assert (
+        "no array of numbers" in found.output or "no graph that onnxruntime takes" in found.output
+    )
 
 
 def test_the_triton_layout_fits_the_graph() -> None:

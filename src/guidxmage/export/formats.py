@@ -60,7 +60,7 @@ def _onnx(
     names: tuple[Sequence[str], Sequence[str]],
     metadata: Mapping[str, str],
 ) -> bytes:
-    _need("onnx", "onnxscript")
+    refuse_without("onnx", "onnxscript")
     size = sum(one.numel() * one.itemsize for one in graph.state_dict.values())
     if size > _LARGEST_ONNX:
         raise InputError("the network is larger than the 2 GiB of an ONNX file; write it as pt2")
@@ -119,12 +119,13 @@ def _compiled(graph: ExportedProgram, metadata: Mapping[str, str]) -> bytes:
         except (RuntimeError, OSError) as error:
             raise InputError(
                 "the graph could not be compiled; a C++ compiler is needed for aoti: "
-                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+                f"{first_line(error)}"
             ) from error
         return path.read_bytes()
 
 
-def _need(*packages: str) -> None:
+def refuse_without(*packages: str) -> None:
+    """Raise InputError where a package is not installed."""
     from importlib.util import find_spec
 
     missing = [name for name in packages if find_spec(name) is None]
@@ -132,3 +133,9 @@ def _need(*packages: str) -> None:
         raise InputError(
             f"{' and '.join(missing)} must be installed for this; pip install 'guid-xmage[export]'"
         )
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says went wrong, in one line."""
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
