@@ -65,8 +65,7 @@ class ExplainingModule(nn.Module):
         self.outputs = tuple(name for name in OUTPUTS if name in outputs)
         self.cut = cut if set(PLACED) & set(outputs) else None
         kept = () if self.cut is None else self.cut.kept
-        self.bounded = "bound" in outputs
-        self.program = PlainProgram(program, kept=kept, bounded=self.bounded)
+        self.program = PlainProgram(program, kept=kept, bounded="bound" in outputs)
         self.packing = PlainTrail(program) if "trail" in outputs else None
         self.target = target
         self.from_zero, self.from_bytes = space.from_zero, space.from_bytes
