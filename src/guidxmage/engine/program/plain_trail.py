@@ -87,7 +87,9 @@ class PlainTrail(nn.Module):
 
     def _packed(self, bits: Tensor) -> Tensor:
         """Ones and zeros (B, n) as bytes."""
-        padded = nn.functional.pad(bits, (0, -bits.shape[1] % 8))
+        rows, count = bits.shape
+        if count % 8:
+            bits = nn.functional.pad(bits, (0, -count % 8))
         # Two matrices: with a vector onnxruntime takes fifty times as long.
-        packed = padded.reshape(-1, 8) @ self.weights
-        return packed.reshape(bits.shape[0], -(-bits.shape[1] // 8)).to(torch.uint8)
+        packed = bits.reshape(-1, 8) @ self.weights
+        return packed.reshape(rows, -(-count // 8)).to(torch.uint8)
