@@ -44,7 +44,7 @@ ENGINE = [
     ["symbolic"],
 ]
 ATTRIBUTION = [
-    ["exactness", "spreading", "targets"],
+    ["exactness", "exporting", "spreading", "targets"],
     ["depths", "output_space"],
     ["placement"],
     ["attribution", "meaning_archive", "placement_archive", "run"],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,16 @@ from typer.testing import CliRunner
 
 from guidxmage import Explainer, InputError, UnsupportedOperatorError
 from guidxmage.cli import app
-from guidxmage.export import OUTPUTS, check, explaining, export
+from guidxmage.engine.program.precision import widened
+from guidxmage.engine.trail.trail import Trail
+from guidxmage.export import OUTPUTS, check, explaining, export, read_trail, trail_hash
 from guidxmage.export.formats import METADATA, traced
+from guidxmage.export.module import USUAL
 from guidxmage.export.targets import graph_target
+from guidxmage.export.writing import SCHEMA
 from guidxmage.inputs.preprocessing import Preprocessing
+from guidxmage.proof.rounding.fidelity import Runs, unexplained
+from guidxmage.provenance import fingerprint
 from tests.laws import random_like
 from tests.npm_packages import onnxruntime_web
 from tests.viewer_tools import program
@@ -91,6 +99,16 @@ def same(found: dict[str, Any], explained: Any, relative: float) -> None:
         values = torch.as_tensor(given)
         if name == "residual":
             assert bool((values.abs() <= explained.residual_bound).all()), "residual"
+            own = torch.as_tensor(found.get("bound", explained.residual_bound))
+            assert bool((values.abs() <= own).all()), "beyond the graph's own bound"
+            continue
+        if name == "bound":
+            ratio = values / explained.residual_bound
+            assert values.shape == explained.residual_bound.shape
+            assert 0.5 < float(ratio.min()) <= float(ratio.max()) < 4, ratio
+            continue
+        if name == "trail":
+            assert values.tolist() == packed(explained.trail).tolist()
             continue
         expected = getattr(explained, name)
         assert values.shape == expected.shape, name
@@ -100,6 +118,11 @@ def same(found: dict[str, Any], explained: Any, relative: float) -> None:
         size = float(expected.abs().max()) + float(explained.logits.abs().max())
         apart = float((values.double() - expected.double()).abs().max())
         assert apart <= relative * size, f"{name} differs by {apart / size:.1e}"
+
+
+def packed(trail: Trail) -> Tensor:
+    """All planes of a trail, one after the other, (B, bytes)."""
+    return torch.cat([plane for entry in trail.values() for plane in entry.planes], 1)
 
 
 TARGETS = {
@@ -156,6 +179,90 @@ def test_bytes_are_normalised_inside() -> None:
     with torch.no_grad():
         same(module(X), explainer.explain(X.double() / 255), 1e-13)
     assert said["inputs"][0] == {"name": "images", "dtype": "uint8", "shape": ["batch", *SIZE]}
+
+
+@pytest.mark.parametrize("depth", ["default", "input", 8, "wide", "first.0"])
+def test_the_whole_score_on_the_picture(depth: Any) -> None:
+    """At every depth, one value or several crossing it, as `explain` has it, with its sum."""
+    explainer = explainer_of()
+    asked = ("top", 2)
+    module, said = explaining(explainer, asked, depth=depth)
+    X = images(3)
+    with torch.no_grad():
+        found = module(X)
+    explained = explainer.explain(X, asked, depth=depth)
+    same(found, explained, 1e-12)
+    total = found["whole"].flatten(2).sum(2) + found["unplaced"]
+    assert bool(((found["score"] - total).abs() <= explained.at().residual_bound).all())
+    assert float(found["unplaced"].abs().min()) > 0, "the last layer's bias has no place"
+    assert said["depth"]["site"] == explained.at().depth.site
+    assert said["outputs"][-2:] == ["whole", "unplaced"]
+
+
+def test_a_bound_that_is_of_both_sums() -> None:
+    """With a whole map asked for it covers what is left of either sum, and is no smaller."""
+    explainer, X = explainer_of(torch.float32), images(3, torch.float32)
+    bounds = []
+    for depth in (None, "default"):
+        module, _ = explaining(explainer, depth=depth, outputs=["score", "residual", "bound"])
+        with torch.no_grad():
+            found = module(X)
+        bounds.append(found["bound"])
+        assert bool((found["residual"].abs() <= found["bound"]).all())
+        if depth is not None:
+            left = found["score"] - found["whole"].flatten(1).sum(1) - found["unplaced"]
+            assert bool((left.abs() <= found["bound"]).all())
+    assert bool((bounds[1] >= bounds[0]).all())
+
+
+def test_a_packed_trail_is_the_trail() -> None:
+    """Two images' trails are compared, and have the hash that explanations and data sets state."""
+    explainer, X = explainer_of(), images(3)
+    module, said = explaining(explainer, outputs=["trail"])
+    with torch.no_grad():
+        packed_trails = module(X)["trail"].numpy()
+    explained = explainer.explain(X)
+    trail = read_trail(packed_trails, said)
+    assert trail.same(explained.trail).all()
+    first = explainer.trail(X[:1])
+    assert torch.equal(trail.distance(first).total, explained.trail.distance(first).total)
+    for own, one in zip(packed_trails, explained, strict=True):
+        assert trail_hash(own, said) == fingerprint.of_planes(one.trail, one.trail.gates)
+    for wrong, sentence in (
+        (packed_trails[:, 1:], "bytes for an image"),
+        (packed_trails.astype(np.int64), "array of bytes"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            read_trail(wrong, said)
+    with pytest.raises(InputError, match="one by one"):
+        trail_hash(packed_trails, said)
+    with pytest.raises(InputError, match="no packed site"):
+        read_trail(packed_trails, {"trail": [{**said["trail"][0], "planes": 10**9}]})
+
+
+def test_the_hash_in_javascript(tmp_path: Path) -> None:
+    """What the page shows gives the hash that Python gives."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node")
+    page = (Path(__file__).parent.parent / "docs/export.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"    // JavaScript, Node;.*?\n\n", page, re.DOTALL)
+    module, said = explaining(explainer_of(), outputs=["trail"])
+    with torch.no_grad():
+        row = module(images(1))["trail"][0].numpy()
+    given = f"const row = Buffer.from({row.tolist()}), sites = {json.dumps(said['trail'])};\n"
+    script = tmp_path / "hash.mjs"
+    script.write_text(f'import {{ createHash }} from "node:crypto";\n{given}{code}')
+    told = subprocess.run([node, str(script)], capture_output=True, check=True, timeout=60)
+    assert told.stdout.decode().strip() == trail_hash(row, said)
+
+
+def test_an_explainer_exports_itself(tmp_path: Path) -> None:
+    explainer = explainer_of()
+    written = explainer.export(tmp_path / "graph", format="pt2", target=2, depth="input")
+    assert (written.format, written.metadata["target"]) == ("pt2", "2")
+    graph = torch.export.load(written.path).module()
+    same(graph(images(2)), explainer.explain(images(2), 2, depth="input"), 1e-12)
 
 
 def test_the_model_is_left_as_it_was_and_lends_its_weights() -> None:
@@ -308,6 +415,12 @@ def test_the_self_check_notices_another_weight(small_onnx: Path, tmp_path: Path)
         (lambda said: said["check"].pop("tolerance"), "tolerance"),
         (lambda said: said["check"].update(given={}), "class_index"),
         (lambda said: said.update(inputs=[]), "does not tell of"),
+        (lambda said: said["check"].update(shape=[2**16, 2**16]), "larger than any"),
+        (lambda said: said["check"]["given"].update(class_index=2**64 - 1), "is no class"),
+        (lambda said: said["check"].update(trail="%"), "trail of the self-check is damaged"),
+        (lambda said: said["check"].update(trail=""), "not as long"),
+        (lambda said: said["check"]["norms"].pop("whole"), "whole"),
+        (lambda said: said["check"]["tolerance"].update(trail=None), "trail"),
     ],
 )
 def test_what_a_file_says_is_not_believed(
@@ -343,31 +456,77 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
         check(tmp_path / "other.onnx")
 
 
+@pytest.mark.parametrize("damage", ["declared sizes", "a file elsewhere", "a sequence"])
+def test_hostile_graphs_are_refused_in_a_sentence(damage: str, tmp_path: Path) -> None:
+    """What the graph itself declares: terabytes, data outside its folder, no numbers."""
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    helper, kinds = onnx.helper, onnx.TensorProto
+    weight = kinds(name="w", data_type=kinds.FLOAT, dims=[4, 4], raw_data=bytes(64))
+    if damage == "declared sizes":
+        weight = kinds(name="w", data_type=kinds.FLOAT, dims=[2**20, 2**20], raw_data=b"none")
+    if damage == "a file elsewhere":
+        weight = kinds(name="w", data_type=kinds.FLOAT, dims=[4, 4], data_location=kinds.EXTERNAL)
+        weight.external_data.add(key="location", value="/etc/passwd")
+    images = helper.make_tensor_value_info("images", kinds.FLOAT, ["batch", 3, 4, 4])
+    logits = helper.make_tensor_value_info("logits", kinds.FLOAT, None)
+    nodes = [helper.make_node("Add", ["images", "w"], ["logits"])]
+    if damage == "a sequence":
+        nodes = [helper.make_node("SequenceConstruct", ["images", "w"], ["logits"])]
+        logits = helper.make_tensor_sequence_value_info("logits", kinds.FLOAT, None)
+    graph = helper.make_graph(nodes, "other", [images], [logits], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    model.ir_version = 10
+    said = {
+        **{"schema": SCHEMA, "space": "input", "inputs": [{"name": "images"}]},
+        "check": {
+            **{"shape": [3, 4, 4], "given": {}, "residual_bound": [1.0], "logits": [1.0]},
+            "image": base64.b64encode(zlib.compress(bytes(48))).decode(),
+        },
+    }
+    model.metadata_props.add(key=METADATA, value=json.dumps(said))
+    path = tmp_path / "hostile.onnx"
+    path.write_bytes(model.SerializeToString())
+    found = CliRunner().invoke(app, ["export", "--check", str(path)])
+    assert found.exit_code == 2, found.output
+    assert found.output.count("\n") <= 3
+    assert (
+        "no array of numbers" in found.output or "no graph that onnxruntime takes" in found.output
+    )
+
+
 def test_the_triton_layout_fits_the_graph() -> None:
     """Names, types and sizes of the documented configuration are those of EfficientNet-Lite0's."""
     page = (Path(__file__).parent.parent / "docs/export.md").read_text(encoding="utf-8")
-    (config,) = re.findall(r"```text\n(name: .*?)```", page, re.DOTALL)
-    found = {
-        name: (kind, [int(n) for n in dims.replace(",", " ").split()])
-        for name, kind, dims in re.findall(
-            r'name: "(\w+)" data_type: TYPE_(\w+) dims: \[([ \d,]*)\]', config
-        )
-    }
+    part = page.partition("## Triton")[2].partition("\n## ")[0]
+    usual, optional = re.findall(r"```text\n(.*?)```", part, re.DOTALL)
     kinds = {torch.uint8: "UINT8", torch.float32: "FP32", torch.float64: "FP64"}
     known = Preprocessing(resize=SIZE[1:], mean=MEAN, std=STD)
     module, said = explaining(
-        Explainer(branches(torch.float32), preprocessing=known), from_bytes=True
+        Explainer(branches(torch.float32), preprocessing=known), from_bytes=True, outputs=OUTPUTS
     )
     X = torch.zeros(2, *SIZE, dtype=torch.uint8)
     with torch.no_grad():
         given = {"images": X, **module(X)}
-    assert list(found) == ["images", *said["outputs"]]
-    sizes = {"images": [3, 224, 224], "contributions": [3, 224, 224], "logits": [1000]}
-    for name, tensor in given.items():
-        kind, dims = found[name]
-        assert kind == kinds.get(tensor.dtype, "INT64")
-        assert dims == sizes.get(name, [1])
-        assert len(dims) == max(1, tensor.ndim - 1)
+    pixels = [3, 224, 224]
+    sizes = {"images": pixels, "contributions": pixels, "weights": pixels, "whole": pixels[1:]}
+    sizes |= {"logits": [1000], "trail": [-1]}
+    for config, names in (
+        (usual, ("images", *USUAL)),
+        (optional, [name for name in OUTPUTS if name not in USUAL]),
+    ):
+        found = {
+            name: (kind, [int(n) for n in dims.replace(",", " ").split()])
+            for name, kind, dims in re.findall(
+                r'name: "(\w+)" data_type: TYPE_(\w+) dims: \[([ \d,-]*)\]', config
+            )
+        }
+        assert list(found) == list(names)
+        for name, (kind, dims) in found.items():
+            assert kind == kinds.get(given[name].dtype, "INT64")
+            assert dims == sizes.get(name, [1])
+            assert len(dims) == max(1, given[name].ndim - 1)
+    assert said["outputs"] == list(OUTPUTS)
 
 
 # --- what cannot be exported ---------------------------------------------------------------------
@@ -419,6 +578,8 @@ def test_what_onnx_lacks_is_refused_by_name(tmp_path: Path) -> None:
         ({"outputs": ["logits", "map"]}, "'map' is not known"),
         ({"outputs": []}, "no output"),
         ({"target": [0, 1]}, "the same of every image"),
+        ({"depth": ["input", 8]}, "one depth"),
+        ({"depth": "nowhere"}, "nowhere"),
         ({"target": "giraffe"}, "giraffe"),
         ({"target": ("top", 9)}, "9 best"),
         ({"target": ("contrast", "a", ("top", 2))}, "two classes"),
@@ -475,11 +636,14 @@ def test_the_command_writes_and_checks(tmp_path: Path) -> None:
     made_of = ["--model", f"{tmp_path}/model.py:build", "--size", "3x16x16"]
     path = str(tmp_path / "graph.onnx")
     words = ["export", *made_of, "--target", "top1", "--rather-than", "given", "--out", path]
+    words += ["--depth", "input", "--outputs", "score,residual,bound,trail"]
     written = CliRunner().invoke(app, [*words, "--json"])
     assert written.exit_code == 0, written.output
     said = json.loads(written.stdout)
     assert said["bytes"] == Path(path).stat().st_size
     assert [one["name"] for one in said["inputs"]] == ["images", "against_index"]
+    assert said["outputs"] == ["score", "residual", "bound", "whole", "unplaced", "trail"]
+    assert said["depth"]["site"] == "input"
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 2
     assert "is there already" in again.output
@@ -537,7 +701,10 @@ def test_a_smooth_network_by_its_convention() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         explainer = Explainer(Smooth().double().eval())
-    module, said = explaining(explainer, shape=SIZE, outputs=OUTPUTS)
+    with pytest.raises(InputError, match="decides nothing"):
+        explaining(explainer, shape=SIZE, outputs=OUTPUTS)
+    outputs = [name for name in OUTPUTS if name != "trail"]
+    module, said = explaining(explainer, shape=SIZE, outputs=outputs)
     assert said["exactness"] == "at input"
     graph = traced(module, torch.zeros(2, *SIZE, dtype=torch.float64)).module()
     for count in (1, 5):
@@ -548,12 +715,27 @@ def test_a_smooth_network_by_its_convention() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_compiled_graph(tmp_path: Path) -> None:
-    explainer = explainer_of(torch.float32)
+    """Also on an image full of ties: fused kernels round neighbours otherwise, so that another of
+    them is the first. Then ambiguous decisions, and no others, fall otherwise."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        head = nn.Sequential(nn.ReLU6(), nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(96, 5))
+        explainer = Explainer(nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), *head).eval(), name="small")
     path = tmp_path / "graph.aoti.pt2"
-    assert export(explainer, path).format == "aoti"
+    written = export(explainer, path, depth="default", outputs=OUTPUTS, shape=SIZE)
+    assert written.format == "aoti"
     compiled = torch._inductor.aoti_load_package(str(path))
-    assert json.loads(compiled.get_metadata()[METADATA])["model"] == "Branches"
+    said = json.loads(compiled.get_metadata()[METADATA])
+    assert said["model"] == "small"
+    network = explainer.network(SIZE)
     for count in (1, 5):
-        # Without ties: fused kernels round neighbours otherwise, so that another one is the first.
-        X = images(count + 1, torch.float32)[:-1]
-        same(compiled(X), explainer.explain(X), 1e-5)
+        X = images(count + 1, torch.float32)
+        found, explained = compiled(X), explainer.explain(X, depth="default")
+        assert bool((found["residual"].abs() <= found["bound"]).all())
+        trail = read_trail(found["trail"], said)
+        alike = trail.same(explained.trail)
+        assert bool(alike[:-1].all()), "without ties"
+        without = {name: value[:-1] for name, value in found.items()}
+        same(without, explainer.explain(X[:-1], depth="default"), 1e-5)
+        runs = Runs.of(network.program, widened(network.program), network.to_input(X[-1:]))
+        assert unexplained(runs, trail.image(count)) is None

@@ -11,15 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from guidxmage import Explainer
+from guidxmage import Explainer, InputError
 from guidxmage.engine.trail.gates import CONVENTIONS
-from guidxmage.export import OUTPUTS, explaining, export
+from guidxmage.export import explaining, export
 from guidxmage.export.formats import traced
 from tests.laws import random_like
 from tests.test_export import run_onnx, same
 from tests.test_gates import NETWORKS
 
 SIZE = (3, 8, 8)
+# What every network has.
+ASKED = ("logits", "target", "score", "contributions", "weights", "bias", "residual")
 
 
 class Patches(nn.Module):
@@ -89,6 +91,11 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def asked_of(name: str) -> tuple[str, ...]:
+    """A bound on rounding is not followed where the image decides on masks and positions."""
+    return ASKED if name in ("masks", "order") else (*ASKED, "bound")
+
+
 def explainer_of(name: str, gates: str = "secant", dtype: torch.dtype = torch.float64) -> Explainer:
     with torch.random.fork_rng():
         torch.manual_seed(2)
@@ -102,7 +109,7 @@ WAYS = [*((name, "secant") for name in MODULES), ("transformer", "tangent")]
 def test_a_graph_of_any_number_of_images(name: str, gates: str) -> None:
     explainer = explainer_of(name, gates)
     for target in ("top1", ("top", 3)):
-        module, _ = explaining(explainer, target, shape=SIZE, outputs=OUTPUTS)
+        module, _ = explaining(explainer, target, shape=SIZE, outputs=asked_of(name))
         rows = 2 if module.program.batched else 1
         graph = traced(module, torch.zeros(rows, *SIZE, dtype=torch.float64)).module()
         for count in (1, 3):
@@ -111,13 +118,19 @@ def test_a_graph_of_any_number_of_images(name: str, gates: str) -> None:
                 same(graph(images), explainer.explain(images, target), 1e-12)
 
 
+@pytest.mark.parametrize("output", ["bound", "trail"])
+def test_what_masks_do_not_allow_is_refused(output: str) -> None:
+    with pytest.raises(InputError, match=f"leave out {output}"):
+        explaining(explainer_of("masks"), shape=SIZE, outputs=(*ASKED, output))
+
+
 @pytest.mark.parametrize(("name", "gates"), WAYS)
 def test_the_same_in_onnxruntime(name: str, gates: str, tmp_path: Path) -> None:
     """In float32: in float64 it lacks erf and resampling."""
     pytest.importorskip("onnxscript")
     explainer = explainer_of(name, gates, torch.float32)
     path = tmp_path / "graph.onnx"
-    written = export(explainer, path, target=("top", 2), shape=SIZE, outputs=OUTPUTS)
+    written = export(explainer, path, target=("top", 2), shape=SIZE, outputs=asked_of(name))
     several = written.metadata["inputs"][0]["shape"][0] == "batch"
     for X in random_like((4, *SIZE), 40).float().split([1, 3] if several else 1):
         same(run_onnx(path, X), explainer.explain(X, ("top", 2)), 1e-5)
@@ -133,7 +146,7 @@ def test_networks(name: str) -> None:
     for gates in CONVENTIONS:
         explainer = Explainer(model, gates=gates)
         asked = ("classes", [0, 3])
-        module, _ = explaining(explainer, asked, shape=X.shape[1:], outputs=OUTPUTS)
+        module, _ = explaining(explainer, asked, shape=X.shape[1:], outputs=asked_of(name))
         for images in X.split(3 if module.program.batched else 1):
             with torch.no_grad():
                 same(module(images), explainer.explain(images, asked), 1e-12)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from guidxmage.attribution.exporting import written_by
 from guidxmage.moved import find_moved_modules
 from guidxmage.provenance.versions import __version__
 from guidxmage.viewer.answers import answered_by
@@ -75,9 +76,17 @@ def _answers(explanation: Any, scene: Any, explainer: Any) -> Any:
     return KernelAnswers(explanation, scene, explainer)
 
 
-# The viewer stands below all that answers its questions; here, where everything is known, the two
-# are put together.
+def _write(explainer: Any, path: Any, **options: Any) -> Any:
+    """What `Explainer.export` does."""
+    from guidxmage.export import export
+
+    return export(explainer, path, **options)
+
+
+# The viewer stands below all that answers its questions, and an explainer below what writes it as a
+# graph; here, where everything is known, they are put together.
 answered_by(_answers)
+written_by(_write)
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ activation map. β are the bias terms of FullGrad (Srinivas & Fleuret, 2019) wit
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -61,11 +61,11 @@ class Placing:
         """The program in which all of the cuts are."""
         return self.cuts[0].program
 
-    def of(self, trail: Trail, rows: int) -> _Placed:
+    def of(self, trail: Trail, rows: int) -> Placed:
         """For one pull."""
         program = self.program
         own = program.bound(trail, 1) if program.kept else program
-        return _Placed(self, own, rows)
+        return Placed(self, own, rows)
 
     def read(self, watched: Mapping[str, Tensor]) -> list[Found]:
         """What the pulls found, for each cut."""
@@ -77,7 +77,7 @@ class Placing:
         return Placing(self.cuts, values)
 
 
-class _Placed:
+class Placed:
     """One pull of R rows: sums of what the constants add, by layout, and the maps at each cut."""
 
     def __init__(self, given: Placing, program: Program, rows: int) -> None:
@@ -104,7 +104,7 @@ class _Placed:
 
     def _at_positions(self, layout: Layout, g: Tensor, constant: Constant) -> Tensor:
         planes = tuple(range(2, g.ndim))
-        if g.ndim > 2 and len(g) == self._rows and layout.axes == planes:
+        if g.ndim > 2 and g.shape[0] == self._rows and layout.axes == planes:
             return constant.at_positions(g)
         own, value = by_row(g, constant.weighed, self._rows)
         return layout.summed(own * value)
@@ -159,13 +159,18 @@ class _Placed:
         value = self._given.values[id_]
         own = by_row(g, g.new_zeros(1), self._rows)[0]
         layout = self._layouts[id_]
-        # Row by row: no products of whole batches are laid down.
-        pairs = [(own[row : row + 1], _row(value, row)) for row in range(self._rows)]
         if layout is None:
-            return None, torch.cat([inner(*pair) for pair in pairs])
-        sums = torch.cat([layout.inner(*pair) for pair in pairs])
+            return None, self.products(own, value, inner)
+        sums = self.products(own, value, layout.inner)
         placed, without = layout.parted(sums)
         return layout.spread(placed), without
+
+    def products(self, g: Tensor, value: Tensor, of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Of each row of g (R, …) and its image's value, (B, …).
+
+        Row by row: no products of whole batches are laid down.
+        """
+        return torch.cat([of(g[row : row + 1], _row(value, row)) for row in range(self._rows)])
 
     def found(self) -> dict[str, Tensor]:
         """For each cut, by its number: whole, placed, unplaced by site, and its rounding."""

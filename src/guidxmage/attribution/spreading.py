@@ -82,7 +82,7 @@ class Layout:
         cells, lines = self._cells
         found = sums.double()
         if cells is not None:
-            found = found.new_zeros(len(sums), prod(cells.grid)).index_add(
+            found = found.new_zeros(sums.shape[0], prod(cells.grid)).index_add(
                 1, cells.index, found.flatten(1)
             )
             found = found.unflatten(1, cells.grid)

@@ -27,6 +27,7 @@ from guidxmage.cli.common import (
     Precision,
     Weights,
     complain,
+    depth_of,
     load_explainer,
     one_sentence,
     print_json,
@@ -154,7 +155,7 @@ def batch(  # noqa: PLR0917
     options = DatasetOptions(
         target=LABEL if target == LABEL else target_of(target, rather_than, kind),
         objects=objects,
-        depth=_depth(depth),
+        depth=None if depth == "none" else depth_of(depth),
         ambiguous=ambiguous,
         maps=None if maps is MapsKind.none else maps.value,
         previews=previews,
@@ -210,15 +211,6 @@ def _share(text: str) -> tuple[int, int]:
     if not (first.isdecimal() and count.isdecimal()):
         raise InputError(f"--shard is {shown(text)}; give i/n, such as 0/8")
     return int(first), int(count)
-
-
-def _depth(word: str) -> Any:
-    if word == "none":
-        return None
-    try:
-        return float(word)
-    except ValueError:
-        return word.removeprefix("layer:")
 
 
 def _tell(made: Made, as_json: bool) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT, INTERRUPTED = 2, 130
 GONE_SHOWN = 10
+_LAYER = "layer:"
 
 
 class Space(str, Enum):
@@ -296,6 +297,16 @@ def target_of(target: str, rather_than: str | None, output: str = "scores") -> A
     if len(parts) > 1 and all(map(is_number, parts)):
         return ("classes", [int(part) for part in parts])
     return class_of(target)
+
+
+def depth_of(word: str) -> str | float:
+    """A stride, or the name of a layer; with "layer:" before it where that is a number."""
+    if word.startswith(_LAYER):
+        return word.removeprefix(_LAYER)
+    try:
+        return float(word)
+    except ValueError:
+        return word
 
 
 def class_of(text: str) -> int | str:

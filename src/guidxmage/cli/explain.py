@@ -22,6 +22,7 @@ from guidxmage.cli.common import (
     Precision,
     Weights,
     complain,
+    depth_of,
     find_photos,
     load_explainer,
     one_sentence,
@@ -60,7 +61,6 @@ class Map(str, Enum):
     whole = "whole"
 
 
-_LAYER = "layer:"
 REPORT, REPORT_TITLE = "report.html", "Explanations"
 
 EXAMPLES = """**Examples**
@@ -301,17 +301,7 @@ def _depths(given: list[str] | None, method: MethodName, map_: Map) -> Any:
         return None
     if "none" in words or "" in words:
         raise InputError("--depth takes strides, layers, input, default and all; or none by itself")
-    return [_depth(word) for word in words] or DEPTHS
-
-
-def _depth(word: str) -> str | float:
-    """A stride, or the name of a layer; with "layer:" before it where that is a number."""
-    if word.startswith(_LAYER):
-        return word.removeprefix(_LAYER)
-    try:
-        return float(word)
-    except ValueError:
-        return word
+    return [depth_of(word) for word in words] or DEPTHS
 
 
 def _with_scales(job: Job, scale: float, whole_scale: float | None) -> Job:

@@ -18,6 +18,7 @@ from guidxmage.cli.common import (
     Precision,
     Weights,
     complain,
+    depth_of,
     load_explainer,
     one_sentence,
     print_json,
@@ -66,8 +67,19 @@ def export(  # noqa: PLR0917
         typer.Option("--format", help="onnx, pt2 (torch.export), aoti (compiled for this machine)"),
     ] = None,
     outputs: Annotated[
-        str, typer.Option(help="Comma-separated: logits, target, score, contributions, weights, …")
+        str,
+        typer.Option(
+            help="Comma-separated: logits, target, score, contributions, weights, bias, residual, "
+            "bound, whole, unplaced, trail."
+        ),
     ] = "logits,target,score,contributions,bias,residual",
+    depth: Annotated[
+        str | None,
+        typer.Option(
+            help="Also put the whole score on the picture, the network cut there: a stride, a "
+            "layer, input or default."
+        ),
+    ] = None,
     from_bytes: Annotated[
         bool, typer.Option("--bytes", help="The graph takes uint8 pixels at the network's size.")
     ] = False,
@@ -104,6 +116,7 @@ def export(  # noqa: PLR0917
         format=None if file_format is None else file_format.value,
         target=_target(target, rather_than),
         outputs=[one.strip() for one in outputs.split(",")],
+        depth=None if depth is None else depth_of(depth),
         shape=None if size is None else _sizes(size),
         from_bytes=from_bytes,
         overwrite=overwrite,
@@ -138,6 +151,8 @@ def _tell_written(written: Exported, as_json: bool) -> None:
         sizes = " × ".join(map(str, one["shape"]))
         typer.echo(f"  {one['name']}: {one['dtype']} {sizes}")
     typer.echo(f"  → {', '.join(said['outputs'])}")
+    if said["depth"] is not None:
+        typer.echo(f"  the network is cut at {said['depth']['site']}")
     where = "pixels in [0, 1]" if said["space"] == "pixels" else "the network's own input"
     typer.echo(f"  explains {said['target']}; {where}, from the {said['reference']}")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from guidxmage.errors import InputError
-from guidxmage.export.formats import METADATA
+from guidxmage.export.formats import METADATA, first_line, refuse_without
 from guidxmage.export.self_check import Deviation, as_input, deviations, image_of
 from guidxmage.export.writing import SCHEMA
 from guidxmage.files.untrusted import entry, listed, parsed_json
@@ -49,7 +49,7 @@ def check(path: Path | str) -> Checked:
     try:
         values = session.run(names, feed)
     except Exception as error:  # onnxruntime's own kinds are of no public class
-        raise InputError(f"onnxruntime cannot run {path}: {_line(error)}") from error
+        raise InputError(f"onnxruntime cannot run {path}: {first_line(error)}") from error
     found = deviations(expected, dict(zip(names, values, strict=True)), str(path))
     return Checked(metadata, tuple(found))
 
@@ -61,27 +61,23 @@ def described(path: Path | str) -> dict[str, Any]:
 
 
 def _session(path: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(
-            "onnxruntime must be installed for this; pip install 'guid-xmage[export]'"
-        ) from error
+    refuse_without("onnxruntime")
+    import onnxruntime
+
     if not path.is_file():
         raise InputError(f"{path} is no file")
     if path.stat().st_size > _LARGEST_FILE:
         raise InputError(f"{path} is larger than any ONNX file may be")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = len(os.sched_getaffinity(0)) if _counts() else 0
+    if hasattr(os, "sched_getaffinity"):
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise InputError(f"{path} is no graph that onnxruntime takes: {_line(error)}") from error
-
-
-def _counts() -> bool:
-    return hasattr(os, "sched_getaffinity")
+        raise InputError(
+            f"{path} is no graph that onnxruntime takes: {first_line(error)}"
+        ) from error
 
 
 def _metadata(session: Any, path: Path) -> dict[str, Any]:
@@ -112,7 +108,10 @@ def _feed(
                 f"{name}: the graph has an input {one.name!r} that it does not tell of"
             )
         if one.name != "images":
-            feed[one.name] = np.array([entry(given, one.name, int, name)], dtype=np.int64)
+            number = entry(given, one.name, int, name)
+            if abs(number) >= 2**63:
+                raise InputError(f"{name}: {one.name} of the self-check is no class")
+            feed[one.name] = np.array([number], dtype=np.int64)
             continue
         if list(pixels.shape) != list(one.shape[1:]):
             raise InputError(f"{name}: the image of the self-check does not fit the graph")
@@ -123,8 +122,3 @@ def _feed(
             space = entry(metadata, "space", str, name)
             feed[one.name] = as_input(pixels, space)[None].astype(dtype)
     return feed
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__

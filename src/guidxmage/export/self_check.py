@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from guidxmage.attribution.attribution import Attribution
+from guidxmage.engine.trail.trail import Trail
 from guidxmage.errors import InputError
+from guidxmage.files.names import brief
 from guidxmage.files.untrusted import entry, shape_of
 
 Array = NDArray[Any]
@@ -26,6 +28,13 @@ _CELL = 8
 _SAMPLES = 64
 # Of the largest logit, and of the 2-norm of a map: a runtime sums in another order.
 TOLERANCES = {torch.float32: (1e-4, 1e-3), torch.float64: (1e-10, 1e-8)}
+# Bytes of an image: more are not unpacked.
+_LARGEST_IMAGE = 2**28
+# Bytes of a trail that are kept, and which share of their bits may be others at any rate.
+_BYTES = 4096
+_FLIPPED = 1e-3
+# How many times the bound of `explain` a graph's own may be.
+_WIDER_BOUND = 4.0
 # How many times farther a map may be off than a change of the image within rounding moves it: then
 # decisions fall otherwise, as they do where a runtime sums in another order.
 _TIMES = 5
@@ -75,18 +84,31 @@ def within_rounding(image: Tensor) -> list[Tensor]:
 
 
 def expectation(
-    found: Attribution, others: Sequence[Attribution], pixels: Array, given: Mapping[str, int]
+    found: Attribution,
+    others: Sequence[Attribution],
+    pixels: Array,
+    given: Mapping[str, int],
+    outputs: Sequence[str],
 ) -> dict[str, Any]:
     """What is written: the image, and the numbers of its explanation.
 
     others: explanations of the image, changed within rounding; given: the classes that are further
-    inputs.
+    inputs; outputs: of the graph.
     """
     logits, maps = TOLERANCES[found.logits.dtype]
-    size = max(float(found.weights.norm()), torch.finfo(torch.float32).tiny)
-    moved = (float((one.weights - found.weights).norm()) / size for one in others)
-    maps = max(maps, _TIMES * max(moved))
-    contributions, weights = _double(found.contributions), _double(found.weights)
+    named = {name: getattr(found, name) for name in ("contributions", "weights")}
+    tolerance = {"logits": logits, "maps": _tolerance("weights", found, others, maps)}
+    more: dict[str, Any] = {}
+    if "whole" in outputs or "unplaced" in outputs:
+        named["whole"] = found.whole
+        tolerance["whole"] = _tolerance("whole", found, others, maps)
+        more["unplaced"] = _double(found.unplaced).reshape(-1).tolist()
+    if "trail" in outputs:
+        flipped = (int(found.trail.distance(one.trail).total) for one in others)
+        share = _TIMES * max(flipped) / max(1, found.trail.count)
+        tolerance["trail"] = max(_FLIPPED, share)
+        more["trail"] = base64.b64encode(_sampled_bytes(_packed(found.trail)).tobytes()).decode()
+    maps_of = {name: _double(tensor) for name, tensor in named.items()}
     return {
         "image": base64.b64encode(zlib.compress(pixels.tobytes(), 9)).decode(),
         "shape": list(pixels.shape),
@@ -96,19 +118,26 @@ def expectation(
         "score": _double(found.score).reshape(-1).tolist(),
         "bias": _double(found.bias).reshape(-1).tolist(),
         "residual_bound": _double(found.residual_bound).reshape(-1).tolist(),
-        "contributions": _sampled(contributions).tolist(),
-        "weights": _sampled(weights).tolist(),
-        "norms": {
-            "contributions": float(np.linalg.norm(contributions)),
-            "weights": float(np.linalg.norm(weights)),
-        },
-        "tolerance": {"logits": logits, "maps": maps},
+        **{name: _sampled(values).tolist() for name, values in maps_of.items()},
+        "norms": {name: float(np.linalg.norm(values)) for name, values in maps_of.items()},
+        **more,
+        "tolerance": tolerance,
     }
+
+
+def _tolerance(name: str, found: Attribution, others: Sequence[Attribution], least: float) -> float:
+    """How far a map may be off, as a share of its norm."""
+    own: Tensor = getattr(found, name)
+    size = max(float(own.norm()), torch.finfo(torch.float32).tiny)
+    moved = (float((getattr(one, name) - own).norm()) / size for one in others)
+    return max(least, _TIMES * max(moved))
 
 
 def image_of(check: Mapping[str, Any], name: str) -> Array:
     """The bytes of the image, uint8 (C, …). Raises InputError where they are not what they say."""
     shape = shape_of(check, "shape", name)
+    if prod(shape) > _LARGEST_IMAGE:
+        raise InputError(f"{name}: the image of the self-check is larger than any that is written")
     try:
         packed = base64.b64decode(entry(check, "image", str, name), validate=True)
         unpacking = zlib.decompressobj()
@@ -123,30 +152,82 @@ def image_of(check: Mapping[str, Any], name: str) -> Array:
 def deviations(
     check: Mapping[str, Any], outputs: Mapping[str, Array], name: str
 ) -> list[Deviation]:
-    """How far outputs (1, …) of that image are from the numbers that were written."""
-    tolerance = entry(check, "tolerance", dict, name)
-    near, maps = (_number(tolerance, key, name) for key in ("logits", "maps"))
-    bound = max(_numbers(check, "residual_bound", name), default=0.0)
-    largest = max((abs(one) for one in _numbers(check, "logits", name)), default=0.0)
-    found = []
+    """How far outputs (1, …) of that image are from the numbers that were written.
+
+    Raises InputError where a number is missing, or an output is of another kind or size.
+    """
+    found: list[Deviation] = []
     for key, values in outputs.items():
-        own = values.astype(np.float64).reshape(-1)
-        if key == "residual":
-            found.append(Deviation(key, float(np.abs(own).max()), 2 * bound))
-        elif key in ("contributions", "weights"):
-            norm = _number(entry(check, "norms", dict, name), key, name)
-            expected = _expected(check, key, _sampled(values).size, name)
-            apart = float(np.abs(_sampled(values) - expected).max())
-            found.append(Deviation(key, apart, maps * norm))
-            lengths = abs(float(np.linalg.norm(own)) - norm)
-            found.append(Deviation(f"norm of {key}", lengths, maps * norm))
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf" or not values.size:
+            raise InputError(f"{name}: the graph's output {brief(key)!r} is no array of numbers")
+        if key in ("contributions", "weights", "whole"):
+            found += _map_deviations(check, key, values, name)
+        elif key == "trail":
+            found.append(_trail_deviation(check, values, name))
         else:
-            expected = _expected(check, key, own.size, name)
-            allowed = 0.0 if key == "target" else near * max(largest, 1e-30)
-            if key == "bias":
-                allowed = max(allowed, maps * float(np.abs(expected).max()))
-            found.append(Deviation(key, float(np.abs(own - expected).max()), allowed))
+            found.append(_deviation(check, key, values.astype(np.float64).reshape(-1), name))
     return found
+
+
+def _deviation(check: Mapping[str, Any], key: str, own: Array, name: str) -> Deviation:
+    """Of an output that has few numbers."""
+    bound = max(_numbers(check, "residual_bound", name), default=0.0)
+    if key == "residual":
+        return Deviation(key, float(np.abs(own).max()), 2 * bound)
+    if key == "bound":  # the graph's layers are not folded, and its maps may have their own
+        apart = float(own.max()) / max(bound, 1e-300)
+        return Deviation(key, apart, _WIDER_BOUND)
+    expected = _expected(check, key, own.size, name)
+    allowed = 0.0
+    if key != "target":
+        largest = max((abs(one) for one in _numbers(check, "logits", name)), default=0.0)
+        allowed = _tolerated(check, "logits", name) * max(largest, 1e-30)
+    if key in ("bias", "unplaced"):
+        maps = _tolerated(check, "maps" if key == "bias" else "whole", name)
+        allowed = max(allowed, maps * float(np.abs(expected).max()))
+    return Deviation(key, float(np.abs(own - expected).max()), allowed)
+
+
+def _map_deviations(
+    check: Mapping[str, Any], key: str, values: Array, name: str
+) -> list[Deviation]:
+    """Of a map: the numbers that were written, and the norm of all."""
+    norm = _number(entry(check, "norms", dict, name), key, name)
+    allowed = norm * _tolerated(check, "whole" if key == "whole" else "maps", name)
+    expected = _expected(check, key, _sampled(values).size, name)
+    apart = float(np.abs(_sampled(values) - expected).max())
+    lengths = abs(float(np.linalg.norm(values.astype(np.float64))) - norm)
+    return [Deviation(key, apart, allowed), Deviation(f"norm of {key}", lengths, allowed)]
+
+
+def _trail_deviation(check: Mapping[str, Any], values: Array, name: str) -> Deviation:
+    """Which share of the bits that were written are others."""
+    try:
+        expected = base64.b64decode(entry(check, "trail", str, name), validate=True)
+    except binascii.Error as error:
+        raise InputError(f"{name}: the trail of the self-check is damaged") from error
+    if values.dtype != np.uint8:
+        raise InputError(f"{name}: the graph's output 'trail' is no array of bytes")
+    own = _sampled_bytes(values.reshape(-1))
+    if len(own) != len(expected):
+        raise InputError(f"{name}: the trail of the self-check is not as long as the graph's")
+    xored: Any = np.bitwise_xor(own, np.frombuffer(expected, dtype=np.uint8))
+    differing = np.unpackbits(xored)
+    return Deviation("trail", float(differing.mean()), _tolerated(check, "trail", name))
+
+
+def _tolerated(check: Mapping[str, Any], key: str, name: str) -> float:
+    return _number(entry(check, "tolerance", dict, name), key, name)
+
+
+def _packed(trail: Trail) -> Array:
+    """The decisions of one image, as a graph packs them."""
+    planes = [plane[0].cpu().numpy() for one in trail.values() for plane in one.planes]
+    return np.concatenate(planes) if planes else np.zeros(0, dtype=np.uint8)
+
+
+def _sampled_bytes(packed: Array) -> Array:
+    return packed[:: max(1, packed.size // _BYTES)]
 
 
 def _double(tensor: Tensor) -> Array:

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from guidxmage.engine.program.plain import PlainProgram
+from guidxmage.attribution.attribution import Attribution
+from guidxmage.engine.program.places import INPUT
+from guidxmage.engine.program.plain import refuse_what_is_not_plain
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
-from guidxmage.export import self_check
+from guidxmage.export import packing, self_check
 from guidxmage.export.formats import FORMATS, METADATA, traced, written
-from guidxmage.export.module import OUTPUTS, USUAL, ExplainingModule
+from guidxmage.export.module import OUTPUTS, PLACED, USUAL, ExplainingModule, Space
+from guidxmage.export.placing import GraphCut
 from guidxmage.export.targets import GIVEN, graph_target
 from guidxmage.files.atomic import write_atomically
 from guidxmage.inputs.reference import is_zero, reference_name
@@ -41,6 +45,7 @@ def export(
     format: str | None = None,
     target: Any = "top1",
     outputs: Sequence[str] = USUAL,
+    depth: Any = None,
     reference: Any = None,
     shape: Sequence[int] | None = None,
     from_bytes: bool = False,
@@ -50,28 +55,32 @@ def export(
 
     format: "onnx", "pt2" (torch.export) or "aoti" (a compiled library for this machine); by default
     the path's ending says it. target: as in `Explainer.explain`, the same for all images, or
-    "given" for an input `class_index`, int64 (batch,). outputs: names of `OUTPUTS`. reference: as
-    in `Explainer.explain`, the same for all images. shape: (C, H, W) of the images, needed where
-    the preprocessing does not tell. from_bytes: the graph takes uint8 pixels (batch, C, H, W) at
-    the network's size and normalises them itself. The number of images is free.
+    "given" for an input `class_index`, int64 (batch,). outputs: names of `OUTPUTS`. depth: where
+    the network is cut for the outputs "whole" and "unplaced", one as in `Explainer.explain`, which
+    are added where a depth is given; else "input". reference: as in `Explainer.explain`, the same
+    for all images. shape: (C, H, W) of the images, needed where the preprocessing does not tell.
+    from_bytes: the graph takes uint8 pixels (batch, C, H, W) at the network's size and normalises
+    them itself. The number of images is free.
 
     Raises InputError, and UnsupportedOperatorError by operator and call site for what has no form
     that leaves Python. The file appears whole or not at all.
     """
     path = Path(path)
     kind = _format(path, format)
-    _refuse(explainer, path, outputs, from_bytes, overwrite)
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} is there already; choose another name or allow overwriting")
     module, metadata = explaining(
-        explainer, target, outputs=outputs, reference=reference, shape=shape, from_bytes=from_bytes
-    )
-    dtype = torch.uint8 if from_bytes else module.program.dtype
-    rows = 2 if module.program.batched else 1
-    example = torch.zeros(
-        rows, *module.program.input_shape, dtype=dtype, device=module.program.device
+        explainer,
+        target,
+        outputs=outputs,
+        depth=depth,
+        reference=reference,
+        shape=shape,
+        from_bytes=from_bytes,
     )
     names = (("images", *module.target.inputs), module.outputs)
     text = json.dumps({**metadata, "format": kind}, ensure_ascii=False, allow_nan=False)
-    graph, sites = traced(module, example), module.program.sites
+    graph, sites = traced(module, module.example), module.program.sites
     content = written(kind, graph, names, {METADATA: text}, sites)
     write_atomically(path, content)
     return Exported(path, kind, len(content), json.loads(text))
@@ -82,60 +91,74 @@ def explaining(
     target: Any = "top1",
     *,
     outputs: Sequence[str] = USUAL,
+    depth: Any = None,
     reference: Any = None,
     shape: Sequence[int] | None = None,
     from_bytes: bool = False,
 ) -> tuple[ExplainingModule, dict[str, Any]]:
     """The module that is exported, and what is said in the file; see `export`."""
+    _refuse(explainer, outputs, from_bytes)
+    if depth is not None:
+        outputs = (*outputs, *PLACED)
     shape = _shape(explainer, shape)
     program = explainer.network(shape).program
+    refuse_what_is_not_plain(program)
     asked = graph_target(target, program.classes, explainer.labels)
-    plain = PlainProgram(program)
+    placed = set(PLACED) & set(outputs)
+    cut = GraphCut.of(program, INPUT if depth is None else depth) if placed else None
     pixels = self_check.check_pixels(shape)
     image = torch.from_numpy(self_check.as_input(pixels, explainer.space)).to(program.dtype)
     given = dict(zip(asked.inputs, (0, program.classes - 1), strict=False))
-    found = explainer.explain(image, _asked(target, given), reference=reference)
-    others = [
-        explainer.explain(one, _asked(target, given), reference=reference)
-        for one in self_check.within_rounding(image)
-    ]
-    R, space, known = found.reference, explainer.space, explainer.preprocessing
-    normalisation = None
-    if space == "pixels":
+    site = None if cut is None else cut.depth.site
+    found, *others = (
+        explainer.explain(one, _asked(target, given), reference=reference, depth=site)
+        for one in (image, *self_check.within_rounding(image))
+    )
+    space = _space(explainer, found.reference, from_bytes)
+    module = ExplainingModule(program, asked, space, outputs=outputs, cut=cut)
+    return module, {
+        **_said(explainer, module, found, shape),
+        "check": self_check.expectation(found, others, pixels, given, module.outputs),
+    }
+
+
+def _space(explainer: Explainer, R: Tensor | None, from_bytes: bool) -> Space:
+    """What is explained, as the graph computes it."""
+    known, normalisation = explainer.preprocessing, None
+    if explainer.space == "pixels":
         assert known is not None
         mean, std = (
             torch.tensor(values, dtype=torch.float64).reshape(-1, 1, 1)
             for values in (known.mean, known.std)
         )
         normalisation = (mean, std)
-    module = ExplainingModule(
-        plain,
-        asked,
-        outputs=outputs,
-        normalisation=normalisation,
-        reference=R,
-        from_zero=is_zero(R, space, known),
-        from_bytes=from_bytes,
-    )
-    metadata = {
+    return Space(normalisation, R, is_zero(R, explainer.space, known), from_bytes)
+
+
+def _said(
+    explainer: Explainer, module: ExplainingModule, found: Attribution, shape: Sequence[int]
+) -> dict[str, Any]:
+    """What the file says of itself, without its self-check."""
+    space, known = explainer.space, explainer.preprocessing
+    return {
         "schema": SCHEMA,
         "made_by": fingerprint.makers("onnx", "onnxscript"),
         "model": explainer.name,
         "weights": explainer.weights_source,
         "fingerprint": fingerprint.of_model(explainer.model),
-        "dtype": str(program.dtype).removeprefix("torch."),
+        "dtype": str(module.program.dtype).removeprefix("torch."),
         "space": space,
         "preprocessing": None if known is None else known.to_dict(),
-        "reference": reference_name(R, space, known, batched=False),
+        "reference": reference_name(found.reference, space, known, batched=False),
         "exactness": found.exactness,
         "gates": dict(explainer.gates),
-        "target": asked.words,
+        "target": module.target.words,
         "inputs": _inputs(module, shape),
         "outputs": list(module.outputs),
+        "depth": None if module.cut is None else vars(module.cut.depth),
+        "trail": None if module.packing is None else packing.sites_of(module.packing.sites),
         "labels": None if explainer.labels is None else list(explainer.labels),
-        "check": self_check.expectation(found, others, pixels, given),
     }
-    return module, metadata
 
 
 def _inputs(module: ExplainingModule, shape: Sequence[int]) -> list[dict[str, Any]]:
@@ -185,9 +208,7 @@ def _format(path: Path, given: str | None) -> str:
     return given
 
 
-def _refuse(
-    explainer: Explainer, path: Path, outputs: Sequence[str], from_bytes: bool, overwrite: bool
-) -> None:
+def _refuse(explainer: Explainer, outputs: Sequence[str], from_bytes: bool) -> None:
     unknown = sorted(set(outputs) - set(OUTPUTS))
     if unknown or not outputs:
         named = f"output {unknown[0]!r} is not known" if unknown else "no output is named"
@@ -202,5 +223,3 @@ def _refuse(
             "a graph takes uint8 pixels only where the preprocessing is known; this explainer "
             "explains the network's own input"
         )
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} is there already; choose another name or allow overwriting")

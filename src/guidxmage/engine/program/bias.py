@@ -169,7 +169,7 @@ class Rounding:
     def _parts(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """What each call adds, (calls, R)."""
         if not self._noise:
-            nothing = like.new_zeros(0, len(like), dtype=torch.float64)
+            nothing = like.new_zeros(0, like.shape[0], dtype=torch.float64)
             return nothing, nothing
         terms, values, spread, gain, sums = self._noise_beside(like).t()[:, :, None]
         outputs = sums * torch.stack(self._outputs).double() + spread

@@ -7,7 +7,7 @@ from the weights alone is computed once, here, and is a buffer of the module lik
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -15,15 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.engine.calls.call import Call, Hole, is_source, leaves
-from guidxmage.engine.program.bias import by_row, inner
+from guidxmage.engine.calls.constants import Constant
+from guidxmage.engine.program.bias import Rounding, by_row, inner
+from guidxmage.engine.program.plain_rounding import PlainRounding
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.program.steps import constants_of
+from guidxmage.engine.program.watch import Watching
 from guidxmage.engine.rules import is_stepwise, rule_of
 from guidxmage.engine.rules.plain import PlainFrame, pulled, recorded, why_not_plain
 from guidxmage.engine.rules.table import Rule, holes
 from guidxmage.engine.trail.decisions import Decisions
 from guidxmage.engine.trail.gates import Gates
-from guidxmage.errors import UnsupportedOperatorError
+from guidxmage.errors import InputError, UnsupportedOperatorError
 
 
 @dataclass(frozen=True)
@@ -49,27 +52,60 @@ class _PlainStep:
 class Forward:
     """What a run of B images leaves for the way back: logits (B, classes) and what was decided.
 
-    entries: decisions and gates by call; steps: masks, positions and what else changes by steps.
+    entries: decisions and gates by call; steps: masks, positions and what else changes by steps;
+    values: those that were to be kept, each (B, …), by call; norms: what a bound on rounding needs
+    of the values, (B,) each.
     """
 
     logits: Tensor
     entries: Mapping[int, Any]
     steps: Mapping[int, Tensor]
+    values: Mapping[int, Tensor]
+    norms: dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Backward:
+    """What a transposed run of R rows gives.
+
+    weights Δ (R, *input shape); shares of the bias, (R, constants) float64. Where rounding is
+    followed, its variance (R,) and its size at worst (R,), as in `Pulled`; else None.
+    """
+
+    weights: Tensor
+    shares: Tensor
+    variance: Tensor | None = None
+    worst: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Backward]) -> Backward:
+        """Runs of some rows each as one of all."""
+
+        def together(name: str) -> Any:
+            columns = [getattr(part, name) for part in parts]
+            return None if columns[0] is None else torch.cat(columns)
+
+        return cls(**{field.name: together(field.name) for field in fields(cls)})
 
 
 class PlainProgram(nn.Module):
     """A program from images (B, *input shape) to logits, Δ and bias, as ordinary operators.
 
-    `forward` takes the images, `pull` the cotangents of K targets of each. Raises
+    `forward` takes the images, `pull` the cotangents of K targets of each. kept: the values that
+    `forward` keeps, by call, 0 for the images; bounded: whether rounding is followed. Raises
     UnsupportedOperatorError, by operator and call site, for what has no such form.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(
+        self, program: Program, *, kept: Collection[int] = (), bounded: bool = False
+    ) -> None:
         super().__init__()
         refuse_what_is_not_plain(program)
         self.input_shape, self.classes = program.input_shape, program.classes
         self.batched = program.batched
         self._result, self._conventions = program.result, dict(program.conventions)
+        self._wanted = frozenset(kept)
+        self._rounding = PlainRounding.of(program) if bounded else None
         self._names: dict[int, str] = {}
         self._derived: dict[tuple[int, str], Any] = {}
         self._preparing = True
@@ -94,40 +130,50 @@ class PlainProgram(nn.Module):
 
     def forward(self, images: Tensor) -> Forward:
         """Run the network on images (B, *input shape) and keep what it decides."""
+        rows = images.shape[0]
         values: dict[int, Tensor] = {0: images}
         entries: dict[int, Any] = {}
         for step in self._steps:
             call = self._with_tensors(step.call)
-            args = call.arguments(values, images.shape[0])
+            args = call.arguments(values, rows)
             if step.stepwise:
                 values[call.id] = call.run(*args)
                 continue
-            frame = self._frame(call.bound(values), images.shape[0], 1)
+            frame = self._frame(call.bound(values), rows, 1)
             convention = self._conventions.get(step.rule.family, "")
             frame = replace(frame, convention=convention, by_image=bool(call.keeps))
             values[call.id], entry = recorded(frame, step.rule, *args, **call.kwargs)
             if entry is not None:
                 entries[call.id] = entry
         steps = {id_: values[id_] for id_ in self._kept_ids}
-        return Forward(values[self._result], entries, steps)
+        kept = {id_: by_row(values[id_], images.new_zeros(1), rows)[0] for id_ in self._wanted}
+        norms = {} if self._rounding is None else self._rounding.norms(values, rows)
+        return Forward(values[self._result], entries, steps, kept, norms)
 
-    def pull(self, run: Forward, cotangent: Tensor, repeats: int = 1) -> tuple[Tensor, Tensor]:
-        """Δ (R, *input shape) and bias (R,) float64 for cotangents (R, classes), R = repeats·B.
+    def pull(
+        self, run: Forward, cotangent: Tensor, repeats: int = 1, watching: Watching | None = None
+    ) -> Backward:
+        """Run the network transposed for cotangents (R, classes), R = repeats·B.
 
-        Row k·B + b is target k of image b. A program of single images has one row at a time.
+        Row k·B + b is target k of image b. A program of single images has one row at a time, where
+        nothing looks on. watching: what looks on.
         """
         rows = cotangent.shape[0]
         if not self.batched and repeats > 1:
-            found = [self.pull(run, one) for one in cotangent.split(1)]
-            weights, biases = zip(*found, strict=True)
-            return torch.cat(weights), torch.cat(biases)
+            if watching is not None:
+                raise InputError(
+                    "this network takes one image at a time, and then the whole map of one target "
+                    "alone can be exported; name a single target"
+                )
+            return Backward.joined([self.pull(run, one) for one in cotangent.split(1)])
         waiting: dict[int, Tensor] = {self._result: cotangent}
-        bias = torch.zeros_like(cotangent[:, 0], dtype=torch.float64)
-        shapes = {step.call.id: step.call.sizes(rows) for step in self._steps}
-        shapes[0] = (rows, *self.input_shape)
-        blanks = {id_: Hole(shape, self.dtype, cotangent.device) for id_, shape in shapes.items()}
+        shares: list[Tensor] = []
+        rounding = Rounding({} if self._rounding is None else self._rounding.kept)
+        blanks = self._blanks(rows, cotangent.device)
         kept = self._kept_for(run, rows, repeats)
         for step in reversed(self._steps):
+            if watching is not None:
+                watching.reached(step.call.id, waiting, rounding)
             g = waiting.pop(step.call.id, None)
             if g is None:
                 continue
@@ -135,14 +181,29 @@ class PlainProgram(nn.Module):
             frame = self._frame(call, rows, repeats, run.entries.get(call.id))
             frame = replace(frame, by_image=bool(step.call.keeps))
             given = call.arguments(blanks, rows)
-            for share in self._added(frame, step.rule, g, given):
-                bias = bias + share
+            shares += self._shares(frame, step, g, given, watching)
+            if self._rounding is not None:
+                self._rounding.add(rounding, step.call, g, run.norms, rows)
             way = self._tried if self._preparing else pulled
             for id_, part in zip(call.inputs, way(frame, step.rule, g, given), strict=True):
                 if part is not None:
                     waiting[id_] = waiting[id_] + part if id_ in waiting else part
-        sent = waiting.pop(0, None)
-        return blanks[0].zeros() if sent is None else sent, bias
+        if watching is not None:
+            watching.reached(0, waiting, rounding)
+        weights = waiting.pop(0, None)
+        if weights is None:
+            weights = blanks[0].zeros()
+        none = torch.zeros_like(cotangent[:, :0], dtype=torch.float64)
+        together = torch.stack(shares, 1) if shares else none
+        if self._rounding is None:
+            return Backward(weights, together)
+        return Backward(weights, together, *rounding.total(cotangent))
+
+    def _blanks(self, rows: int, device: torch.device) -> dict[int, Hole]:
+        """What is known of every value in a run with that many rows."""
+        shapes = {step.call.id: step.call.sizes(rows) for step in self._steps}
+        shapes[0] = (rows, *self.input_shape)
+        return {id_: Hole(shape, self.dtype, device) for id_, shape in shapes.items()}
 
     @staticmethod
     def _tried(frame: PlainFrame, rule: Rule, g: Tensor, given: list[Any]) -> list[Tensor | None]:
@@ -191,33 +252,35 @@ class PlainProgram(nn.Module):
             keep=self._kept,
         )
 
-    def _added(
-        self, frame: PlainFrame, rule: Rule, g: Tensor, given: list[Any]
-    ) -> Iterator[Tensor]:
-        """What a call adds to the bias of each row, float64 (R,), part by part."""
-        switched = None
-        if rule.switched is not None:
+    def _shares(
+        self, frame: PlainFrame, step: _PlainStep, g: Tensor, given: list[Any], watching: Any
+    ) -> list[Tensor]:
+        """What each constant of a call adds to the bias of each row, float64 (R,)."""
+        rule = step.rule
+        if rule.switched is not None and watching is None:
             switched = rule.switched(*given, **frame.call.kwargs)
-        if switched is None:
-            for weighed in self._constants(frame, rule, given):
-                yield inner(*by_row(g, weighed, frame.rows))
-        else:  # a number times a mask: what it lets through is added up, and multiplied once
-            plane, factor = switched
-            through = frame.switched(g, plane).reshape(frame.rows, -1)
-            yield through.sum(1, dtype=torch.float64) * factor
+            if switched is not None:  # what a mask lets through is added up, and multiplied once
+                plane, factor = switched
+                through = frame.switched(g, plane).reshape(frame.rows, -1)
+                return [through.sum(1, dtype=torch.float64) * factor]
+        constants = self._constants(frame, rule, given)
+        if watching is not None:
+            watching.constants(step.call, g, constants)
+        return [inner(*by_row(g, one.weighed, frame.rows)) for one in constants]
 
-    def _constants(self, frame: PlainFrame, rule: Rule, given: list[Any]) -> list[Tensor]:
+    def _constants(self, frame: PlainFrame, rule: Rule, given: list[Any]) -> list[Constant]:
         """What a call adds; computed here once where it follows from the weights alone."""
 
-        def make() -> list[Tensor] | None:
-            found = [one.weighed for one in constants_of(frame, rule, given)]
-            same = all(one.ndim < len(frame.shape) or one.shape[0] == 1 for one in found)
-            return found if same else None
+        def found() -> list[Constant]:
+            return [Constant(o.site, o.weighed) for o in constants_of(frame, rule, given)]
+
+        def make() -> list[Constant] | None:
+            own, rank = found(), len(frame.shape)
+            same = all(one.value.ndim < rank or one.value.shape[0] == 1 for one in own)
+            return own if same else None
 
         kept = frame.prepare("constants", make) if rule.kind == "affine" else None
-        if kept is not None:
-            return list(kept)
-        return [one.weighed for one in constants_of(frame, rule, given)]
+        return found() if kept is None else list(kept)
 
     # --- tensors of the program as buffers -----------------------------------------------------
 
