@@ -44,7 +44,7 @@ ENGINE = [
     ["symbolic"],
 ]
 ATTRIBUTION = [
-    ["exactness", "exporting", "spreading", "targets"],
+    ["exactness", "spreading", "targets", "uses"],
     ["depths", "output_space"],
     ["placement"],
     ["attribution", "meaning_archive", "placement_archive", "run"],

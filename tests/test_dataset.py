@@ -523,3 +523,16 @@ def test_progress_in_words() -> None:
         "3 h 20 min",
         "5.0 days",
     ]
+
+
+def test_an_explainer_makes_a_data_set(tmp_path: Path) -> None:
+    """The same bytes as by the function; a misspelt option is told."""
+    save_photos(tmp_path / "p", 6)
+    options = {"target": "top2", "depth": None, "limit": 4, "block": 16}
+    made = make_explainer().explain_dataset(tmp_path / "p", tmp_path / "a", **options)
+    assert (made.photos, made.explained, made.errors) == (4, 4, 0)
+    make(tmp_path / "p", tmp_path / "b", scope=Scope(limit=4), target="top2", depth=None)
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    with pytest.raises(InputError, match="did you mean limit"):
+        make_explainer().explain_dataset(tmp_path / "p", tmp_path / "c", limti=4)
+    assert not (tmp_path / "c").exists()

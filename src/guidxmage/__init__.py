@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from guidxmage.attribution.exporting import written_by
+from guidxmage.attribution.uses import made_by
 from guidxmage.moved import find_moved_modules
 from guidxmage.provenance.versions import __version__
 from guidxmage.viewer.answers import answered_by
@@ -83,10 +83,17 @@ def _write(explainer: Any, path: Any, **options: Any) -> Any:
     return export(explainer, path, **options)
 
 
-# The viewer stands below all that answers its questions, and an explainer below what writes it as a
-# graph; here, where everything is known, they are put together.
+def _explain_dataset(explainer: Any, source: Any, out: Any, **options: Any) -> Any:
+    """What `Explainer.explain_dataset` does."""
+    from guidxmage.dataset.making import explain_with_options
+
+    return explain_with_options(explainer, source, out, **options)
+
+
+# The viewer stands below all that answers its questions, and an explainer below what it is asked
+# for; here, where everything is known, they are put together.
 answered_by(_answers)
-written_by(_write)
+made_by(export=_write, explain_dataset=_explain_dataset)
 
 
 def __getattr__(name: str) -> Any:

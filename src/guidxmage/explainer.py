@@ -16,11 +16,11 @@ from guidxmage.attribution.assemble import Chunk, Origin, assembled
 from guidxmage.attribution.attribution import Attribution
 from guidxmage.attribution.change_space import Space, space_change
 from guidxmage.attribution.depths import Depth, ProgramCut, chosen, depths_of
-from guidxmage.attribution.exporting import Exportable
 from guidxmage.attribution.multi_input import attribute_together, is_several, refuse_for_several
 from guidxmage.attribution.output_space import Outputs, OutputSpace
 from guidxmage.attribution.run import check_rows, chunks, run_chunk
 from guidxmage.attribution.targets import Targets, as_labels, refuse_uneven
+from guidxmage.attribution.uses import Usable
 from guidxmage.engine.capture.as_found import running
 from guidxmage.engine.capture.checks import refuse_unusable
 from guidxmage.engine.capture.programs import Programs
@@ -52,7 +52,7 @@ MEMORY_BUDGET = "4 GiB"
 _OPTIONS = ("device", "dtype", "batch_rows", "memory_budget", "gates", "cuda_graphs", "output")
 
 
-class Explainer(Exportable):
+class Explainer(Usable):
     """Explains a network pixel by pixel and exactly.
 
     model: any nn.Module in evaluation mode that maps (batch, channels, height, width) to class

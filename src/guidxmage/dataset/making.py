@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from guidxmage.dataset.working import MakeExplainer, Outcome, Work, standing
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.explainer import Explainer
 from guidxmage.files.result_folder import sweep
+from guidxmage.files.schema import unknown_name
 from guidxmage.provenance import fingerprint
 
 Engine = Literal["local", "ray"]
@@ -126,6 +127,24 @@ def explain_dataset(
         kept=progress.kept,
         errors=progress.errors,
         seconds=progress.seconds,
+    )
+
+
+def explain_with_options(
+    explainer: Explainer, source: Any, out: str | os.PathLike[str], **given: Any
+) -> Made:
+    """`explain_dataset` with the fields of options and scope by their names."""
+    sides: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for side, kind in zip(sides, (DatasetOptions, Scope), strict=True):
+        for one in fields(kind):
+            if one.name in given:
+                side[one.name] = given.pop(one.name)
+    more = {name: given.pop(name) for name in ("factory", "overwrite", "show") if name in given}
+    if given:
+        known = [one.name for kind in (DatasetOptions, Scope) for one in fields(kind)]
+        raise InputError(f"explain_dataset {unknown_name(next(iter(given)), known, 'option')}")
+    return explain_dataset(
+        explainer, source, out, DatasetOptions(**sides[0]), Scope(**sides[1]), **more
     )
 
 

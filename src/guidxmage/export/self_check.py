@@ -98,10 +98,12 @@ def expectation(
     logits, maps = TOLERANCES[found.logits.dtype]
     named = {name: getattr(found, name) for name in ("contributions", "weights")}
     tolerance = {"logits": logits, "maps": _tolerance("weights", found, others, maps)}
+    tolerance["bias"] = _moved("bias", found, others)
     more: dict[str, Any] = {}
     if "whole" in outputs or "unplaced" in outputs:
         named["whole"] = found.whole
         tolerance["whole"] = _tolerance("whole", found, others, maps)
+        tolerance["unplaced"] = _moved("unplaced", found, others)
         more["unplaced"] = _double(found.unplaced).reshape(-1).tolist()
     if "trail" in outputs:
         flipped = (int(found.trail.distance(one.trail).total) for one in others)
@@ -131,6 +133,12 @@ def _tolerance(name: str, found: Attribution, others: Sequence[Attribution], lea
     size = max(float(own.norm()), torch.finfo(torch.float32).tiny)
     moved = (float((getattr(one, name) - own).norm()) / size for one in others)
     return max(least, _TIMES * max(moved))
+
+
+def _moved(name: str, found: Attribution, others: Sequence[Attribution]) -> float:
+    """How far a number may be off at any rate: it takes the sum of what decisions move."""
+    own = _double(getattr(found, name))
+    return _TIMES * max(float(np.abs(_double(getattr(one, name)) - own).max()) for one in others)
 
 
 def image_of(check: Mapping[str, Any], name: str) -> Array:
@@ -184,7 +192,7 @@ def _deviation(check: Mapping[str, Any], key: str, own: Array, name: str) -> Dev
         allowed = _tolerated(check, "logits", name) * max(largest, 1e-30)
     if key in ("bias", "unplaced"):
         maps = _tolerated(check, "maps" if key == "bias" else "whole", name)
-        allowed = max(allowed, maps * float(np.abs(expected).max()))
+        allowed = max(allowed, maps * float(np.abs(expected).max()), _tolerated(check, key, name))
     return Deviation(key, float(np.abs(own - expected).max()), allowed)
 
 
