@@ -344,7 +344,8 @@ def _shard(ledger: Ledger, rows: Any, block: int) -> None:
     pq.write_table(rows, buffer, compression="zstd")
     write_atomically(ledger.shard(block), buffer.getvalue())
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-    ledger.add(Line(block, digest, "", 0, "", len(rows), 0, 1.0))
+    made_with = ledger.head().digest
+    ledger.add(Line(block, digest, "", "", "", made_with, len(rows), 0, 1.0))
 
 
 def _asked(folder: str, pipe: Any) -> None:

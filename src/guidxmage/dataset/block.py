@@ -36,6 +36,10 @@ _READERS = 2
 _COPIES, _MAPS = 3, 6
 
 
+class LabelError(InputError):
+    """A photo whose true label is to be explained has none that is a class of the network."""
+
+
 class StoppedError(Exception):
     """The run is to end; the block at hand is given up."""
 
@@ -44,12 +48,12 @@ class StoppedError(Exception):
 class Content:
     """What a block came to.
 
-    shard: its rows as Parquet. ids: of its photos, in order. photos, errors: how many. seconds: it
-    took. kept: maps and previews, where they are wanted.
+    shard: its rows as Parquet. contents: hashes of what was read for its photos, in order. photos,
+    errors: how many. seconds: it took. kept: maps and previews, where they are wanted.
     """
 
     shard: bytes
-    ids: tuple[str | None, ...]
+    contents: tuple[str, ...]
     photos: int
     errors: int
     seconds: float
@@ -100,7 +104,7 @@ class BlockMaker:
             kept = (kept or Kept()).with_previews(made.previews)
         return Content(
             shard=parquet_of(rows),
-            ids=tuple(made.ids),
+            contents=tuple(made.contents),
             photos=len(items),
             errors=made.errors,
             seconds=time.perf_counter() - began,
@@ -147,11 +151,15 @@ class BlockMaker:
         return self.explainer.explain(X, target, reference=self.options.reference, depth=both)
 
     def _own_class(self, read: Read) -> int:
-        found = self.rows.label_class(read.item.label)
+        found = self.rows.label_class(read.item.label, self._classes(read))
         if found is None:
             what = "no label" if read.item.label is None else f"the label {brief(read.item.label)}"
-            raise InputError(f"{read.item.name} has {what}, which is no class of this network")
+            raise LabelError(f"{read.item.name} has {what}, which is no class of this network")
         return found
+
+    def _classes(self, read: Read) -> int:
+        assert read.X is not None
+        return self.explainer.network(read.X).program.classes
 
 
 @dataclass
@@ -160,7 +168,7 @@ class _Made:
 
     maker: BlockMaker
     rows: list[dict[str, Any]] = field(default_factory=list)
-    ids: list[str | None] = field(default_factory=list)
+    contents: list[str] = field(default_factory=list)
     maps: dict[int, Any] = field(default_factory=dict)
     previews: list[dict[str, Any]] = field(default_factory=list)
     errors: int = 0
@@ -170,7 +178,7 @@ class _Made:
 
     def take(self, read: Read, tick: Tick) -> None:
         """One photo; runs its batch where that is full now."""
-        self.ids.append(read.id)
+        self.contents.append(read.content)
         if read.X is None:
             self._fail(read)
             tick(1, 1)
@@ -220,7 +228,8 @@ class _Made:
                     yield from self._explanations([read])
             else:
                 failed = reads[0].failed(error)
-                self._refused.append(failed.error or "")
+                if not isinstance(error, LabelError):  # which is the photo's own fault
+                    self._refused.append(failed.error or "")
                 self._fail(failed)
         else:
             yield reads, found

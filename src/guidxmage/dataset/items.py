@@ -108,9 +108,9 @@ def digest_of(items: Sequence[Item], masks: Sequence[str]) -> str:
     return found.hexdigest()
 
 
-def newest_of(items: Sequence[Item]) -> int:
-    """When the last of them was changed, in nanoseconds; 0 where that is not known."""
-    return max((item.stamp[1] for item in items), default=0)
+def times_of(items: Sequence[Item]) -> str:
+    """SHA-256 of when each of them was changed."""
+    return hashlib.sha256(repr([item.stamp[1] for item in items]).encode()).hexdigest()
 
 
 def checked_size(content: bytes, name: str) -> bytes:

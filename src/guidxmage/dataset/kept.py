@@ -102,6 +102,18 @@ def preview_path(folder: Path, block: int) -> Path:
     return folder / PREVIEWS / f"{block // 1000:03}" / f"{block:06}.parquet"
 
 
+def fit_maps(folder: Path, photos: int) -> None:
+    """Let an array of maps that is there have an entry for each of so many photos."""
+    if not (folder / MAPS / ARRAY / "zarr.json").is_file():
+        return
+    import zarr
+
+    with alone(folder / MAPS):
+        array: Any = zarr.open_group(folder / MAPS, mode="a", zarr_format=3)[ARRAY]
+        if array.shape[0] != photos:
+            array.resize((photos, *array.shape[1:]))
+
+
 def write_kept(folder: Path, block: int, kept: Kept, size: int) -> dict[str, str]:
     """Write what is kept of a block of so many photos; what was written, by its SHA-256.
 

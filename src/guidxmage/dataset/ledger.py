@@ -10,11 +10,13 @@ at and nothing else, and two runs need not agree on more than who is at which bl
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
+import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,16 @@ from guidxmage.files.untrusted import entry, optional, parsed_json
 
 SCHEMA = "guid-xmage/dataset/1"
 HEAD, LEDGER, ROWS = "dataset.json", "ledger", "rows"
+PAGES = ("REPORT.md", "report.html", "background.png")
+"""What a summary writes."""
+_SHARDS = r"\d{3,}/\d{6,}\.parquet"
+# What runs write below each folder.
+_OURS = {
+    LEDGER: r"[0-9a-f]+-[0-9a-f]{8}\.jsonl",
+    ROWS: _SHARDS,
+    "previews": _SHARDS,
+    "maps.zarr": r"(\w+/)?zarr\.json|\w+/c(/\d+)+",
+}
 # Of one ledger file: a line of a block has some hundred bytes.
 _LARGEST = 2**28
 
@@ -49,6 +61,13 @@ class Head:
     named: dict[str, str] = field(default_factory=dict)
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of all that a block's rows depend on but for its photos."""
+        known: list[Any] = [self.network, self.options, self.versions, self.block]
+        known.append(self.source.get("sample"))
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+    @property
     def blocks(self) -> int:
         """How many blocks there are when all is done."""
         return -(-self.photos // self.block)
@@ -58,15 +77,17 @@ class Head:
 class Line:
     """One finished block.
 
-    shard: SHA-256 of its rows. items: of what its photos are called; newest: when the last of them
-    was changed; content: of their ids. also: other files by SHA-256.
+    shard: SHA-256 of its rows. items: of what its photos are called; times: of when each was
+    changed; content: of what was read for them. made_with: the head's digest. also: other files by
+    SHA-256.
     """
 
     block: int
     shard: str
     items: str
-    newest: int
+    times: str
     content: str
+    made_with: str
     photos: int
     errors: int
     seconds: float
@@ -111,13 +132,18 @@ class Ledger:
         texts = content[:end].decode("utf-8", "replace").splitlines()
         return [line for text in texts if (line := _read_line(text, shown(file))) is not None]
 
-    def whole(self, block: int, lines: Mapping[int, list[Line]]) -> Line | None:
-        """The line that states the very bytes that are there of a block; None where none does."""
+    def whole(self, block: int, lines: Mapping[int, list[Line]], head: Head) -> Line | None:
+        """The line that states the very bytes that are there of a block; None where none does.
+
+        head: what the data set is made of; a block that was made of anything else is none of its.
+        """
         try:
             there = sha256_of(self.shard(block))
         except OSError:
             return None
         for line in lines.get(block, ()):
+            if line.made_with != head.digest:
+                continue
             if line.shard == there and all(map(self._is_there, line.also.items())):
                 return line
         return None
@@ -128,6 +154,18 @@ class Ledger:
             return sha256_of(self.folder / name) == digest
         except OSError:
             return False
+
+    def finished(self, head: Head) -> dict[int, Line]:
+        """The last line of each block that was made of this and has a file, by number.
+
+        The file is not read; `whole` says whether it is what the line states.
+        """
+        found = {}
+        for block, lines in self.lines().items():
+            own = next((one for one in lines if one.made_with == head.digest), None)
+            if own is not None and self.shard(block).is_file():
+                found[block] = own
+        return found
 
     def add(self, line: Line) -> None:
         """Write down a finished block, on the disk. Raises InputError where that is not possible.
@@ -159,8 +197,8 @@ class Ledger:
     def begin(self, wanted: Head, *, overwrite: bool = False) -> Head:
         """Make the data set, or go on with one that is there; its head.
 
-        Raises InputError where the folder holds anything else, or a data set of another network or
-        other options.
+        Without a finished block the options of an earlier run bind nobody. Raises InputError where
+        the folder holds anything else, or blocks of another network or of other options.
         """
         with alone(self.folder / HEAD):
             if not (self.folder / HEAD).exists():
@@ -170,8 +208,9 @@ class Ledger:
                 self._clear()
             else:
                 found = self.head()
-                self._check(found, wanted)
-                wanted = replace(wanted, block=found.block)
+                if self.finished(found):
+                    self._check(found, wanted)
+                    wanted = replace(wanted, block=found.block)
                 if wanted == found:
                     return found
             write_sealed(self.folder / HEAD, {"schema": SCHEMA, **asdict(wanted)})
@@ -205,9 +244,21 @@ class Ledger:
             )
 
     def _clear(self) -> None:
-        """Remove all blocks, the lines first, so that none counts that is half gone."""
-        for name in (LEDGER, ROWS, "previews", "maps.zarr"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        """Remove all that runs wrote, the lines first, so that no block counts that is half gone.
+
+        What has another name was put there by somebody else, and stays.
+        """
+        for name, ours in _OURS.items():
+            for path in sorted((self.folder / name).rglob("*"), reverse=True):
+                if path.is_dir() and not path.is_symlink():
+                    with suppress(OSError):  # it is not empty
+                        path.rmdir()
+                elif re.fullmatch(ours, path.relative_to(self.folder / name).as_posix()):
+                    path.unlink(missing_ok=True)
+            with suppress(OSError):
+                (self.folder / name).rmdir()
+        for name in PAGES:  # of what is gone now
+            (self.folder / name).unlink(missing_ok=True)
 
 
 def _read_line(text: str, name: str) -> Line | None:
@@ -236,8 +287,9 @@ _LINE: dict[str, type[Any]] = {
     "block": int,
     "shard": str,
     "items": str,
-    "newest": int,
+    "times": str,
     "content": str,
+    "made_with": str,
     "photos": int,
     "errors": int,
     "seconds": float,

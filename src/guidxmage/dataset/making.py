@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from guidxmage.dataset.items import Item
-from guidxmage.dataset.kept import PREVIEWS
-from guidxmage.dataset.ledger import ROWS, Head, Ledger
+from guidxmage.dataset.kept import PREVIEWS, fit_maps
+from guidxmage.dataset.ledger import HEAD, ROWS, Head, Ledger
 from guidxmage.dataset.local import Look, Pool, Setup, check_portable, run_here
 from guidxmage.dataset.options import DatasetOptions
 from guidxmage.dataset.portable import Portable
@@ -21,6 +21,7 @@ from guidxmage.dataset.sources import Listed, Source, open_source
 from guidxmage.dataset.working import MakeExplainer, Outcome, Work, standing
 from guidxmage.errors import InputError, MissingExtraError
 from guidxmage.explainer import Explainer
+from guidxmage.files.names import brief, shown
 from guidxmage.files.result_folder import sweep
 from guidxmage.files.schema import unknown_name
 from guidxmage.provenance import fingerprint
@@ -108,18 +109,25 @@ def explain_dataset(
     opened = open_source(source)
     items = scope.of(opened)
     ledger = Ledger(Path(out))
+    if not overwrite:
+        _refuse_loss(ledger, items, opened, options, scope)
     head = ledger.begin(_head(explainer, opened, items, options, scope), overwrite=overwrite)
     data = opened.items.data if isinstance(opened.items, Listed) else None
+    fit_maps(Path(out), head.photos)
     setup = Setup(Path(out), head, options, factory or Portable(explainer), data)
     for name in (ROWS, PREVIEWS):
         sweep(Path(out) / name, below=True)  # what killed runs left
     mine = [work for work in _blocks(items, head.block) if _is_mine(work, scope)]
     progress = Progress(sum(len(work.items) for work in mine))
-    left = list(_left(ledger, mine, progress, options.objects))
+    left = list(_left((ledger, head), mine, progress, options.objects))
     show(progress)
     for outcome in _run(setup, scope, explainer, left, (progress, partial(show, progress))):
         del outcome  # the ledger has it
     show(progress)
+    if ledger.head().digest != head.digest:
+        raise InputError(
+            f"another run has begun {out} anew meanwhile; give each a folder of its own"
+        )
     return Made(
         folder=Path(out),
         photos=progress.total,
@@ -199,6 +207,40 @@ def _head(
     )
 
 
+def _refuse_loss(
+    ledger: Ledger,
+    items: Sequence[Item],
+    source: Source,
+    options: DatasetOptions,
+    scope: Scope,
+) -> None:
+    """Raise InputError where a run would put its rows in the place of other photos' rows."""
+    if not (ledger.folder / HEAD).is_file():
+        return
+    head, out = ledger.head(), shown(ledger.folder)
+    finished = ledger.finished(head)
+    if not finished:
+        return
+    if options.block is not None and options.block != head.block:
+        raise InputError(f"{out} has blocks of {head.block} photos; leave out the size of blocks")
+    there = max(block * head.block + line.photos for block, line in finished.items())
+    if scope.limit is not None and len(items) < there:
+        raise InputError(
+            f"{out} has rows of {there} photos, and the limit of {scope.limit} would take some of "
+            "them away; leave it out, or choose another folder"
+        )
+    if (head.source.get("kind"), head.source.get("name")) == (source.kind, source.name):
+        return
+    block = min(finished)
+    first = block * head.block
+    work = Work(block, first, items[first : first + head.block])
+    if standing(ledger, head, work, ledger.lines(), options.objects) is None:
+        raise InputError(
+            f"{out} has rows of {brief(head.source.get('name'))}, and these are other photos: "
+            "choose another folder, or overwrite it"
+        )
+
+
 def _blocks(items: Sequence[Item], size: int) -> Iterator[Work]:
     for block, first in enumerate(range(0, len(items), size)):
         yield Work(block, first, items[first : first + size])
@@ -210,12 +252,13 @@ def _is_mine(work: Work, scope: Scope) -> bool:
 
 
 def _left(
-    ledger: Ledger, blocks: Sequence[Work], progress: Progress, objects: Path | None
+    of: tuple[Ledger, Head], blocks: Sequence[Work], progress: Progress, objects: Path | None
 ) -> Iterator[Work]:
     """The blocks that are not there yet, or not whole, or not of these photos."""
+    ledger, head = of
     lines = ledger.lines()
     for work in blocks:
-        line = standing(ledger, work, lines, objects)
+        line = standing(ledger, head, work, lines, objects)
         if line is None:
             yield work
         else:

@@ -75,7 +75,7 @@ class Dataset:
         self.head: Head = self._ledger.head()
         known = self._ledger.lines()
         blocks = [block for block in sorted(known) if block < self.head.blocks]
-        whole = {block: self._ledger.whole(block, known) for block in blocks}
+        whole = {block: self._ledger.whole(block, known, self.head) for block in blocks}
         self.lines: dict[int, Line] = {b: line for b, line in whole.items() if line is not None}
         if not self.lines:
             raise InputError(f"{shown(folder)} has no finished block yet")
@@ -93,10 +93,10 @@ class Dataset:
     def query(self, sql: str, other: Dataset | None = None, *, most: int | None = None) -> Answer:
         """The answer to a ready question, by name, or to SQL; at most so many rows of it.
 
-        The tables are `rows` (all of them, with `seconds`), `explained` (those without an error,
-        each photo and target once, however many copies there are), `blocks` and, for a second data
-        set, `other` (its explained rows). Nothing else can be read, and nothing written. Raises
-        InputError for what is no SQL.
+        The tables are `rows` (all of them, with `seconds`), `explained` (those without an error, of
+        copies of a photo with the same label and mask only the first), `blocks` and, for a second
+        data set, `other` (its explained rows). Nothing else can be read, and nothing written.
+        Raises InputError for what is no SQL.
         """
         question = question_of(sql)
         if question.two and other is None:
@@ -165,7 +165,7 @@ class Dataset:
 
 
 def _explained(name: str, rows: str) -> str:
-    """SQL: the rows without an error, of copies of a photo only those of the first.
+    """SQL: the rows without an error, of copies with one label and mask only those of the first.
 
     By a group of short keys, since ten million rows must fit into the memory: half of a SHA-256 is
     as unlikely to be another photo's.
@@ -174,7 +174,7 @@ def _explained(name: str, rows: str) -> str:
     return (
         f"CREATE VIEW {name} AS SELECT * FROM {rows} WHERE error IS NULL AND {place} IN "
         f"(SELECT min({place}) FROM {rows} WHERE error IS NULL "
-        "GROUP BY left(id, 32)::UUID, hash(target_name, target, against))"
+        "GROUP BY left(id, 32)::UUID, hash(target_name, target, against, label, mask))"
     )
 
 

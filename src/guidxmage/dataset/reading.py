@@ -30,6 +30,7 @@ class Read:
     """A photo that was read, or the sentence that says why not.
 
     number: its place in the source. id: SHA-256 of its bytes; None where they could not be read.
+    content: SHA-256 of all that was read for it, see `content_digest`; "" where it could not be.
     X: (1, C, H, W) in the explained space. size: (height, width) of the photo, upright. regions: at
     the network's size.
     """
@@ -37,6 +38,7 @@ class Read:
     number: int
     item: Item
     id: str | None = None
+    content: str = ""
     X: Tensor | None = None
     size: tuple[int, int] | None = None
     regions: LabelMap | None = None
@@ -67,7 +69,8 @@ class Reader:
     def _content(self, found: Read) -> tuple[Any, Any, Read]:
         content, label, mask, id_ = content_of(found.item)
         item = found.item if label is None else replace(found.item, label=_label(label))
-        return content, mask, replace(found, id=id_, item=item)
+        known = content_digest(found.item, id_, label, mask)
+        return content, mask, replace(found, id=id_, item=item, content=known)
 
     def _decoded(self, content: Any, mask: Any, found: Read) -> Read:
         if isinstance(content, bytes):
@@ -102,6 +105,22 @@ def content_of(item: Item) -> tuple[Any, Any, Any, str]:
         image = image.copy()
     id_ = hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else _id_of(image)
     return image, label, mask, id_
+
+
+def content_digest(item: Item, id_: str, label: Any, mask: Any) -> str:
+    """SHA-256 of a photo's bytes and of what came with it: a label, a mask that is no file.
+
+    item: of the source; id_, label, mask: as `content_of` has them. A mask in a file of its own is
+    told by the file.
+    """
+    given: Any = mask
+    if item.mask is not None and not isinstance(item.mask, InFile | InMemory):
+        try:
+            given = hashlib.sha256(item.mask.read()).hexdigest()
+        except InputError as error:
+            given = str(error)
+    text = repr((id_, None if label is None else str(label), fingerprint.of_values(given)))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def ahead(

@@ -47,7 +47,7 @@ class Rows:
         smooth = network is not None and bool(network.program.smooth)
         rows = []
         for image, read in zip(found, reads, strict=True):
-            shared = self._of_photo(read) | {
+            shared = self._of_photo(read, int(image.logits.shape[-1])) | {
                 "trail": fingerprint.of_planes(image.trail, image.trail.gates),
                 "decisions": image.trail.count,
                 "ambiguous": None if self.doubtful is None else self.doubtful.of(image),
@@ -62,30 +62,36 @@ class Rows:
         """The row of a photo that could not be explained."""
         return self._filled(self._of_photo(read) | {"error": read.error or "unknown"})
 
-    def label_class(self, label: str | None) -> int | None:
-        """The class that a true label names: by its number, or by a name that only one has."""
-        names = self.explainer.labels
+    def label_class(self, label: str | None, classes: int) -> int | None:
+        """The class that a true label names: by a name that only one has, else by its number.
+
+        A name that is a number comes first: folders 0, 1, 10, 2 are classes of those names, in
+        whatever order. classes: how many there are.
+        """
         if label is None:
             return None
-        if label.isascii() and label.isdecimal() and len(label) < 9:
-            return int(label) if names is None or int(label) < len(names) else None
-        if names is None:
-            return None
-        key = label.strip().casefold().replace("_", " ")
-        same = [n for n, name in enumerate(names) if name.casefold() == key]
-        return same[0] if len(same) == 1 else None
+        names = self.explainer.labels or ()
+        for plain in (str, _folded):
+            same = [n for n, name in enumerate(names) if plain(name) == plain(label)]
+            if same:
+                return same[0] if len(same) == 1 else None
+        number = int(label) if label.isascii() and label.isdecimal() and len(label) < 9 else classes
+        # Where classes have numbers for names, another number is none of them.
+        numbered = any(name.strip().isdecimal() for name in names)
+        return number if number < classes and not numbered else None
 
     def _filled(self, row: dict[str, Any]) -> dict[str, Any]:
         return {name: row.get(name) for name in COLUMNS}
 
-    def _of_photo(self, read: Read) -> dict[str, Any]:
+    def _of_photo(self, read: Read, classes: int = 0) -> dict[str, Any]:
         height, width = read.size or (None, None)
         return {
             "item": read.number,
             "id": read.id,
             "path": read.item.name,
             "label": read.item.label,
-            "label_class": self.label_class(read.item.label),
+            "label_class": self.label_class(read.item.label, classes),
+            "mask": None if read.regions is None else _digest(read.regions),
             "height": height,
             "width": width,
             "network": self.network,
@@ -147,6 +153,15 @@ class Rows:
             matrix = even if wide else _gaussian(size, sigma)
             self._smooth[size, sigma] = torch.from_numpy(np.ascontiguousarray(matrix))
         return self._smooth[size, sigma]
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold().replace("_", " ")
+
+
+def _digest(regions: LabelMap) -> str:
+    """SHA-256 of a label map: labels at each pixel, and their names."""
+    return fingerprint.of_values([regions.labels, sorted(regions.names.items())])
 
 
 def _gaussian(size: int, sigma: float) -> Plane:

@@ -16,6 +16,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "path": ("string", "its name in the source"),
     "label": ("string", "the true label as the source has it"),
     "label_class": ("int32", "the class of that name or number, where there is one"),
+    "mask": ("string", "SHA-256 of its masks as the network sees them; null where it has none"),
     "height": ("int32", "of the photo, upright, in pixels"),
     "width": ("int32", "of the photo, upright, in pixels"),
     "predicted": ("int32", "the class with the largest score"),

@@ -13,11 +13,11 @@ from typing import Literal
 import torch
 
 from guidxmage.dataset.block import BlockMaker, Content, Tick
-from guidxmage.dataset.items import InMemory, Item, digest_of, newest_of
+from guidxmage.dataset.items import InMemory, Item, digest_of, times_of
 from guidxmage.dataset.kept import write_kept
 from guidxmage.dataset.ledger import Head, Ledger, Line
 from guidxmage.dataset.masks import stamps_of
-from guidxmage.dataset.reading import content_of
+from guidxmage.dataset.reading import content_digest, content_of
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.files.atomic import alone, write_atomically
@@ -85,7 +85,8 @@ class Worker:
 
     def _there(self, work: Work) -> Line | None:
         """Another run may have made it since this one looked."""
-        return standing(self.ledger, work, self.ledger.lines(), self.maker.options.objects)
+        known = self.ledger.lines()
+        return standing(self.ledger, self.head, work, known, self.maker.options.objects)
 
     def _write(self, work: Work, content: Content, told: str) -> None:
         path = self.ledger.shard(work.block)
@@ -98,8 +99,9 @@ class Worker:
                 block=work.block,
                 shard=hashlib.sha256(content.shard).hexdigest(),
                 items=told,
-                newest=newest_of(work.items),
-                content=_content(content.ids),
+                times=times_of(work.items),
+                content=_together(content.contents),
+                made_with=self.head.digest,
                 photos=content.photos,
                 errors=content.errors,
                 seconds=round(content.seconds, 3),
@@ -109,38 +111,37 @@ class Worker:
 
 
 def standing(
-    ledger: Ledger, work: Work, lines: dict[int, list[Line]], objects: Path | None
+    ledger: Ledger, head: Head, work: Work, lines: dict[int, list[Line]], objects: Path | None
 ) -> Line | None:
     """The line of a block that is there, whole, and of these very photos; None where it is not.
 
-    objects: where the masks are, as `DatasetOptions` has it. Where a photo's time stamp is another
-    one, or there is none as of a data set in Python, the photos' bytes decide; only then are they
-    read. Of a mask the time stamp itself decides.
+    head: of the data set. objects: where the masks are, as `DatasetOptions` has it. Where any
+    photo's time stamp is another one, or there is none as of a data set in Python, the bytes of
+    photos, and of masks that are in no file of their own, decide; only then are they read. Of a
+    mask's file the time stamp itself decides.
     """
-    line = ledger.whole(work.block, lines)
+    line = ledger.whole(work.block, lines, head)
     if line is None or line.items != work.digest(objects):
         return None
     # Of a data set in Python nothing is known before it is read.
     told = not any(isinstance(item.where, InMemory) for item in work.items)
-    if told and line.newest == newest_of(work.items):
+    if told and line.times == times_of(work.items):
         return line
-    return line if line.content == _content(_ids(work.items)) else None
-
-
-def _ids(items: Sequence[Item]) -> list[str | None]:
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(_id, items))
+        contents = list(pool.map(_content, work.items))
+    return line if line.content == _together(contents) else None
 
 
-def _id(item: Item) -> str | None:
+def _content(item: Item) -> str:
     try:
-        return content_of(item)[3]
-    except Exception:  # it has an error row, and no id
-        return None
+        _, label, mask, id_ = content_of(item)
+        return content_digest(item, id_, label, mask)
+    except Exception:  # it has an error row, and nothing was read
+        return ""
 
 
-def _content(ids: Sequence[str | None]) -> str:
-    return hashlib.sha256("\n".join(one or "" for one in ids).encode()).hexdigest()
+def _together(contents: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(contents).encode()).hexdigest()
 
 
 @contextmanager
