@@ -24,6 +24,7 @@ from guidxmage import Explainer
 from guidxmage.analysis.erasing import erase
 from guidxmage.cli import app
 from guidxmage.export import export
+from guidxmage.export.module import USUAL
 from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.inputs.reference import filling
 from guidxmage.viewer.report_network import RUNTIME
@@ -44,10 +45,12 @@ def explainer() -> Explainer:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two results and the graph of their network."""
+    """A folder with two results, and graphs of their network without a whole map and with one."""
     folder = tmp_path_factory.mktemp("made")
     explained(folder, ["a.png", "b.png"], explainer())
     export(explainer(), folder / "net.onnx", target="given")
+    outputs = (*USUAL, "bound")
+    export(explainer(), folder / "deep.onnx", target="given", outputs=outputs, depth="default")
     return folder
 
 
@@ -59,14 +62,19 @@ def run(*words: object) -> Any:
 def served(
     made: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Iterator[tuple[str, Path]]:
-    """The address of a report with its network, and the folder that it is in."""
+    """The address of a report with its network, and the folder that it is in.
+
+    Beside it is deep.html, whose graph has a whole map.
+    """
     folder = tmp_path_factory.mktemp("served")
-    done = run(
-        made / "results", "--out", folder / "report.html", "--with-network", made / "net.onnx",
-        "--ort", onnxruntime_web(pytestconfig),
-    )  # fmt: skip
-    assert done.exit_code == 0, done.output
-    assert "network in" in done.stdout
+    for page, graph in (("report", "net"), ("deep", "deep")):
+        done = run(
+            made / "results", "--out", folder / f"{page}.html", "--ort",
+            onnxruntime_web(pytestconfig), "--with-network", made / f"{graph}.onnx",
+        )  # fmt: skip
+        assert done.exit_code == 0, done.output
+        assert "network in" in done.stdout
+        assert ("export it with --depth default" in done.stderr) == (graph == "net")
     with server(folder) as address:
         yield f"{address}/report.html", folder
 
@@ -235,6 +243,11 @@ def test_a_dropped_photo_is_explained_and_erased(watched: Watched, tmp_path: Pat
     dropped(page, photo)
     assert page.inner_text("h1") == "c.png"
     found = check_dropped(page, photo)
+    # This graph has no whole map, and so nothing is said of one.
+    assert layers_on(page) == ["distribution", "photo"]
+    assert not page.locator("[data-value=whole], [data-value=placed]").count()
+    assert not page.locator("[data-layer=whole]").is_visible()
+    assert "bound" not in page.inner_text(".gx-areas")
     page.focus("[data-gx=stage]")
     for key in ("r", "Enter", "Shift+ArrowRight", "Shift+ArrowDown", "Enter"):
         page.keyboard.press(key)
@@ -252,6 +265,141 @@ def test_a_dropped_photo_is_explained_and_erased(watched: Watched, tmp_path: Pat
     assert "export it with weights" in page.inner_text("[data-question=erase] .gx-error")
     page.click("[data-gx=report-back]")
     page.wait_for_selector("[data-line]")
+
+
+def layers_on(page: Any) -> list[str]:
+    """From the uppermost."""
+    found: list[str] = page.locator("[data-layer]:has(input:checked)").evaluate_all(
+        "rows => rows.map((row) => row.dataset.layer)"
+    )
+    return found
+
+
+def near(found: Any) -> dict[str, float]:
+    """What another runtime's rounding may make of numbers that are printed to six digits."""
+    return {"rel": 2e-5, "abs": 1e-5 * float(found.logits.abs().max())}
+
+
+def check_whole(page: Any, found: Any, areas: dict[str, Any]) -> None:
+    """Sums, map, areas and bounds at the graph's depth are those of `explain`."""
+    (one,) = found.placements
+    until(page, "!document.querySelector('.gx-areas').hasAttribute('aria-busy')")
+    shown = {key: value(page, "[data-gx=sum]", key) for key in ("score", "on-picture", "unplaced")}
+    own = {"score": found.score, "on-picture": one.whole.sum(), "unplaced": one.unplaced}
+    assert shown == pytest.approx(
+        {key: float(number) for key, number in own.items()}, **near(found)
+    )
+    residual = value(page, "[data-gx=sum]", "residual")
+    assert 0 < abs(residual) <= 2 * float(one.residual_bound)
+    assert shown["score"] == pytest.approx(
+        shown["on-picture"] + shown["unplaced"] + residual, rel=1e-5
+    )
+    drawn = one.smoothed().numpy()
+    ticks = page.locator("[data-gx=legend] .gx-ticks span").all_text_contents()
+    assert number(ticks[-1]) == pytest.approx(abs(drawn).max() * drawn.size / 100, rel=6e-3)
+    sums = {name: float(drawn[mask].sum()) for name, mask in areas.items()}
+    sums |= {"no place": float(one.unplaced), "total": float(found.score)}
+    table = {name: value(page, f"[data-area='{name}']", "whole") for name in sums}
+    assert table == pytest.approx(sums, **near(found))
+    assert "within the bound of rounding" in page.inner_text(".gx-areas")
+    bound = re.search(r"residual at this depth\n?(\S+), bound (\S+)", evidence(page))
+    assert bound is not None
+    assert 0.25 <= number(bound[2]) / float(one.residual_bound) <= 4
+    largest = float(one.whole.abs().max())
+    page.focus("[data-gx=stage]")
+    for step in ("ArrowRight", "Shift+ArrowUp", "ArrowLeft", "Shift+ArrowLeft"):
+        page.keyboard.press(step)
+        row, column = (int(value(page, "[data-gx=cursor]", key)) for key in ("row", "column"))
+        under = value(page, "[data-gx=cursor]", "whole")
+        assert under == pytest.approx(float(one.whole[row, column]), abs=2e-5 * largest)
+
+
+def evidence(page: Any) -> str:
+    return str(page.locator("[data-gx=evidence]").evaluate(
+        "panel => { panel.open = true; return panel.innerText; }"
+    ))  # fmt: skip
+
+
+def explain_class(page: Any, name: str, number: int) -> None:
+    """Ask for one more class, and wait until it is shown."""
+    page.fill("[data-gx=class-search]", name)
+    page.get_by_role("button", name=f"Explain {name}", exact=True).click()
+    page.wait_for_selector(f"[data-target='{number}'][aria-pressed=true]", timeout=60_000)
+    until(page, "!document.querySelector('[data-gx=stage]').hasAttribute('aria-busy')")
+
+
+def test_a_dropped_photo_lies_whole_on_the_picture(watched: Watched, tmp_path: Path) -> None:
+    """Where the graph has the whole map, it is what is seen first."""
+    page = watched.page
+    page.goto(watched.address.replace("report.html", "deep.html"))
+    photo = tmp_path / "d.png"
+    rng = np.random.default_rng(7)
+    Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(photo)
+    dropped(page, photo)
+    assert layers_on(page) == ["whole", "photo"]
+    page.focus("[data-gx=stage]")
+    for key in ("r", "Enter", "Shift+ArrowRight", "Shift+ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    page.wait_for_selector("[data-gx=areas] .gx-chosen [data-value=pixels]")
+    row, column = (int(value(page, "[data-gx=cursor]", key)) for key in ("row", "column"))
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[row - 10 : row + 1, column - 10 : column + 1] = True
+    name = page.locator("[data-gx=areas] .gx-chosen").get_attribute("data-area")
+    best = explainer().explain(photo, depth="default")
+    areas = {name: mask, "rest": ~mask}
+    check_whole(page, best, areas)
+    # Of the placed bias the graph says nothing, and no more does the page.
+    assert not page.locator("[data-value=placed]").count()
+    assert not page.locator("[data-layer=placed]").is_visible()
+    assert "placed" not in page.inner_text(".gx-viewer").lower()
+    index = int(best.logits.argsort()[0])
+    explain_class(page, str(small_explainer().labels[index]), 1)  # type: ignore[index]
+    other = explainer().explain(photo, index, depth="default")
+    check_whole(page, other, areas)
+    page.select_option("[data-gx=rather]", "0")
+    until(page, "!document.querySelector('.gx-areas').hasAttribute('aria-busy')")
+    apart = float((other.whole - best.whole).sum())
+    assert value(page, "[data-gx=sum]", "on-picture") == pytest.approx(apart, **near(best))
+    assert value(page, "[data-area=rest]", "whole") == pytest.approx(
+        float((other.placements[0].smoothed() - best.placements[0].smoothed())[~mask].sum()),
+        **near(best),
+    )
+
+
+def test_another_class_of_a_stored_photo_lies_whole(watched: Watched, made: Path) -> None:
+    """At the depth that both have; at others it is said that there is no map."""
+    page = watched.page
+    photo = made / "photos" / "b.png"
+    at = watched.address.replace("report.html", "deep.html") + "#photo=0002"
+    page.goto(f"{at}&d=0&l=photo:1,whole:1")  # the pixels' depth, which the graph has not
+    page.wait_for_selector("[data-gx=stage][data-ready]")
+    best = explainer().explain(photo, depth="default")
+    index = int(best.logits.argsort()[0])
+    slider = page.locator("[data-gx=depths]")
+    assert slider.input_value() == "0"
+    explain_class(page, str(small_explainer().labels[index]), 1)  # type: ignore[index]
+    assert layers_on(page) == ["whole", "photo"]
+    there = slider.input_value()
+    assert there != "0"
+    other = explainer().explain(photo, index, depth="default")
+    check_whole(page, other, {"rest": np.ones(SIZE, dtype=bool)})
+    assert page.locator("[data-value=placed]").all_text_contents() == ["–"] * 4
+    page.select_option("[data-gx=rather]", "0")  # which Python explained, at every depth
+    apart = float((other.whole - best.whole).sum())
+    assert value(page, "[data-gx=sum]", "on-picture") == pytest.approx(apart, **near(best))
+    page.select_option("[data-gx=rather]", "-1")
+    slider.fill("0")
+    until(page, "!document.querySelector('.gx-areas').hasAttribute('aria-busy')")
+    assert "by its pixels" in page.inner_text("[data-gx=sum]")
+    assert value(page, "[data-gx=sum]", "unplaced") == pytest.approx(
+        float(other.bias), **near(best)
+    )
+    assert set(page.locator("[data-value=whole]").all_text_contents()) == {"–"}
+    assert "none of this class at this depth" in page.inner_text("[data-layer=whole]")
+    assert page.inner_text("[data-gx=legend]") == "No map is shown."
+    assert value(page, "[data-area=total]", "sum") == pytest.approx(
+        float(other.score), **near(best)
+    )
 
 
 def test_photos_of_other_sizes(watched: Watched, tmp_path: Path) -> None:
@@ -286,8 +434,19 @@ def test_what_is_no_photo_is_told(watched: Watched, tmp_path: Path) -> None:
 
 
 def test_a_dropped_photo_is_taken_back(watched: Watched, made: Path) -> None:
-    """Cancelled while the graph is loaded; the next one is explained."""
+    """Cancelled while the worker or the graph is loaded; the next one is explained."""
     page = watched.page
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/network_worker.js", hold, times=1)
+    with page.expect_request("**/network_worker.js"):
+        page.set_input_files("#gx-report-photo", made / "photos" / "a.png")
+    page.get_by_role("button", name="Cancel").click()
+    held[0].continue_()
+    page.wait_for_selector("[data-gx=report-drop] [role=alert]:not([hidden])")
     page.route("**/network.onnx", lambda route: None)
     page.set_input_files("#gx-report-photo", made / "photos" / "a.png")
     page.get_by_role("button", name="Cancel").click()
@@ -573,6 +732,14 @@ def test_a_graph_of_another_network_is_not_asked(
         ({"target": "the 1 best"}, "--target given"),
         ({"outputs": ["logits"]}, "gives no contributions"),
         ({"preprocessing": {"mean": []}}, "preprocessing that is none"),
+        ({"outputs": [*USUAL, "whole", "unplaced"]}, "'depth' is null where"),
+        (
+            {
+                "outputs": [*USUAL, "whole", "unplaced"],
+                "depth": {"site": "0", "grid": [9, 11], "stride": 4.0, "sigma": 1e300},
+            },
+            "a depth that is none",
+        ),
         ({"schema": "other"}, "another version"),
     ],
 )

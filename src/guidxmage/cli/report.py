@@ -40,8 +40,9 @@ def report(  # noqa: PLR0917
         Path | None,
         typer.Option(
             metavar="GRAPH.onnx",
-            help="What the page can ask, by `guid-xmage export --target given`: it then erases and "
-            "checks, and explains photos that are dropped on it. Served, not from disk.",
+            help="What the page can ask, by `guid-xmage export --target given --depth default`: it "
+            "then erases and checks, and explains photos that are dropped on it. Served, not from "
+            "disk.",
         ),
     ] = None,
     ort: Annotated[
@@ -87,7 +88,13 @@ def _network(graph: Path, runtime: Path | None) -> ReportNetwork:
             "without --ort the page runs no graph: run `npm install onnxruntime-web` and give "
             "--ort node_modules/onnxruntime-web/dist"
         )
-    return report_network(graph, runtime)
+    network = report_network(graph, runtime)
+    if network.said["depth"] is None:
+        complain(
+            f"{shown(graph)} has no whole map, so that the page shows other photos pixel by pixel; "
+            "export it with --depth default to have both"
+        )
+    return network
 
 
 def tell_report(written: Report, *, on_stderr: bool = False) -> None:

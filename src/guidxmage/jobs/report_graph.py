@@ -18,7 +18,8 @@ from guidxmage.viewer.report_network import ReportNetwork, runtime_in
 
 _NEEDED = ("logits", "contributions", "bias")
 _TEXT, _LONGEST = 200, 2**14  # characters of a name and pixels of a side, at most
-_COMMAND = "guid-xmage export --target given"
+_WHOLE = ("whole", "unplaced")
+_COMMAND = "guid-xmage export --target given --depth default"
 
 
 def report_network(graph: Path, runtime: Path | None = None) -> ReportNetwork:
@@ -47,6 +48,7 @@ def report_network(graph: Path, runtime: Path | None = None) -> ReportNetwork:
         "preprocessing": None if known is None else known.to_dict(),
         "labels": _labels(metadata, name),
         "outputs": outputs,
+        "depth": _depth(metadata, name) if set(_WHOLE) <= set(outputs) else None,
     }
     return ReportNetwork(graph, said, None if runtime is None else runtime_in(runtime))
 
@@ -77,6 +79,17 @@ def _preprocessing(stated: Mapping[str, Any], name: str) -> Preprocessing:
         return Preprocessing.from_dict(values)
     except (InputError, TypeError) as error:
         raise InputError(f"{name} states a preprocessing that is none: {error}") from error
+
+
+def _depth(metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Of the whole map, as the viewer has it: checked, so that the page can draw with it."""
+    stated = entry(metadata, "depth", dict, name)
+    grid = listed(stated, "grid", int, name)
+    stride, sigma = (entry(stated, key, float, name) for key in ("stride", "sigma"))
+    if len(grid) != 2 or not all(0 < one <= _LONGEST for one in (*grid, stride, sigma)):
+        raise InputError(f"{name} states a depth that is none; write it with `{_COMMAND}`")
+    site = brief(entry(stated, "site", str, name), _TEXT)
+    return {"site": site, "grid": grid, "stride": stride, "sigma": sigma}
 
 
 def _labels(metadata: Mapping[str, Any], name: str) -> list[str] | None:

@@ -26,9 +26,6 @@ export class AreasPanel {
     this.turn = 0;
     /** @type {import("./area_table.js").AreaTable | null} */
     this.table = null;
-    this.columns = COLUMNS.filter(
-      ([key]) => this.bench.manifest.depths.length || (key !== "placed" && key !== "whole"),
-    );
     this.head = make("thead");
     this.body = make("tbody");
     this.note = make("p", { class: "gx-hint" });
@@ -53,6 +50,12 @@ export class AreasPanel {
     const { store } = this.bench;
     store.watch(["areas", "target", "rather", "depth", "sigma"], () => void this.refresh());
     store.watch(["chosen", "areas"], () => this.choose());
+  }
+
+  /** Those of which anything is known. */
+  get columns() {
+    const { scene } = this.bench;
+    return COLUMNS.filter(([key]) => (key !== "placed" && key !== "whole") || scene.has(key));
   }
 
   async refresh() {
@@ -202,9 +205,10 @@ export class AreasPanel {
   saveTable() {
     if (!this.table) return;
     const { manifest, subject, state } = this.bench;
+    const deep = Boolean(subject.entry.depths[state.depth]);
     const { sigma, site } = {
       sigma: widthsOf(state, manifest).whole,
-      site: manifest.depths[state.depth]?.site ?? "",
+      site: deep ? manifest.depths[state.depth].site : "",
     };
     /** @type {(string | number | null)[][]} */
     const rows = [

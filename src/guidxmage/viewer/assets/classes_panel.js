@@ -161,15 +161,21 @@ export class ClassesPanel {
   async add(answer) {
     const number = await this.bench.scene.addTarget(answer);
     this.bench.store.touch("targets");
-    const { layers, depth } = this.bench.state;
-    // Without maps at depths there is that of the pixels alone, which nothing may cover.
-    if (depth >= 0 && !answer.entry.depths.length && layers.whole.on) {
-      for (const name of ["whole", "result"]) {
-        this.bench.store.setLayer(name, { on: false });
-      }
-      this.bench.store.setLayer("distribution", { on: true });
+    const { store, state } = this.bench;
+    const { depths } = answer.entry;
+    const other = depths.findIndex(Boolean);
+    if (state.depth >= 0 && !depths[state.depth] && state.layers.whole.on) {
+      if (other >= 0) store.set({ depth: other });
+      else this.showPixels();
     }
-    this.bench.store.set({ target: number, rather: -1 });
+    store.set({ target: number, rather: -1 });
     this.bench.speak(`${answer.entry.name} is shown.`);
+  }
+
+  /** Without maps at depths there is that of the pixels alone, which nothing may cover. */
+  showPixels() {
+    const { store } = this.bench;
+    for (const name of ["whole", "result"]) store.setLayer(name, { on: false });
+    store.setLayer("distribution", { on: true });
   }
 }

@@ -18,18 +18,29 @@ function lessByLayer(plus, minus) {
 }
 
 /**
- * @param {DepthNumbers} plus
- * @param {DepthNumbers} minus
- * @returns {DepthNumbers}
+ * Null where one of them is not known.
+ * @param {number | null} plus
+ * @param {number | null} minus
+ * @param {1 | -1} sign Of the second.
+ */
+function together(plus, minus, sign) {
+  return plus === null || minus === null ? null : plus + sign * minus;
+}
+
+/**
+ * @param {DepthNumbers | null} plus
+ * @param {DepthNumbers | null} minus
+ * @returns {DepthNumbers | null}
  */
 function lessAtDepth(plus, minus) {
+  if (plus === null || minus === null) return null;
   return {
     whole_sum: plus.whole_sum - minus.whole_sum,
-    placed_bias_sum: plus.placed_bias_sum - minus.placed_bias_sum,
+    placed_bias_sum: together(plus.placed_bias_sum, minus.placed_bias_sum, -1),
     unplaced: plus.unplaced - minus.unplaced,
     unplaced_by_layer: lessByLayer(plus.unplaced_by_layer, minus.unplaced_by_layer),
     residual: plus.residual - minus.residual,
-    residual_bound: plus.residual_bound + minus.residual_bound,
+    residual_bound: together(plus.residual_bound, minus.residual_bound, 1),
   };
 }
 
@@ -50,10 +61,7 @@ export function contrastOf(plus, minus) {
     contribution_sum: plus.contribution_sum - minus.contribution_sum,
     bias: plus.bias - minus.bias,
     residual: plus.residual - minus.residual,
-    residual_bound:
-      plus.residual_bound === null || minus.residual_bound === null
-        ? null
-        : plus.residual_bound + minus.residual_bound,
+    residual_bound: together(plus.residual_bound, minus.residual_bound, 1),
     bias_by_layer: lessByLayer(plus.bias_by_layer, minus.bias_by_layer),
     depths: plus.depths.slice(0, depths).map((one, at) => lessAtDepth(one, minus.depths[at])),
   };

@@ -29,6 +29,9 @@ export function makeDepthPanel(bench) {
   });
   store.watch(["depth", "target", "rather"], () => fillSum(sum, bench));
   if (!depths.length) return make("div", { class: "gx-depth" }, sum);
+  if (depths.length === 1) { // nothing to slide through
+    return make("div", { class: "gx-depth" }, make("div", { class: "gx-depth-row" }, name), sum);
+  }
   return make(
     "div",
     { class: "gx-depth" },

@@ -2,7 +2,7 @@
 
 import { worded } from "./asking.js";
 import { fill, make, pressable, sentenceOf } from "./dom.js";
-import { arraysOf, entryOf, weightsOf } from "./graph_answers.js";
+import { arraysOf, entryOf, namedArrays } from "./graph_answers.js";
 import { decoded, inputOf, seenPart } from "./photo_input.js";
 
 /**
@@ -40,9 +40,13 @@ export async function explainedPhoto(file, graph, onProgress, signal) {
   const { logits } = await graph.run(X, -1, onProgress, signal);
   const best = logits.indexOf(Math.max(...logits));
   const found = await graph.run(X, best, onProgress, signal);
-  const pictures = arraysOf({ picture: rgbOf(seen) }, [height, width, 3]);
-  const named = { input: X, "weights.0": weightsOf(graph, found, X), "contributions.0": found.contributions };
-  const numbers = arraysOf(named, shape);
+  const depths = found.whole && graph.about.depth ? [graph.about.depth] : [];
+  const entry = entryOf(graph, found, best, depths);
+  const { arrays, array } = arraysOf({
+    picture: [rgbOf(seen), [height, width, 3]],
+    input: [X, shape],
+    ...namedArrays(graph, found, { X, entry, number: 0 }),
+  });
   return {
     manifest: {
       format: SCENE_FORMAT,
@@ -54,15 +58,15 @@ export async function explainedPhoto(file, graph, onProgress, signal) {
       size: [height, width],
       channels: channels === 3 ? COLOUR_NAMES : ["grey"],
       units: space === "input" ? "normalised" : "0–1",
-      targets: [entryOf(graph, found, best)],
-      depths: [],
-      depth: -1,
+      targets: [entry],
+      depths,
+      depth: depths.length - 1,
       classes: classesOf(graph, logits),
       objects: null,
       evidence: {},
-      arrays: { ...pictures.arrays, ...numbers.arrays },
+      arrays,
     },
-    array: (name) => (name === "picture" ? pictures.array(name) : numbers.array(name)),
+    array,
   };
 }
 

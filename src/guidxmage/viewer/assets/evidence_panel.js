@@ -20,7 +20,9 @@ export function makeEvidencePanel(bench) {
       at
         ? fact(
             "residual at this depth",
-            `${briefly(at.residual)}, bound ${briefly(at.residual_bound)}`,
+            at.residual_bound === null
+              ? briefly(at.residual)
+              : `${briefly(at.residual)}, bound ${briefly(at.residual_bound)}`,
           )
         : null,
       fact("exactness", manifest.exactness),
@@ -113,15 +115,7 @@ function hashesOf(evidence) {
  */
 function biasTable(bench) {
   const body = make("tbody");
-  bench.store.watch(["target", "rather"], () =>
-    fill(
-      body,
-      bench.subject.entry.bias_by_layer.map(([site, value]) =>
-        make("tr", {}, make("th", { scope: "row" }, site), make("td", {}, exactly(value))),
-      ),
-    ),
-  );
-  return make(
+  const element = make(
     "details",
     { class: "gx-inner gx-bias" },
     make("summary", {}, "Bias by layer"),
@@ -145,4 +139,15 @@ function biasTable(bench) {
       ),
     ),
   );
+  bench.store.watch(["target", "rather"], () => {
+    const { bias_by_layer: layers } = bench.subject.entry;
+    element.hidden = !layers.length; // a graph does not say
+    fill(
+      body,
+      layers.map(([site, value]) =>
+        make("tr", {}, make("th", { scope: "row" }, site), make("td", {}, exactly(value))),
+      ),
+    );
+  });
+  return element;
 }

@@ -24,12 +24,16 @@
  * @property {Geometry | null} preprocessing
  * @property {string[] | null} labels
  * @property {string[]} outputs
+ * @property {import("./types.js").Depth | null} depth Of its whole map, where it has one.
  *
  * @typedef {object} GraphNumbers What the graph gives for an image and a class.
  * @property {Float32Array} logits
  * @property {Float32Array} contributions
  * @property {Float32Array | null} weights
  * @property {number} bias
+ * @property {number | null} bound What rounding explains of what is left of either sum.
+ * @property {Float64Array | null} whole
+ * @property {number | null} unplaced What is not in `whole`.
  */
 
 /** @typedef {(progress: import("./types.js").Progress) => void} OnProgress */
@@ -105,14 +109,21 @@ export class Graph {
       throw error;
     });
     onProgress({ text: "running the network", fraction: null });
-    const known = ["logits", "contributions", "weights", "bias"];
+    const { shape, depth } = this.about;
+    const known = ["logits", "contributions", "weights", "bias", "bound"];
+    if (depth) known.push("whole", "unplaced");
     const outputs = known.filter((name) => this.about.outputs.includes(name));
-    const { shape } = this.about;
     const found = await this.post(worker, { run: { images: image, shape, index, outputs } }, signal);
     if (![...found.logits].every(Number.isFinite)) {
       throw new Error("The network returns NaN or Inf for this picture.");
     }
-    return { ...found, weights: found.weights ?? null, bias: Number(found.bias[0]) };
+    const { logits, contributions, weights = null, whole = null } = found;
+    return {
+      logits, contributions, weights, whole,
+      bias: Number(found.bias[0]),
+      bound: numberIn(found.bound),
+      unplaced: numberIn(found.unplaced),
+    };
   }
 
   /**
@@ -152,6 +163,8 @@ export class Graph {
   post(worker, message, signal) {
     this.count += 1;
     const id = this.count;
+    // Of a signal that was given before, no listener hears any more.
+    if (signal.aborted) return Promise.reject(new Error(CANCELLED));
     return new Promise((resolve, reject) => {
       const over = new AbortController();
       const end = (/** @type {() => void} */ how) => {
@@ -179,4 +192,13 @@ export class Graph {
       worker.postMessage({ id, ...message });
     });
   }
+}
+
+/**
+ * The one number of an output; null where there is none, or no finite one.
+ * @param {ArrayLike<number> | undefined} values
+ */
+function numberIn(values) {
+  const value = values ? Number(values[0]) : NaN;
+  return Number.isFinite(value) ? value : null;
 }

@@ -11,11 +11,14 @@ import { signed } from "./words.js";
  * @typedef {import("./graph.js").GraphNumbers} GraphNumbers
  * @typedef {import("./graph.js").OnProgress} OnProgress
  * @typedef {import("./types.js").Answer} Answer
+ * @typedef {import("./types.js").Depth} Depth
  * @typedef {import("./types.js").EraseQuestion} EraseQuestion
  * @typedef {import("./types.js").Question} Question
  * @typedef {import("./types.js").Source} Source
  * @typedef {import("./types.js").Target} TargetEntry
+ * @typedef {import("./types.js").TargetDepth} DepthEntry
  * @typedef {import("./types.js").TypedArray} TypedArray
+ * @typedef {Float32Array | Float64Array | Uint8Array} Values
  */
 
 /** How far another runtime's logits may be off, of the largest one. */
@@ -65,10 +68,11 @@ function unfit(manifest, about) {
  * @param {Graph} graph
  * @param {GraphNumbers} found
  * @param {number} index
+ * @param {Depth[]} depths Of the photo.
  * @returns {TargetEntry}
  */
-export function entryOf(graph, found, index) {
-  const sum = found.contributions.reduce((total, value) => total + value, 0);
+export function entryOf(graph, found, index, depths) {
+  const sum = totalIn(found.contributions);
   const score = found.logits[index];
   const largest = found.logits.reduce((a, b) => Math.max(a, b));
   const powers = found.logits.reduce((total, one) => total + Math.exp(one - largest), 0);
@@ -81,10 +85,67 @@ export function entryOf(graph, found, index) {
     contribution_sum: sum,
     bias: found.bias,
     residual: score - sum - found.bias,
-    residual_bound: null,
+    residual_bound: found.bound,
     bias_by_layer: [],
-    depths: [],
+    depths: depths.map((one) => (isOf(graph, one) ? entryAtDepth(found, score) : null)),
   };
+}
+
+/**
+ * Whether a graph's whole map is of this depth.
+ * @param {Graph} graph
+ * @param {Depth} depth
+ */
+function isOf({ about }, { site, grid, stride }) {
+  const own = about.depth;
+  return (
+    own !== null && own.site === site && own.stride === stride && own.grid.join() === grid.join()
+  );
+}
+
+/**
+ * The sums of the whole map; the graph does not say what of it is placed bias.
+ * @param {GraphNumbers} found
+ * @param {number} score
+ * @returns {DepthEntry | null}
+ */
+function entryAtDepth({ whole, unplaced, bound }, score) {
+  if (whole === null || unplaced === null) return null;
+  const sum = totalIn(whole);
+  return {
+    whole_sum: sum,
+    placed_bias_sum: null,
+    unplaced,
+    unplaced_by_layer: [],
+    residual: score - sum - unplaced,
+    residual_bound: bound,
+  };
+}
+
+/** @param {Float32Array | Float64Array} values */
+function totalIn(values) {
+  let total = 0;
+  for (const value of values) total += value;
+  return total;
+}
+
+/**
+ * The arrays of one explained class, as `arraysOf` takes them.
+ * @param {Graph} graph
+ * @param {GraphNumbers} found
+ * @param {{X: TypedArray, entry: TargetEntry, number: number}} of
+ * @returns {Record<string, [Values, number[]]>}
+ */
+export function namedArrays(graph, found, { X, entry, number }) {
+  const { shape } = graph.about;
+  /** @type {Record<string, [Values, number[]]>} */
+  const named = {
+    [`weights.${number}`]: [weightsOf(graph, found, X), shape],
+    [`contributions.${number}`]: [found.contributions, shape],
+  };
+  const depth = entry.depths.findIndex((one) => one !== null);
+  if (found.whole && depth >= 0) named[`whole.${number}.${depth}`] = [found.whole, shape.slice(1)];
+  return named;
 }
 
 /**
@@ -143,16 +204,12 @@ export class GraphAnswers {
     const found = await this.graph.run(X, index, onProgress, signal);
     this.check(found);
     const number = this.entries.length;
-    const entry = entryOf(this.graph, found, index);
+    const entry = entryOf(this.graph, found, index, this.manifest.depths);
     this.entries.push(entry);
-    const named = {
-      [`weights.${number}`]: weightsOf(this.graph, found, X),
-      [`contributions.${number}`]: found.contributions,
-    };
-    for (const [name, values] of Object.entries(named)) {
-      this.arrays.add(name, { dtype: "float32", shape: this.graph.about.shape }, bytesOf(values));
-    }
-    return { kind: "explain", number, entry, ...arraysOf(named, this.graph.about.shape) };
+    const made = arraysOf(namedArrays(this.graph, found, { X, entry, number }));
+    const own = `weights.${number}`; // what erasing needs
+    this.arrays.add(own, made.arrays[own], await made.array(own));
+    return { kind: "explain", number, entry, ...made };
   }
 
   /**
@@ -186,9 +243,7 @@ export class GraphAnswers {
     const { logits } = await this.graph.run(Z, -1, onProgress, signal);
     const numbers = this.compared(question, { mask, change, logits, words: filling.words, entry });
     const picture = channels === 3 || channels === 1 ? this.picture(Z) : null;
-    return picture
-      ? { ...numbers, ...arraysOf({ picture }, [height, width, 3]) }
-      : { ...numbers, ...arraysOf({}, []) };
+    return { ...numbers, ...arraysOf(picture ? { picture: [picture, [height, width, 3]] } : {}) };
   }
 
   /**
@@ -299,22 +354,24 @@ function largestSize(logits) {
 
 /**
  * Arrays as an answer or a source has them.
- * @param {Record<string, Float32Array | Uint8Array>} named
- * @param {number[]} shape
+ * @param {Record<string, [Values, number[]]>} named Each with its shape.
  */
-export function arraysOf(named, shape) {
+export function arraysOf(named) {
   const arrays = Object.fromEntries(
-    Object.entries(named).map(([name, values]) => [
-      name,
-      { dtype: values instanceof Uint8Array ? "uint8" : "float32", shape },
-    ]),
+    Object.entries(named).map(([name, [values, shape]]) => [name, { dtype: kindOf(values), shape }]),
   );
-  const array = async (/** @type {string} */ name) => bytesOf(named[name]);
+  const array = async (/** @type {string} */ name) => bytesOf(named[name][0]);
   return { arrays, array };
 }
 
+/** @param {Values} values */
+function kindOf(values) {
+  if (values instanceof Uint8Array) return "uint8";
+  return values instanceof Float64Array ? "float64" : "float32";
+}
+
 /**
- * @param {Float32Array | Uint8Array} values
+ * @param {Values} values
  * @returns {ArrayBuffer}
  */
 function bytesOf(values) {

@@ -28,7 +28,7 @@ function hasLayer(bench, name) {
       return bench.scene.arrays.has("picture");
     case "placed":
     case "whole":
-      return bench.manifest.depths.length > 0;
+      return bench.scene.has(name);
     case "result":
       return answers.picture !== null;
     case "perturbation":
@@ -80,6 +80,12 @@ function layerRow(bench, name) {
     opacity.value = String(layer.opacity);
     percents.textContent = `${Math.round(100 * layer.opacity)} %`;
   });
+  if (name === "placed" || name === "whole") {
+    store.watch(["target", "rather", "depth"], () => {
+      const there = bench.subject.has(name, bench.state.depth);
+      note.textContent = there ? words : "none of this class at this depth";
+    });
+  }
   store.watch(["answers"], () => {
     row.hidden = !hasLayer(bench, name);
     const { delta } = bench.painter.answers;
@@ -98,7 +104,7 @@ function widthDials(bench) {
   const { manifest } = bench;
   const most = Math.max(8, Math.round(Math.min(...manifest.size) / 3));
   const whole = widthDial(bench, {
-    words: "σ of whole and placed",
+    words: bench.scene.has("placed") ? "σ of whole and placed" : "σ of whole",
     most,
     mark: "sigma",
     own: "as the depth",

@@ -23,6 +23,8 @@ function legendParts(stage) {
   const { layers } = state;
   const palette = paletteOf(state.palette);
   const hatched = state.palette === "blind";
+  const placed = layers.placed.on && bench.subject.has("placed", state.depth);
+  const whole = layers.whole.on && bench.subject.has("whole", state.depth);
   const parts = [];
   if (layers.distribution.on && known(scales.pixels)) {
     parts.push(
@@ -44,9 +46,9 @@ function legendParts(stage) {
       ),
     );
   }
-  if ((layers.whole.on || layers.placed.on) && known(scales.whole)) {
+  if ((whole || placed) && known(scales.whole)) {
     const perPercent = bench.scene.pixels / 100;
-    const title = [layers.whole.on ? "Whole score" : "", layers.placed.on ? "placed bias" : ""]
+    const title = [whole ? "Whole score" : "", placed ? "placed bias" : ""]
       .filter(Boolean)
       .join(" and ");
     parts.push(
@@ -57,7 +59,7 @@ function legendParts(stage) {
       ),
     );
   }
-  const none = !["distribution", "saliency", "placed", "whole"].some((name) => layers[name].on);
+  const none = !placed && !whole && !layers.distribution.on && !layers.saliency.on;
   return none ? [make("p", { class: "gx-hint" }, "No map is shown.")] : parts;
 }
 

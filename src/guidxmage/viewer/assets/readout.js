@@ -114,9 +114,9 @@ export class Readout {
     const row = (/** @type {string} */ words, /** @type {string} */ name) =>
       make("div", {}, make("dt", {}, words), make("dd", {}, this.cell(name)));
     const list = make("dl", { class: "gx-sums" }, row("Σ A of the pixel", "sum"));
-    if (this.bench.manifest.depths.length) {
-      list.append(row("placed bias", "placed"), row("whole, at this depth", "whole"));
-    }
+    const { scene } = this.bench;
+    if (scene.has("placed")) list.append(row("placed bias", "placed"));
+    if (scene.has("whole")) list.append(row("whole, at this depth", "whole"));
     return list;
   }
 

@@ -28,6 +28,14 @@ export class Scene {
   }
 
   /**
+   * Whether any target has a map of a kind at any depth.
+   * @param {"whole" | "placed"} kind
+   */
+  has(kind) {
+    return this.targets.some((one) => this.manifest.depths.some((_, depth) => one.has(kind, depth)));
+  }
+
+  /**
    * One target, or one rather than another.
    * @param {number} target
    * @param {number} rather -1 for none

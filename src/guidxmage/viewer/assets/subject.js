@@ -70,6 +70,15 @@ export class Subject {
   }
 
   /**
+   * Whether there is a map of a kind at a depth.
+   * @param {"whole" | "placed"} kind
+   * @param {number} depth
+   */
+  has(kind, depth) {
+    return this.plus.has(kind, depth) && (this.minus?.has(kind, depth) ?? true);
+  }
+
+  /**
    * A map at a depth, as it is; null where there is none.
    * @param {"whole" | "placed"} kind
    * @param {number} depth

@@ -50,14 +50,22 @@ export class Target {
   }
 
   /**
+   * Whether it has a map of a kind at a depth.
+   * @param {"whole" | "placed"} kind
+   * @param {number} depth
+   */
+  has(kind, depth) {
+    return this.scene.arrays.has(`${kind}.${this.key}.${depth}`);
+  }
+
+  /**
    * Its map of a kind at a depth; null where there is none.
    * @param {"whole" | "placed"} kind
    * @param {number} depth
    * @returns {Promise<TypedArray | null>}
    */
   async map(kind, depth) {
-    const name = `${kind}.${this.key}.${depth}`;
-    return this.scene.arrays.has(name) ? this.scene.arrays.get(name) : null;
+    return this.has(kind, depth) ? this.scene.arrays.get(`${kind}.${this.key}.${depth}`) : null;
   }
 }
 

@@ -8,11 +8,11 @@
 /**
  * @typedef {object} TargetDepth The sums of the whole map of one target at one depth.
  * @property {number} whole_sum
- * @property {number} placed_bias_sum
+ * @property {number | null} placed_bias_sum Null where whoever explained it does not say.
  * @property {number} unplaced
  * @property {[string, number][]} unplaced_by_layer
  * @property {number} residual
- * @property {number} residual_bound
+ * @property {number | null} residual_bound
  */
 
 /**
@@ -28,7 +28,8 @@
  * @property {number} residual
  * @property {number | null} residual_bound Null where whoever explained it knows none.
  * @property {[string, number][]} bias_by_layer
- * @property {TargetDepth[]} depths In the order of the manifest's depths.
+ * @property {(TargetDepth | null)[]} depths In the order of the manifest's depths; null, or none,
+ *   where the target has no map.
  */
 
 /** @typedef {{site: string, grid: number[], stride: number, sigma: number}} Depth */
