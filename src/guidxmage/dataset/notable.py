@@ -11,12 +11,12 @@ from typing import Any
 from guidxmage.dataset.items import InFile, InMemory, Item, Where
 from guidxmage.dataset.masks import masks_of
 from guidxmage.dataset.query import Answer, Dataset
+from guidxmage.dataset.questions import BOTH, SHARE
 from guidxmage.dataset.reading import content_of
 from guidxmage.dataset.sources import open_source
 from guidxmage.errors import InputError
 from guidxmage.files.names import brief, shown
 
-_SHARE = "background_whole_positive / nullif(whole_positive, 0)"
 _FIRST = "path, id, coalesce(label, target_name) AS class, target, against, target_name, score"
 
 
@@ -37,8 +37,8 @@ ORDER BY {classes}, class, place"""
 
 # By sums, not by shares: of a photo with next to nothing that adds to the score a share may be all.
 BY_BACKGROUND = _of_each_class(
-    f"SELECT {_FIRST}, background_whole - object_whole AS lead, {_SHARE} AS background "
-    "FROM explained WHERE background_whole IS NOT NULL AND rank = 0",
+    f"SELECT {_FIRST}, background_whole - object_whole AS lead, {SHARE} AS background "
+    f"FROM explained WHERE background_whole IS NOT NULL AND {BOTH} AND rank = 0",
     "lead DESC",
     "max(lead) OVER (PARTITION BY class) DESC",
     ("most", "lead, background"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from guidxmage.dataset.notable import notable
 from guidxmage.dataset.query import Answer, Dataset, in_cell
+from guidxmage.dataset.questions import BOTH
 from guidxmage.errors import MissingExtraError
 from guidxmage.files.atomic import write_atomically
 from guidxmage.reports.markdown import rendered, table
@@ -33,12 +34,15 @@ def write_summary(dataset: Dataset) -> Path:
     values = {
         "title": f"Explanations of {dataset.head.photos} photos",
         "head": dataset.head,
+        "source": in_cell(dataset.head.source.get("name", "an unknown source")),
+        "targets": _targets(dataset.head.options.get("target", "unknown")),
         "done": f"{counts['explained']} are explained.",
         "missing": dataset.missing,
         "errors": counts["errors"],
         "copies": counts["copies"],
         "decides": len(dataset.query("decides")),
         "masked": counts["masked"],
+        "both": counts["both"],
         "exactness": _table(dataset.query("exactness"), {0}),
         "classes": _table(classes, {0}, _CLASSES),
         "shown": min(len(classes), _CLASSES),
@@ -52,19 +56,34 @@ def write_summary(dataset: Dataset) -> Path:
     return write_report(dataset.folder, rendered(__package__, "summary.md", **values))
 
 
-_COUNTS = """SELECT count(DISTINCT item) FILTER (WHERE error IS NULL) AS explained,
+_COUNTS = f"""SELECT count(DISTINCT item) FILTER (WHERE error IS NULL) AS explained,
   count(DISTINCT item) FILTER (WHERE error IS NOT NULL) AS errors,
   count(DISTINCT item) FILTER (WHERE id IS NOT NULL) - count(DISTINCT id) AS copies,
-  count(DISTINCT id) FILTER (WHERE background_whole IS NOT NULL) AS masked FROM rows"""
+  count(DISTINCT id) FILTER (WHERE object_area IS NOT NULL) AS masked,
+  (SELECT count(*) FROM explained WHERE background_whole IS NOT NULL AND {BOTH} AND rank = 0)
+    AS "both" FROM rows"""
+
+
+def _targets(told: Any) -> str:
+    """What was explained, in words; told: as `DatasetOptions.told` has it, or anything else."""
+    match told:
+        case ["contrast", target, against]:
+            return f"{in_cell(target)} rather than {in_cell(against)}"
+        case ["classes", list(classes)]:
+            return f"classes {in_cell(classes)}"
+        case ["top", number]:
+            return f"top{in_cell(number)}"
+    return in_cell(told)
 
 
 def _made(dataset: Dataset) -> list[tuple[str, Any]]:
     head = dataset.head
-    options = {key: value for key, value in head.options.items() if key != "digest"}
+    options = {key: value for key, value in head.options.items() if key not in ("digest", "target")}
     return [
         ("network", head.network[:16]),
+        ("target", _targets(head.options.get("target", "unknown"))),
         *((key, in_cell(value)) for key, value in options.items() if value is not None),
-        *((name, version) for name, version in head.versions.items()),
+        *((name, in_cell(version)) for name, version in head.versions.items()),
         ("seconds of one worker", f"{dataset.seconds:.0f}"),
     ]
 
