@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from guidxmage.cli import app
 from guidxmage.dataset.ledger import Head, Ledger, Line
 from guidxmage.dataset.schema import COLUMNS, arrow_schema
+from guidxmage.errors import InputError
 
 pytest.importorskip("duckdb")
 
@@ -92,3 +98,29 @@ def test_a_mask_over_all_or_nothing_decides_nothing(tmp_path: Path) -> None:
 def test_every_target_has_a_page(tmp_path: Path, told: Any, words: str) -> None:
     dataset = written(tmp_path, [{}], options={"target": told}, source={})
     assert words in write_summary(dataset).read_text(encoding="utf-8")
+
+
+ENDLESS = "SELECT sum(a.range * b.range) FROM range(10000000000) a, range(1000) b"
+
+
+@pytest.mark.parametrize(
+    "sql", [ENDLESS, "SELECT * FROM range(10000000000)"], ids=["one row", "many rows"]
+)
+def test_a_query_ends_when_its_time_is_over(tmp_path: Path, sql: str) -> None:
+    dataset = written(tmp_path, [{}])
+    with pytest.raises(InputError, match=r"longer than 0\.3 seconds"):
+        dataset.query(sql, seconds=0.3)
+    assert dataset.query("SELECT path FROM rows", seconds=60).rows == (("0.png",),)
+
+
+def test_a_query_can_be_interrupted(tmp_path: Path) -> None:
+    """As by Ctrl-C; the command then ends like every other."""
+    written(tmp_path, [{}])
+    timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        result = CliRunner().invoke(app, ["query", str(tmp_path), ENDLESS])
+    finally:
+        timer.cancel()
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr

@@ -72,10 +72,10 @@ class Notable:
 
 def notable(dataset: Dataset) -> Notable:
     """What stands out in a data set, at most two photos of each class."""
-    found = dataset.query(BY_BACKGROUND)
+    found = dataset.query(BY_BACKGROUND, seconds=None)
     if len(found):
         return Notable("background", found)
-    return Notable("score", dataset.query(BY_SCORE))
+    return Notable("score", dataset.query(BY_SCORE, seconds=None))
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ def write_summary(dataset: Dataset) -> Path:
 
     Raises InputError where that is not possible, and MissingExtraError without matplotlib.
     """
-    classes = dataset.query("background")
-    (counts,) = dataset.query(_COUNTS).to_json()
+    classes = dataset.query("background", seconds=None)
+    (counts,) = dataset.query(_COUNTS, seconds=None).to_json()
     if len(classes):
         write_atomically(dataset.folder / CHART, _chart(classes))
     stand_out = notable(dataset)
-    failures = dataset.query("errors", most=_ERRORS)
+    failures = dataset.query("errors", most=_ERRORS, seconds=None)
     values = {
         "title": f"Explanations of {dataset.head.photos} photos",
         "head": dataset.head,
@@ -40,10 +40,10 @@ def write_summary(dataset: Dataset) -> Path:
         "missing": dataset.missing,
         "errors": counts["errors"],
         "copies": counts["copies"],
-        "decides": len(dataset.query("decides")),
+        "decides": len(dataset.query("decides", seconds=None)),
         "masked": counts["masked"],
         "both": counts["both"],
-        "exactness": _table(dataset.query("exactness"), {0}),
+        "exactness": _table(dataset.query("exactness", seconds=None), {0}),
         "classes": _table(classes, {0}, _CLASSES),
         "shown": min(len(classes), _CLASSES),
         "total": len(classes),
