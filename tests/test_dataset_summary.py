@@ -16,9 +16,11 @@ import pytest
 from typer.testing import CliRunner
 
 from guidxmage.cli import app
+from guidxmage.dataset import Scope
 from guidxmage.dataset.ledger import Head, Ledger, Line
 from guidxmage.dataset.schema import COLUMNS, arrow_schema
 from guidxmage.errors import InputError
+from tests.datasets import make, photo, rows, save_photos
 
 pytest.importorskip("duckdb")
 
@@ -27,22 +29,22 @@ from guidxmage.dataset.query import Dataset
 from guidxmage.dataset.summary import write_summary
 
 
-def written(out: Path, rows: list[dict[str, Any]], **head: Any) -> Dataset:
+def written(out: Path, given: list[dict[str, Any]], **head: Any) -> Dataset:
     """A data set of one block whose rows are given; what they leave out is plain."""
     plain = {"label": "a", "target": 0, "target_name": "a", "rank": 0, "score": 1.0}
     own = [
         {"item": n, "id": hashlib.sha256(b"%d" % n).hexdigest(), "path": f"{n}.png", **plain, **row}
-        for n, row in enumerate(rows)
+        for n, row in enumerate(given)
     ]
     told = {"options": {"target": "top1"}, "source": {"kind": "folder", "name": "p"}} | head
     ledger = Ledger(out)
-    ledger.begin(Head("f" * 64, "net", photos=len(rows), block=16, versions={}, **told))
+    ledger.begin(Head("f" * 64, "net", photos=len(given), block=16, versions={}, **told))
     shard = ledger.shard(0)
     shard.parent.mkdir(parents=True)
     full = [{name: row.get(name) for name in COLUMNS} for row in own]
     pq.write_table(pa.Table.from_pylist(full, schema=arrow_schema()), shard)
     digest = hashlib.sha256(shard.read_bytes()).hexdigest()
-    ledger.add(Line(0, digest, "", 0, "", photos=len(rows), errors=0, seconds=1.0))
+    ledger.add(Line(0, digest, "", 0, "", photos=len(given), errors=0, seconds=1.0))
     return Dataset(out)
 
 
@@ -124,3 +126,45 @@ def test_a_query_can_be_interrupted(tmp_path: Path) -> None:
         timer.cancel()
     assert result.exit_code == 130
     assert "interrupted" in result.stderr
+
+
+def test_a_source_that_cannot_be_sent_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    class Own(list[Any]):
+        """Known to nobody but this function."""
+
+    with pytest.raises(InputError, match=r"top of a module, or give workers=1 \(.*Own"):
+        make(Own([photo(1), photo(2)]), tmp_path / "d", scope=Scope(workers=2))
+
+
+def test_a_worker_that_cannot_begin_is_not_a_lack_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guidxmage.dataset.local._MOST_DEATHS", 1)
+    source = Unknown([photo(1), photo(2)])
+    with pytest.raises(InputError, match=r"before it began .* put classes and functions into"):
+        make(source, tmp_path / "d", scope=Scope(workers=2))
+
+
+class Unknown(list[Any]):
+    """Sent to another process it is not known there, like what a notebook defines."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _there, (os.getpid(),)
+
+
+def _there(sender: int) -> list[Any]:
+    if os.getpid() != sender:
+        raise AttributeError("Can't get attribute 'Unknown'")
+    return []
+
+
+def test_items_count_the_drawn_photos(tmp_path: Path) -> None:
+    from guidxmage.dataset import Scope as exported
+
+    assert exported is Scope
+    save_photos(tmp_path / "p", 20)
+    make(tmp_path / "p", tmp_path / "d", scope=Scope(sample=3))
+    made = rows(tmp_path / "d")
+    assert [row["item"] for row in made] == [0, 1, 2]
+    assert [row["path"] for row in made] == sorted(row["path"] for row in made)
+    assert "drawn" in COLUMNS["item"][1]
