@@ -7,26 +7,33 @@ import math
 import os
 import signal
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from guidxmage.cli import app
 from guidxmage.dataset import Scope
 from guidxmage.dataset.ledger import Head, Ledger, Line
+from guidxmage.dataset.local import Pool, _Process
+from guidxmage.dataset.progress import Progress
 from guidxmage.dataset.schema import COLUMNS, arrow_schema
+from guidxmage.dataset.working import Work
 from guidxmage.errors import InputError
-from tests.datasets import make, photo, rows, save_photos
+from tests.datasets import make, make_explainer, mask, photo, rows, save_photos
 
 pytest.importorskip("duckdb")
 
-from guidxmage.dataset.notable import notable
+from guidxmage.dataset.notable import Found, Places, found_again, notable
 from guidxmage.dataset.query import Dataset
 from guidxmage.dataset.summary import write_summary
+from guidxmage.jobs.explain_notable import differs, explain_notable
 
 
 def written(out: Path, given: list[dict[str, Any]], **head: Any) -> Dataset:
@@ -136,35 +143,143 @@ def test_a_source_that_cannot_be_sent_is_refused_in_a_sentence(tmp_path: Path) -
         make(Own([photo(1), photo(2)]), tmp_path / "d", scope=Scope(workers=2))
 
 
+class _Ended:
+    """A process that ended by an error of Python's, and its pipe."""
+
+    exitcode = 1
+
+    def join(self, _: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def test_a_worker_that_cannot_begin_is_not_a_lack_of_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("guidxmage.dataset.local._MOST_DEATHS", 1)
-    source = Unknown([photo(1), photo(2)])
-    with pytest.raises(InputError, match=r"before it began .* put classes and functions into"):
-        make(source, tmp_path / "d", scope=Scope(workers=2))
+    """Such as one that does not know a class of a notebook; each was at another block."""
+    pool = Pool(None, 2, Progress(16), lambda: None)  # type: ignore[arg-type]
+    monkeypatch.setattr(Pool, "_started", lambda self: None)
 
+    def die(block: int) -> None:
+        one = _Process(_Ended(), _Ended(), Work(block, 16, ()), began=False)  # type: ignore[arg-type]
+        pool._replaced(one, deque())
 
-class Unknown(list[Any]):
-    """Sent to another process it is not known there, like what a notebook defines."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _there, (os.getpid(),)
-
-
-def _there(sender: int) -> list[Any]:
-    if os.getpid() != sender:
-        raise AttributeError("Can't get attribute 'Unknown'")
-    return []
+    die(0)
+    die(1)
+    with pytest.raises(InputError, match=r"3 times before it began .*: its own error .* a module"):
+        die(2)
 
 
 def test_items_count_the_drawn_photos(tmp_path: Path) -> None:
-    from guidxmage.dataset import Scope as exported
-
-    assert exported is Scope
-    save_photos(tmp_path / "p", 20)
-    make(tmp_path / "p", tmp_path / "d", scope=Scope(sample=3))
+    save_photos(tmp_path / "p", 9)
+    make(tmp_path / "p", tmp_path / "d", scope=Scope(sample=3), depth=None)
     made = rows(tmp_path / "d")
     assert [row["item"] for row in made] == [0, 1, 2]
     assert [row["path"] for row in made] == sorted(row["path"] for row in made)
     assert "drawn" in COLUMNS["item"][1]
+
+
+def _told(dataset: Dataset, most: int = 9, seed: int = 0) -> list[str]:
+    said: list[str] = []
+    explain_notable(dataset, make_explainer(seed), most, say=said.append)
+    return said
+
+
+def _shown(out: Path) -> set[str]:
+    """The photos of the table beside the report."""
+    lines = (out / "photos/index.csv").read_text(encoding="utf-8").splitlines()[1:]
+    return {Path(line.split(",")[1]).name for line in lines}
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    save_photos(tmp_path / "p", 2)
+    make(tmp_path / "p", tmp_path / "d", depth=None)
+    with pytest.raises(InputError, match="not the network"):
+        _told(Dataset(tmp_path / "d"), seed=1)
+    assert not (tmp_path / "d/photos").exists()
+
+
+def test_only_what_is_as_in_its_row_is_explained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guidxmage.jobs.explain_photos.draw", lambda *_: None)
+    photos, masks, out = save_photos(tmp_path / "p", 2), tmp_path / "m", tmp_path / "d"
+    for name in ("a/000.png", "b/001.png"):
+        (masks / name).parent.mkdir(parents=True)
+        Image.fromarray(mask()).save(masks / name)
+    make(photos, out, objects=masks)
+    assert _told(Dataset(out)) == []
+    assert _shown(out) == {"000.png", "001.png"}
+    assert "[2 of them in the viewer]" in write_summary(Dataset(out)).read_text(encoding="utf-8")
+
+    Image.fromarray(np.ascontiguousarray(mask()[:, ::-1])).save(masks / "a/000.png")
+    (said,) = _told(Dataset(out))
+    assert "a/000.png is left out: its masks were changed since" in said
+    assert _shown(out) == {"001.png"}
+    assert "[1 of them in the viewer]" in write_summary(Dataset(out)).read_text(encoding="utf-8")
+
+    photo(7).save(photos / "b/001.png")
+    make(photos, out, objects=masks)
+    page = write_summary(Dataset(out)).read_text(encoding="utf-8")
+    assert "is of earlier rows" in page
+    assert "viewer" not in page
+
+
+def test_masks_and_numbers_are_compared_with_the_row() -> None:
+    row = {
+        **{"score": 2.0, "pixels": 1.5, "pixels_positive": 3.0, "pixels_negative": -1.5},
+        "objects": [{"name": "1", "area": 4, "pixels": 1.0}],
+    }
+    one = {"name": "1", "label": 1, "pixels": 4, "sum": 1.0002}
+    result = {"score": 2.0001, "contribution_sum": 1.5}
+
+    def why(objects: Any, **changed: Any) -> str:
+        tables = [None if objects is None else {"rows": objects}]
+        return differs(row, {"results": [result | changed], "objects": tables}) or ""
+
+    assert not why([one])
+    assert not why([one, {"name": "background", "label": 0, "pixels": 9, "sum": 0.5}])
+    assert "no mask instead of 1 of 4 pixels" in why(None)
+    assert "1 of 9 pixels instead" in why([one | {"pixels": 9}])
+    assert "other pixels" in why([one | {"sum": 1.1}])
+    assert "score is 2.1 now" in why([one], score=2.1)
+    assert "score is nan now" in why([one], score=math.nan)
+    assert why([one], contribution_sum=1.6)
+    assert not differs(row | {"objects": None}, {"results": [result]})
+
+
+def test_photos_are_found_whatever_their_names(tmp_path: Path) -> None:
+    """Also several of one name; of what is not found it is said which, and why."""
+    folder = tmp_path / "p"
+    folder.mkdir()
+    names = ["x\u202ey.png", "line\nend.png", "plain.png", "gone.png", "other.png"]
+    for number, name in enumerate(names):
+        photo(number).save(folder / name)
+    make(folder, tmp_path / "d", depth=None)
+    (folder / "gone.png").unlink()
+    photo(9).save(folder / "other.png")
+    said: list[str] = []
+    found = _found(tmp_path / "d", said)
+    assert {one.photo.name for one in found} == set(names[:3])
+    gone, other = sorted(said)
+    assert gone.startswith("gone.png is left out: it is not in")
+    assert other.startswith("other.png is left out: it was changed")
+
+    contents = [(folder / name).read_bytes() for name in names[:3]]
+    table = pa.table({"key": ["x.png", "x.png", "y"], "image": contents})
+    pq.write_table(table, tmp_path / "p.parquet")
+    make(tmp_path / "p.parquet", tmp_path / "e", depth=None)
+    again = _found(tmp_path / "e", said)
+    assert sorted(one.photo.read_bytes() for one in again) == sorted(contents)
+    assert {one.photo.name for one in again} == {"x.png", "y.png"}
+    assert len(said) == 2
+
+
+def _found(out: Path, said: list[str]) -> list[Found]:
+    """All photos of a data set, found again."""
+    dataset = Dataset(out)
+    sql = "SELECT item, path, id, target, against FROM rows ORDER BY item"
+    into = out / "taken"
+    return list(found_again(dataset, dataset.query(sql).to_json(), into, Places(), said.append))
