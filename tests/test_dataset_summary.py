@@ -33,7 +33,7 @@ pytest.importorskip("duckdb")
 from guidxmage.dataset.notable import Found, Places, found_again, notable
 from guidxmage.dataset.query import Dataset
 from guidxmage.dataset.summary import write_summary
-from guidxmage.jobs.explain_notable import differs, explain_notable
+from guidxmage.jobs.explain_notable import differs, explain_notable, masks_for
 
 
 def written(out: Path, given: list[dict[str, Any]], **head: Any) -> Dataset:
@@ -248,6 +248,15 @@ def test_masks_and_numbers_are_compared_with_the_row() -> None:
     assert "score is nan now" in why([one], score=math.nan)
     assert why([one], contribution_sum=1.6)
     assert not differs(row | {"objects": None}, {"results": [result]})
+
+
+def test_a_photo_that_a_file_of_many_does_not_have_has_no_masks() -> None:
+    coco, own = Path("coco.json"), Path("m/a.png")
+    none, some = {"object_area": None}, {"object_area": 4}
+    one, other = (Found(0, "a.png", Path("a.png"), masks, 1) for masks in (coco, own))
+    assert masks_for(one, none, Places(objects=coco)) == "none"
+    assert masks_for(one, some, Places(objects=coco)) == coco
+    assert masks_for(other, none, Places(objects=Path("m"))) == own  # one that was added is told
 
 
 def test_photos_are_found_whatever_their_names(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import inf
+from pickle import PicklingError
 from typing import IO, Any
 
 from guidxmage.dataset.local import Look, Setup, not_sent
@@ -98,7 +99,7 @@ def run_on_ray(
         )(_Actor)
         try:
             actors = [made.remote(setup, os.getcwd()) for _ in range(count)]
-        except TypeError as error:
+        except (TypeError, AttributeError, PicklingError) as error:
             raise not_sent(error) from error
         yield from _outcomes(ray, actors, blocks, progress, look)
     finally:

@@ -51,9 +51,11 @@ def explain_notable(
     chosen = (places or Places()).of(dataset)
     folders: dict[Path, None] = {}
     for one in found_again(dataset, rows, dataset.folder / TAKEN, chosen, say):
-        for outcome in explain_photos(explainer, [one.photo], out, _job(one, dataset), say=say):
+        row = known[one.item]
+        job = Job(one.target, objects=masks_for(one, row, chosen), source=dataset.head.named)
+        for outcome in explain_photos(explainer, [one.photo], out, job, say=say):
             advance()
-            why = outcome.error or differs(known[one.item], outcome.manifest)
+            why = outcome.error or differs(row, outcome.manifest)
             if why:
                 say(f"{shown(one.name)} is left out: {why}")
             elif outcome.folder is not None:
@@ -75,9 +77,11 @@ def explain_notable(
     return report.path
 
 
-def _job(one: Found, dataset: Dataset) -> Job:
-    masks: Any = "none" if one.masks is None else one.masks
-    return Job(target=one.target, objects=masks, source=dataset.head.named)
+def masks_for(one: Found, row: Mapping[str, Any], places: Places) -> Any:
+    """The masks of a photo, for a `Job`; "none" where one file of many has none."""
+    shared = one.masks is not None and one.masks == places.objects
+    missing = row["object_area"] is None
+    return "none" if one.masks is None or (shared and missing) else one.masks
 
 
 def _rows(dataset: Dataset, rows: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
