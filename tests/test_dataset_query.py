@@ -189,7 +189,7 @@ def test_photos_that_stand_out_are_explained_again(
         photo(99).save(tmp_path / "p" / worst["path"])
     result = run("summary", "d", "--explain", "3")
     assert result.exit_code == 0, result.output
-    assert ("gone or changed" in result.stderr) == (masks is not None)
+    assert ("it was changed since" in result.stderr) == (masks is not None)
     folders = find_results(tmp_path / "d/photos")
     assert len(folders) == (1 if masks else 2)
     for folder in folders:

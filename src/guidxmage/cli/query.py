@@ -35,6 +35,7 @@ def query(  # noqa: PLR0917
         Path | None, typer.Option(help="A second data set, for drift; the table `other` of SQL.")
     ] = None,
     most: Annotated[int, typer.Option(min=1, help="Rows that are shown at most.")] = 50,
+    seconds: Annotated[float, typer.Option(min=0, help="What the query may take.")] = 300.0,
     sql: Annotated[bool, typer.Option("--sql", help="Print the question's SQL and end.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -57,7 +58,8 @@ def query(  # noqa: PLR0917
     opened = Dataset(dataset)
     if opened.missing:
         complain(f"{shown(dataset)} is not finished: {opened.missing} photos have no rows yet")
-    answer = opened.query(question, None if other is None else Dataset(other), most=most + 1)
+    second = None if other is None else Dataset(other)
+    answer = opened.query(question, second, most=most + 1, seconds=seconds)
     cut = len(answer) > most
     if cut:
         from dataclasses import replace

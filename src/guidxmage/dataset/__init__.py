@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from guidxmage.dataset.making import Made, explain_dataset
+    from guidxmage.dataset.making import Made, Scope, explain_dataset
     from guidxmage.dataset.options import DatasetOptions
     from guidxmage.dataset.query import Dataset
     from guidxmage.dataset.sources import open_source
@@ -14,11 +14,12 @@ _HOMES = {
     "Dataset": "guidxmage.dataset.query",
     "DatasetOptions": "guidxmage.dataset.options",
     "Made": "guidxmage.dataset.making",
+    "Scope": "guidxmage.dataset.making",
     "explain_dataset": "guidxmage.dataset.making",
     "open_source": "guidxmage.dataset.sources",
 }
 
-__all__ = ["Dataset", "DatasetOptions", "Made", "explain_dataset", "open_source"]
+__all__ = ["Dataset", "DatasetOptions", "Made", "Scope", "explain_dataset", "open_source"]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,12 +23,20 @@ from guidxmage.dataset.working import MakeExplainer, Outcome, Work, Worker
 from guidxmage.errors import GuidXmageError, InputError
 from guidxmage.explainer import Explainer
 from guidxmage.files.locks import PAUSE
+from guidxmage.files.names import brief
 
 Look = Callable[[], None]
 """Called now and then, to show how far the run is."""
 _SECONDS = 0.25
 # A block at which so many workers ended is at fault, or too large for the memory.
 _MOST_DEATHS = 3
+_BEFORE = "before it began"
+_SMALL = "the memory may be too small for so many workers"
+# A process that ends by an error of Python's has printed it.
+_UNKNOWN = (
+    "its own error stands above; what a notebook or an interactive session defines is not known to "
+    "other processes: put classes and functions into a module, or give workers=1"
+)
 # What a worker is given to end by itself.
 _GRACE = 5.0
 
@@ -98,6 +106,15 @@ def check_portable(setup: Setup) -> None:
         ) from error
 
 
+def not_sent(error: Exception) -> InputError:
+    """The sentence for a source or options that cannot be sent to other processes."""
+    return InputError(
+        "several workers are sent the source and the options, and pickle cannot take these: define "
+        "the classes and functions in them at the top of a module, or give workers=1 "
+        f"({type(error).__name__}: {brief(error)})"
+    )
+
+
 @dataclass
 class _Process:
     process: Any
@@ -105,6 +122,8 @@ class _Process:
     at: Work | None = None
     done: tuple[int, int] = (0, 0)
     """Photos and errors of the block at hand so far."""
+    began: bool = True
+    """Whether it has its network."""
 
 
 @dataclass
@@ -147,9 +166,14 @@ class Pool:
     def _started(self) -> _Process:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(self.setup, theirs), daemon=True)
-        process.start()
+        try:
+            process.start()
+        except OSError:
+            raise
+        except Exception as error:  # pickle raises whatever it stumbles over
+            raise not_sent(error) from error
         theirs.close()
-        return _Process(process, ours)
+        return _Process(process, ours, began=False)
 
     def _give(self, one: _Process, work: Work) -> None:
         one.at, one.done = work, (0, 0)
@@ -166,6 +190,7 @@ class Pool:
             except (EOFError, OSError):
                 self._running[number] = self._replaced(one, waiting)
                 continue
+            one.began = True
             if isinstance(message, BaseException):
                 raise message
             if isinstance(message, Outcome):
@@ -183,13 +208,13 @@ class Pool:
         code = one.process.exitcode
         one.pipe.close()
         work = one.at
-        key = -1 if work is None else work.block
+        key = -1 if work is None or not one.began else work.block
         self._deaths[key] = self._deaths.get(key, 0) + 1
         if self._deaths[key] >= _MOST_DEATHS:
-            where = "before it began" if work is None else f"at photos {work.first} and following"
+            where = f"at photos {work.first} and following" if work and one.began else _BEFORE
+            why = _UNKNOWN if code == 1 and not one.began else _SMALL
             raise InputError(
-                f"a worker ended {_MOST_DEATHS} times {where} (exit code {code}): the memory may "
-                "be too small for so many workers"
+                f"a worker ended {_MOST_DEATHS} times {where} (exit code {code}): {why}"
             )
         if work is not None:
             waiting.appendleft(work)
@@ -227,6 +252,7 @@ def _serve(setup: Setup, pipe: Connection) -> None:
 
     try:
         worker = setup.worker()
+        tick(0, 0)  # it has begun
         while True:
             work = pipe.recv()
             if work is None:

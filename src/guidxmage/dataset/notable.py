@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from guidxmage.dataset.items import InFile, InMemory, Item, Where
 from guidxmage.dataset.masks import masks_of
 from guidxmage.dataset.query import Answer, Dataset
+from guidxmage.dataset.questions import BOTH, SHARE
 from guidxmage.dataset.reading import content_of
 from guidxmage.dataset.sources import open_source
 from guidxmage.errors import InputError
-from guidxmage.files.names import brief, shown
+from guidxmage.files.atomic import write_atomically
+from guidxmage.files.names import folder_name, shown
+from guidxmage.inputs.photos import IMAGE_SUFFIXES
 
-_SHARE = "background_whole_positive / nullif(whole_positive, 0)"
-_FIRST = "path, id, coalesce(label, target_name) AS class, target, against, target_name, score"
+_FIRST = (
+    "item, path, id, coalesce(label, target_name) AS class, target, against, target_name, score"
+)
 
 
 def _of_each_class(asked: str, order: str, classes: str, words: tuple[str, str]) -> str:
@@ -31,14 +38,14 @@ def _of_each_class(asked: str, order: str, classes: str, words: tuple[str, str])
   row_number() OVER (PARTITION BY class ORDER BY {order}, path) AS place,
   count(*) OVER (PARTITION BY class) AS photos FROM asked)
 SELECT class, CASE place WHEN 1 THEN '{first}' ELSE 'middle' END AS which, path, target_name,
-  score, {columns}, id, target, against FROM ranked WHERE place IN (1, (photos + 1) // 2)
+  score, {columns}, id, target, against, item FROM ranked WHERE place IN (1, (photos + 1) // 2)
 ORDER BY {classes}, class, place"""
 
 
 # By sums, not by shares: of a photo with next to nothing that adds to the score a share may be all.
 BY_BACKGROUND = _of_each_class(
-    f"SELECT {_FIRST}, background_whole - object_whole AS lead, {_SHARE} AS background "
-    "FROM explained WHERE background_whole IS NOT NULL AND rank = 0",
+    f"SELECT {_FIRST}, background_whole - object_whole AS lead, {SHARE} AS background "
+    f"FROM explained WHERE background_whole IS NOT NULL AND {BOTH} AND rank = 0",
     "lead DESC",
     "max(lead) OVER (PARTITION BY class) DESC",
     ("most", "lead, background"),
@@ -65,23 +72,32 @@ class Notable:
     by: str
     table: Answer
 
+    def digest(self, most: int) -> str:
+        """SHA-256 of the first rows: others are of other photos, or of other numbers."""
+        first = [list(row) for row in self.table.rows[:most]]
+        return hashlib.sha256(json.dumps(first).encode()).hexdigest()
+
     def shown(self) -> Answer:
         """The table without what is only needed to find a photo."""
-        return Answer(self.table.columns[:-3], tuple(row[:-3] for row in self.table.rows))
+        return Answer(self.table.columns[:-4], tuple(row[:-4] for row in self.table.rows))
 
 
 def notable(dataset: Dataset) -> Notable:
     """What stands out in a data set, at most two photos of each class."""
-    found = dataset.query(BY_BACKGROUND)
+    found = dataset.query(BY_BACKGROUND, seconds=None)
     if len(found):
         return Notable("background", found)
-    return Notable("score", dataset.query(BY_SCORE))
+    return Notable("score", dataset.query(BY_SCORE, seconds=None))
 
 
 @dataclass(frozen=True)
 class Found:
-    """A photo that is at hand again: its file, its masks, and what was explained of it."""
+    """A photo that is at hand again: its file, its masks, and what was explained of it.
 
+    item: its place in the data set, as its row has it.
+    """
+
+    item: int
     name: str
     photo: Path
     masks: Path | None
@@ -103,63 +119,122 @@ class Places:
 
 
 def found_again(
-    dataset: Dataset, rows: Sequence[dict[str, Any]], into: Path, places: Places
+    dataset: Dataset,
+    rows: Sequence[dict[str, Any]],
+    into: Path,
+    places: Places,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Found]:
-    """The photos of rows of `notable`, in their order, each once; those that are gone are left out.
+    """The photos of rows of `notable`, in their order, each once.
 
-    A photo counts as found where its bytes have the hash that its row states. into: a folder for
-    those that lie in tars or Parquet files. Raises InputError where the source is gone.
+    A photo counts as found where its bytes have the hash that its row states; of the others `say`
+    is told, and why. into: a folder for those that lie in tars or Parquet files, each by its hash.
+    Raises InputError where the source is gone.
     """
-    items = _items(dataset, [str(row["path"]) for row in rows], places.photos)
+    source = _Photos.of(dataset, {str(row["path"]) for row in rows}, places.photos)
     done: set[str] = set()
-    for number, row in enumerate(rows):
+    for row in rows:
+        if row["id"] in done:
+            continue
         name = str(row["path"])
-        item = items.get(name)
-        if item is None or name in done:
-            continue
         try:
-            content, _, _, id_ = content_of(item)
-        except InputError:
+            item, content = source.found(name, str(row["id"]))
+        except InputError as error:
+            say(f"{shown(name)} is left out: {error}")
             continue
-        if id_ != row["id"]:
-            continue
-        done.add(name)
-        folder = into / f"{number:03}"
-        photo = item.path or _saved(content, folder / PurePosixPath(name).name, ".png")
-        yield Found(name, photo, _masks(item, places.objects, folder), _target(row))
+        done.add(str(row["id"]))
+        folder = into / str(row["id"])[:16]
+        photo = item.path or _saved(content, folder / _file_name(name))
+        yield Found(row["item"], name, photo, _masks(item, places.objects, folder), _target(row))
 
 
-def _items(dataset: Dataset, names: Sequence[str], photos: Path | None) -> dict[str, Item]:
-    """The items of those names in the data set's source."""
-    kind, name = dataset.head.source.get("kind"), str(dataset.head.source.get("name"))
-    if kind == "python" and photos is None:
-        raise InputError(
-            "the photos came from a data set in Python; save them as files and give the folder "
-            "with --photos"
-        )
-    root = Path(name) if photos is None else photos
-    if not root.exists():
-        raise InputError(f"{shown(root)} does not exist; give the photos' folder with --photos")
-    if root.is_dir() and (kind in ("folder", "python")):
-        paths = {one: _below(root, one) for one in names}
-        return {one: Item(one, InFile(str(path))) for one, path in paths.items() if path}
-    wanted = set(names)
-    return {item.name: item for item in open_source(root).items if item.name in wanted}
+@dataclass
+class _Photos:
+    """The photos of some names in a data set's source.
+
+    Names are as rows have them: in a folder most are paths from there, but what no terminal takes
+    is escaped in them, and in lists, tars and Parquet files a name may be there several times.
+    """
+
+    root: Path
+    kind: str
+    names: AbstractSet[str]
+    _listed: dict[str, list[Item]] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, dataset: Dataset, names: AbstractSet[str], photos: Path | None) -> _Photos:
+        """Where the data set says, or else. Raises InputError where there is nothing."""
+        kind, name = dataset.head.source.get("kind"), str(dataset.head.source.get("name"))
+        if kind == "python" and photos is None:
+            raise InputError(
+                "the photos came from a data set in Python; save them as files and give the folder "
+                "with --photos"
+            )
+        root = Path(name) if photos is None else photos
+        if not root.exists():
+            raise InputError(f"{shown(root)} does not exist; give the photos' folder with --photos")
+        return cls(root, str(kind), names)
+
+    def found(self, name: str, id_: str) -> tuple[Item, Any]:
+        """The photo of that name and hash, and its content. Raises InputError saying why not."""
+        why = f"it is not in {shown(self.root)} any more"
+        for item in self._called(name):
+            try:
+                content, _, _, found = content_of(item)
+            except InputError as error:
+                why = str(error)
+                continue
+            if found == id_:
+                return item, content
+            why = "it was changed since, its bytes are others"
+        raise InputError(why)
+
+    def _called(self, name: str) -> Iterator[Item]:
+        if self.root.is_dir() and self.kind in ("folder", "python"):
+            path = _below(self.root, name)
+            if path is not None:
+                yield Item(name, InFile(str(path)))
+        if self._listed is None:
+            self._listed = self._in_source()
+        yield from self._listed.get(name, ())
+
+    def _in_source(self) -> dict[str, list[Item]]:
+        """All items of the names that are wanted; of a data set in Python files are named so."""
+        found: dict[str, list[Item]] = {}
+        for item in open_source(self.root).items:
+            named = {item.name}
+            if self.kind == "python":
+                named.add(PurePosixPath(item.name).stem)
+            for name in named & self.names:
+                found.setdefault(name, []).append(item)
+        return found
 
 
 def _below(root: Path, name: str) -> Path | None:
     """The photo of that name, if it is one below the folder and nowhere else."""
+    if "\0" in name:
+        return None
     path = root / name
     inside = os.path.commonpath([os.path.realpath(root), os.path.realpath(path)])
     return path if inside == os.path.realpath(root) and path.is_file() else None
 
 
-def _saved(content: Any, path: Path, ending: str) -> Path:
-    """Bytes that lie in another file, in one of their own."""
-    own = path if path.suffix else path.with_name(f"{brief(path.name, 60)}{ending}")
-    own.parent.mkdir(parents=True, exist_ok=True)
-    own.write_bytes(content)
-    return own
+def _file_name(name: str) -> str:
+    """What a photo that lies in another file is called in one of its own."""
+    path = PurePosixPath(name)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return f"{folder_name(path.stem[:100])}{path.suffix}"
+    return f"{folder_name(path.name[:100])}.png"
+
+
+def _saved(content: bytes, path: Path) -> Path:
+    """Bytes that lie in another file, in one of their own. Raises InputError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        raise InputError(f"cannot write {shown(path)}: {error.strerror or error}") from error
+    return path
 
 
 def _masks(item: Item, objects: Path | None, folder: Path) -> Path | None:
@@ -167,7 +242,7 @@ def _masks(item: Item, objects: Path | None, folder: Path) -> Path | None:
     if isinstance(where, InFile):
         return Path(where.path)
     if where is not None and not isinstance(where, InMemory):
-        return _saved(where.read(), folder / "masks" / "mask.png", ".png")
+        return _saved(where.read(), folder / "masks" / "mask.png")
     return None if objects is None else masks_of(objects, item.name, item.path)
 
 

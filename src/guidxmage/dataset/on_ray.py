@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import inf
+from pickle import PicklingError
 from typing import IO, Any
 
-from guidxmage.dataset.local import Look, Setup
+from guidxmage.dataset.local import Look, Setup, not_sent
 from guidxmage.dataset.progress import Progress
 from guidxmage.dataset.sources import share
 from guidxmage.dataset.working import Outcome, Work
@@ -96,7 +97,10 @@ def run_on_ray(
             max_restarts=_RESTARTS,
             max_task_retries=_RESTARTS,
         )(_Actor)
-        actors = [made.remote(setup, os.getcwd()) for _ in range(count)]
+        try:
+            actors = [made.remote(setup, os.getcwd()) for _ in range(count)]
+        except (TypeError, AttributeError, PicklingError) as error:
+            raise not_sent(error) from error
         yield from _outcomes(ray, actors, blocks, progress, look)
     finally:
         for actor in actors:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,11 @@ _RATIO, _SMALL = 100, 2**28
 _MEMORY = "4GB"
 # Of one photo; more classes than any network has.
 _MOST_TARGETS = 2**24
+SECONDS = 300.0
+"""What a query may take by default."""
+# How often it is looked whether a query has ended; what one that was told to stop is given for it.
+_LOOK, _GRACE = 0.2, 5.0
+_PIECE = 10_000
 # All that is done with a connection is in memory; a query may be anybody's.
 _LOCKED = {
     "enable_external_access": "false",
@@ -90,32 +98,41 @@ class Dataset:
         """What all blocks took together, on one worker."""
         return sum(line.seconds for line in self.lines.values())
 
-    def query(self, sql: str, other: Dataset | None = None, *, most: int | None = None) -> Answer:
+    def query(
+        self,
+        sql: str,
+        other: Dataset | None = None,
+        *,
+        most: int | None = None,
+        seconds: float | None = SECONDS,
+    ) -> Answer:
         """The answer to a ready question, by name, or to SQL; at most so many rows of it.
 
         The tables are `rows` (all of them, with `seconds`), `explained` (those without an error, of
         copies of a photo with the same label and mask only the first), `blocks` and, for a second
         data set, `other` (its explained rows). Nothing else can be read, and nothing written.
-        Raises InputError for what is no SQL.
+        seconds: what it may take; None for as long as it does. Raises InputError for what is no
+        SQL, and for what takes longer.
         """
         question = question_of(sql)
         if question.two and other is None:
             raise InputError("this question is about two data sets; give the other one as well")
-        return self.ask(question, other, most)
+        return self.ask(question, other, most, seconds)
 
-    def ask(self, question: Question, other: Dataset | None, most: int | None) -> Answer:
+    def ask(
+        self,
+        question: Question,
+        other: Dataset | None,
+        most: int | None,
+        seconds: float | None = SECONDS,
+    ) -> Answer:
         """The answer to a question, see `query`."""
         duckdb = _duckdb()
-        connection = self._connected(duckdb, other)
+        asked = _Asked(self._connected(duckdb, other), question.sql, most)
         try:
-            result = connection.execute(question.sql)
-            columns = tuple(column[0] for column in result.description or ())
-            found = result.fetchall() if most is None else result.fetchmany(most)
-        except duckdb.Error as error:
+            return asked.answer(seconds)
+        except (duckdb.Error, OSError, MemoryError) as error:
             raise InputError(f"the query cannot be answered: {_sentence(error)}") from error
-        finally:
-            connection.close()
-        return Answer(columns, tuple(tuple(map(_plain, row)) for row in found))
 
     def _connected(self, duckdb: Any, other: Dataset | None) -> Any:
         connection = duckdb.connect(":memory:", config=_LOCKED)
@@ -162,6 +179,66 @@ class Dataset:
                 "seconds": [line.seconds for line in self.lines.values()],
             }
         )
+
+
+class _Asked:
+    """A query that runs in a thread of its own, so that a signal or the time can end it."""
+
+    def __init__(self, connection: Any, sql: str, most: int | None) -> None:
+        self._connection, self._sql, self._most = connection, sql, most
+        self._answer: Answer | None = None
+        self._error: Exception | None = None
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def answer(self, seconds: float | None) -> Answer:
+        """What comes of it. Raises InputError after so many seconds, and what DuckDB raises."""
+        until = math.inf if seconds is None else time.monotonic() + seconds
+        self._thread.start()
+        try:
+            while self._thread.is_alive() and time.monotonic() < until:
+                self._thread.join(_LOOK)
+            ended = not self._thread.is_alive()
+        except BaseException:  # interrupted
+            self._end()
+            raise
+        if not ended:
+            self._end()
+            raise InputError(
+                f"the query takes longer than {seconds:g} seconds; ask for less, or give it more"
+            )
+        if self._error is not None:
+            raise self._error
+        assert self._answer is not None
+        return self._answer
+
+    def _run(self) -> None:
+        try:
+            result = self._connection.execute(self._sql)
+            columns = tuple(column[0] for column in result.description or ())
+            rows = tuple(tuple(map(_plain, row)) for row in self._fetched(result))
+            self._answer = Answer(columns, rows)
+        except Exception as error:
+            self._error = error
+        finally:
+            self._connection.close()
+
+    def _fetched(self, result: Any) -> Iterator[tuple[Any, ...]]:
+        """In pieces, between which it can be stopped: one is a single step for Python."""
+        left = math.inf if self._most is None else self._most
+        while left > 0 and not self._stop:
+            piece = result.fetchmany(int(min(left, _PIECE)))
+            yield from piece
+            left -= len(piece)
+            if not piece:
+                return
+
+    def _end(self) -> None:
+        """Told to stop; one that does not is left behind, and ends with the process."""
+        self._stop = True
+        with suppress(Exception):  # it ended meanwhile
+            self._connection.interrupt()
+        self._thread.join(_GRACE)
 
 
 def _explained(name: str, rows: str) -> str:

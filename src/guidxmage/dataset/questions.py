@@ -18,26 +18,29 @@ class Question:
 
 
 # The share of what adds to the score: of signed sums a share may be anything.
-_SHARE = "background_whole_positive / nullif(whole_positive, 0)"
+SHARE = "background_whole_positive / nullif(whole_positive, 0)"
+# Where a mask covers all or nothing, neither side can be ahead of the other.
+BOTH = "object_area > 0 AND background_area > 0"
 
 QUESTIONS = {
     "background": Question(
         "Which classes lean on the background? Of what adds to the score, the share that lies on "
-        "the background, its mean over photos with a 95 % interval, beside its share of the area",
+        "the background, its mean over photos with a 95 % interval, beside its share of the area. "
+        "Photos of which nothing adds to the score have no share and are not counted",
         f"""SELECT coalesce(label, target_name) AS class, count(*) AS photos,
-  avg({_SHARE}) AS background,
-  avg({_SHARE}) - 1.96 * stddev_samp({_SHARE}) / sqrt(count(*)) AS "from",
-  avg({_SHARE}) + 1.96 * stddev_samp({_SHARE}) / sqrt(count(*)) AS "to",
+  avg({SHARE}) AS background,
+  avg({SHARE}) - 1.96 * stddev_samp({SHARE}) / sqrt(count(*)) AS "from",
+  avg({SHARE}) + 1.96 * stddev_samp({SHARE}) / sqrt(count(*)) AS "to",
   avg(background_area / (object_area + background_area)) AS area,
   avg(background_whole) AS background_sum, avg(object_whole) AS object_sum
-FROM explained WHERE background_whole IS NOT NULL AND rank = 0
+FROM explained WHERE {SHARE} IS NOT NULL AND rank = 0
 GROUP BY ALL ORDER BY background DESC, class""",
     ),
     "decides": Question(
-        "In which photos does the background decide? Those whose objects have less of the whole "
-        "map than the background",
-        """SELECT path, label, target_name, score, object_whole, background_whole, unplaced
-FROM explained WHERE object_whole < background_whole AND rank = 0
+        "In which photos does the background decide? Of those with objects and a background, those "
+        "whose objects have less of the whole map than the background",
+        f"""SELECT path, label, target_name, score, object_whole, background_whole, unplaced
+FROM explained WHERE object_whole < background_whole AND {BOTH} AND rank = 0
 ORDER BY object_whole - background_whole, path""",
     ),
     "ambiguity": Question(
@@ -66,14 +69,14 @@ ORDER BY photos DESC, id""",
     "labels": Question(
         "How often is the true label predicted? By class",
         """SELECT label, count(*) AS photos, avg((label_class = predicted)::INT) AS correct
-FROM explained WHERE label_class IS NOT NULL AND rank = 0
+FROM explained WHERE label_class IS NOT NULL AND predicted IS NOT NULL AND rank = 0
 GROUP BY ALL ORDER BY correct, label""",
     ),
     "drift": Question(
         "Where do two networks differ? The photos of both data sets whose prediction is another "
         "one, or whose background has another share by more than 0.1; joined by the photos' bytes",
-        f"""WITH a AS (SELECT *, {_SHARE} AS share FROM explained),
-  b AS (SELECT *, {_SHARE} AS share FROM other)
+        f"""WITH a AS (SELECT *, {SHARE} AS share FROM explained),
+  b AS (SELECT *, {SHARE} AS share FROM other)
 SELECT a.path, a.predicted_name AS before, b.predicted_name AS after,
   a.score AS score_before, b.score AS score_after,
   a.share AS background_before, b.share AS background_after

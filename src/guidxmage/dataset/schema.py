@@ -11,7 +11,7 @@ PARTS = ("object", "background", "ignored")
 # Column → type and meaning, in their order. Units: scores are the network's own, areas are pixels
 # of the network's input.
 COLUMNS: dict[str, tuple[str, str]] = {
-    "item": ("int64", "place of the photo in the source's order, from 0"),
+    "item": ("int64", "place among the wanted or drawn photos, in the source's order, from 0"),
     "id": ("string", "SHA-256 of the photo's bytes; of its array where a data set in Python"),
     "path": ("string", "its name in the source"),
     "label": ("string", "the true label as the source has it"),

@@ -53,6 +53,13 @@ def add_to_index(
     return _write(out, [out / place / MANIFEST for place in sorted(listed | added)], say)
 
 
+def index_of(
+    out: Path, results: Iterable[Path], say: Callable[[str], None] = lambda _: None
+) -> Path | None:
+    """`write_index` for these results and no others."""
+    return _write(out, [folder / MANIFEST for folder in results], say)
+
+
 def _listed(path: Path) -> set[str]:
     """The results that a table has."""
     with path.open(encoding="utf-8", newline="") as file:

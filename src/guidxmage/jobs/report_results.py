@@ -11,7 +11,7 @@ from pathlib import Path
 from guidxmage.attribution.archive import ARRAYS
 from guidxmage.errors import InputError
 from guidxmage.files.names import shown
-from guidxmage.jobs.index_file import add_to_index, place_from
+from guidxmage.jobs.index_file import add_to_index, index_of, place_from
 from guidxmage.jobs.saved_scene import saved_scene
 from guidxmage.jobs.verify_result import find_results
 from guidxmage.viewer.report import (
@@ -70,14 +70,16 @@ def report_results(
     title: str,
     network: ReportNetwork | None = None,
     overwrite: bool = False,
+    alone: bool = False,
     say: Say = lambda _: None,
     advance: Callable[[], None] = lambda: None,
 ) -> Report:
     """Write the report of some results to the file `out`, and index.csv beside it.
 
     A result that cannot be shown is told in a sentence and left out; one at a time is in memory.
-    network: what the page can ask. overwrite: as `write_report` has it. Raises InputError where
-    none is left, or where something other than an earlier report would have to be replaced.
+    network: what the page can ask. overwrite: as `write_report` has it. alone: the table has these
+    results and no earlier ones. Raises InputError where none is left, or where something other than
+    an earlier report would have to be replaced.
     """
     check_report(out)
     reading = _Reading(out, say, advance)
@@ -94,7 +96,7 @@ def report_results(
         network=network,
         overwrite=overwrite,
     )
-    add_to_index(out.parent, reading.read, say)
+    (index_of if alone else add_to_index)(out.parent, reading.read, say)
     data = _kept(data_folder(out), beside, say)
     asked = _kept(network_folder(out), network is not None, say)
     return Report(out, data, count, len(folders) - count, asked)
