@@ -64,14 +64,11 @@ class InParquet:
 
     def found(self) -> bytes | None:
         """The bytes; None where there is no value. Raises InputError."""
-        value: Any = _group(self.path, self.group, self.column)[self.row].as_py()
-        named: Any = None
-        if isinstance(value, dict):
-            value, named = value.get("bytes"), value.get("path")
-        elif isinstance(value, str):
-            value, named = None, value
-        if isinstance(value, bytes):
-            return checked_size(value, shown(self.path))
+        value = _group(self.path, self.group, self.column)[self.row].as_py()
+        record = value if isinstance(value, dict) else {"bytes": value, "path": value}
+        content, named = record.get("bytes"), record.get("path")
+        if isinstance(content, bytes):
+            return checked_size(content, shown(self.path))
         named = named or self.beside
         if isinstance(named, str) and named and "\0" not in named:
             return _part_of(os.path.join(os.path.dirname(self.path), named), 0, None)

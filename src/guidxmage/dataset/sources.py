@@ -94,9 +94,9 @@ class Entry:
                 f"the data set gives {len(entry)} parts; give an image, or (image, label, mask)"
             )
         if len(entry) == 2 and _is_picture(entry[1]):
-            return entry[0], None, entry[1]
+            return entry[0], None, _plane(entry[1])
         parts = [*entry, None, None]
-        return parts[0], parts[1], parts[2]
+        return parts[0], parts[1], _plane(parts[2])
 
 
 def _is_picture(value: Any) -> bool:
@@ -104,6 +104,12 @@ def _is_picture(value: Any) -> bool:
     if isinstance(value, Image.Image):
         return True
     return isinstance(value, np.ndarray | Tensor) and value.ndim >= 2
+
+
+def _plane(mask: Any) -> Any:
+    """A mask, without the single channel that torchvision's transforms put first."""
+    plain = isinstance(mask, np.ndarray | Tensor) and mask.ndim == 3 and mask.shape[0] == 1
+    return mask[0] if plain else mask
 
 
 _shared: list[Any] = []
