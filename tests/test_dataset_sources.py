@@ -22,8 +22,9 @@ pytest.importorskip("scipy")
 
 import pyarrow.parquet as pq  # noqa: E402
 
-from guidxmage.dataset import explain_dataset, open_source  # noqa: E402
+from guidxmage.dataset import Dataset, explain_dataset, open_source  # noqa: E402
 from guidxmage.dataset.items import label_of  # noqa: E402
+from guidxmage.dataset.notable import Places, found_again  # noqa: E402
 from guidxmage.dataset.reading import content_of  # noqa: E402
 from guidxmage.errors import InputError  # noqa: E402
 from guidxmage.explainer import Explainer  # noqa: E402
@@ -211,6 +212,8 @@ def test_a_parquet_file_may_have_masks_for_some_photos(tmp_path: Path) -> None:
     records.append({"bytes": None, "path": "m.png"})
     table = save_table(tmp_path / "b.parquet", image=images, mask=records)
     assert areas(table, tmp_path / "b") == [wanted, None, None, wanted]
+    again = found_again(Dataset(tmp_path / "b"), rows(tmp_path / "b"), tmp_path / "again", Places())
+    assert [one.masks is not None for one in again] == [True, False, False, True]
     table = save_table(tmp_path / "c.parquet", image=images[:2], mask=["m.png", None])
     assert areas(table, tmp_path / "c") == [wanted, None]
     photo(0).save(tmp_path / "0.png")

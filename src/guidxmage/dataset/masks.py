@@ -42,7 +42,7 @@ class Masks:
             return read_regions(given, photo=size)
         if isinstance(item.mask, InFile):
             return read_regions(item.mask.path, image=item.path, photo=size)
-        content = _own(item)
+        content = own_mask(item)
         if content is not None:
             return _drawn(content, f"the mask of {item.name}")
         if self._coco is not None:
@@ -79,10 +79,13 @@ class Masks:
         return masks_of(self.objects, item.sought, item.path) is not None
 
 
-def _own(item: Item) -> bytes | None:
-    """The mask that the source has in itself; None also where a row of a Parquet file has none."""
+def own_mask(item: Item) -> bytes | None:
+    """The mask that a tar or Parquet file has in itself; None also where a row has none.
+
+    Raises InputError where it cannot be read.
+    """
     mask = item.mask
-    if mask is None or isinstance(mask, InMemory):
+    if mask is None or isinstance(mask, InMemory | InFile):
         return None
     return mask.found() if isinstance(mask, InParquet) else mask.read()
 
