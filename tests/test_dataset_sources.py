@@ -253,6 +253,11 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
         ["object 1", "object 2"],
         ["cup\\udcff"],
     ]
+    table = save_table(tmp_path / "x.parquet", image=[png(photo(1))])
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.parquet"))
+    table.rename(odd)
+    make(odd, tmp_path / "parquet")
+    assert rows(tmp_path / "parquet")[0]["error"] is None
     make([(photo(1), "a\udcff")], tmp_path / "python")
     assert rows(tmp_path / "python")[0]["label"] == "a\\udcff"
 

@@ -134,7 +134,8 @@ def parquet_items(file: Path, before: str = "", paths_before: str = "") -> list[
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(regular(file)) as opened:
+        # Opened here: Arrow takes no path that is no text.
+        with regular(file).open("rb") as content, pq.ParquetFile(content) as opened:
             table = _Table.of(file, opened)
             start = paths_before if table.image is None else before
             groups = range(opened.num_row_groups)

@@ -214,7 +214,7 @@ def _group(path: str, group: int, column: str) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with open(path, "rb") as content, pq.ParquetFile(content) as file:
             return file.read_row_group(group, columns=[column]).column(0)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{shown(path)} cannot be read: {brief(error)}") from error
