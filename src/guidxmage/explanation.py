@@ -75,8 +75,8 @@ class Explanation(Attribution):
     ) -> ObjectTable | list[ObjectTable]:
         """What each object of a single image adds (a list of tables for several targets).
 
-        regions: anything `read_regions` accepts (label map, masks, annotation file), at the size of
-        the photo or of the network's input; "auto" segments the picture into a few regions. depth:
+        regions: anything `read_regions` accepts (label map, masks, annotation file), on the photo
+        or, of another size than it, on what the network sees; "auto" cuts it into a few. depth:
         where the network is cut for the whole map, by default the first that was asked for, else
         "default"; sigma: of the Gaussian that it is summed through, by default the depth's. Cells
         of a map cross the borders of objects, so that a sum of raw cells says less.
@@ -122,12 +122,12 @@ class Explanation(Attribution):
             own = self.preprocessing if self.space == "photo" else None
             found = asked_about(self.meanings, tuple(self.input.shape[self.batched + 1 :]), own)
             return self._segmented() if found is None else found
-        found = read_regions(regions, image=photo)
-        size = tuple(self.contributions.shape[-2:])
-        if found.size != size and self.preprocessing is not None:
-            found.check_size(self.photo_sizes[0], "the photo")
-            found = found.cropped(self.preprocessing)
-        return found
+        found = read_regions(regions, image=photo, photo=self.photo_sizes[0])
+        # A tensor is what is explained, and so is the photo where its own pixels are.
+        as_is = self.space == "photo" or self.pictures[0] is None
+        height, width = self.contributions.shape[-2:]
+        own = None if as_is else self.preprocessing
+        return found.as_seen(self.photo_sizes[0], (int(height), int(width)), own)
 
     def _segmented(self) -> LabelMap:
         from guidxmage.objects.segmentation import segment_image

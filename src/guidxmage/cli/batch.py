@@ -214,6 +214,8 @@ def _share(text: str) -> tuple[int, int]:
 
 
 def _tell(made: Made, as_json: bool) -> None:
+    for note in made.notes:
+        complain(note)
     if as_json:
         content = {**vars(made), "folder": shown(made.folder), "seconds": round(made.seconds, 1)}
         print_json(content)

@@ -14,6 +14,7 @@ from guidxmage.dataset.items import Item
 from guidxmage.dataset.kept import PREVIEWS, fit_maps
 from guidxmage.dataset.ledger import HEAD, ROWS, Head, Ledger
 from guidxmage.dataset.local import Look, Pool, Setup, check_portable, run_here
+from guidxmage.dataset.masks import Masks
 from guidxmage.dataset.options import DatasetOptions
 from guidxmage.dataset.portable import Portable
 from guidxmage.dataset.progress import Progress
@@ -33,7 +34,10 @@ _EXTRA = ("pyarrow", "scipy")
 
 @dataclass(frozen=True)
 class Made:
-    """What a run came to. photos: wanted; kept: of them, from before; errors: in this run."""
+    """What a run came to. photos: wanted; kept: of them, from before; errors: in this run.
+
+    notes: sentences about what was not read or not found.
+    """
 
     folder: Path
     photos: int
@@ -41,6 +45,7 @@ class Made:
     kept: int
     errors: int
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,7 @@ def explain_dataset(
         kept=progress.kept,
         errors=progress.errors,
         seconds=progress.seconds,
+        notes=(*opened.notes, *Masks(options.objects).unmatched(items)),
     )
 
 

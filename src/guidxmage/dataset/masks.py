@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
-from guidxmage.dataset.items import InFile, InMemory, Item
+from guidxmage.dataset.items import InFile, InMemory, InParquet, Item
 from guidxmage.errors import InputError
-from guidxmage.inputs.photos import open_image_bytes
+from guidxmage.files.names import brief, shown
+from guidxmage.inputs.photos import load_image_bytes
 from guidxmage.objects.annotations import CocoFile, find_annotation
 from guidxmage.objects.label_map import LabelMap, read_regions
 
 Size = tuple[int, int]
 _ENDINGS = (".png", ".bmp", ".gif", ".tif", ".tiff", ".xml", ".json")
+_JPEG = b"\xff\xd8\xff"
 
 
 @dataclass
@@ -38,24 +39,64 @@ class Masks:
         given: the mask that a data set in Python gave with it. Raises InputError for a damaged one.
         """
         if given is not None:
-            return read_regions(given)
+            return read_regions(given, photo=size)
         if isinstance(item.mask, InFile):
-            return read_regions(item.mask.path, image=item.path)
-        if item.mask is not None and not isinstance(item.mask, InMemory):
-            name = f"the mask of {item.name}"
-            with open_image_bytes(item.mask.read(), name) as opened:
-                opened.load()
-                return read_regions(np.asarray(opened))
+            return read_regions(item.mask.path, image=item.path, photo=size)
+        content = own_mask(item)
+        if content is not None:
+            return _drawn(content, f"the mask of {item.name}")
         if self._coco is not None:
-            name = PurePosixPath(item.name).name
-            if name not in self._coco:
+            if item.sought not in self._coco:
                 return None
-            stated, masks = self._coco.masks(item.path or name, size)
+            stated, masks = self._coco.masks(item.sought, size, anywhere=False)
             return LabelMap.from_masks(masks, overlap="smallest", size=stated)
         if self.objects is None:
             return None
-        found = masks_of(self.objects, item.name, item.path)
-        return None if found is None else read_regions(found, image=Path(item.name))
+        found = masks_of(self.objects, item.sought, item.path)
+        return None if found is None else read_regions(found, image=Path(item.sought), photo=size)
+
+    def unmatched(self, items: Iterable[Item]) -> tuple[str, ...]:
+        """A sentence where no photo has masks in `objects`; looks no further than the first.
+
+        Photos that bring their own masks count as having none there.
+        """
+        if self.objects is None or any(map(self._has, items)):
+            return ()
+        how = (
+            "it names none of them as the source does"
+            if self._coco is not None
+            else f"masks have the photos' names but for the ending ({', '.join(_ENDINGS)}), in the "
+            "same folders or in none"
+        )
+        return (f"no photo has a mask in {shown(self.objects)}: {how}",)
+
+    def _has(self, item: Item) -> bool:
+        if item.mask is not None and not isinstance(item.mask, InParquet):
+            return False
+        if self._coco is not None:
+            return item.sought in self._coco
+        assert self.objects is not None
+        return masks_of(self.objects, item.sought, item.path) is not None
+
+
+def own_mask(item: Item) -> bytes | None:
+    """The mask that a tar or Parquet file has in itself; None also where a row has none.
+
+    Raises InputError where it cannot be read.
+    """
+    mask = item.mask
+    if mask is None or isinstance(mask, InMemory | InFile):
+        return None
+    return mask.found() if isinstance(mask, InParquet) else mask.read()
+
+
+def _drawn(content: bytes, name: str) -> LabelMap:
+    """A label image as bytes, read as one in a file is."""
+    if content.startswith(_JPEG):
+        raise InputError(
+            f"{brief(name)} is a JPEG, which does not keep labels exact; save masks as PNG"
+        )
+    return read_regions(load_image_bytes(content, name))
 
 
 def masks_of(objects: Path, name: str, photo: Path | None) -> Path | None:
@@ -64,10 +105,11 @@ def masks_of(objects: Path, name: str, photo: Path | None) -> Path | None:
     name: of the photo in its source; photo: its file, which is no mask of its own.
     """
     inside = PurePosixPath(name)
-    if objects.is_dir() and not inside.is_absolute() and ".." not in inside.parts:
+    if inside.name and objects.is_dir() and not inside.is_absolute() and ".." not in inside.parts:
         for ending in _ENDINGS:
             mirrored = objects / inside.with_suffix(ending)
-            if mirrored.is_file() and not (photo and _is_same(mirrored, photo)):
+            # Of a name that no file can have, pathlib's own test raises.
+            if os.path.isfile(mirrored) and not (photo and _is_same(mirrored, photo)):
                 return mirrored
     return find_annotation(photo or Path(name), objects)
 
@@ -83,10 +125,12 @@ def stamps_of(items: Sequence[Item], objects: Path | None) -> list[str]:
 
 def _stamp(item: Item, objects: Path | None) -> str:
     found: Path | None = None
+    # A row of a Parquet file may have no mask of its own, which is not known before it is read.
+    elsewhere = item.mask is None or isinstance(item.mask, InParquet)
     if isinstance(item.mask, InFile):
         found = Path(item.mask.path)
-    elif item.mask is None and objects is not None and objects.is_dir():
-        found = masks_of(objects, item.name, item.path)
+    elif elsewhere and objects is not None and objects.is_dir():
+        found = masks_of(objects, item.sought, item.path)
     if found is None:
         return ""
     files = sorted(found.iterdir()) if found.is_dir() else [found]
@@ -99,15 +143,3 @@ def _stamp(item: Item, objects: Path | None) -> str:
 
 def _is_same(one: Path, other: Path) -> bool:
     return other.exists() and one.samefile(other)
-
-
-def seen(regions: LabelMap, size: Size, network: Size, explainer: Any) -> LabelMap:
-    """The label map as the network sees it. size: of the photo; network: (H, W). InputError."""
-    if regions.size == network:
-        return regions
-    known = explainer.preprocessing
-    if known is not None:
-        regions.check_size(size, "the photo")
-        regions = regions.cropped(known)
-    regions.check_size(network, "what the network sees")
-    return regions

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from guidxmage.dataset.items import InFile, InMemory, Item, Where
-from guidxmage.dataset.masks import masks_of
+from guidxmage.dataset.items import InFile, Item, Where
+from guidxmage.dataset.masks import masks_of, own_mask
 from guidxmage.dataset.query import Answer, Dataset
 from guidxmage.dataset.questions import BOTH, SHARE
 from guidxmage.dataset.reading import content_of
@@ -241,9 +241,10 @@ def _masks(item: Item, objects: Path | None, folder: Path) -> Path | None:
     where: Where | None = item.mask
     if isinstance(where, InFile):
         return Path(where.path)
-    if where is not None and not isinstance(where, InMemory):
-        return _saved(where.read(), folder / "masks" / "mask.png")
-    return None if objects is None else masks_of(objects, item.name, item.path)
+    own = own_mask(item)
+    if own is not None:
+        return _saved(own, folder / "masks" / "mask.png")
+    return None if objects is None else masks_of(objects, item.sought, item.path)
 
 
 def _target(row: dict[str, Any]) -> Any:

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from guidxmage.dataset.items import InFile, InMemory, Item
-from guidxmage.dataset.masks import Masks, seen
+from guidxmage.dataset.items import InFile, InMemory, Item, label_of
+from guidxmage.dataset.masks import Masks
 from guidxmage.dataset.sources import Entry
 from guidxmage.errors import GuidXmageError, InputError
 from guidxmage.explainer import Explainer
@@ -68,7 +68,7 @@ class Reader:
 
     def _content(self, found: Read) -> tuple[Any, Any, Read]:
         content, label, mask, id_ = content_of(found.item)
-        item = found.item if label is None else replace(found.item, label=_label(label))
+        item = found.item if label is None else replace(found.item, label=label_of(label))
         known = content_digest(found.item, id_, label, mask)
         return content, mask, replace(found, id=id_, item=item, content=known)
 
@@ -84,7 +84,9 @@ class Reader:
         regions = self.masks.of(found.item, mask, size)
         if regions is not None:
             network = (int(batch.tensor.shape[-2]), int(batch.tensor.shape[-1]))
-            regions = seen(regions, size, network, self.explainer)
+            # A tensor is what the network sees, without a crop.
+            known = None if batch.pictures[0] is None else self.explainer.preprocessing
+            regions = regions.as_seen(size, network, known)
         return replace(found, X=batch.tensor, size=size, regions=regions)
 
 
@@ -152,8 +154,3 @@ def _id_of(image: Any) -> str:
             "bytes, a Pillow image, an array or a tensor"
         )
     return fingerprint.of_values(image)
-
-
-def _label(label: Any) -> str:
-    """A label as text: numbers of torch and NumPy as the number that they are."""
-    return str(label.item() if hasattr(label, "item") else label)

@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guidxmage.dataset.containers import parquet_items, tar_items
-from guidxmage.dataset.items import InFile, InMemory, Item
-from guidxmage.dataset.lists import list_items
-from guidxmage.errors import InputError
-from guidxmage.files.names import shown
-from guidxmage.inputs.photos import find_images
+import numpy as np
+from PIL import Image
+from torch import Tensor
 
-_LISTS = (".csv", ".tsv")
+from guidxmage.dataset.containers import parquet_items, tar_items
+from guidxmage.dataset.items import InFile, InMemory, Item, named
+from guidxmage.dataset.ledger import HEAD
+from guidxmage.dataset.lists import LISTS, list_items, stamp_of
+from guidxmage.errors import InputError
+from guidxmage.files.names import brief, shown
+from guidxmage.inputs.photos import IMAGE_SUFFIXES, open_image
+
+# What a file's ending says of it; in a folder the first kind that is there.
+_KINDS = {
+    "folder": tuple(IMAGE_SUFFIXES),
+    "tar": (".tar",),
+    "parquet": (".parquet",),
+    "list": LISTS,
+}
+_WORDS = {"folder": "photos", "tar": "tars", "parquet": "Parquet files", "list": "lists"}
 
 
 @dataclass(frozen=True)
 class Source:
     """Photos in a fixed order.
 
-    kind: "folder", "list", "tar", "parquet" or "python"; name: as it was given.
+    kind: "folder", "list", "tar", "parquet" or "python"; name: as it was given; notes: sentences
+    about what lies there and was not read.
     """
 
     kind: str
     name: str
     items: Sequence[Item]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -37,7 +51,8 @@ class Source:
 class Listed(Sequence[Item]):
     """The items of a data set in Python: each is asked for when it is used, and not kept.
 
-    An entry is an image, or a tuple of an image, its label and its mask (both may be missing).
+    An entry is an image, or a tuple of an image, its label and its mask (both may be missing, and
+    be None).
     """
 
     data: Any
@@ -66,12 +81,35 @@ class Entry:
         return _entry, (self.index,)
 
     def get(self) -> tuple[Any, Any, Any]:
-        """Image, label, mask; None where there is none of the last two."""
+        """Image, label, mask; None where there is none of the last two.
+
+        Of an image and a picture, as data sets for segmentation have it, the picture is the mask.
+        Raises InputError.
+        """
         entry = self.data[self.index]
         if not isinstance(entry, tuple | list):
             return entry, None, None
+        if not 1 <= len(entry) <= 3:
+            raise InputError(
+                f"the data set gives {len(entry)} parts; give an image, or (image, label, mask)"
+            )
+        if len(entry) == 2 and _is_picture(entry[1]):
+            return entry[0], None, _plane(entry[1])
         parts = [*entry, None, None]
-        return parts[0], parts[1], parts[2]
+        return parts[0], parts[1], _plane(parts[2])
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether a value is a mask by what it is: a picture, or numbers in rows and columns."""
+    if isinstance(value, Image.Image):
+        return True
+    return isinstance(value, np.ndarray | Tensor) and value.ndim >= 2
+
+
+def _plane(mask: Any) -> Any:
+    """A mask, without the single channel that torchvision's transforms put first."""
+    plain = isinstance(mask, np.ndarray | Tensor) and mask.ndim == 3 and mask.shape[0] == 1
+    return mask[0] if plain else mask
 
 
 _shared: list[Any] = []
@@ -91,10 +129,11 @@ def open_source(source: Any, *, labels: bool = True) -> Source:
 
     source: a folder (with all below it, sorted; where every photo lies in a subfolder, the first
     one's name is the label), a CSV or TSV file with a column `path` and, if wanted, `label` and
-    `mask`, a Parquet file or a folder of them with such columns or with the images' bytes in
-    `image`, `jpg`, `png` or `bytes`, a WebDataset tar or a folder of them; or a data set of Python,
+    `mask`, a Parquet file with such columns or with the images' bytes in `image`, `jpg`, `png` or
+    `bytes`, a WebDataset tar, or a folder of such files of one kind; or a data set of Python,
     which has a length and gives an image or (image, label, mask) for each index. labels: False
-    leaves labels out. Raises InputError where there is no photo at all.
+    leaves labels out. Raises InputError where there is no photo at all, for a file that is none of
+    these, and for a folder that mixes photos, tars and Parquet files.
     """
     found = source if isinstance(source, Source) else _opened(source)
     if not len(found):
@@ -120,32 +159,99 @@ def _opened(source: Any) -> Source:
         raise InputError(f"{shown(name)} does not exist")
     if path.is_dir():
         return _folder(path, name)
-    suffix = path.suffix.lower()
-    if suffix == ".tar":
-        return Source("tar", name, tar_items([path]))
-    if suffix == ".parquet":
-        return Source("parquet", name, parquet_items([path]))
-    if suffix in _LISTS:
-        return Source("list", name, list_items(path, "," if suffix == ".csv" else "\t"))
-    return Source("folder", name, [_photo(path, path.parent, False)])
+    kind = _kind(path)
+    if kind == "folder" or kind is None:
+        _check_photo(path)
+        return Source("folder", name, [_photo(path, path.parent, False)])
+    return Source(kind, name, _READERS[kind](path, "", ""))
+
+
+def _check_photo(path: Path) -> None:
+    """Raise InputError for a single file that is no photo by its ending, nor by its content."""
+    if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+        return
+    try:
+        with open_image(path):
+            return
+    except InputError as error:
+        raise InputError(
+            f"{shown(path)} is no source: give a folder, a photo, a list (.csv, .tsv, .parquet) or "
+            f"an uncompressed .tar ({brief(error, 200)})"
+        ) from error
+
+
+def _kind(file: Path) -> str | None:
+    suffix = file.suffix.lower()
+    return next((kind for kind, endings in _KINDS.items() if suffix in endings), None)
 
 
 def _folder(path: Path, name: str) -> Source:
-    """A folder of tars, of Parquet files or of photos, whatever is directly in it."""
-    for suffix, kind, read in ((".tar", "tar", tar_items), (".parquet", "parquet", parquet_items)):
-        if files := sorted(one for one in path.iterdir() if one.suffix.lower() == suffix):
-            return Source(kind, name, read(files))
-    photos = find_images([path])
-    in_classes = all(photo.parent != path for photo in photos)
-    return Source("folder", name, [_photo(photo, path, in_classes) for photo in photos])
+    """A folder of photos, of tars, of Parquet files or of lists, with all below it."""
+    files = _files(path)
+    there = [kind for kind in _KINDS if kind in files]
+    if not there:
+        endings = ", ".join(sorted(one for endings in _KINDS.values() for one in endings))
+        raise InputError(f"{shown(name)} holds no photos; looked for files ending in {endings}")
+    kind, lists = there[0], files.get("list", [])
+    if mixed := [one for one in there[1:] if one != "list"]:
+        raise InputError(
+            f"{shown(name)} holds {_WORDS[kind]} and {_WORDS[mixed[0]]}, such as "
+            f"{_first(files[kind], path)} and {_first(files[mixed[0]], path)}: give one of them"
+        )
+    notes = (
+        (f"{shown(lists[0])} was not read; give it as the source for what it says of the photos",)
+        if lists and kind != "list"
+        else ()
+    )
+    if kind == "folder":
+        in_classes = all(photo.parent != path for photo in files[kind])
+        return Source(kind, name, [_photo(one, path, in_classes) for one in files[kind]], notes)
+    return Source(kind, name, list(_of_files(kind, files[kind], path)), notes)
+
+
+def _of_files(kind: str, files: Sequence[Path], root: Path) -> Iterator[Item]:
+    """Photos in several files: names begin with the file's, those of lists with its folder."""
+    for file in files:
+        inside = file.relative_to(root)
+        folder = "" if inside.parent == Path() else f"{inside.parent.as_posix()}/"
+        yield from _READERS[kind](file, f"{inside.as_posix()}/" if len(files) > 1 else "", folder)
+
+
+_READERS: dict[str, Callable[[Path, str, str], list[Item]]] = {
+    "tar": lambda file, before, _: tar_items(file, before),
+    "parquet": parquet_items,
+    "list": lambda file, _, folder: list_items(file, folder),
+}
+
+
+def _files(root: Path) -> dict[str, list[Path]]:
+    """What is below a folder, sorted, by kind; nothing hidden, no data set. Raises InputError."""
+    found: dict[str, list[Path]] = {}
+
+    def fail(error: OSError) -> None:
+        raise InputError(
+            f"the folder {shown(error.filename)} cannot be read: {error.strerror}"
+        ) from error
+
+    for parent, folders, names in os.walk(root, onerror=fail):
+        if HEAD in names and parent != os.fspath(root):  # one that a run put there
+            folders[:] = []
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            file = Path(parent, name)
+            kind = None if name.startswith(".") else _kind(file)
+            if kind is not None:
+                found.setdefault(kind, []).append(file)
+    return {kind: sorted(files) for kind, files in found.items()}
+
+
+def _first(files: Sequence[Path], root: Path) -> str:
+    return brief(files[0].relative_to(root).as_posix())
 
 
 def _photo(photo: Path, root: Path, in_classes: bool) -> Item:
     relative = photo.relative_to(root)
-    try:
-        status = photo.stat()
-        stamp = (status.st_size, status.st_mtime_ns)
-    except OSError:
-        stamp = (0, 0)  # it is told when it is read
-    label = shown(relative.parts[0]) if in_classes else None
-    return Item(shown(relative.as_posix()), InFile(os.fspath(photo)), label, stamp=stamp)
+    label = relative.parts[0] if in_classes else None
+    where = InFile(os.fspath(photo))
+    return named(relative.as_posix(), where=where, label=label, stamp=stamp_of(photo))

@@ -155,6 +155,12 @@ def read_image_bytes(
         return _to_8_bit(_upright(opened, name), name, "RGB")
 
 
+def load_image_bytes(content: bytes, name: str) -> Image.Image:
+    """`load_image` for a file's content; the rest as for `open_image_bytes`."""
+    with open_image_bytes(content, name) as opened:
+        return _upright(opened, name)
+
+
 @contextmanager
 def _opened(
     file: IO[bytes], name: str, formats: tuple[str, ...] | None = None

@@ -106,7 +106,7 @@ class Additions:
             entry(row, "label", int, self._name): entry(row, "name", str, self._name)
             for row in rows
         }
-        return LabelMap(labels, names)
+        return LabelMap(labels, names, seen=True)
 
     def _objects(self) -> list[dict[str, Any]]:
         """The tables, summed again from contributions and label map."""

@@ -70,7 +70,7 @@ def saved_regions(
     tables = listed(manifest, "objects", dict, name) if "objects" in manifest else []
     rows = listed(tables[0], "rows", dict, name) if tables else []
     names = {entry(row, "label", int, name): entry(row, "name", str, name) for row in rows}
-    return LabelMap(labels, names)
+    return LabelMap(labels, names, seen=True)
 
 
 def saved_evidence(manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:

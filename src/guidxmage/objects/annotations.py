@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
@@ -61,10 +62,11 @@ def find_annotation(photo: Path, source: Path) -> Path | None:
         return source
     for suffix in _ANNOTATION_SUFFIXES:
         candidate = source / f"{photo.stem}{suffix}"
-        if candidate.is_file() and not _same_file(candidate, photo):
+        # Of a name that no file can have, pathlib's own tests raise.
+        if os.path.isfile(candidate) and not _same_file(candidate, photo):
             return candidate
     folder = source / photo.stem
-    return folder if folder.is_dir() else None
+    return folder if os.path.isdir(folder) else None
 
 
 def coco_masks(
@@ -108,29 +110,47 @@ class CocoFile:
     def _by_name(self) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {}
         for entry in self.images:
-            found.setdefault(Path(entry["file_name"]).name, []).append(entry)
+            found.setdefault(PurePosixPath(entry["file_name"]).name, []).append(entry)
         return found
 
+    def _named(self, image: Path | str, *, anywhere: bool) -> list[Any]:
+        """The entries of a photo: those that share most folders with its path.
+
+        A path that only begins later than the other is the same photo's; one in another folder is
+        not, unless photos may lie anywhere and the name is the only one of its kind.
+        """
+        name = PurePosixPath(image)
+        named = self._by_name.get(name.name, [])
+        shared = [_shared(name, PurePosixPath(entry["file_name"])) for entry in named]
+        most = max(shared, default=0)
+        if not most:
+            return named if anywhere else []
+        return [entry for entry, parts in zip(named, shared, strict=True) if parts == most]
+
     def __contains__(self, name: str) -> bool:
+        """Whether a photo of that path, as seen from its source, is described."""
         with _coco_told(self.path):
-            return name in self._by_name
+            return bool(self._named(name, anywhere=False))
 
     def masks(
-        self, image: Path | str | None, size: Size | None = None
+        self, image: Path | str | None, size: Size | None = None, *, anywhere: bool = True
     ) -> tuple[Size, Iterator[tuple[str, Mask]]]:
-        """Size and named masks of one image, as `coco_masks` has them."""
+        """Size and named masks of one image, as `coco_masks` has them.
+
+        anywhere: the image's folder says nothing, as that of a photo that was given by itself.
+        """
         path = self.path
         with _coco_told(path):
-            named = self.images if image is None else self._by_name.get(Path(image).name, [])
-            entry = _coco_image(named, image, path)
+            found = None if image is None else self._named(image, anywhere=anywhere)
+            entry = _coco_image(self.images if found is None else found, image, path)
             shapes = [
                 (_category(self.categories, a["category_id"]), a.get("segmentation"), a.get("bbox"))
                 for a in self.of_image.get(_id(entry["id"]), ())
             ]
-        found = _coco_size(entry, image, size, path)
-        check_pixels(found, f"{path} states a photo that")
+        sides = _coco_size(entry, image, size, path)
+        check_pixels(sides, f"{path} states a photo that")
         _check_number(shapes, path)
-        return found, ((n, _coco_mask(segment, box, found, path)) for n, segment, box in shapes)
+        return sides, ((n, _coco_mask(segment, box, sides, path)) for n, segment, box in shapes)
 
 
 @contextmanager
@@ -146,11 +166,14 @@ def _coco_told(path: Path) -> Iterator[None]:
         raise InputError(f"{path} is not a COCO instances file ({brief(repr(error))})") from error
 
 
-def voc_masks(path: Path, size: Size | None) -> tuple[Size, Iterator[tuple[str, Mask]]]:
+def voc_masks(
+    path: Path, size: Size | None, image: Path | str | None = None
+) -> tuple[Size, Iterator[tuple[str, Mask]]]:
     """Size (height, width) and the named boxes, filled, of a Pascal VOC annotation file.
 
     VOC counts pixels from 1 and includes both ends; boxes are cut at the photo's border.
-    ``size`` is used where the file does not say the photo's. Raises InputError.
+    ``size`` is used where the file does not say the photo's, else what ``image``, the photo, has.
+    Raises InputError.
     """
     try:
         if path.stat().st_size > _LARGEST_XML:
@@ -164,6 +187,8 @@ def voc_masks(path: Path, size: Size | None) -> tuple[Size, Iterator[tuple[str, 
     except Exception as error:
         reason = brief(str(error))
         raise InputError(f"{path} is not a Pascal VOC annotation ({reason})") from error
+    if size is None and image is not None and Path(image).is_file():
+        size = upright_size(Path(image))
     if size is None:
         raise InputError(f"{path} does not state the size of its photo; give size=(height, width)")
     check_pixels(size, f"{path} states a photo that")
@@ -193,12 +218,16 @@ def _coco_image(
         if len(images) != 1:
             raise InputError(f"{path} describes {len(images)} images; say which one with image=")
         return images[0]
-    name = Path(image).name
-    matches = [entry for entry in images if Path(entry["file_name"]).name == name]
-    if len(matches) != 1:
-        many = "no image" if not matches else f"{len(matches)} images"
-        raise InputError(f"{path} describes {many} with the file name {name}")
-    return matches[0]
+    if len(images) != 1:
+        many = "no image" if not images else f"{len(images)} images"
+        raise InputError(f"{path} describes {many} with the file name {Path(image).name}")
+    return images[0]
+
+
+def _shared(one: PurePosixPath, other: PurePosixPath) -> int:
+    """How many last parts two paths share, where one is the whole end of the other; else 0."""
+    pairs = zip(reversed(one.parts), reversed(other.parts), strict=False)
+    return 0 if any(a != b for a, b in pairs) else min(len(one.parts), len(other.parts))
 
 
 def _id(given: Any) -> str:

@@ -40,7 +40,8 @@ def asked_about(
         return None
     if photo is None:
         return first
-    return LabelMap(labels_on_photo(first.labels, photo, shown, ELSEWHERE), first.names)
+    labels = labels_on_photo(first.labels, photo, shown, ELSEWHERE)
+    return LabelMap(labels, first.names, seen=True)
 
 
 def _same(one: LabelMap, other: LabelMap) -> bool:
@@ -81,7 +82,7 @@ def around_box(sides: Sequence[float], size: Size) -> LabelMap:
     if not (labels == INSIDE).any():
         words = ", ".join(f"{side:.4g}" for side in sides)
         raise InputError(f"the box {words} has no pixel in a picture of {size[0]}×{size[1]}")
-    return LabelMap(labels, _there(labels))
+    return LabelMap(labels, _there(labels), seen=True)
 
 
 def _inside(low: float, high: float, size: int) -> slice:
@@ -104,7 +105,7 @@ def around_area(area: npt.NDArray[np.bool_]) -> LabelMap:
     reach = 0.5 * float(np.count_nonzero(area)) ** 0.5
     near = distance_transform_edt(~area) <= reach
     labels = np.where(area, INSIDE, np.where(near, NEAR, ELSEWHERE)).astype(np.int32)
-    return LabelMap(labels, _there(labels))
+    return LabelMap(labels, _there(labels), seen=True)
 
 
 def _there(labels: npt.NDArray[np.int32]) -> dict[int, str]:

@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from guidxmage.errors import InputError
+from guidxmage.files.names import shown
 from guidxmage.inputs.photos import load_image
 from guidxmage.inputs.preprocessing import Preprocessing
 from guidxmage.objects.annotations import (
@@ -44,11 +45,13 @@ class LabelMap:
     """A label for each pixel and a name for each label.
 
     ``labels``: (H, W) of integers ≥ 0; 0 is the background, 255 is ignored. ``names``: by label;
-    labels without a name become "object 7", 0 becomes "background". Raises InputError.
+    labels without a name become "object 7", 0 becomes "background". ``seen``: these are the pixels
+    that the network sees, after resizing and crop, and not the photo's. Raises InputError.
     """
 
     labels: npt.NDArray[np.int32]
     names: Mapping[int, str] = field(default_factory=dict)
+    seen: bool = field(default=False, repr=False)
 
     __repr__ = short_repr
 
@@ -72,7 +75,8 @@ class LabelMap:
                 f"{_MOST_LABELS} at most"
             )
         found = {label: _default_name(label) for label in there.tolist()}
-        names = {**found, **{int(label): str(name) for label, name in self.names.items()}}
+        # Names of files may hold bytes that are no text, which no table can be written with.
+        names = {**found, **{int(label): shown(name) for label, name in self.names.items()}}
         names.pop(IGNORED, None)
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "names", dict(sorted(names.items())))
@@ -124,7 +128,22 @@ class LabelMap:
             label: f"{UNSEEN} {name}" if label in lost - {BACKGROUND} else name
             for label, name in self.names.items()
         }
-        return LabelMap(cropped, names)
+        return LabelMap(cropped, names, seen=True)
+
+    def as_seen(self, photo: Size, network: Size, preprocessing: Preprocessing | None) -> LabelMap:
+        """As the network sees it, at its size (height, width), or InputError.
+
+        A map of the photo's size lies on the photo and is cropped like it, also where the network's
+        images have that very size; any other one is of the network's size. preprocessing: None
+        where the photo is seen as it is, or nobody knows how.
+        """
+        if self.seen or preprocessing is None:
+            self.check_size(network, "what the network sees")
+        elif self.size == photo:
+            return self.cropped(preprocessing)
+        elif self.size != network:
+            self.check_size(photo, "the photo")
+        return replace(self, seen=True)
 
 
 class _Canvas:
@@ -162,6 +181,7 @@ def read_regions(
     size: Size | None = None,
     image: Path | str | None = None,
     overlap: Overlap = "refuse",
+    photo: Size | None = None,
 ) -> LabelMap:
     """A label map from what people keep masks in.
 
@@ -170,14 +190,15 @@ def read_regions(
     folder of mask images named after their objects, a folder of annotations named after their
     photos, a COCO instances JSON, a Pascal VOC XML (boxes), an array or tensor (H, W) or (H, W, 1)
     of labels or (K, H, W) of masks, or a dict of masks by name. ``size``: (height, width) that the
-    regions must have. ``image``: the photo that they are wanted for. ``overlap``: see
+    regions must have. ``image``: the photo that they are wanted for; ``photo``: its (height,
+    width), where a file does not say it; by default ``image`` is asked. ``overlap``: see
     ``LabelMap.from_masks``; in COCO and VOC files the smaller object always lies on top. Raises
     InputError.
     """
     if isinstance(source, LabelMap):
         regions = source
     elif isinstance(source, (str, os.PathLike)):
-        regions = _from_path(Path(source), size, image, overlap)
+        regions = _from_path(Path(source), (size, photo), image, overlap)
     elif isinstance(source, Mapping):
         regions = LabelMap.from_masks(
             {str(name): _pixels_of(mask) for name, mask in source.items()},
@@ -192,8 +213,12 @@ def read_regions(
 
 
 def _from_path(
-    path: Path, size: Size | None, image: Path | str | None, overlap: Overlap
+    path: Path,
+    sizes: tuple[Size | None, Size | None],
+    image: Path | str | None,
+    overlap: Overlap,
 ) -> LabelMap:
+    size, photo = sizes[0], sizes[0] or sizes[1]
     if path.is_dir() and image is not None:
         path = annotation_of(Path(image), path)
     if path.is_dir():
@@ -201,9 +226,9 @@ def _from_path(
     if path.suffix.lower() in (".json", ".xml") and not path.is_file():
         raise InputError(f"{path} does not exist or is not a file")
     if path.suffix.lower() == ".json":
-        return _painted(*coco_masks(path, image, size), size)
+        return _painted(*coco_masks(path, image, photo), size)
     if path.suffix.lower() == ".xml":
-        return _painted(*voc_masks(path, size), size)
+        return _painted(*voc_masks(path, photo, image), size)
     return _from_label_map(_label_image(path), _object_name(path, image))
 
 

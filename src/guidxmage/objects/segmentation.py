@@ -112,7 +112,7 @@ def _largest_first(parts: npt.NDArray[np.int32]) -> LabelMap:
     rank = np.empty(len(found), dtype=np.int32)
     rank[np.argsort(-counts, kind="stable")] = np.arange(1, len(found) + 1)
     names = {label: _letters(label) for label in range(1, len(found) + 1)}
-    return LabelMap(rank[index.reshape(parts.shape)], names)
+    return LabelMap(rank[index.reshape(parts.shape)], names, seen=True)
 
 
 def _letters(number: int) -> str:
