@@ -51,7 +51,8 @@ def written(out: Path, given: list[dict[str, Any]], **head: Any) -> Dataset:
     full = [{name: row.get(name) for name in COLUMNS} for row in own]
     pq.write_table(pa.Table.from_pylist(full, schema=arrow_schema()), shard)
     digest = hashlib.sha256(shard.read_bytes()).hexdigest()
-    ledger.add(Line(0, digest, "", 0, "", photos=len(given), errors=0, seconds=1.0))
+    made_with = ledger.head().digest
+    ledger.add(Line(0, digest, "", "", "", made_with, photos=len(given), errors=0, seconds=1.0))
     return Dataset(out)
 
 
