@@ -402,9 +402,61 @@ def test_the_self_check_notices_another_weight(small_onnx: Path, tmp_path: Path)
     assert not check(path).holds
 
 
+@pytest.mark.parametrize("output", ["residual", "bound", "class_index"])
+@pytest.mark.parametrize("factor", [0, -1])
+def test_the_self_check_notices_a_number_that_is_made_up(
+    output: str, factor: int, small_onnx: Path, tmp_path: Path
+) -> None:
+    """An output, or the class that is given, is multiplied by 0 or by −1."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(small_onnx)
+    kind = np.int64 if output == "class_index" else np.float64
+    made = onnx.numpy_helper.from_array(np.array(factor, kind), "factor")
+    model.graph.initializer.append(made)
+    real = f"{output}_real"
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for number, name in enumerate(names):
+                if name == output:
+                    names[number] = real
+    ends = (output, real) if output == "class_index" else (real, output)
+    added = onnx.helper.make_node("Mul", [ends[0], "factor"], [ends[1]], name="made_up")
+    place = 0 if output == "class_index" else len(model.graph.node)
+    model.graph.node.insert(place, added)
+    path = tmp_path / "changed.onnx"
+    onnx.save(model, path)
+    assert not check(path).holds
+
+
+def test_an_output_that_is_gone_is_told(small_onnx: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(small_onnx)
+    gone = next(one for one in model.graph.output if one.name == "contributions")
+    model.graph.output.remove(gone)
+    onnx.save(model, tmp_path / "changed.onnx")
+    with pytest.raises(InputError, match="has no output contributions"):
+        check(tmp_path / "changed.onnx")
+
+
+@pytest.mark.parametrize("side", ["class_index", "against_index"])
+def test_a_contrast_with_no_class_is_nothing(side: str) -> None:
+    explainer = explainer_of()
+    asked = ("given", "top1") if side == "class_index" else ("top1", "given")
+    module, _ = explaining(explainer, ("contrast", *asked), outputs=OUTPUTS)
+    lowest = int(explainer.logits(images(3))[2].argmin())
+    with torch.no_grad():
+        found = module(images(3), **{side: torch.tensor([9, -1, lowest])})
+    for name in ("score", "contributions", "weights", "bias", "whole"):
+        assert not found[name][:2].any(), name
+        assert found[name][2].any(), name
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        (lambda said: said["check"]["tolerance"].update(maps=1e308), "is no limit"),
+        (lambda said: said["check"]["tolerance"].update(maps=-1.0), "is no limit"),
+        (lambda said: said.update(space="foo"), "no space"),
         (lambda said: said.pop("schema"), "schema"),
         (lambda said: said.update(schema="other"), "another version"),
         (lambda said: said["check"].update(image="%%%"), "damaged"),
@@ -479,6 +531,7 @@ def test_hostile_graphs_are_refused_in_a_sentence(damage: str, tmp_path: Path) -
     model.ir_version = 10
     said = {
         **{"schema": SCHEMA, "space": "input", "inputs": [{"name": "images"}]},
+        "outputs": ["logits"],
         "check": {
             **{"shape": [3, 4, 4], "given": {}, "residual_bound": [1.0], "logits": [1.0]},
             "image": base64.b64encode(zlib.compress(bytes(48))).decode(),

@@ -105,6 +105,8 @@ def export(  # noqa: PLR0917
     from guidxmage.export import export as write
 
     if check is not None:
+        if out is not None:
+            raise InputError("--check checks a file and writes none; leave out --out")
         _tell_checked(checked(check), check, as_json)
         return
     if out is None:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from guidxmage.errors import InputError
-from guidxmage.export.formats import METADATA, first_line, refuse_without
+from guidxmage.export.formats import FORMATS, METADATA, first_line, refuse_without
 from guidxmage.export.self_check import Deviation, as_input, deviations, image_of
 from guidxmage.export.writing import SCHEMA
+from guidxmage.files.names import brief
 from guidxmage.files.untrusted import entry, listed, parsed_json
 
 # A protocol buffer, and what is said in it, are no larger.
@@ -46,6 +47,9 @@ def check(path: Path | str) -> Checked:
     pixels = image_of(expected, str(path))
     feed = _feed(session, metadata, expected, pixels, str(path))
     names = [one.name for one in session.get_outputs()]
+    missing = [one for one in listed(metadata, "outputs", str, str(path)) if one not in names]
+    if missing:
+        raise InputError(f"{path}: the graph has no output {brief(missing[0])}, which it tells of")
     try:
         values = session.run(names, feed)
     except Exception as error:  # onnxruntime's own kinds are of no public class
@@ -66,6 +70,8 @@ def _session(path: Path) -> Any:
 
     if not path.is_file():
         raise InputError(f"{path} is no file")
+    if path.name.endswith(FORMATS["pt2"]):
+        raise InputError(f"{path} is no ONNX file; the self-check runs in onnxruntime alone")
     if path.stat().st_size > _LARGEST_FILE:
         raise InputError(f"{path} is larger than any ONNX file may be")
     options = onnxruntime.SessionOptions()
@@ -87,6 +93,9 @@ def _metadata(session: Any, path: Path) -> dict[str, Any]:
     metadata = parsed_json(text, str(path))
     if entry(metadata, "schema", str, str(path)) != SCHEMA:
         raise InputError(f"{path} is of another version of guid-xmage export")
+    space = entry(metadata, "space", str, str(path))
+    if space not in ("pixels", "input"):
+        raise InputError(f"{path}: {brief(space)!r} is no space that is explained")
     found: dict[str, Any] = metadata
     return found
 

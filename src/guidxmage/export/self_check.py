@@ -33,8 +33,10 @@ _LARGEST_IMAGE = 2**28
 # Bytes of a trail that are kept, and which share of their bits may be others at any rate.
 _BYTES = 4096
 _FLIPPED = 1e-3
-# How many times the bound of `explain` a graph's own may be.
+# How many times the bound of `explain` a graph's own may be, or this that.
 _WIDER_BOUND = 4.0
+# Of all that is added up in float64, which another runtime adds up in another order.
+_SUMMED = 1e-11
 # How many times farther a map may be off than a change of the image within rounding moves it: then
 # decisions fall otherwise, as they do where a runtime sums in another order.
 _TIMES = 5
@@ -108,7 +110,7 @@ def expectation(
     if "trail" in outputs:
         flipped = (int(found.trail.distance(one.trail).total) for one in others)
         share = _TIMES * max(flipped) / max(1, found.trail.count)
-        tolerance["trail"] = max(_FLIPPED, share)
+        tolerance["trail"] = min(max(_FLIPPED, share), 1.0)
         more["trail"] = base64.b64encode(_sampled_bytes(_packed(found.trail)).tobytes()).decode()
     maps_of = {name: _double(tensor) for name, tensor in named.items()}
     return {
@@ -132,7 +134,7 @@ def _tolerance(name: str, found: Attribution, others: Sequence[Attribution], lea
     own: Tensor = getattr(found, name)
     size = max(float(own.norm()), torch.finfo(torch.float32).tiny)
     moved = (float((getattr(one, name) - own).norm()) / size for one in others)
-    return max(least, _TIMES * max(moved))
+    return min(max(least, _TIMES * max(moved)), 1.0)
 
 
 def _moved(name: str, found: Attribution, others: Sequence[Attribution]) -> float:
@@ -174,6 +176,22 @@ def deviations(
             found.append(_trail_deviation(check, values, name))
         else:
             found.append(_deviation(check, key, values.astype(np.float64).reshape(-1), name))
+    return [*found, *_own_sums(outputs)]
+
+
+def _own_sums(outputs: Mapping[str, Array]) -> list[Deviation]:
+    """What a consumer may count on without this file: the sum, and the residual in its bound."""
+    own = {key: values.astype(np.float64) for key, values in outputs.items()}
+    found = []
+    if {"score", "contributions", "bias", "residual"} <= own.keys():
+        score, bias, residual = (own[key].reshape(-1) for key in ("score", "bias", "residual"))
+        maps = own["contributions"].reshape(score.size, -1)
+        apart = np.abs(score - maps.sum(1) - bias - residual).max()
+        size = float((np.abs(maps).sum(1) + np.abs(bias) + np.abs(score)).max())
+        found.append(Deviation("score − Σ − bias − residual", float(apart), _SUMMED * size))
+    if {"residual", "bound"} <= own.keys():
+        beyond = np.abs(own["residual"]) - own["bound"]
+        found.append(Deviation("residual beyond the bound", float(beyond.max()), 0.0))
     return found
 
 
@@ -183,8 +201,8 @@ def _deviation(check: Mapping[str, Any], key: str, own: Array, name: str) -> Dev
     if key == "residual":
         return Deviation(key, float(np.abs(own).max()), 2 * bound)
     if key == "bound":  # the graph's layers are not folded, and its maps may have their own
-        apart = float(own.max()) / max(bound, 1e-300)
-        return Deviation(key, apart, _WIDER_BOUND)
+        ratios = np.maximum(own, 1e-300) / max(bound, 1e-300)
+        return Deviation(key, float(np.maximum(ratios, 1 / ratios).max()), _WIDER_BOUND)
     expected = _expected(check, key, own.size, name)
     allowed = 0.0
     if key != "target":
@@ -225,7 +243,11 @@ def _trail_deviation(check: Mapping[str, Any], values: Array, name: str) -> Devi
 
 
 def _tolerated(check: Mapping[str, Any], key: str, name: str) -> float:
-    return _number(entry(check, "tolerance", dict, name), key, name)
+    """A share, or of a single number how far it may be off."""
+    found = _number(entry(check, "tolerance", dict, name), key, name)
+    if not 0 <= found <= (1 if key not in ("bias", "unplaced") else np.finfo(np.float32).max):
+        raise InputError(f"{name}: the self-check allows {found:g} for {key}, which is no limit")
+    return found
 
 
 def _packed(trail: Trail) -> Array:

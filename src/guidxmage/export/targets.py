@@ -51,7 +51,10 @@ class GraphTarget:
                 side._classes(logits, given[name])
                 for side, name in zip(self.sides, (CLASS_INPUT, AGAINST_INPUT), strict=True)
             )
-            return first, _one_hot(first, logits) - _one_hot(second, logits)
+            one, other = _one_hot(first, logits), _one_hot(second, logits)
+            # Rather than a class that does not exist is as little as that class itself.
+            there = one.sum(-1, keepdim=True) * other.sum(-1, keepdim=True)
+            return first, (one - other) * there
         classes = self._classes(logits, given[CLASS_INPUT])
         return classes, _one_hot(classes, logits)
 

@@ -97,6 +97,7 @@ def explaining(
     from_bytes: bool = False,
 ) -> tuple[ExplainingModule, dict[str, Any]]:
     """The module that is exported, and what is said in the file; see `export`."""
+    outputs = (outputs,) if isinstance(outputs, str) else outputs
     _refuse(explainer, outputs, from_bytes)
     if depth is not None:
         outputs = (*outputs, *PLACED)
@@ -108,7 +109,9 @@ def explaining(
     cut = GraphCut.of(program, INPUT if depth is None else depth) if placed else None
     pixels = self_check.check_pixels(shape)
     image = torch.from_numpy(self_check.as_input(pixels, explainer.space)).to(program.dtype)
-    given = dict(zip(asked.inputs, (0, program.classes - 1), strict=False))
+    # Not 0, which a graph that ignores its class would explain as well.
+    last = program.classes - 1
+    given = dict(zip(asked.inputs, (min(1, last), last if last > 1 else 0), strict=False))
     site = None if cut is None else cut.depth.site
     found, *others = (
         explainer.explain(one, _asked(target, given), reference=reference, depth=site)
