@@ -92,12 +92,12 @@ def train(x: Tensor, y: Tensor, epochs: int) -> nn.Sequential:
             optimiser.step()
             rate.step()
             step += 1
-        print(f"epoch {epoch + 1} of {epochs}: loss {float(loss):.3f}", flush=True)
+        print(f"epoch {epoch + 1} of {epochs}: loss {loss.item():.3f}", flush=True)
     return model.eval().requires_grad_(False)
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, radius: float = 0.0) -> float:
-    """Share of images classified correctly, on images of PGD-20 within `radius` where it is not 0."""
+    """Share of images classified correctly, attacked by PGD-20 where `radius` is not 0."""
     right = 0
     for images, labels in zip(x.split(500), y.split(500), strict=True):
         attacked = pgd(model, images, labels, radius, 20) if radius else images

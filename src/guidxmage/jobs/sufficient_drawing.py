@@ -44,9 +44,7 @@ def draw(explainer: Explainer, found: SufficientPixels, scores: Tensor, path: Pa
         names=found.names,
     )
     examples = [_example(explainer, found, number) for number in _chosen(found)]
-    save_figure(
-        sufficient_figure(decided, examples, title(explainer, found), lines(found)), path
-    )
+    save_figure(sufficient_figure(decided, examples, title(explainer, found), lines(found)), path)
 
 
 def title(explainer: Explainer, found: SufficientPixels) -> str:

@@ -70,9 +70,7 @@ def sufficient_photos(  # noqa: PLR0917
     return results.each(photos, _dependence(explainer, job), make)
 
 
-def _dependence(
-    explainer: Explainer, job: SufficientJob
-) -> Callable[[Path], dict[str, Any]]:
+def _dependence(explainer: Explainer, job: SufficientJob) -> Callable[[Path], dict[str, Any]]:
     """What the result of a photo depends on besides its place."""
     network = explainer.fingerprint()
     masks = isinstance(job.objects, Path)

@@ -100,6 +100,4 @@ def _as_stored(explainer: Explainer) -> Explainer:
     if not all(torch.equal(one.float().double(), one) for one in wide):
         return explainer
     known = explainer.preprocessing if explainer.space == "pixels" else None
-    return Explainer(
-        explainer.model, preprocessing=known, name=explainer.name, dtype=torch.float32
-    )
+    return Explainer(explainer.model, preprocessing=known, name=explainer.name, dtype=torch.float32)

@@ -22,7 +22,6 @@ EXACT = "the PNG itself is a counterexample, pixel for pixel"
 INEXACT = "not in 8 bits: rounded, it is no counterexample; see arrays.npz"
 
 
-
 def arrays_of(explainer: Explainer, found: SufficientPixels) -> dict[str, Any]:
     """The arrays of a result: everything that a claim is about, in float64."""
     units = np.array([KINDS[verdict] for verdict in found.verdicts], dtype=np.uint8)
@@ -128,7 +127,7 @@ def examples_of(explainer: Explainer, found: SufficientPixels) -> list[dict[str,
                 "class": index,
                 "name": class_name(index, explainer.labels),
                 "largest_change": float((Z - found.image).abs().max()),
-                "pixels_changed": int((Z != found.image).any(0).sum()),
+                "pixels_changed": int((found.image != Z).any(0).sum()),
                 "png": None if levels is None else f"{EXAMPLES}/{number:04}.png",
                 "note": INEXACT if levels is None else EXACT,
                 "levels": levels,

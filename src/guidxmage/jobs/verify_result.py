@@ -32,7 +32,6 @@ from guidxmage.proof.certificate import Certificate
 from guidxmage.proof.evidence.statements import Place, unjudged
 from guidxmage.provenance import fingerprint
 
-
 # How the schemas of results begin that can be verified.
 _VERIFIED = ("guid-xmage/explanation/", "guid-xmage/sufficient/")
 

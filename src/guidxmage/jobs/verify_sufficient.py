@@ -13,15 +13,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from guidxmage.adversarial.certified.certify import certify
+from guidxmage.adversarial.certified.case import Case, in_double
+from guidxmage.adversarial.certified.decision import decided
 from guidxmage.adversarial.certified.sufficient import SufficientPixels
-from guidxmage.errors import InputError
+from guidxmage.adversarial.heuristic.target_model import Goal
+from guidxmage.engine.capture.as_found import running
+from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.explainer import Explainer
 from guidxmage.files.atomic import MANIFEST, is_sealed, sha256_of
 from guidxmage.files.untrusted import checked_array, entry, listed, optional, read_arrays
 from guidxmage.jobs.sufficient_photos import ARRAYS, FIGURE, SCHEMA
 from guidxmage.jobs.sufficient_queries import FOLDER, LIST, NETWORK, queries_of
-from guidxmage.jobs.sufficient_summary import KINDS, examples_of, reaches, summary
+from guidxmage.jobs.sufficient_summary import KINDS, arrays_of, examples_of, reaches, summary
 from guidxmage.jobs.verify_result import Check, Source, Verification, read_manifest_text, unread
 from guidxmage.provenance import fingerprint
 
@@ -29,6 +32,7 @@ from guidxmage.provenance import fingerprint
 _ROUNDING = 2.0**-50
 # Of sums and scores in float64, made again with other threads.
 _SUMS = 1e-9
+_BRANCHES = 100_000
 _NOT_EVIDENCE = {
     "seconds": "how long it took",
     "result.queries": "how it was come by",
@@ -64,7 +68,7 @@ def read_sufficient_source(folder: Path) -> tuple[dict[str, Any], Source]:
 
 
 def check_sufficient_files(folder: Path) -> Check:
-    """Whether the folder holds the files that its manifest lists, as they were written, no others."""
+    """Whether the folder holds what its manifest lists, as it was written, and nothing else."""
     manifest, text = read_manifest_text(folder)
     if not is_sealed(text):
         return Check("files", False, f"{MANIFEST} was changed")
@@ -122,6 +126,9 @@ def verify_sufficient(
         found = restored(manifest, folder)
     except InputError as error:
         return Verification((*checks, Check("arrays", False, str(error))), {})
+    labels = explainer.labels
+    explainer = in_double(explainer)
+    explainer.labels = labels
     case = _Saved(folder, manifest, found, explainer, labelled, seconds)
     checks += [case.image(photo), case.answer()]
     if all(check.passed is not False for check in checks):
@@ -229,9 +236,12 @@ class _Saved:
     def _stated(self) -> Check:
         """Whether all numbers and sentences follow from the arrays and the network."""
         found, arrays = self.found, read_arrays(self.folder / ARRAYS)
-        units = np.append(np.array([KINDS[v] for v in found.verdicts], np.uint8), np.uint8(0))
-        if not np.array_equal(arrays.get("verdicts"), units[found.parts.numpy()]):
-            return Check("manifest", False, "the map of verdicts is not that of the units")
+        wanted = arrays_of(self.explainer, found)
+        for name in sorted(wanted.keys() | arrays.keys()):
+            if name not in wanted:
+                return Check("manifest", False, f"the array {name} is judged by nothing")
+            if name not in arrays or not np.array_equal(arrays[name], wanted[name]):
+                return Check("manifest", False, f"the array {name} does not follow from the others")
         scores = self.explainer.logits(found.image)
         expected = summary(self.explainer, found, scores)
         given = entry(self.manifest, "result", dict, str(self.folder))
@@ -260,7 +270,9 @@ class _Saved:
         shown = set(found.counterexample_of.tolist())
         if needed != shown:
             unit = min(needed ^ shown)
-            words = "needed, without a counterexample" if unit in needed else "not said to be needed"
+            words = (
+                "needed, without a counterexample" if unit in needed else "not said to be needed"
+            )
             return Check("counterexamples", False, f"unit {unit} is {words}")
         for number, Z in enumerate(found.counterexamples):
             if fault := self._fault(Z, int(found.counterexample_of[number])):
@@ -293,7 +305,9 @@ class _Saved:
                 pixels = np.atleast_3d(np.asarray(picture)).astype(np.float64) / 255
             Z = torch.from_numpy(pixels).permute(2, 0, 1)
             same = Z.shape == self.found.image.shape
-            fault = self._fault(Z, int(self.found.counterexample_of[number])) if same else "its size"
+            fault = (
+                self._fault(Z, int(self.found.counterexample_of[number])) if same else "its size"
+            )
             if fault:
                 return Check("pictures", False, f"{one['png']}: {fault}")
             count += 1
@@ -341,16 +355,15 @@ class _Saved:
         """proved, sample or unknown for free pixels (H, W), and what is said of it."""
         if not bool(free.any()):
             return "proved", "nothing may change"
-        found = self.found
-        answer = certify(
-            self.explainer,
-            found.image,
-            norm=found.norm,
-            mask=free,
-            within=found.epsilon,
-            rather_than=None if found.rather_than < 0 else found.rather_than,
-            seconds=self.seconds,
-        )
+        found, goal = self.found, Goal(torch.tensor([self.found.from_class]), targeted=False)
+        X = found.image[None]
+        inside = free.expand(found.image.shape)
+        case = Case(self.explainer, X, goal, found.norm, inside, found.rather_than)
+        try:
+            with running(self.explainer.model):
+                answer = decided(case, found.epsilon, [], (self.seconds, _BRANCHES))
+        except (InputError, UnsupportedOperatorError) as error:
+            return "unknown", f"not re-proved: {error}"
         if answer.verdict == "proved":
             return "proved", f"proved again, {answer.nodes:,} branches in {answer.seconds:.1f} s"
         if answer.verdict == "sample":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from guidxmage.view.attack import amplification, picture
+from guidxmage.view.attack import picture
 from guidxmage.view.canvas import FAINT_INK, Canvas, fitted
 from guidxmage.view.colors import RGB
 from guidxmage.view.outlines import draw_names, nearest
@@ -134,11 +134,13 @@ def marked_picture(decided: Decided, box: int) -> RGB:
 def pattern(kind: int, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """Where a kind's pattern is drawn: none for needed, hatching for irrelevant, dots else."""
     rows, columns = np.indices(shape)
+    drawn: npt.NDArray[np.bool_] = np.zeros(shape, dtype=bool)
     if kind == IRRELEVANT:
-        return (rows + columns) % _PERIOD == 0
+        drawn = (rows + columns) % _PERIOD == 0
     if kind == UNKNOWN:
-        return (rows % _PERIOD < 2) & ((columns + rows // _PERIOD % 2 * _PERIOD // 2) % _PERIOD < 2)
-    return np.zeros(shape, dtype=bool)
+        shifted = columns + rows // _PERIOD % 2 * _PERIOD // 2  # every other row of dots
+        drawn = (rows % _PERIOD < 2) & (shifted % _PERIOD < 2)
+    return drawn
 
 
 def alone(decided: Decided, box: int) -> RGB:
@@ -167,9 +169,7 @@ def _cell(
     height, width = fitted(pixels.shape[:2], BOX)
     if ringed is not None and np.count_nonzero(ringed) > 1:
         pixels, ringed = _ringed(pixels, ringed, (height, width)), None
-    axes = canvas.picture(
-        pixels, left + (BOX - width) // 2, TITLE + CAPTION, width, height
-    )
+    axes = canvas.picture(pixels, left + (BOX - width) // 2, TITLE + CAPTION, width, height)
     if ringed is not None and ringed.any():
         rows, columns = np.nonzero(ringed)
         tall, wide = ringed.shape
@@ -269,9 +269,7 @@ def _legend(canvas: Canvas, decided: Decided, top: int) -> None:
         canvas.text(left + _WORDS, down + 2, said, color=FAINT_INK)
 
 
-def _changes(
-    canvas: Canvas, decided: Decided, shown: Sequence[Counterexample], top: int
-) -> None:
+def _changes(canvas: Canvas, decided: Decided, shown: Sequence[Counterexample], top: int) -> None:
     """How strongly each counterexample differs from the photo."""
     for number, example in enumerate(shown):
         delta = example.image - decided.image
