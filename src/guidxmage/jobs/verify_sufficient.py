@@ -169,6 +169,8 @@ def restored(manifest: Mapping[str, Any], folder: Path) -> SufficientPixels:
         raise InputError(f"{name}: a counterexample is of a unit that there is not")
     if names and len(names) != len(units):
         raise InputError(f"{name}: there are {len(names)} names for {len(units)} units")
+    if not names and not np.array_equal(parts.ravel(), np.arange(len(units))):
+        raise InputError(f"{name}: without names, the units are the single pixels")
     objects = listed(result, "objects", dict, name) if names else []
     verdicts = tuple(words[int(number)] for number in units)
     return SufficientPixels(
