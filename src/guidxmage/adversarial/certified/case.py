@@ -55,6 +55,18 @@ def goal_of(own: Tensor, label: int | None, target: int | None) -> Goal:
     return Goal(own if label is None else torch.as_tensor(label).reshape(1), targeted=False)
 
 
+def rival_of(rather_than: int | None, own: int, logits: Tensor) -> int:
+    """The only class that counts as another answer, −1 for any; InputError where it is none."""
+    classes = logits.shape[1]
+    if rather_than is None:
+        return -1
+    if not (0 <= rather_than < classes and rather_than != own):
+        raise InputError(
+            f"rather_than is {rather_than}; give another class than {own}, from 0 to {classes - 1}"
+        )
+    return int(rather_than)
+
+
 def free_entries(mask: Tensor | None, X: Tensor) -> Tensor:
     """Which entries of an image (C, H, W) may change; the mask has been checked by the attack."""
     if mask is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import inf, isfinite, nan
@@ -22,6 +22,7 @@ from guidxmage.adversarial.certified.case import (
     goal_of,
     in_double,
     one_image,
+    rival_of,
 )
 from guidxmage.adversarial.certified.decision import CertifiedDecision, decided
 from guidxmage.adversarial.certified.enclosure import Enclosure
@@ -114,6 +115,7 @@ def certify(
     upper: Tensor | None = None,
     progress: Progress | None = None,
     within: float,
+    rather_than: int | None = None,
 ) -> CertifiedDecision: ...
 
 
@@ -131,6 +133,7 @@ def certify(
     upper: Tensor | None = None,
     progress: Progress | None = None,
     within: float | None = None,
+    rather_than: int | None = None,
 ) -> CertifiedMinimum | CertifiedDecision:
     """The certified smallest perturbation of an image in [0, 1] that changes the answer.
 
@@ -143,39 +146,38 @@ def certify(
 
     within: only decide whether a perturbation of at most this size changes the answer, which is
     much quicker; the search ends as soon as it is proved that none does, or a sample is found, and
-    a `CertifiedDecision` says which. Here progress is told the bounds 0 and inf.
+    a `CertifiedDecision` says which. Here progress is told the bounds 0 and inf, and rather_than
+    may name the only class that counts as another answer.
 
     Raises InputError for unusable input, UnsupportedOperatorError for networks that are not
     piecewise linear or that jump. The network and the global random state are untouched.
     """
+    check_size(norm, "within", within)
     if not (seconds > 0 and max_nodes > 0 and tolerance > 0):
         raise InputError("seconds, max_nodes and tolerance must be above 0")
-    check_size(norm, "within", within)
+    if rather_than is not None and (within is None or target is not None):
+        raise InputError("rather_than needs within, and no target")
     explainer = as_explainer(model)
     refuse_other_outputs(explainer)  # what is computed in float64 is explained as class scores
     explainer = in_double(explainer)
     with running(explainer.model):
         X = one_image(explainer, image)
-        # It checks the arguments in any case.
-        budget = _ATTACK if upper is None and within is None else 1
+        budget = _ATTACK if upper is None and within is None else 1  # it checks arguments, too
         found = attack(explainer, X, label, norm=norm, targets=target, mask=mask, budget=budget)
         goal = goal_of(found.from_class, label, target)
-        case = Case(explainer, X, goal, norm, free_entries(mask, X))
-        if within is not None:
-            known = [] if upper is None else [explainer.read(upper)]
-            known += [found.adversarial[0]] if bool(found.success[0]) else []
-            tell = None if progress is None else lambda nodes: progress(nodes, 0.0, inf)
-            return decided(case, within, known, (seconds, max_nodes), tell)
+        rival = rival_of(rather_than, int(goal.classes), explainer.run(X))
+        case = Case(explainer, X, goal, norm, free_entries(mask, X), rival)
         size = float(found.norm[0]) if bool(found.success[0]) else inf
+        starts = [] if upper is None else [explainer.read(upper)]
+        starts += [found.adversarial[0]] if isfinite(size) else []
+        if within is not None:
+            tell = None if progress is None else lambda nodes: progress(nodes, 0.0, inf)
+            return decided(case, within, starts, (seconds, max_nodes), tell)
         attacked = size if upper is None else nan
         search = _Search(case, tolerance, progress)
         if bool(found.already[0]):
             return search.certificate("", attacked, unchanged=True)
-        starts = [] if upper is None else [explainer.read(upper)]
-        starts += [found.adversarial[0]] if isfinite(size) else []
-        for start in starts:
-            search.offer(case.delta(start))
-        return search.certificate(search.run(seconds, max_nodes), attacked)
+        return search.certificate(search.run(starts, seconds, max_nodes), attacked)
 
 
 # Points are tried a little farther out than where a relaxation or a region has its nearest point.
@@ -226,8 +228,10 @@ class _Search:
             self.best, self.upper = Z, size
             self.bounder.best = size
 
-    def run(self, seconds: float, max_nodes: int) -> str:
-        """Search; returns why it stopped, empty where nothing is left to search."""
+    def run(self, starts: Sequence[Tensor], seconds: float, max_nodes: int) -> str:
+        """Search from known samples; why it stopped, empty where nothing is left to search."""
+        for start in starts:
+            self.offer(self.case.delta(start))
         self.deadline = monotonic() + seconds
         self._plant()
         while self.waiting:

@@ -28,6 +28,8 @@ _ROOT, _BRANCH = 20, 6
 _PRODUCTS, _MOST = 4e7, 128
 # All branches together take no more memory than this, in bytes.
 _MEMORY = 2e9
+# Networks with more ReLUs than this are not bounded.
+MOST_RELUS = 20_000
 # The form is rewritten without its decided ReLUs where this share of them is left at most.
 _WORTH_FOLDING = 0.8
 
@@ -85,7 +87,7 @@ class Decider:
     decided. `narrow` keeps it for all questions to come.
     """
 
-    def __init__(self, case: Case, radius: float, most: int = 5000) -> None:
+    def __init__(self, case: Case, radius: float, most: int) -> None:
         self.case, self.radius = case, radius
         self.ascent = Ascent(case, radius)
         form = case.form(most)
@@ -168,7 +170,7 @@ def decided(
     found = [ascent.sample(start[0]) for start in starts]  # the image itself first
     found += [ascent.sample(ascent.climb(start, every)[0]) for start in starts]
     samples = [Z for Z in found if Z is not None]
-    decider = Decider(case, within)
+    decider = Decider(case, within, MOST_RELUS)
     if samples:
         answer = Answer("sample", samples[0])
     else:

@@ -131,7 +131,6 @@ class Relaxed:
         self.form, self.goals, self.together = form, goals, together
         self.enclosure = enclosure
         self.first = 1 + form.inputs
-        self.rows = [form.rows[level, : self.first + level.start] for level in form.levels]
         self.sizes = magnitudes(form, enclosure.box)
         self.unit = rounding(form)
         self.slack = slack + self.unit * float((np.abs(goals) @ self.sizes).max(initial=0))
@@ -181,13 +180,14 @@ class Relaxed:
         total = domains.weights @ self.goals
         below = np.where(domains.open, domains.alpha, slope)
         pressed = domains.beta * domains.sign
-        for level, rows in zip(reversed(self.form.levels), reversed(self.rows), strict=True):
+        levels = zip(self.form.levels, self.form.blocks, strict=True)
+        for level, blocks in reversed(list(levels)):
             known, end = self.first + level.start, self.first + level.stop
             factor = total[:, known:end]
             up, down = factor.clip(0), factor.clip(None, 0)
             total[:, 0] += np.einsum("bn,bn->b", up, offset[:, level])
             through = up * slope[:, level] + down * below[:, level] + pressed[:, level]
-            total[:, :known] += through @ rows
+            blocks.add(through, total[:, :known])
         return total[:, : self.first], total[:, self.first :]
 
     def _values(
@@ -199,8 +199,8 @@ class Relaxed:
         inputs = np.zeros_like(domains.alpha)
         values = np.zeros((len(delta), self.first + len(self.form)))
         values[:, 0], values[:, 1 : self.first] = 1, delta
-        for level, rows in zip(self.form.levels, self.rows, strict=True):
-            z = values[:, : self.first + level.start] @ rows.T
+        for level, blocks in zip(self.form.levels, self.form.blocks, strict=True):
+            z = blocks.values(values[:, : self.first + level.start])
             inputs[:, level] = z
             above = slope[:, level] * z + offset[:, level]
             y = np.where(factors[:, level] > 0, above, below[:, level] * z)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from guidxmage.adversarial.certified.ascent import Ascent
-from guidxmage.adversarial.certified.case import Case, check_size, in_double, one_image
-from guidxmage.adversarial.certified.decision import CertifiedDecision, Decider
+from guidxmage.adversarial.certified.case import Case, check_size, in_double, one_image, rival_of
+from guidxmage.adversarial.certified.decision import MOST_RELUS, CertifiedDecision, Decider
 from guidxmage.adversarial.certified.growth import IRRELEVANT, NEEDED, UNKNOWN, Growth
 from guidxmage.adversarial.heuristic.target_model import Goal, as_explainer, refuse_other_outputs
 from guidxmage.engine.capture.as_found import running
@@ -26,8 +26,8 @@ from guidxmage.reports.short_repr import short_repr
 
 Progress = Callable[[int, int, int], None]
 
-# Networks with more ReLUs than this, or more numbers in their form, are not bounded.
-_MOST_RELUS, _MOST_NUMBERS = 20_000, 500_000_000
+# Larger images, in numbers, are not bounded.
+_MOST_ENTRIES = 25_000
 # Single pixels are climbed to only where there are no more than this many.
 _MOST_UNITS = 20_000
 # The questions about single objects take this share of the time at most.
@@ -170,14 +170,10 @@ def _case(
     logits = explainer.run(X)
     if not bool(torch.isfinite(logits).all()):
         raise InputError("the network's scores for this image are not finite")
-    own, classes = int(logits.argmax()), logits.shape[1]
+    own = int(logits.argmax())
     if label is not None and int(label) != own:
         raise InputError(f"the network answers class {own}, not {label}; leave out label")
-    rival = -1 if rather_than is None else int(rather_than)
-    if rather_than is not None and not (0 <= rival < classes and rival != own):
-        raise InputError(
-            f"rather_than is {rather_than}; give another class than {own}, from 0 to {classes - 1}"
-        )
+    rival = rival_of(rather_than, own, logits)
     goal = Goal(torch.tensor([own]), targeted=False)
     free = torch.ones_like(X[0], dtype=torch.bool)
     case = Case(explainer, X, goal, norm, free, rival)
@@ -215,10 +211,10 @@ def _ordered(order: str | Sequence[int], count: int) -> list[int] | None:
 
 def _decider(case: Case, epsilon: float) -> tuple[Decider | None, str]:
     """What bounds the network, or why nothing can."""
-    if case.X.numel() * _MOST_RELUS > _MOST_NUMBERS:
+    if case.X.numel() > _MOST_ENTRIES:
         return None, "the image is too large for bounds of the network"
     try:
-        return Decider(case, epsilon, _MOST_RELUS), ""
+        return Decider(case, epsilon, MOST_RELUS), ""
     except (InputError, UnsupportedOperatorError) as error:
         return None, str(error)
 
