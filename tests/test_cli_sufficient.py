@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from guidxmage.adversarial.certified import decision
+from guidxmage.adversarial import certify
 from guidxmage.cli import app
 from guidxmage.cli.sufficient import radius_of
 from guidxmage.errors import InputError
@@ -397,11 +397,11 @@ def test_another_network_or_photo_fails(folder: Path) -> None:
 def test_what_is_not_proved_again_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts neither for the result nor against it."""
 
-    def late(*arguments: Any) -> Any:
-        answer = decision.decided(*arguments)
+    def late(*arguments: Any, **options: Any) -> Any:
+        answer = certify(*arguments, **options)
         return replace(answer, verdict="unknown", reason="the time is over")
 
-    monkeypatch.setattr(verify_sufficient, "decided", late)
+    monkeypatch.setattr(verify_sufficient, "certify", late)
     result = run("verify", RESULT, "--model", NET)
     assert result.exit_code == 0
     assert "–    claim: not re-proved in the time (the time is over)" in result.stdout
@@ -503,7 +503,7 @@ def test_the_figure_says_what_was_decided() -> None:
     unit = np.array([[True, False], [False, False]])
     example = Counterexample(np.full((2, 2, 1), 0.6), "nine", 2.0, unit)
     said = words(sufficient_figure(decided(verdicts), [example], "title", ["line"]))
-    for part in ("needed: 1 of 4 pixels (25 %)", "these 2 of 4 pixels fix the answer", "nine"):
+    for part in ("needed: 1 of 4 pixels (25 %)", "2 of 4 pixels fix the answer", "nine"):
         assert part in said
     assert "4 pixels differ, by 25.5/255 at most" in said
 

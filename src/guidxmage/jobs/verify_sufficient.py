@@ -13,11 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from guidxmage.adversarial.certified.case import Case, in_double
-from guidxmage.adversarial.certified.decision import decided
+from guidxmage.adversarial.certified.case import in_double
+from guidxmage.adversarial.certified.certify import certify
 from guidxmage.adversarial.certified.sufficient import SufficientPixels
-from guidxmage.adversarial.heuristic.target_model import Goal
-from guidxmage.engine.capture.as_found import running
 from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.explainer import Explainer
 from guidxmage.files.atomic import MANIFEST, is_sealed, sha256_of
@@ -32,7 +30,6 @@ from guidxmage.provenance import fingerprint
 _ROUNDING = 2.0**-50
 # Of sums and scores in float64, made again with other threads.
 _SUMS = 1e-9
-_BRANCHES = 100_000
 _NOT_EVIDENCE = {
     "seconds": "how long it took",
     "result.queries": "how it was come by",
@@ -357,13 +354,17 @@ class _Saved:
         """proved, sample or unknown for free pixels (H, W), and what is said of it."""
         if not bool(free.any()):
             return "proved", "nothing may change"
-        found, goal = self.found, Goal(torch.tensor([self.found.from_class]), targeted=False)
-        X = found.image[None]
-        inside = free.expand(found.image.shape)
-        case = Case(self.explainer, X, goal, found.norm, inside, found.rather_than)
+        found = self.found
         try:
-            with running(self.explainer.model):
-                answer = decided(case, found.epsilon, [], (self.seconds, _BRANCHES))
+            answer = certify(
+                self.explainer,
+                found.image,
+                norm=found.norm,
+                mask=free,
+                within=found.epsilon,
+                rather_than=None if found.rather_than < 0 else found.rather_than,
+                seconds=self.seconds,
+            )
         except (InputError, UnsupportedOperatorError) as error:
             return "unknown", f"not re-proved: {error}"
         if answer.verdict == "proved":

@@ -221,7 +221,7 @@ def _fixed(decided: Decided) -> str:
         return "all of it: nothing is irrelevant"
     if not fixed:
         return "no pixel has to be fixed"
-    return f"these {fixed:,} of {total:,} pixels fix the answer"
+    return f"{fixed:,} of {total:,} pixels fix the answer"
 
 
 def _share(decided: Decided) -> str:
