@@ -113,8 +113,10 @@ SUBJECTS = {
     "digits-80": Subject(lambda: digits(1), "0.1", 20, 60),
     "digits-544": Subject(lambda: digits(2), "0.1", 10, 60),
     "digits-1088": Subject(lambda: digits(3), "0.1", 10, 60),
-    "small": Subject(lambda: fashion("small"), "32/255", 5, 60),
-    "small_plain": Subject(lambda: fashion("small_plain"), "12/255", 5, 60),
+    "small": Subject(lambda: fashion("small"), "8/255", 10, 60),
+    "small-far": Subject(lambda: fashion("small"), "32/255", 5, 60),
+    "small_plain": Subject(lambda: fashion("small_plain"), "4/255", 10, 60),
+    "small_plain-far": Subject(lambda: fashion("small_plain"), "12/255", 5, 60),
     "robust": Subject(lambda: fashion("robust"), "16/255", 2, 60),
     "garments": Subject(garments, "2/255", 4, 120),
 }
