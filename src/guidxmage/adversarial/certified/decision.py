@@ -15,23 +15,27 @@ from guidxmage.adversarial.certified.ascent import Ascent, limited
 from guidxmage.adversarial.certified.case import Case
 from guidxmage.adversarial.certified.domains import Bound, Domains, Relaxed, magnitudes, rounding
 from guidxmage.adversarial.certified.enclosure import Enclosure
-from guidxmage.adversarial.certified.nearest_point import nearest
+from guidxmage.adversarial.certified.nearest_point import inside
 from guidxmage.adversarial.certified.relaxation import Bounds, tightened
+from guidxmage.engine.linear_regions.relu_form import ReluForm
+from guidxmage.errors import InputError
 from guidxmage.reports.short_repr import short_repr
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 # Steps of the descent for the whole problem, and for each of its branches.
-_ROOT, _BRANCH = 20, 6
+_ROOT, _BRANCH, _LEAF = 20, 6, 40
+# So many ReLUs of a branch are tried before it is split.
+_TRIED = 3
 # A batch of branches costs about this many products, and holds so many branches at most.
 _PRODUCTS, _MOST = 4e7, 128
 # All branches together take no more memory than this, in bytes.
 _MEMORY = 2e9
 # Networks with more ReLUs than this are not bounded.
 MOST_RELUS = 20_000
-# The form is rewritten without its decided ReLUs where this share of them is left at most.
-_WORTH_FOLDING = 0.8
+# Lines are fitted to each open ReLU of a level where this product of ReLUs is not exceeded.
+_WORTH_FITTING = 200_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +101,8 @@ class Decider:
         self.relus = len(form)
         everything = self.enclosure(np.ones(form.inputs, dtype=bool))
         sizes = magnitudes(form, everything.box)
+        if not np.isfinite(sizes).all():
+            raise InputError("the network's weights are too large or not finite: it has no bounds")
         self.slack = rounding(form) * float((np.abs(self.goals) @ sizes).max(initial=0))
         reached = sizes[1 + form.inputs :]
         self.bounds = Bounds(-reached, reached.copy())
@@ -110,21 +116,33 @@ class Decider:
 
     def narrow(self, free: Flags) -> None:
         """From now on questions are about subsets of `free` (n,) alone."""
-        bounds = tightened(self.form, self.bounds, self.enclosure(free))
-        self.form, kept = self.form.folded(bounds.on, bounds.off, self.goals)
-        self.goals = self.form.heads
-        self.bounds = bounds.take(kept)
-
-    def relaxed(self, free: Flags) -> tuple[Relaxed, Bounds]:
-        """The problem for a free set, with the ReLUs' bounds for exactly that set."""
         enclosure = self.enclosure(free)
         bounds = tightened(self.form, self.bounds, enclosure)
-        form, goals = self.form, self.goals
-        if bounds.open.sum() < _WORTH_FOLDING * len(form):
-            form, kept = form.folded(bounds.on, bounds.off, goals)
-            goals, bounds = form.heads, bounds.take(kept)
-        made = Relaxed(form, goals, enclosure, together=self.together, slack=self.slack)
-        return made, bounds
+        relaxed, bounds = self._folded(self._fitted(bounds, enclosure), enclosure)
+        self.form, self.goals, self.bounds = relaxed.form, relaxed.goals, bounds
+
+    def _folded(self, bounds: Bounds, enclosure: Enclosure) -> tuple[Relaxed, Bounds]:
+        """The problem without the ReLUs that are decided."""
+        form, kept = self.form.folded(bounds.on, bounds.off, self.goals)
+        return self._relaxed(form, form.heads, enclosure), bounds.take(kept)
+
+    def _relaxed(self, form: ReluForm, goals: Array, enclosure: Enclosure) -> Relaxed:
+        return Relaxed(form, goals, enclosure, together=self.together, slack=self.slack)
+
+    def _fitted(self, bounds: Bounds, enclosure: Enclosure) -> Bounds:
+        """Closer bounds in levels of a few open ReLUs: the lines are fitted to each of them."""
+        form, bounds = self.form, Bounds(bounds.low.copy(), bounds.high.copy())
+        for level in form.levels[1:]:
+            numbers = level.start + np.flatnonzero(bounds.open[level])
+            if not 0 < len(numbers) * len(form) <= _WORTH_FITTING:
+                continue
+            goals = np.concatenate([form.rows[numbers], -form.rows[numbers]])
+            relaxed = Relaxed(form, goals, enclosure, together=False, slack=self.slack)
+            roots = Domains.roots(bounds, np.eye(len(goals)))
+            high, low = np.split(relaxed.bound(roots, _ROOT, enough=inf).high, 2)
+            bounds.high[numbers] = np.fmin(bounds.high[numbers], high)
+            bounds.low[numbers] = np.fmax(bounds.low[numbers], -low)
+        return bounds
 
     def roots(self, bounds: Bounds) -> Domains:
         """One branch for each way to reach the goal."""
@@ -133,8 +151,10 @@ class Decider:
         return Domains.roots(bounds, weights)
 
     def root(self, free: Flags, steps: int = _ROOT) -> tuple[Relaxed, Bound]:
-        """The problem without any branching."""
-        relaxed, bounds = self.relaxed(free)
+        """The problem without any branching, with the ReLUs' bounds for exactly that set."""
+        enclosure = self.enclosure(free)
+        relaxed = self._relaxed(self.form, self.goals, enclosure)
+        bounds = tightened(self.form, self.bounds, enclosure)
         return relaxed, relaxed.bound(self.roots(bounds), steps)
 
     def ask(
@@ -147,6 +167,13 @@ class Decider:
         """The answer for a free set (n,), by branching until the clock `monotonic` says `until`."""
         began = monotonic()
         relaxed, bound = self.root(free)
+        if not (bound.high < 0).all():
+            known = bound.domains
+            bounds = Bounds(known.low[0], known.high[0])
+            relaxed, bounds = self._folded(
+                self._fitted(bounds, relaxed.enclosure), relaxed.enclosure
+            )
+            bound = relaxed.bound(self.roots(bounds), _ROOT)
         found = _Branching(self, relaxed, free, tell).run(bound, until, max_nodes)
         return replace(found, seconds=monotonic() - began)
 
@@ -222,11 +249,10 @@ class _Branching:
             if self.nodes >= max_nodes or len(self.open) > self.most:
                 return self._unknown(f"{self.nodes} branches have been bounded")
             chosen = np.argsort(-self.high)[: self.batch]
-            domains, numbers = self.open.take(chosen), self._numbers(chosen)
+            domains, missed = self.open.take(chosen), self.missed[chosen]
             self._drop(chosen)
-            leaves = np.flatnonzero(numbers < 0)
-            for leaf in leaves:
-                self._finish(domains.take(np.array([leaf])))
+            numbers = self._numbers(domains, missed)
+            self._finish_all(domains.take(np.flatnonzero(numbers < 0)))
             rest = np.flatnonzero(numbers >= 0)
             if len(rest) and self.sample is None:
                 children = domains.take(rest).split(numbers[rest])
@@ -251,16 +277,23 @@ class _Branching:
         self.open = self.open.take(kept)
         self.high, self.missed = self.high[kept], self.missed[kept]
 
-    def _numbers(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The ReLU to split in each of some branches, −1 where none is open."""
-        assert self.open is not None
-        low, high = self.open.low[rows], self.open.high[rows]
-        score, open_ = self.missed[rows], self.open.open[rows]
-        width = np.where(open_, np.minimum(-low, high), -1.0)
-        if not width.shape[1]:
-            return np.full(len(rows), -1)
-        numbers = np.where(score.max(1) > 0, score.argmax(1), width.argmax(1))
-        return np.where(open_.any(1), numbers, -1)
+    def _numbers(self, domains: Domains, missed: Array) -> NDArray[np.int64]:
+        """The ReLU to split in each of some branches, −1 where none is open.
+
+        Of those where the lines miss most, the one whose worse side is bounded best.
+        """
+        if not missed.shape[1]:
+            return np.full(len(domains), -1)
+        width = np.where(domains.open, np.minimum(-domains.low, domains.high), -1.0)
+        widest = np.where(domains.open.any(1), width.argmax(1), -1)
+        k = min(_TRIED, missed.shape[1])
+        tried = np.argsort(-missed, axis=1)[:, :k]
+        rows = np.repeat(np.arange(len(domains)), k)
+        sides = self.relaxed.bound(domains.take(rows).split(tried.flatten()), 0).high
+        worse = np.maximum(*np.split(sides, 2)).reshape(-1, k)
+        worse = np.where(np.take_along_axis(missed, tried, 1) > 0, worse, np.inf)
+        best = np.take_along_axis(tried, worse.argmin(1)[:, None], 1)[:, 0]
+        return np.where(missed.max(1) > 0, best, widest)
 
     def _try(self, deltas: Array) -> None:
         """Points of the relaxation, where the network may say that they are samples."""
@@ -273,6 +306,15 @@ class _Branching:
             if margin[row] > 0 and self.sample is None:
                 self.sample = self.ascent.sample(deltas[row])
 
+    def _finish_all(self, leaves: Domains) -> None:
+        """Branches where all is decided: fitting multipliers for longer closes most."""
+        if not len(leaves):
+            return
+        bound = self.relaxed.bound(leaves, _LEAF)
+        for row in np.flatnonzero(~(bound.high < 0)):
+            if self.sample is None:
+                self._finish(bound.domains.take(np.array([row])))
+
     def _finish(self, leaf: Domains) -> None:
         """All is decided in a branch: its points are a polytope, and the nearest tells."""
         form, together = self.relaxed.form, self.relaxed.together
@@ -284,12 +326,12 @@ class _Branching:
         sizes = np.maximum(np.linalg.norm(functions[:, 1:], axis=1), 1e-12)
         C, d = functions[:, 1:] / sizes[:, None], -functions[:, 0] / sizes
         enclosure = self.relaxed.enclosure
-        for inside in (-1.0, 1.0, 1e3):  # first with room for rounding, then a hair inside
-            need = d + inside * self.relaxed.slack / sizes
+        for room in (-1.0, 1.0, 1e3):  # first with room for rounding, then a hair inside
+            need = d + room * self.relaxed.slack / sizes
             most = enclosure.radius * (1 + 1e-9)
             box, norm = enclosure.box, enclosure.norm
-            found = nearest(C, need, box, norm, beta=np.zeros(len(d)), most=most)
-            if inside < 0 and found.beyond:
+            found = inside(C, need, box, norm, most)
+            if room < 0 and found.beyond:
                 return
             if not found.beyond:
                 self._try(found.delta[None])

@@ -141,7 +141,9 @@ class Relaxed:
         best: Bound | None = None
         moves = [Steps(np.zeros_like(domains.alpha), np.zeros_like(domains.alpha)) for _ in "ab"]
         for number in range(steps + 1):
-            functions, factors = self._functions(domains, slope, offset)
+            functions, factors = self._functions(
+                domains.weights @ self.goals, domains, (slope, offset)
+            )
             delta = self.enclosure.farthest(functions)
             inputs, values = self._values(delta, domains, factors, (slope, offset))
             pressed = np.abs(domains.beta) @ self.sizes[self.first :]
@@ -155,7 +157,7 @@ class Relaxed:
             down = np.where(domains.open, factors.clip(None, 0), 0) * inputs
             alpha = (domains.alpha - rate * moves[0].move(down)).clip(0, 1)
             push = np.where(domains.sign != 0, domains.sign, 0) * inputs
-            beta = (domains.beta - 0.3 * rate * size * moves[1].move(push)).clip(0)
+            beta = (domains.beta - rate * size * moves[1].move(push)).clip(0)
             beta = np.where(domains.sign != 0, beta, 0)
             weights = self._weights(domains, values)
             domains = replace(domains, alpha=alpha, beta=beta, weights=weights)
@@ -164,7 +166,7 @@ class Relaxed:
 
     def functions(self, domains: Domains) -> Array:
         """Affine functions of (1, δ) that are nowhere below the goals, (B, 1 + n)."""
-        return self._functions(domains, *_chords(domains))[0]
+        return self._functions(domains.weights @ self.goals, domains, _chords(domains))[0]
 
     def _weights(self, domains: Domains, values: Array) -> Array:
         """The goals that fail most at the relaxed point count for more."""
@@ -175,14 +177,18 @@ class Relaxed:
         weights = domains.weights * np.exp(-0.5 * above / (above.max(1, keepdims=True) + 1e-30))
         return np.asarray(weights / weights.sum(1, keepdims=True))
 
-    def _functions(self, domains: Domains, slope: Array, offset: Array) -> tuple[Array, Array]:
-        """Affine functions of δ (B, 1 + n) that are nowhere below the goals, and factors (B, N)."""
-        total = domains.weights @ self.goals
+    def _functions(
+        self, total: Array, domains: Domains, lines: tuple[Array, Array]
+    ) -> tuple[Array, Array]:
+        """Affine functions of δ (B, 1 + n) nowhere below `total` (B, …), and factors (B, N)."""
+        slope, offset = lines
         below = np.where(domains.open, domains.alpha, slope)
         pressed = domains.beta * domains.sign
         levels = zip(self.form.levels, self.form.blocks, strict=True)
         for level, blocks in reversed(list(levels)):
             known, end = self.first + level.start, self.first + level.stop
+            if known >= total.shape[1]:
+                continue
             factor = total[:, known:end]
             up, down = factor.clip(0), factor.clip(None, 0)
             total[:, 0] += np.einsum("bn,bn->b", up, offset[:, level])
@@ -224,9 +230,10 @@ def magnitudes(form: ReluForm, box: Box) -> Array:
     first = 1 + form.inputs
     sizes = np.zeros(first + len(form))
     sizes[0], sizes[1:first] = 1, np.maximum(-box.low, box.high)
-    for level in form.levels:
-        known = first + level.start
-        sizes[known : first + level.stop] = np.abs(form.rows[level, :known]) @ sizes[:known]
+    with np.errstate(over="ignore", invalid="ignore"):  # inf and NaN are told by who asks
+        for level in form.levels:
+            known = first + level.start
+            sizes[known : first + level.stop] = np.abs(form.rows[level, :known]) @ sizes[:known]
     return sizes
 
 
