@@ -176,15 +176,16 @@ def tried(explainer: Explainer, found: SufficientPixels) -> int:
 def markdown(rows: Sequence[Row]) -> str:
     """The table of the page."""
     lines = [
-        "| network | ReLUs | pixels | ε | images | all decided | irrelevant | needed | unknown | "
-        "pixels that suffice | seconds | slowest |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| network | ReLUs | pixels | ε | images | all decided | irrelevant | at least | needed | "
+        "unknown | pixels that suffice | seconds | slowest |",
+        f"| --- |{' ---: |' * 12}",
     ]
     for row in rows:
+        shares = (row.irrelevant, row.least_irrelevant, row.needed, row.unknown)
+        told = " | ".join(f"{share:.0%}" for share in shares)
         lines.append(
             f"| {row.name} | {row.relus:,} | {row.pixels:,} | {row.radius} | {row.images} | "
-            f"{row.decided:.0%} | {row.irrelevant:.0%} | {row.needed:.0%} | {row.unknown:.0%} | "
-            f"{row.size:g} | {row.seconds:.1f} | {row.slowest:.1f} |"
+            f"{row.decided:.0%} | {told} | {row.size:g} | {row.seconds:.1f} | {row.slowest:.1f} |"
         )
     return "\n".join(lines)
 

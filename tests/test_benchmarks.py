@@ -216,7 +216,7 @@ def test_a_set_that_is_too_small_is_noticed() -> None:
     assert bench.tried(explainer, wrong) > 100
     row = bench.measure("tiny", bench.Subject(lambda: (network, found.image[None]), "1/10", 1, 9))
     assert (row.changed, row.trials, row.size) == (0, 1000, 1)
-    assert "| tiny | 2 | 4 | 1/10 | 1 | 100% | 75% | 25% | 0% | 1 |" in bench.markdown([row])
+    assert "| tiny | 2 | 4 | 1/10 | 1 | 100% | 75% | 75% | 25% | 0% | 1 |" in bench.markdown([row])
 
 
 # --- results -------------------------------------------------------------------------------------
