@@ -362,6 +362,37 @@ def test_a_statement_that_was_changed_fails(folder: Path, key: str) -> None:
     assert result.exit_code == 1, result.stdout
 
 
+def more_examples(manifest: dict[str, Any], arrays: dict[str, Any]) -> None:
+    manifest["counterexamples"].append(dict(manifest["counterexamples"][0]))
+
+
+def no_picture(manifest: dict[str, Any], arrays: dict[str, Any]) -> None:
+    (Path(RESULT) / manifest["counterexamples"][0]["png"]).write_bytes(b"no picture")
+
+
+def names_without_objects(manifest: dict[str, Any], arrays: dict[str, Any]) -> None:
+    manifest["result"]["names"] = [str(n) for n in range(len(arrays["unit_verdicts"]))]
+    manifest["result"]["objects"] = []
+
+
+def endless(manifest: dict[str, Any], arrays: dict[str, Any]) -> None:
+    manifest["result"]["epsilon"] = 1e308 * 10
+
+
+def unit_nine(manifest: dict[str, Any], arrays: dict[str, Any]) -> None:
+    arrays["counterexample_of"][0] = 10**6
+
+
+@pytest.mark.parametrize(
+    "change", [more_examples, no_picture, names_without_objects, endless, unit_nine]
+)
+def test_damaged_results_are_no_traceback(folder: Path, change: Forgery) -> None:
+    forge(folder, change)
+    result = run("verify", RESULT, "--model", NET)
+    assert result.exit_code in (1, 2), result.stdout
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
 def test_a_changed_query_fails(folder: Path) -> None:
     path = folder / RESULT / "queries" / "claim.vnnlib"
     path.write_text(path.read_text().replace("(or ", "(and ", 1))

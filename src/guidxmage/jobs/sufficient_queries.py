@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from guidxmage.adversarial.certified.sufficient import SufficientPixels
-from guidxmage.errors import InputError
+from guidxmage.errors import InputError, UnsupportedOperatorError
 from guidxmage.explainer import Explainer
 from guidxmage.export import export
 from guidxmage.proof.rational.vnnlib import overtaken
@@ -42,9 +42,12 @@ def write_queries(
     out = folder / FOLDER
     out.mkdir()
     plain = _as_stored(explainer)
-    export(plain, out / NETWORK, outputs=("logits",), shape=tuple(found.image.shape))
+    try:
+        export(plain, out / NETWORK, outputs=("logits",), shape=tuple(found.image.shape))
+    except UnsupportedOperatorError as error:
+        raise InputError(f"--queries: {error}") from error
     for query in queries:
-        (out / query.file).write_text(query.text, encoding="utf-8")
+        (out / query.file).write_bytes(query.text.encode())
     rows = [f"{NETWORK},{query.file},{seconds:g}\n" for query in queries]
     (out / LIST).write_text("".join(rows), encoding="utf-8")
     return [{"file": f"{FOLDER}/{one.file}", "expected": one.expected} for one in queries]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isclose
+from math import inf, isclose
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,8 @@ def restored(manifest: Mapping[str, Any], folder: Path) -> SufficientPixels:
     if not names and not np.array_equal(parts.ravel(), np.arange(len(units))):
         raise InputError(f"{name}: without names, the units are the single pixels")
     objects = listed(result, "objects", dict, name) if names else []
+    if len(objects) != len(names):
+        raise InputError(f"{name}: something is said of {len(objects)} of {len(names)} objects")
     verdicts = tuple(words[int(number)] for number in units)
     return SufficientPixels(
         image=torch.from_numpy(np.array(image)),
@@ -217,7 +219,7 @@ class _Saved:
         """Whether the question makes sense: an image in [0, 1] of that class, a radius above 0."""
         found = self.found
         X, own, rival = found.image, found.from_class, found.rather_than
-        if not (found.epsilon > 0 and found.norm in ("linf", "l2")):
+        if not (0 < found.epsilon < inf and found.norm in ("linf", "l2")):
             return Check("answer", False, "there is no such radius or norm")
         if float(X.min()) < 0 or float(X.max()) > 1:
             return Check("answer", False, "the image does not lie in [0, 1]")
@@ -300,17 +302,25 @@ class _Saved:
         for number, one in enumerate(listed(self.manifest, "counterexamples", dict, "manifest")):
             if one.get("png") is None:
                 continue
-            with Image.open(self.folder / str(one["png"])) as picture:
-                pixels = np.atleast_3d(np.asarray(picture)).astype(np.float64) / 255
-            Z = torch.from_numpy(pixels).permute(2, 0, 1)
-            same = Z.shape == self.found.image.shape
-            fault = (
-                self._fault(Z, int(self.found.counterexample_of[number])) if same else "its size"
-            )
+            fault = self._fault_of_picture(self.folder / str(one["png"]), number)
             if fault:
                 return Check("pictures", False, f"{one['png']}: {fault}")
             count += 1
         return Check("pictures", True, f"{count} PNGs, read back and run")
+
+    def _fault_of_picture(self, path: Path, number: int) -> str:
+        """Why a PNG is not that counterexample in 8 bits; empty where it is."""
+        if number >= len(self.found.counterexample_of):
+            return "there is no such counterexample"
+        try:
+            with Image.open(path) as picture:
+                pixels = np.atleast_3d(np.asarray(picture)).astype(np.float64) / 255
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return f"it cannot be read ({error})"
+        Z = torch.from_numpy(pixels).permute(2, 0, 1)
+        if Z.shape != self.found.image.shape:
+            return "it is of another size than the image"
+        return self._fault(Z, int(self.found.counterexample_of[number]))
 
     def _queries(self) -> Check:
         """Whether the files for other verifiers ask what is claimed."""
@@ -320,7 +330,7 @@ class _Saved:
         if stated != wanted:
             return Check("queries", False, "they are not one for each claim")
         for one in expected:
-            if (self.folder / FOLDER / one.file).read_text(encoding="utf-8") != one.text:
+            if (self.folder / FOLDER / one.file).read_bytes() != one.text.encode():
                 return Check("queries", False, f"{one.file} asks something else")
         return Check("queries", True, f"{len(expected)} files, as they would be written now")
 
