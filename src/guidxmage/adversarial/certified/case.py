@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, prod
 
 import numpy as np
 import torch
@@ -13,11 +13,16 @@ from torch import Tensor
 from guidxmage.adversarial.certified.nearest_point import Box
 from guidxmage.adversarial.heuristic.target_model import Goal
 from guidxmage.engine.linear_regions.relu_form import ReluForm, relu_form
+from guidxmage.engine.program.program import Program
+from guidxmage.engine.rules import rule_of
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.inputs.input_space import Images
 
 Array = NDArray[np.float64]
+
+# The coefficients of one of the network's values are no more numbers than this.
+_MOST_NUMBERS = 300_000_000
 
 
 def in_double(explainer: Explainer) -> Explainer:
@@ -123,14 +128,28 @@ class Case:
         return torch.cat(parts)
 
     def form(self, most: int = 5000) -> ReluForm:
-        """The network on X + δ; InputError where it has more than `most` ReLUs."""
+        """The network on X + δ; InputError where it has more than `most` ReLUs, or is too large."""
         shape = tuple(self.X.shape[1:])
         network = self.explainer.network(self.X)
+        if bool(self.free.all()):  # otherwise not every ReLU can change
+            self._refuse_large(network.program, most)
         units = torch.zeros(int(self.free.sum()), *shape, dtype=self.X.dtype)
         units[:, self.free] = torch.eye(len(units), dtype=self.X.dtype)
         nothing = network.to_input(torch.zeros_like(self.X))
         basis = network.to_input(units) - nothing
         return relu_form(network.program, network.to_input(self.X)[0], basis, most)
+
+    def _refuse_large(self, program: Program, most: int) -> None:
+        """Before anything is computed, as far as the shapes tell."""
+        shapes = program.shapes(1)
+        rules = [(call, rule_of(call)) for call in program.calls]
+        choices = [call for call, rule in rules if rule is not None and rule.kind == "decision"]
+        relus = sum(prod(shapes[call.id]) for call in choices)
+        if relus > most:
+            raise InputError(f"the network has more than {most} ReLUs: it is too large for bounds")
+        largest = max(prod(shapes[call.id]) for call in program.calls)
+        if largest * (int(self.free.sum()) + relus) > _MOST_NUMBERS:
+            raise InputError("image and network are too large together for bounds")
 
     def goals(self, form: ReluForm) -> list[Array]:
         """For each way to reach the goal, functions (G, 1 + n + N) that are not negative there."""

@@ -26,8 +26,6 @@ from guidxmage.reports.short_repr import short_repr
 
 Progress = Callable[[int, int, int], None]
 
-# Larger images, in numbers, are not bounded.
-_MOST_ENTRIES = 25_000
 # Single pixels are climbed to only where there are no more than this many.
 _MOST_UNITS = 20_000
 # The questions about single objects take this share of the time at most.
@@ -211,8 +209,6 @@ def _ordered(order: str | Sequence[int], count: int) -> list[int] | None:
 
 def _decider(case: Case, epsilon: float) -> tuple[Decider | None, str]:
     """What bounds the network, or why nothing can."""
-    if case.X.numel() > _MOST_ENTRIES:
-        return None, "the image is too large for bounds of the network"
     try:
         return Decider(case, epsilon, MOST_RELUS), ""
     except (InputError, UnsupportedOperatorError) as error:
