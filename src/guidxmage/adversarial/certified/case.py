@@ -133,6 +133,8 @@ class Case:
         network = self.explainer.network(self.X)
         if bool(self.free.all()):  # otherwise not every ReLU can change
             self._refuse_large(network.program, most)
+        if int(self.free.sum()) * self.free.numel() > _MOST_NUMBERS:  # the basis alone
+            raise InputError("image and network are too large together for bounds")
         units = torch.zeros(int(self.free.sum()), *shape, dtype=self.X.dtype)
         units[:, self.free] = torch.eye(len(units), dtype=self.X.dtype)
         nothing = network.to_input(torch.zeros_like(self.X))
