@@ -1,6 +1,6 @@
-"""Train the small networks of the attack benchmark, and choose its images.
+"""Train the small networks of the benchmarks of attacks and sufficient pixels; choose images.
 
-    python benchmarks/train_small.py [--networks plain,robust,lenet,residual] [--data FOLDER]
+    python benchmarks/train_small.py [--networks plain,robust,small,…] [--data FOLDER]
                                      [--out benchmarks/nets]
 
 All are trained on Fashion-MNIST in [0, 1]: seed 0, one thread, batches of 250, Adam with a
@@ -10,12 +10,14 @@ one-cycle learning rate up to 0.004.
   Linear(1568, 64) – ReLU – Linear(64, 10): 4,768 ReLUs, 109,562 parameters.
 - `lenet`: Conv(1, 8, 5) – max-pool – ReLU – Conv(8, 16, 5) – max-pool – ReLU – Linear(400, 64) –
   ReLU – Linear(64, 10).
+- `small`, `small_plain`: Conv(1, 12, 4, stride 4) – ReLU – Linear(588, 64) – ReLU –
+  Linear(64, 10): 652 ReLUs.
 - `residual`: Conv(1, 8, 3, stride 2) – two residual blocks of 8 and 16 channels – Linear(784, 10),
   with batch-norm after every convolution.
 
-`plain` has 2 epochs of cross-entropy; the others are trained on adversarial images alone (PGD: 4
-steps of l2 length 0.6 from the image, within l2 1.5 and [0, 1]), for 4 epochs, `lenet` and
-`residual` for 3.
+`plain` and `small_plain` have 2 epochs of cross-entropy; the others are trained on adversarial
+images alone (PGD: 4 steps of l2 length 0.6 from the image, within l2 1.5 and [0, 1]), for 4 epochs,
+`lenet` and `residual` for 3.
 
 The images of `plain` and `robust` are the first 64 of the test set that both classify correctly
 (`images.npz`), those of `lenet` and `residual` the first 32 that these two do (`images2.npz`).
@@ -36,7 +38,7 @@ from torch.nn import functional
 
 NETS = Path(__file__).parent / "nets"
 BATCH, RADIUS, STEP, STEPS = 250, 1.5, 0.6, 4
-EPOCHS = {"plain": 2, "robust": 4, "lenet": 3, "residual": 3}
+EPOCHS = {"plain": 2, "robust": 4, "lenet": 3, "residual": 3, "small": 4, "small_plain": 2}
 # Files of images, how many, and the networks that classify them correctly.
 IMAGES = {"images.npz": (64, ("plain", "robust")), "images2.npz": (32, ("lenet", "residual"))}
 
@@ -53,6 +55,15 @@ def architecture(name: str) -> nn.Sequential:
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(400, 64),
+            nn.ReLU(),
+            nn.Linear(64, 10),
+        )
+    if name in ("small", "small_plain"):
+        return nn.Sequential(
+            nn.Conv2d(1, 12, 4, 4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(588, 64),
             nn.ReLU(),
             nn.Linear(64, 10),
         )
@@ -112,7 +123,7 @@ def _length(x: Tensor) -> Tensor:
 def train(name: str, x: Tensor, y: Tensor) -> nn.Sequential:
     """A network trained from seed 0."""
     torch.manual_seed(0)
-    model, epochs, robust = architecture(name), EPOCHS[name], name != "plain"
+    model, epochs, robust = architecture(name), EPOCHS[name], not name.endswith("plain")
     optimiser = torch.optim.Adam(model.parameters(), 2e-3)
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, 4e-3, total_steps=epochs * (len(x) // BATCH)

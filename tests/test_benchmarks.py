@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import importlib.util
 import io
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+
+from guidxmage import Explainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -200,6 +203,22 @@ def test_shares_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| small | 2 |" in shares.table([line])
 
 
+def test_a_set_that_is_too_small_is_noticed() -> None:
+    """The benchmark tries every set of sufficient pixels; one without its last pixel fails."""
+    bench = script("benchmarks/sufficient.py")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False), nn.ReLU()).double()
+    network[1].weight.data = torch.tensor([[1.0, 0, 0, 0], [0, 0.7, 0, 0]]).double()
+    explainer = Explainer(network.eval().requires_grad_(False))
+    found = bench.sufficient(explainer, torch.full((1, 2, 2), 0.5).double(), 0.1)
+    assert found.verdicts.count("irrelevant") == 3
+    assert bench.tried(explainer, found) == 0
+    wrong = dataclasses.replace(found, verdicts=("irrelevant",) * 4)
+    assert bench.tried(explainer, wrong) > 100
+    row = bench.measure("tiny", bench.Subject(lambda: (network, found.image[None]), "1/10", 1, 9))
+    assert (row.changed, row.trials, row.size) == (0, 1000, 1)
+    assert "| tiny | 2 | 4 | 1/10 | 1 | 100% | 75% | 75% | 25% | 0% | 1 |" in bench.markdown([row])
+
+
 # --- results -------------------------------------------------------------------------------------
 
 
@@ -215,6 +234,7 @@ def results(name: str) -> list[dict[str, Any]]:
         ("certificates", "benchmarks/README.md"),
         ("integrated", "benchmarks/README.md"),
         ("smt", "docs/smt.md"),
+        ("sufficient", "docs/sufficient.md"),
         ("attacks", "benchmarks/README.md"),
     ],
 )
@@ -408,6 +428,7 @@ def test_table1_is_the_one_that_was_measured(page: str) -> None:
         "formats.md",
         "attacks.md",
         "certified.md",
+        "sufficient.md",
         "evaluation.md",
         "hardening.md",
         "outputs.md",

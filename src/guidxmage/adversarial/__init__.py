@@ -4,11 +4,24 @@ import warnings
 from typing import Any
 
 from guidxmage.adversarial.certified.certify import CertifiedMinimum, certify
+from guidxmage.adversarial.certified.decision import CertifiedDecision
+from guidxmage.adversarial.certified.sufficient import SufficientPixels, sufficient
 from guidxmage.adversarial.heuristic.attack import NORMS, attack
 from guidxmage.adversarial.heuristic.result import AttackResult, Optimality
 from guidxmage.adversarial.margin import margin
 
-__all__ = ["NORMS", "AttackResult", "CertifiedMinimum", "Optimality", "attack", "certify", "margin"]
+__all__ = [
+    "NORMS",
+    "AttackResult",
+    "CertifiedDecision",
+    "CertifiedMinimum",
+    "Optimality",
+    "SufficientPixels",
+    "attack",
+    "certify",
+    "margin",
+    "sufficient",
+]
 
 
 def __getattr__(name: str) -> Any:

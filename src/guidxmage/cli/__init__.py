@@ -20,6 +20,7 @@ from guidxmage.cli import (
     ray,
     report,
     serve,
+    sufficient,
     summary,
     trails,
     verify,
@@ -60,6 +61,7 @@ app.command(cls=Command, epilog=query.EXAMPLES)(query.query)
 app.command(cls=Command, epilog=summary.EXAMPLES)(summary.summary)
 app.command(cls=Command, epilog=serve.EXAMPLES)(serve.serve)
 app.command(cls=Command, epilog=attack.EXAMPLES)(attack.attack)
+app.command(cls=Command, epilog=sufficient.EXAMPLES)(sufficient.sufficient)
 app.command(cls=Command, epilog=ray.EXAMPLES)(ray.ray)
 app.command(cls=Command, epilog=trails.EXAMPLES)(trails.trails)
 app.command(cls=Command, epilog=report.EXAMPLES)(report.report)

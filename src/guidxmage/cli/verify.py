@@ -40,7 +40,10 @@ _WORDS = {True: "pass", False: "FAIL", None: "–"}
 @one_sentence
 def verify(  # noqa: PLR0917
     result: Annotated[
-        Path, typer.Argument(help="A folder that `guid-xmage explain` wrote, or one of many.")
+        Path,
+        typer.Argument(
+            help="A folder that `guid-xmage explain` or `sufficient` wrote, or one of many."
+        ),
     ],
     model: Annotated[
         str | None,
@@ -56,16 +59,21 @@ def verify(  # noqa: PLR0917
     photo: Annotated[
         Path | None, typer.Option(help="The photo; by default where the result says it was.")
     ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Sufficient pixels: to prove a claim again.")
+    ] = 60,
     as_json: AsJson = False,
 ) -> None:
     """Recompute saved explanations and say whether they are what they claim to be.
+
+    Of sufficient pixels, every counterexample is run again, and the claim proved again.
 
     Exit code 0: every check passed. 1: one failed. 2: there is nothing to check.
     """
     from guidxmage.jobs.verify_result import find_results
 
     folders = find_results(result)
-    asked = _Asked(model, weights, labels, photo)
+    asked = _Asked(model, weights, labels, photo, seconds)
     if folders == [result]:
         found = asked.verified(result)
         _print(found, as_json)
@@ -90,18 +98,33 @@ class _Asked:
     """What the command line says of the network, and the explainers made for it so far."""
 
     def __init__(
-        self, model: str | None, weights: str | None, labels: Path | None, photo: Path | None
+        self,
+        model: str | None,
+        weights: str | None,
+        labels: Path | None,
+        photo: Path | None,
+        seconds: float,
     ) -> None:
         if photo is not None and not photo.is_file():
             raise InputError(f"{photo} is not a file")
         self.model, self.weights, self.labels, self.photo = model, weights, labels, photo
+        self.seconds = seconds
         self._explainers: dict[Source, Explainer] = {}
 
     def verified(self, folder: Path) -> Verification:
         """The verification of one result; its files are looked at before anything is loaded."""
-        from guidxmage.jobs.verify_result import check_files, read_manifest, read_source, unread
+        from guidxmage.jobs.verify_result import (
+            check_files,
+            read_manifest,
+            read_manifest_text,
+            read_source,
+            unread,
+        )
         from guidxmage.jobs.verify_result import verify as checked
+        from guidxmage.jobs.verify_sufficient import is_sufficient
 
+        if is_sufficient(read_manifest_text(folder)[0]):
+            return self._sufficient(folder)
         manifest = read_manifest(folder)
         source = read_source(manifest, folder)
         files = check_files(folder)
@@ -114,6 +137,28 @@ class _Asked:
             self.photo or _stated_photo(manifest),
             named=as_named and source.model is not None,
             labelled=self.labels is not None or (as_named and source.labels is None),
+        )
+
+    def _sufficient(self, folder: Path) -> Verification:
+        """The verification of one result about sufficient pixels."""
+        from guidxmage.jobs.verify_result import unread
+        from guidxmage.jobs.verify_sufficient import (
+            check_sufficient_files,
+            read_sufficient_source,
+            verify_sufficient,
+        )
+
+        manifest, source = read_sufficient_source(folder)
+        files = check_sufficient_files(folder)
+        if files.passed is False:
+            return unread(files)
+        as_named = self.model in (None, source.model) and self.weights in (None, source.weights)
+        return verify_sufficient(
+            folder,
+            self._explainer(source),
+            self.photo or _stated_photo(manifest),
+            labelled=self.labels is not None or (as_named and source.labels is None),
+            seconds=self.seconds,
         )
 
     def _explainer(self, source: Source) -> Explainer:

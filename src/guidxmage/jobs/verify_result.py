@@ -32,6 +32,9 @@ from guidxmage.proof.certificate import Certificate
 from guidxmage.proof.evidence.statements import Place, unjudged
 from guidxmage.provenance import fingerprint
 
+# How the schemas of results begin that can be verified.
+_VERIFIED = ("guid-xmage/explanation/", "guid-xmage/sufficient/")
+
 
 @dataclass(frozen=True)
 class Check:
@@ -96,7 +99,7 @@ def find_results(folder: Path) -> list[Path]:
     found = sorted(
         Path(where)
         for where, _, names in os.walk(folder)
-        if MANIFEST in names and _schema(Path(where)).startswith("guid-xmage/explanation/")
+        if MANIFEST in names and _schema(Path(where)).startswith(_VERIFIED)
     )
     if not found:
         raise InputError(f"{folder} holds no saved explanation: no {MANIFEST}")

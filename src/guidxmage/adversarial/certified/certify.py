@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import inf, isfinite, nan
 from time import monotonic
+from typing import overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from guidxmage.adversarial.certified.branch import Bounder, Node
+from guidxmage.adversarial.certified.case import (
+    Case,
+    check_size,
+    free_entries,
+    goal_of,
+    in_double,
+    one_image,
+    rival_of,
+)
+from guidxmage.adversarial.certified.decision import CertifiedDecision, decided
 from guidxmage.adversarial.certified.enclosure import Enclosure
-from guidxmage.adversarial.certified.nearest_point import Box, length
+from guidxmage.adversarial.certified.nearest_point import length
 from guidxmage.adversarial.certified.relaxation import Bounds, tightened
 from guidxmage.adversarial.heuristic.attack import attack
-from guidxmage.adversarial.heuristic.target_model import Goal, as_explainer, refuse_other_outputs
+from guidxmage.adversarial.heuristic.target_model import as_explainer, refuse_other_outputs
 from guidxmage.engine.capture.as_found import running
-from guidxmage.engine.linear_regions.relu_form import ReluForm, relu_form
 from guidxmage.errors import InputError
 from guidxmage.explainer import Explainer
 from guidxmage.inputs.input_space import Images
@@ -74,6 +83,7 @@ class CertifiedMinimum:
         return self.upper_bound
 
 
+@overload
 def certify(
     model: nn.Module | Explainer,
     image: Images,
@@ -87,7 +97,44 @@ def certify(
     tolerance: float = 1e-6,
     upper: Tensor | None = None,
     progress: Progress | None = None,
-) -> CertifiedMinimum:
+    within: None = None,
+) -> CertifiedMinimum: ...
+
+
+@overload
+def certify(
+    model: nn.Module | Explainer,
+    image: Images,
+    label: int | None = None,
+    *,
+    norm: str = "l2",
+    target: int | None = None,
+    mask: Tensor | None = None,
+    seconds: float = 60,
+    max_nodes: int = 100_000,
+    upper: Tensor | None = None,
+    progress: Progress | None = None,
+    within: float,
+    rather_than: int | None = None,
+) -> CertifiedDecision: ...
+
+
+def certify(
+    model: nn.Module | Explainer,
+    image: Images,
+    label: int | None = None,
+    *,
+    norm: str = "l2",
+    target: int | None = None,
+    mask: Tensor | None = None,
+    seconds: float = 60,
+    max_nodes: int = 100_000,
+    tolerance: float = 1e-6,
+    upper: Tensor | None = None,
+    progress: Progress | None = None,
+    within: float | None = None,
+    rather_than: int | None = None,
+) -> CertifiedMinimum | CertifiedDecision:
     """The certified smallest perturbation of an image in [0, 1] that changes the answer.
 
     For small networks: some hundred ReLUs whose decision a perturbation of this size can change.
@@ -97,116 +144,40 @@ def certify(
     `attack` looks for one. The search stops after `seconds` (those of the attack not counted) or
     `max_nodes`, with the bounds reached. progress is called with nodes, lower and upper bound.
 
+    within: only decide whether a perturbation of at most this size changes the answer, which is
+    much quicker; the search ends as soon as it is proved that none does, or a sample is found, and
+    a `CertifiedDecision` says which. Here progress is told the bounds 0 and inf, and rather_than
+    may name the only class that counts as another answer.
+
     Raises InputError for unusable input, UnsupportedOperatorError for networks that are not
     piecewise linear or that jump. The network and the global random state are untouched.
     """
-    if norm not in ("l2", "linf"):
-        raise InputError(f"norm {norm!r} cannot be certified; choose l2 or linf")
+    check_size(norm, "within", within)
     if not (seconds > 0 and max_nodes > 0 and tolerance > 0):
         raise InputError("seconds, max_nodes and tolerance must be above 0")
+    if rather_than is not None and (within is None or target is not None):
+        raise InputError("rather_than needs within, and no target")
     explainer = as_explainer(model)
     refuse_other_outputs(explainer)  # what is computed in float64 is explained as class scores
-    explainer = _in_double(explainer)
+    explainer = in_double(explainer)
     with running(explainer.model):
-        X = explainer.read(image)
-        X = X if X.ndim == 4 else X[None]
-        if len(X) != 1:
-            raise InputError(f"one image is certified at a time, not {len(X)}")
-        budget = _ATTACK if upper is None else 1  # it checks the arguments in any case
+        X = one_image(explainer, image)
+        budget = _ATTACK if upper is None and within is None else 1  # it checks arguments, too
         found = attack(explainer, X, label, norm=norm, targets=target, mask=mask, budget=budget)
-        case = _Case(explainer, X, _goal(found.from_class, label, target), norm, _free(mask, X))
+        goal = goal_of(found.from_class, label, target)
+        rival = rival_of(rather_than, int(goal.classes), explainer.run(X))
+        case = Case(explainer, X, goal, norm, free_entries(mask, X), rival)
         size = float(found.norm[0]) if bool(found.success[0]) else inf
+        starts = [] if upper is None else [explainer.read(upper)]
+        starts += [found.adversarial[0]] if isfinite(size) else []
+        if within is not None:
+            tell = None if progress is None else lambda nodes: progress(nodes, 0.0, inf)
+            return decided(case, within, starts, (seconds, max_nodes), tell)
         attacked = size if upper is None else nan
         search = _Search(case, tolerance, progress)
         if bool(found.already[0]):
             return search.certificate("", attacked, unchanged=True)
-        starts = [] if upper is None else [explainer.read(upper)]
-        starts += [found.adversarial[0]] if isfinite(size) else []
-        for start in starts:
-            search.offer(case.delta(start))
-        return search.certificate(search.run(seconds, max_nodes), attacked)
-
-
-def _in_double(explainer: Explainer) -> Explainer:
-    """The same network in float64, on the CPU."""
-    tensors = [*explainer.model.parameters(), *explainer.model.buffers()]
-    if all(t.dtype == torch.float64 or not t.is_floating_point() for t in tensors) and all(
-        t.device.type == "cpu" for t in tensors
-    ):
-        return explainer
-    known = explainer.preprocessing if explainer.space == "pixels" else None
-    return Explainer(explainer.model, preprocessing=known, device="cpu", dtype=torch.float64)
-
-
-def _goal(own: Tensor, label: int | None, target: int | None) -> Goal:
-    if target is not None:
-        return Goal(torch.as_tensor(target).reshape(1), targeted=True)
-    return Goal(own if label is None else torch.as_tensor(label).reshape(1), targeted=False)
-
-
-def _free(mask: Tensor | None, X: Tensor) -> Tensor:
-    """Which entries of an image (C, H, W) may change; the mask has been checked by the attack."""
-    if mask is None:
-        return torch.ones_like(X[0], dtype=torch.bool)
-    free = torch.as_tensor(mask)
-    free = free[:, None] if free.ndim == 3 else free
-    return free.expand(X.shape)[0]
-
-
-@dataclass(frozen=True)
-class _Case:
-    """One image to be attacked; δ are the changes of its free entries, in order."""
-
-    explainer: Explainer
-    X: Tensor
-    goal: Goal
-    norm: str
-    free: Tensor
-
-    @property
-    def box(self) -> Box:
-        """The perturbations that keep the image in [0, 1]."""
-        x = self.X[0][self.free].numpy()
-        return Box(-x, 1 - x)
-
-    def images(self, deltas: Array) -> Tensor:
-        """The image with each of m perturbations (m, n), (m, C, H, W)."""
-        Z = self.X.repeat(len(deltas), *[1] * (self.X.ndim - 1))
-        Z[:, self.free] = (Z[:, self.free] + torch.from_numpy(deltas)).clamp(0, 1)
-        return Z
-
-    def delta(self, Z: Tensor) -> Array:
-        """The perturbation that an image (C, H, W) is."""
-        return (Z.reshape(self.X.shape) - self.X)[0][self.free].numpy()
-
-    def margins(self, Z: Tensor) -> Array:
-        """Positive where the network itself says that images Z (m, C, H, W) reach the goal."""
-        logits = self.logits(Z)
-        return Goal(self.goal.classes.expand(len(Z)), self.goal.targeted).margin(logits).numpy()
-
-    def logits(self, Z: Tensor) -> Tensor:
-        """The network's own scores, each image by itself."""
-        step = 1 if len(Z) == 1 else self.explainer.batch_rows
-        parts = [self.explainer.run(part) for part in Z.split(step)]
-        return torch.cat(parts)
-
-    def form(self) -> ReluForm:
-        """The network on X + δ."""
-        shape = tuple(self.X.shape[1:])
-        network = self.explainer.network(self.X)
-        units = torch.zeros(int(self.free.sum()), *shape, dtype=self.X.dtype)
-        units[:, self.free] = torch.eye(len(units), dtype=self.X.dtype)
-        nothing = network.to_input(torch.zeros_like(self.X))
-        basis = network.to_input(units) - nothing
-        return relu_form(network.program, network.to_input(self.X)[0], basis)
-
-    def goals(self, form: ReluForm) -> list[Array]:
-        """For each way to reach the goal, functions (G, 1 + n + N) that are not negative there."""
-        own = int(self.goal.classes)
-        others = [k for k in range(len(form.heads)) if k != own]
-        if self.goal.targeted:
-            return [form.heads[own] - form.heads[others]]
-        return [(form.heads[k] - form.heads[own])[None] for k in others]
+        return search.certificate(search.run(starts, seconds, max_nodes), attacked)
 
 
 # Points are tried a little farther out than where a relaxation or a region has its nearest point.
@@ -216,7 +187,7 @@ _FARTHER = np.array([0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.
 class _Search:
     """Best-first over branches, from the one with the smallest lower bound."""
 
-    def __init__(self, case: _Case, tolerance: float, progress: Progress | None) -> None:
+    def __init__(self, case: Case, tolerance: float, progress: Progress | None) -> None:
         self.case, self.tolerance, self.progress = case, tolerance, progress
         self.best: Tensor | None = None
         self.upper, self.floor = inf, inf
@@ -257,8 +228,10 @@ class _Search:
             self.best, self.upper = Z, size
             self.bounder.best = size
 
-    def run(self, seconds: float, max_nodes: int) -> str:
-        """Search; returns why it stopped, empty where nothing is left to search."""
+    def run(self, starts: Sequence[Tensor], seconds: float, max_nodes: int) -> str:
+        """Search from known samples; why it stopped, empty where nothing is left to search."""
+        for start in starts:
+            self.offer(self.case.delta(start))
         self.deadline = monotonic() + seconds
         self._plant()
         while self.waiting:

@@ -42,6 +42,14 @@ class Enclosure:
             return np.asarray(A[:, 0] + _ceilings_in_box(a, box, self._cap()))
         return np.asarray(A[:, 0] + _ceilings_in_ball(a, self.box, radius, self._cap()))
 
+    def farthest(self, A: Array) -> Array:
+        """Perturbations (R, n) where the functions A (R, 1 + n) are about as large; without cap."""
+        a = A[:, 1:]
+        if self.norm == "linf":
+            box = self.box.within(self.radius)
+            return np.where(a > 0, box.high, box.low)
+        return _on_sphere(a, self.box, self.radius)[0]
+
     def _cap(self) -> tuple[Array, float] | None:
         if self.cap is None:
             return None
@@ -80,6 +88,12 @@ def _ceilings_in_ball(a: Array, box: Box, radius: float, cap: tuple[Array, float
 
 
 def _in_ball(a: Array, box: Box, radius: float) -> Array:
+    delta, p = _on_sphere(a, box, radius)
+    excess = np.einsum("rn,rn->r", delta, delta) - radius * radius
+    return np.asarray(np.einsum("rn,rn->r", a, delta) - excess / (2 * p))
+
+
+def _on_sphere(a: Array, box: Box, radius: float) -> tuple[Array, Array]:
     """δ = clip(p·a) with the p that puts it on the sphere; p rises towards it step by step."""
     square = radius * radius
     norms = np.maximum(np.linalg.norm(a, axis=1), _TINY)
@@ -93,8 +107,7 @@ def _in_ball(a: Array, box: Box, radius: float) -> Array:
         rate = np.einsum("rn,rn->r", a, np.where(free, a, 0))
         rate = np.maximum(rate, 1e-20 * norms * norms)
         p = np.maximum(p, np.sqrt((square - held).clip(0) / rate))
-    excess = np.einsum("rn,rn->r", delta, delta) - square
-    return np.asarray(np.einsum("rn,rn->r", a, delta) - excess / (2 * p))
+    return delta, p
 
 
 def _in_cap(a: Array, box: Box, radius: float, c: Array, d: float) -> Array:

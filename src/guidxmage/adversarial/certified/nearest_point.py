@@ -64,6 +64,19 @@ def nearest(C: Array, d: Array, box: Box, norm: str, *, beta: Array, most: float
     raise InputError(f"norm {norm!r} is unknown; choose l2 or linf")
 
 
+def inside(C: Array, d: Array, box: Box, norm: str, most: float) -> Nearest:
+    """Any point no farther than `most` that satisfies C δ ≥ d, or multipliers that there is none.
+
+    As `nearest`, but without looking for the smallest: `size` is only a lower bound.
+    """
+    none = np.zeros(len(d))
+    if norm != "linf":
+        return nearest(C, d, box, norm, beta=none, most=most)
+    delta, _, beta = _least_violation(C, d, box.within(most))
+    size = reach_linf(beta @ C, float(beta @ d), box)
+    return Nearest(delta, beta, size, size > most)
+
+
 # --- l2: Newton's method on the dual -------------------------------------------------------------
 
 # Steps are held back by this much where cuts are nearly parallel or the box holds everything.

@@ -18,6 +18,9 @@ from guidxmage.engine.linear_regions.relu_form import ReluForm
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
+# So many ReLUs are bounded at a time.
+_ROWS = 512
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -77,6 +80,7 @@ class Bounds:
 def majorants(form: ReluForm, bounds: Bounds, heads: Array, lean: Array) -> tuple[Array, Array]:
     """Affine functions of x that are nowhere below the heads (R, 1 + n + N) within the bounds.
 
+    Heads may be cut off (R, 1 + n + M) at the end of a level, where they do not use more of it.
     lean (N,) in [0, 1]: the slopes of the lines below open ReLUs. Returns coefficients of (1, x),
     (R, 1 + n), and with which factor each ReLU came in, (R, N).
     """
@@ -84,12 +88,14 @@ def majorants(form: ReluForm, bounds: Bounds, heads: Array, lean: Array) -> tupl
     slope, offset = bounds.chords()
     below = np.where(bounds.open, lean, slope)
     total = heads.copy()
-    for level in reversed(form.levels):
-        factor = total[:, first + level.start : first + level.stop]
-        up, down = factor.clip(0), factor.clip(None, 0)
+    for level, blocks in zip(reversed(form.levels), reversed(form.blocks), strict=True):
         known = first + level.start
+        if known >= total.shape[1]:
+            continue
+        factor = total[:, known : first + level.stop]
+        up, down = factor.clip(0), factor.clip(None, 0)
         total[:, 0] += up @ offset[level]
-        total[:, :known] += (up * slope[level] + down * below[level]) @ form.rows[level, :known]
+        blocks.add(up * slope[level] + down * below[level], total[:, :known])
     return total[:, :first], total[:, first:]
 
 
@@ -105,15 +111,18 @@ def looseness(bounds: Bounds, factors: Array, z: Array, lean: Array) -> Array:
 def tightened(form: ReluForm, bounds: Bounds, enclosure: Enclosure) -> Bounds:
     """Closer bounds of the open ReLUs within the enclosure, level by level; maybe empty ones."""
     bounds = Bounds(bounds.low.copy(), bounds.high.copy())
-    for level in form.levels:
-        numbers = level.start + np.flatnonzero(bounds.open[level])
-        if not len(numbers):
-            continue
+    for level, blocks in zip(form.levels, form.blocks, strict=True):
         lean = (bounds.high > -bounds.low).astype(np.float64)
-        heads = np.concatenate([form.rows[numbers], -form.rows[numbers]])
-        high, low = np.split(enclosure.ceilings(majorants(form, bounds, heads, lean)[0]), 2)
-        bounds.high[numbers] = np.fmin(bounds.high[numbers], high)
-        bounds.low[numbers] = np.fmax(bounds.low[numbers], -low)
-        if (bounds.low[numbers] > bounds.high[numbers]).any():
+        known, open_ = 1 + form.inputs + level.start, bounds.open[level]
+        for rows, _, _ in blocks.blocks:  # together they use few of the ReLUs before them
+            chosen = level.start + rows[open_[rows]]
+            for first in range(0, len(chosen), _ROWS):
+                numbers = chosen[first : first + _ROWS]
+                own = form.rows[numbers, :known]
+                heads = np.concatenate([own, -own])
+                high, low = np.split(enclosure.ceilings(majorants(form, bounds, heads, lean)[0]), 2)
+                bounds.high[numbers] = np.fmin(bounds.high[numbers], high)
+                bounds.low[numbers] = np.fmax(bounds.low[numbers], -low)
+        if (bounds.low[level] > bounds.high[level]).any():
             break
     return bounds

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from guidxmage.engine.calls.call import Call, Frame, Hole, is_active, last_uses
+from guidxmage.engine.linear_regions.row_blocks import RowBlocks
 from guidxmage.engine.program.program import Program
 from guidxmage.engine.rules import rule_of
 from guidxmage.engine.rules.choices import (
@@ -33,6 +35,9 @@ from guidxmage.errors import InputError, UnsupportedOperatorError
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+
+# So many rows of coefficients go through a call at a time.
+_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,19 @@ class ReluForm:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def blocks(self) -> tuple[RowBlocks, ...]:
+        """The rows of each level, (ReLUs of the level, 1 + n + ReLUs before it)."""
+        first = 1 + self.inputs
+        return tuple(RowBlocks.of(self.rows[own, : first + own.start]) for own in self.levels)
+
     def run(self, x: Array) -> tuple[Array, Array]:
         """At points x (m, n): the ReLUs' inputs (m, N), and (1, x, y), (m, 1 + n + N)."""
         first = 1 + self.inputs
         z, values = np.zeros((len(x), len(self))), np.zeros((len(x), first + len(self)))
         values[:, 0], values[:, 1:first] = 1, x
-        for level in self.levels:
-            known = first + level.start
-            z[:, level] = values[:, :known] @ self.rows[level, :known].T
+        for level, blocks in zip(self.levels, self.blocks, strict=True):
+            z[:, level] = blocks.values(values[:, : first + level.start])
             values[:, first + level.start : first + level.stop] = z[:, level].clip(0)
         return z, values
 
@@ -73,17 +83,18 @@ class ReluForm:
         new = np.zeros((self.rows.shape[1], first + len(kept)))
         new[:first, :first] = np.eye(first)
         new[first + kept, first + np.arange(len(kept))] = 1
-        for level in self.levels:
-            always = level.start + np.flatnonzero(on[level])
+        levels, rows = [], np.zeros((len(kept), new.shape[1]))
+        done = 0
+        for level, blocks in zip(self.levels, self.blocks, strict=True):
             known = first + level.start
-            new[first + always] = self.rows[always, :known] @ new[:known]
-        levels, done = [], 0
-        for level in self.levels:
-            count = int(np.count_nonzero((kept >= level.start) & (kept < level.stop)))
-            if count:
-                levels.append(slice(done, done + count))
-                done += count
-        return ReluForm(self.rows[kept] @ new, heads @ new, self.inputs, tuple(levels)), kept
+            always = np.flatnonzero(on[level])
+            new[first + level.start + always] = blocks.times(new[:known], always)
+            own = np.flatnonzero(~on[level] & ~off[level])
+            if len(own):
+                levels.append(slice(done, done + len(own)))
+                rows[levels[-1]] = blocks.times(new[:known], own)
+                done += len(own)
+        return ReluForm(rows, heads @ new, self.inputs, tuple(levels)), kept
 
 
 @torch.no_grad()
@@ -207,14 +218,19 @@ class _Builder:
         assert rule is not None
         prepared: dict[Any, Any] = {}
         parts = []
-        step = self.columns if self.program.batched else 1
-        for first in range(0, self.columns, step):
-            rows = min(step, self.columns - first)
-            shape = call.sizes(rows)
-            own = {id_: self.values[id_][first : first + rows] for id_ in call.inputs}
-            frame = Frame(call, rows, tuple(shape), prepared)
+        # What is 0 stays 0; the first row is always run, so that there is one.
+        there = torch.arange(self.columns) == 0
+        for id_ in call.inputs:
+            there |= self.values[id_].flatten(1).any(1)
+        numbers = there.nonzero()[:, 0]
+        for chosen in numbers.split(_AT_ONCE if self.program.batched else 1):
+            rows = len(chosen)
+            own = {id_: self.values[id_][chosen] for id_ in call.inputs}
+            frame = Frame(call, rows, tuple(call.sizes(rows)), prepared)
             parts.append(rule.push(frame, *call.arguments(own, rows), **call.kwargs))
-        value = torch.cat(parts)
+        found = torch.cat(parts)
+        value = found.new_zeros(self.columns, *found.shape[1:])
+        value[numbers] = found
         for constant in self._constants(call, prepared):
             value[:1] = value[:1] + constant
         return value

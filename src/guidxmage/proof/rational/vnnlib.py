@@ -7,6 +7,7 @@ digits, so that it is right to float64, not exact.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 from torch import Tensor
@@ -56,18 +57,36 @@ def adversarial(
     values = claim.network.run(image, deadline)
     scores = [values[n] for n in claim.network.logits]
     own = scores.index(max(scores))
-    lines = [_declaration("X", n) for n in range(claim.network.inputs)]
-    lines += [_declaration("Y", k) for k in range(len(scores))]
     low = [value - Fraction(eps) for value in image]
     high = [value + Fraction(eps) for value in image]
     if box is not None:
         low, high = ([Fraction(v) for v in end.flatten().tolist()] for end in box)
-    for n, (least, most) in enumerate(zip(low, high, strict=True)):
+    said = f"Another class than {own} scores at least as high within {eps:g}."
+    return overtaken((low, high), own, len(scores), said=said)
+
+
+def overtaken(
+    ends: tuple[Sequence[Fraction], Sequence[Fraction]],
+    own: int,
+    classes: int,
+    *,
+    rivals: Sequence[int] | None = None,
+    said: str,
+) -> str:
+    """Does one of the rivals score at least as high as the class `own` somewhere in a box?
+
+    ends: the least and the greatest inputs, in order. rivals: classes, by default all others. said:
+    the comment at the top; each of its lines becomes one.
+    """
+    lines = [_declaration("X", n) for n in range(len(ends[0]))]
+    lines += [_declaration("Y", k) for k in range(classes)]
+    for n, (least, most) in enumerate(zip(*ends, strict=True)):
         lines.append(f"(assert (>= X_{n} {decimal(least)}))")
         lines.append(f"(assert (<= X_{n} {decimal(most)}))")
-    others = [f"(and (>= Y_{k} Y_{own}))" for k in range(len(scores)) if k != own]
+    above = [k for k in range(classes) if k != own] if rivals is None else rivals
+    others = [f"(and (>= Y_{k} Y_{own}))" for k in above]
     lines.append(f"(assert (or {' '.join(others)}))")
-    return _file(f"Another class than {own} scores at least as high within {eps:g}.", lines)
+    return _file(said, lines)
 
 
 def path_condition(claim: Claim, deadline: Deadline = NEVER) -> list[Inequality]:
@@ -116,4 +135,5 @@ def _declaration(letter: str, number: int) -> str:
 
 
 def _file(comment: str, lines: list[str]) -> str:
-    return "\n".join([f"; {comment}", *lines]) + "\n"
+    told = [f"; {line}" for line in comment.splitlines()]
+    return "\n".join([*told, *lines]) + "\n"
