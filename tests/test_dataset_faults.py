@@ -136,12 +136,20 @@ def build():
 """
 
 
+# The command, with the signal of Ctrl-C as on a terminal: in the background it is ignored.
+ON_A_TERMINAL = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("guidxmage.cli", run_name="__main__")
+"""
+
+
 def _terminal_run(arguments: list[str], folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     """The command on a terminal of its own, whose other end is returned."""
     ours, theirs = os.openpty()
 
     process = subprocess.Popen(
-        ["setsid", "--ctty", sys.executable, "-m", "guidxmage.cli", *arguments],
+        ["setsid", "--ctty", sys.executable, "-c", ON_A_TERMINAL, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         stdin=theirs,
